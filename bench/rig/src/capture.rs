@@ -1,0 +1,285 @@
+//! Outside observers: capture threads with event counters, each on one interface with one packet filter in the kernel.
+//!
+//! XDP runs before AF_PACKET, and nftables behind it: on an XDP port an observer sees what XDP *passed*; on the router's
+//! client side it sees datagrams that the impairments then drop.
+
+use std::io::{ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use socket2::{SockFilter, Socket};
+
+pub use crate::packet_socket::Direction;
+use crate::{Interrupt, Namespace, packet_socket};
+
+const FRAME_OCTETS_MAX: usize = 65_536;
+
+/// How long a wait goes on before it looks at the interrupt flag.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Which UDP datagrams over IPv4 an observer counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Which way over the link.
+    pub direction: Direction,
+    /// Which port.
+    pub port: Port,
+    /// First octet of the payload; `None` takes any.
+    pub first_octet: Option<u8>,
+}
+
+/// A UDP port in one role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The sender's.
+    Source(u16),
+    /// The receiver's.
+    Destination(u16),
+}
+
+impl Match {
+    /// Datagrams to `port` whose first octet is `first_octet`, arriving.
+    #[must_use]
+    pub const fn arriving(port: u16, first_octet: Option<u8>) -> Self {
+        Self { direction: Direction::Incoming, port: Port::Destination(port), first_octet }
+    }
+
+    /// The same, leaving too.
+    #[must_use]
+    pub const fn both_ways(self) -> Self {
+        Self { direction: Direction::Any, ..self }
+    }
+
+    /// Classic BPF over an Ethernet frame (Linux, Documentation/networking/filter.rst).
+    fn filter(self) -> Vec<SockFilter> {
+        const LOAD_HALF: u16 = 0x28;
+        const LOAD_BYTE: u16 = 0x30;
+        const JUMP_EQUAL: u16 = 0x15;
+        const JUMP_SET: u16 = 0x45;
+        const RETURN: u16 = 0x06;
+        let (port_at, port) = match self.port {
+            Port::Source(port) => (34, port),
+            Port::Destination(port) => (36, port),
+        };
+        // (load, at, wanted value): EtherType, version and header length, protocol, port, first octet of the payload.
+        let mut wanted = vec![
+            (LOAD_HALF, 12, 0x0800),
+            (LOAD_BYTE, 14, 0x45),
+            (LOAD_BYTE, 23, 17),
+            (LOAD_HALF, port_at, u32::from(port)),
+        ];
+        wanted.extend(self.first_octet.map(|octet| (LOAD_BYTE, 42, u32::from(octet))));
+        let jumps_left = |tests: usize| u8::try_from(tests * 2).unwrap_or(u8::MAX);
+        let mut program = vec![
+            SockFilter::new(LOAD_HALF, 0, 0, 20),
+            // Fragments have no ports at this place.
+            SockFilter::new(JUMP_SET, jumps_left(wanted.len()) + 1, 0, 0x3fff),
+        ];
+        let count = wanted.len();
+        for (index, (load, at, value)) in wanted.into_iter().enumerate() {
+            program.push(SockFilter::new(load, 0, 0, at));
+            program.push(SockFilter::new(JUMP_EQUAL, 0, jumps_left(count - index - 1) + 1, value));
+        }
+        program.push(SockFilter::new(RETURN, 0, 0, u32::MAX));
+        program.push(SockFilter::new(RETURN, 0, 0, 0));
+        program
+    }
+}
+
+/// How much of what it sees an observer keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Only how many.
+    Count,
+    /// The first frames.
+    First(usize),
+    /// The latest frames.
+    Last(usize),
+    /// All frames.
+    All,
+}
+
+/// A frame that an observer kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Captured {
+    /// When the observer had it.
+    pub at: Instant,
+    /// From the Ethernet header on.
+    pub frame: Vec<u8>,
+}
+
+/// A running observer. Ends with its value.
+#[derive(Debug)]
+pub struct Capture {
+    shared: Arc<Shared>,
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    count: u64,
+    kept: Vec<Captured>,
+    lost: u64,
+    failure: Option<String>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Capture {
+    /// Starts observing. Everything that passes from now on is seen.
+    ///
+    /// # Errors
+    /// No such interface, or no right to open an AF_PACKET socket there.
+    pub fn start(namespace: &Namespace, interface: &str, wanted: Match, keep: Keep) -> Result<Self> {
+        let socket = packet_socket::open(namespace, interface, &wanted.filter(), wanted.direction)?;
+        socket.set_nonblocking(true).context("cannot make the AF_PACKET socket non-blocking")?;
+        let shared = Arc::new(Shared::default());
+        let stop = Arc::new(EventFd::new().context("cannot make an eventfd")?);
+        let thread = {
+            let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
+            namespace.spawn("observer", move || observe(&socket, &stop, &shared, keep))?
+        };
+        Ok(Self { shared, stop, thread: Some(thread) })
+    }
+
+    /// Datagrams seen so far.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.shared.lock().count
+    }
+
+    /// What was kept so far, oldest first.
+    #[must_use]
+    pub fn frames(&self) -> Vec<Captured> {
+        self.shared.lock().kept.clone()
+    }
+
+    /// Whether the observer has seen everything: it lives and the kernel dropped nothing.
+    ///
+    /// # Errors
+    /// How many it missed, or why it ended.
+    pub fn complete(&self) -> Result<()> {
+        let state = self.shared.lock();
+        if let Some(failure) = &state.failure {
+            bail!("the observer ended: {failure}");
+        }
+        if state.lost > 0 {
+            bail!("the observer missed {} frames", state.lost);
+        }
+        Ok(())
+    }
+
+    /// Waits until at least `count` datagrams have been seen.
+    ///
+    /// # Errors
+    /// Fewer within `patience`; interrupted; the observer ended.
+    pub fn wait_for(&self, what: &str, count: u64, patience: Duration, interrupt: &Interrupt) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.shared.lock();
+        while state.count < count {
+            interrupt.check()?;
+            if let Some(failure) = &state.failure {
+                bail!("{what}: the observer ended: {failure}");
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                bail!("{what}: {} of {count} seen within {:.1} s", state.count, patience.as_secs_f64());
+            }
+            let waited = self.shared.changed.wait_timeout(state, left.min(SLICE));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // Fails only if the counter of the eventfd is full, and then it is readable just the same.
+        let _ = self.stop.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn observe(socket: &Socket, stop: &EventFd, shared: &Shared, keep: Keep) {
+    let result = observe_until_stopped(socket, stop, shared, keep);
+    if let Err(error) = result {
+        shared.lock().failure = Some(format!("{error:#}"));
+        shared.changed.notify_all();
+    }
+}
+
+fn observe_until_stopped(socket: &Socket, stop: &EventFd, shared: &Shared, keep: Keep) -> Result<()> {
+    let mut buffer = vec![0_u8; FRAME_OCTETS_MAX];
+    loop {
+        let mut fds =
+            [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error).context("cannot poll"),
+        }
+        while let Some(len) = receive(socket, &mut buffer)? {
+            let frame = buffer.get(..len).unwrap_or_default();
+            shared.lock().take(frame, keep);
+        }
+        shared.lock().lost +=
+            u64::from(packet_socket::dropped(socket).context("cannot read the drop counter")?);
+        shared.changed.notify_all();
+        if fds[1].any() == Some(true) {
+            return Ok(());
+        }
+    }
+}
+
+fn receive(mut socket: &Socket, buffer: &mut [u8]) -> Result<Option<usize>> {
+    match socket.read(buffer) {
+        Ok(len) => Ok(Some(len)),
+        // ENETDOWN: the link went down, perhaps by our own hand. It comes back.
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::NetworkDown
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(e) => Err(e).context("cannot read a frame"),
+    }
+}
+
+impl State {
+    fn take(&mut self, frame: &[u8], keep: Keep) {
+        self.count += 1;
+        let room = match keep {
+            Keep::Count => false,
+            Keep::First(max) => self.kept.len() < max,
+            Keep::Last(max) => {
+                if self.kept.len() >= max && !self.kept.is_empty() {
+                    self.kept.remove(0);
+                }
+                max > 0
+            }
+            Keep::All => true,
+        };
+        if room {
+            self.kept.push(Captured { at: Instant::now(), frame: frame.to_vec() });
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Ctrl-C and SIGTERM as a flag that every wait looks at, so that guards tear the rig down on the way out.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// Set once by the first signal. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Takes over SIGINT, SIGTERM and SIGHUP for the whole process.
+    ///
+    /// # Errors
+    /// When the kernel refuses a handler.
+    pub fn install() -> Result<Self> {
+        let flag = Self::default();
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&flag.0))
+                .with_context(|| format!("cannot handle signal {signal}"))?;
+        }
+        Ok(flag)
+    }
+
+    /// Whether a signal has come.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// For use between steps and in waits.
+    ///
+    /// # Errors
+    /// Once a signal has come.
+    pub fn check(&self) -> Result<()> {
+        if self.is_set() {
+            bail!("interrupted");
+        }
+        Ok(())
+    }
+}

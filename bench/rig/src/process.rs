@@ -1,0 +1,136 @@
+//! Processes under test: started with their output in a file, watched, ended by ID.
+
+use std::fs::{self, File};
+use std::io::ErrorKind;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{Interrupt, wait};
+
+/// How long an orderly end may take: the client removes its routes, the data plane detaches XDP.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lines of a log that an error shows.
+const TAIL_LINES: usize = 12;
+
+/// Where the output of a process goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Logged<'a> {
+    /// Both standard output and standard error, to this file.
+    To(&'a Path),
+}
+
+/// A running process. Ends with its value, unless released.
+#[derive(Debug)]
+pub struct Supervised {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    released: bool,
+}
+
+impl Supervised {
+    pub(crate) fn start(name: &str, mut command: Command, logged: Logged<'_>) -> Result<Self> {
+        let Logged::To(log) = logged;
+        let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
+        let error_file = file.try_clone().with_context(|| format!("cannot share {}", log.display()))?;
+        // A group of its own: Ctrl-C at the terminal goes to the owner alone, who ends all in order.
+        command.stdout(file).stderr(error_file).process_group(0);
+        let child = command.spawn().map_err(|e| {
+            let program = command.get_program().to_string_lossy().into_owned();
+            match e.kind() {
+                ErrorKind::NotFound => anyhow!("{program} is not there; build it first: cargo build"),
+                _ => anyhow!("cannot start {program}: {e}"),
+            }
+        })?;
+        Ok(Self { name: name.to_owned(), child, log: log.to_owned(), released: false })
+    }
+
+    /// Process ID.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it is called in messages.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    /// It has ended; the text has its last words.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait().with_context(|| format!("cannot wait for {}", self.name))? {
+            None => Ok(()),
+            Some(status) => {
+                bail!("{} has ended ({status}); its last words:\n{}", self.name, self.last_words())
+            }
+        }
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn last_words(&self) -> String {
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().map(|line| format!("    {line}")).collect();
+        let tail = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default();
+        if tail.is_empty() { "    (nothing)".to_owned() } else { tail.join("\n") }
+    }
+
+    /// SIGTERM, then SIGKILL.
+    ///
+    /// # Errors
+    /// It could not be waited for.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.released = true;
+        self.end(Signal::SIGTERM)
+    }
+
+    /// SIGKILL at once, as a crash would be.
+    ///
+    /// # Errors
+    /// It could not be waited for.
+    pub fn kill(mut self) -> Result<ExitStatus> {
+        self.released = true;
+        self.end(Signal::SIGKILL)
+    }
+
+    /// It goes on when this value goes.
+    pub fn release(mut self) {
+        self.released = true;
+    }
+
+    fn end(&mut self, first: Signal) -> Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).context("process ID out of range")?);
+        for signal in [first, Signal::SIGKILL] {
+            // It is our child and not waited for yet, so the ID cannot be another's.
+            let _ = kill(pid, signal);
+            let ended = || self.child.try_wait().context("cannot wait for a child");
+            if let Ok(status) = wait::until("end", STOP_PATIENCE, &Interrupt::default(), ended) {
+                return Ok(status);
+            }
+        }
+        bail!("{} does not end, not even by SIGKILL", self.name)
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        if !self.released {
+            // The registry has its ID: what does not end now is swept.
+            let _ = self.end(Signal::SIGTERM);
+        }
+    }
+}

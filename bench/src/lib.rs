@@ -1,0 +1,14 @@
+//! The bundled bench and the demo.
+//!
+//! It starts the processes that a user would start, in the network of `jvpn-rig`, sends real traffic through them, breaks
+//! the network, and judges by what comes out at the other end. It takes no part in the protocol: it holds no key and
+//! opens no tunnel packet.
+
+pub mod cli;
+pub mod deployment;
+pub mod events;
+pub mod peers;
+pub mod report;
+pub mod scenarios;
+pub mod status;
+pub mod timeline;

@@ -1,0 +1,348 @@
+//! Recovery: leaving a path, asking for a new binding, taking the answer, and measuring how long it took.
+
+use super::binding::{Binding, Generation, Sending};
+use super::{Agent, Event, Phase, RecoveryReport, Transmit};
+use crate::paths::UplinkId;
+use crate::paths::campaign::{Campaign, Repetition, Step};
+use crate::paths::monitor::{Monitor, Timing};
+use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::reattach::{self, PendingRequest, RequestParams};
+use jvpn_crypto::schedule::EpochSecret;
+use jvpn_session::State;
+use jvpn_session::messages::{Handle, ReattachAsk, ReattachGrant, SwitchCause};
+use std::time::Duration;
+
+/// Longest retry_after that is believed: the gateway's own recovery window is shorter.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+/// Wait after a refusal that names no time and leaves hope.
+const REFUSED_PAUSE: Duration = Duration::from_millis(250);
+
+/// A recovery under way.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    pub(super) campaign: Campaign,
+    pub(super) cause: SwitchCause,
+    pub(super) decided_at: BootTime,
+    pub(super) wake: BootTime,
+    /// The latest request, until it is answered. Answers to earlier ones are ignored.
+    pub(super) request: Option<Request>,
+    from: UplinkId,
+    last_heard: BootTime,
+}
+
+/// The latest request.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) uplink: UplinkId,
+    pub(super) handle: Handle,
+    pending: PendingRequest,
+    datagram: Vec<u8>,
+    under: Under,
+    sent_at: BootTime,
+    repeated: Repeated,
+}
+
+/// Which generation a request was made under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Under {
+    Held,
+    Newer,
+}
+
+/// Whether an answer can be matched to one sending (Karn's rule for round-trip samples).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Repeated {
+    No,
+    Yes,
+}
+
+impl Agent {
+    /// Leaves the bound path. During a birth there is nothing to reattach: it starts again instead.
+    pub(super) fn begin_recovery(&mut self, now: BootTime, cause: SwitchCause, prefer: Option<UplinkId>) {
+        let Self { phase: Phase::Session(session), paths, .. } = self else { return };
+        if session.recovery.is_some() {
+            return;
+        }
+        let from = session.binding.uplink;
+        if prefer != Some(from) {
+            paths.mark_failed(from, now);
+        }
+        if session.state == State::Birth {
+            return self.end_session(now, Reason::HandshakeFail);
+        }
+        let last_heard = session.monitor.last_heard();
+        session.binding.sending = Sending::Stopped;
+        session.recovery = Some(Recovery {
+            campaign: Campaign::new(Repetition::Identical, prefer),
+            cause,
+            decided_at: now,
+            wake: now,
+            request: None,
+            from,
+            last_heard,
+        });
+        let session = session.id;
+        let detect_ms = millis(now.since(last_heard));
+        self.push_event(Event::RecoveryStarted { session, cause, from, detect_ms });
+        let reason = match cause {
+            SwitchCause::LinkDown | SwitchCause::PathDead => Reason::TransportDead,
+            SwitchCause::Voluntary
+            | SwitchCause::PathHint
+            | SwitchCause::SlotReset
+            | SwitchCause::AddressChange
+            | SwitchCause::Wake
+            | SwitchCause::Retry => Reason::RecoveryStart,
+        };
+        self.set_state(State::Recovering, reason);
+    }
+
+    pub(super) fn drive_recovery(&mut self, now: BootTime) {
+        loop {
+            let Self { phase: Phase::Session(session), paths, random, .. } = self else { return };
+            let Some(recovery) = &mut session.recovery else { return };
+            match recovery.campaign.poll(now, paths, Self::jitter(random.as_mut())) {
+                Step::Fresh(uplink) => self.send_request(now, uplink),
+                Step::Repeat(uplink) => {
+                    if let Some(request) = &mut recovery.request {
+                        request.repeated = Repeated::Yes;
+                        let payload = request.datagram.clone();
+                        self.outbox.push_back(Transmit { uplink, payload });
+                        self.counters.requests_repeated += 1;
+                    }
+                }
+                Step::Wait(at) => {
+                    recovery.wake = at;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A new request, under the newest generation that is held.
+    fn send_request(&mut self, now: BootTime, uplink: UplinkId) {
+        let Self { phase: Phase::Session(session), config, random, .. } = self else { return };
+        let Some(recovery) = &mut session.recovery else { return };
+        let (generation, under) =
+            session.newer.as_ref().map_or((&session.held, Under::Held), |newer| (newer, Under::Newer));
+        session.nonce += 1;
+        let params = RequestParams {
+            local: &config.local,
+            gateway: &config.gateway,
+            resume: &generation.resume,
+            session_id: session.id.0,
+            anchor_version: generation.anchor_version,
+            nonce: session.nonce,
+            handle: generation.handle.0,
+        };
+        let ask = ReattachAsk {
+            cause: recovery.cause,
+            detect_ms: u32::try_from(millis(recovery.decided_at.since(recovery.last_heard)))
+                .unwrap_or(u32::MAX),
+            attempt: recovery.campaign.attempts(),
+        };
+        let handle = generation.handle;
+        match reattach::request(random.as_mut(), &params, &ask.encode()) {
+            Ok((datagram, pending)) => {
+                let payload = datagram.clone();
+                let (sent_at, repeated) = (now, Repeated::No);
+                recovery.request =
+                    Some(Request { uplink, handle, pending, datagram, under, sent_at, repeated });
+                self.outbox.push_back(Transmit { uplink, payload });
+                self.counters.requests_sent += 1;
+            }
+            Err(error) => {
+                recovery.request = None;
+                self.push_event(Event::Trouble {
+                    message: format!("no reattach request could be made: {error}"),
+                });
+            }
+        }
+    }
+
+    pub(super) fn handle_ack(&mut self, now: BootTime, uplink: UplinkId, datagram: &[u8]) {
+        let Some(request) = self.latest_request(uplink) else {
+            self.counters.stale_answers += 1;
+            return;
+        };
+        let Ok((secret, payload)) = request.pending.read_ack(datagram) else {
+            self.counters.unauthentic += 1;
+            return;
+        };
+        let under = request.under;
+        let rtt = (request.repeated == Repeated::No).then(|| now.since(request.sent_at));
+        self.close_request();
+        match ReattachGrant::decode(&payload) {
+            Some(grant) => self.take_grant(now, uplink, under, rtt, &grant, &secret),
+            None => self.attempt_refused(now, Reason::Malformed, 0),
+        }
+    }
+
+    /// The new binding takes over: from here on nothing is sealed or opened under the old one.
+    fn take_grant(
+        &mut self,
+        now: BootTime,
+        uplink: UplinkId,
+        under: Under,
+        rtt: Option<Duration>,
+        grant: &ReattachGrant,
+        secret: &EpochSecret,
+    ) {
+        let Self { phase: Phase::Session(session), paths, .. } = self else { return };
+        let generation = Generation::new(&grant.binding, secret);
+        // A request proves to the gateway that the generation it was made under arrived.
+        if under == Under::Newer
+            && let Some(newer) = session.newer.take()
+        {
+            session.held = newer;
+        }
+        session.newer = Some(generation);
+        let same_place = grant.binding.slot == session.binding.slot && uplink == session.binding.uplink;
+        if grant.rekey && same_place {
+            session.binding.rekey(&grant.binding, secret, now);
+        } else {
+            session.binding = Binding::new(&grant.binding, secret, session.grant.suite, uplink, now);
+        }
+        let rtt = rtt.or_else(|| paths.uplink(uplink).and_then(|uplink| uplink.srtt));
+        let timing = Timing::from(&session.grant.policy);
+        session.monitor = Monitor::new(timing, rtt, Duration::ZERO, now);
+        session.heard_by_gateway = None;
+        if let Some(recovery) = &mut session.recovery {
+            recovery.campaign.answered();
+        }
+        // The probe that confirms goes first, then what waited.
+        self.drive_session(now);
+        self.flush_held(now);
+    }
+
+    /// The first frame opened under the newest keys: both ends have them.
+    pub(super) fn binding_proven(&mut self, now: BootTime) {
+        let Self { phase: Phase::Session(session), paths, .. } = self else { return };
+        if let Some(newer) = session.newer.take() {
+            session.held = newer;
+        }
+        if session.binding.sending == Sending::Stopped {
+            // It came too late: a newer request is under way and will replace this binding.
+            return;
+        }
+        paths.mark_good(session.binding.uplink, session.monitor.rtt().smoothed());
+        let Some(recovery) = session.recovery.take() else {
+            return self.set_state(State::Attached, Reason::HandshakeOk);
+        };
+        let report = RecoveryReport {
+            cause: recovery.cause,
+            from: recovery.from,
+            to: session.binding.uplink,
+            detect_ms: millis(recovery.decided_at.since(recovery.last_heard)),
+            reattach_ms: millis(now.since(recovery.decided_at)),
+            outage_ms: millis(now.since(recovery.last_heard)),
+            attempts: recovery.campaign.attempts(),
+        };
+        let session = session.id;
+        self.recoveries += 1;
+        self.last_recovery = Some(report);
+        self.set_state(State::Attached, Reason::TransportSwitchOk);
+        self.push_event(Event::RecoveryComplete { session, report });
+    }
+
+    pub(super) fn handle_reject(&mut self, now: BootTime, uplink: UplinkId, datagram: &[u8]) {
+        let Some(request) = self.latest_request(uplink) else {
+            self.counters.stale_answers += 1;
+            return;
+        };
+        let Ok(reject) = request.pending.read_reject(datagram) else {
+            self.counters.unauthentic += 1;
+            return;
+        };
+        let under = request.under;
+        self.close_request();
+        let (reason, retry_after_ms) = (reject.reason, reject.retry_after_ms);
+        let session = self.session_id();
+        self.counters.refusals += 1;
+        self.push_event(Event::Refused { session, reason, retry_after_ms, uplink });
+        if is_final(reason) {
+            return self.end_session(now, reason);
+        }
+        if matches!(reason, Reason::StaleVersion | Reason::VersionAhead) && !self.drop_newer(under) {
+            // The gateway knows this generation under another version than ours: no request of ours will ever match.
+            return self.end_session(now, reason);
+        }
+        self.attempt_refused(now, reason, retry_after_ms);
+    }
+
+    /// The generation under which a request failed is forgotten if an older one is left. `false`: there is none.
+    fn drop_newer(&mut self, under: Under) -> bool {
+        let Phase::Session(session) = &mut self.phase else { return false };
+        under == Under::Newer && session.newer.take().is_some()
+    }
+
+    /// The path works, the gateway said no: the next request goes the same way, when it may.
+    fn attempt_refused(&mut self, now: BootTime, reason: Reason, retry_after_ms: u32) {
+        let Phase::Session(session) = &mut self.phase else { return };
+        let Some(recovery) = &mut session.recovery else { return };
+        let wait = match (retry_after_ms, reason) {
+            // Only this nonce or datagram was at fault.
+            (0, Reason::ReplayDetected) => Duration::ZERO,
+            (0, _) => REFUSED_PAUSE,
+            (ms, _) => Duration::from_millis(u64::from(ms)).min(RETRY_AFTER_MAX),
+        };
+        recovery.campaign.again(now.after(wait));
+    }
+
+    /// The gateway does not know the handle of the latest request, and its token says that it is the gateway.
+    pub(super) fn handle_unknown(&mut self, now: BootTime) {
+        let Phase::Session(session) = &mut self.phase else { return };
+        let Some(recovery) = &mut session.recovery else { return };
+        let Some(request) = recovery.request.take() else { return };
+        recovery.campaign.again(now);
+        if !self.drop_newer(request.under) {
+            self.end_session(now, Reason::SessionNotFound);
+        }
+    }
+
+    /// The token that a RESET for `handle` must carry: only for the latest request.
+    pub(super) fn expected_handle_token(&self, handle: Handle) -> Option<[u8; 16]> {
+        let Phase::Session(session) = &self.phase else { return None };
+        let request = session.recovery.as_ref()?.request.as_ref().filter(|r| r.handle == handle)?;
+        match request.under {
+            Under::Held => Some(session.held.handle_token),
+            Under::Newer => session.newer.as_ref().map(|newer| newer.handle_token),
+        }
+    }
+
+    /// The latest request, if it went out over `uplink` and is still open.
+    fn latest_request(&mut self, uplink: UplinkId) -> Option<&mut Request> {
+        let Phase::Session(session) = &mut self.phase else { return None };
+        session.recovery.as_mut()?.request.as_mut().filter(|request| request.uplink == uplink)
+    }
+
+    /// The latest request is answered.
+    fn close_request(&mut self) {
+        if let Phase::Session(session) = &mut self.phase
+            && let Some(recovery) = &mut session.recovery
+        {
+            recovery.request = None;
+        }
+    }
+}
+
+/// Whether a refusal ends the session: no later request can be accepted.
+const fn is_final(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::SessionNotFound
+            | Reason::SessionExpired
+            | Reason::SessionTerminated
+            | Reason::TtlSessionExpired
+            | Reason::TtlTransportLossExpired
+            | Reason::RecoveryBoundsExceeded
+            | Reason::PolicyTermination
+            | Reason::AdminTerminate
+            | Reason::KeyRevoked
+            | Reason::Superseded
+    )
+}
+
+/// Whole milliseconds.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

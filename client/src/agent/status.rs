@@ -1,0 +1,250 @@
+//! What `jvpn status` shows of the agent: a snapshot, never a secret.
+
+use super::binding::Sending;
+use super::{Agent, Phase, RecoveryReport};
+use crate::paths::{LinkState, UplinkId};
+use jvpn_abi::BootTime;
+use serde::Serialize;
+use std::time::Duration;
+
+/// Counts since the start of the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Inner packets delivered to the host.
+    pub packets_in: u64,
+    /// Their octets.
+    pub bytes_in: u64,
+    /// Inner packets sealed and sent.
+    pub packets_out: u64,
+    /// Their octets.
+    pub bytes_out: u64,
+    /// Sessions granted.
+    pub sessions: u64,
+    /// Handshakes sent.
+    pub handshakes_sent: u64,
+    /// Reattach requests made.
+    pub requests_sent: u64,
+    /// Reattach requests repeated identically.
+    pub requests_repeated: u64,
+    /// Authenticated refusals.
+    pub refusals: u64,
+    /// Answers to a request that is not the latest one.
+    pub stale_answers: u64,
+    /// CONTROL messages that opened.
+    pub control_received: u64,
+    /// Path hints among them.
+    pub path_hints: u64,
+    /// RESETs with the right token.
+    pub resets: u64,
+    /// RESETs with a wrong token, or about nothing of ours.
+    pub reset_refused: u64,
+    /// Handshake, reattach and CONTROL datagrams that did not authenticate.
+    pub unauthentic: u64,
+    /// Datagrams from elsewhere than the gateway.
+    pub foreign_source: u64,
+    /// Datagrams that are not framed as the protocol says.
+    pub malformed: u64,
+    /// DATA for another slot or over another uplink than the bound one.
+    pub wrong_slot: u64,
+    /// DATA with a counter seen before, or too old.
+    pub replayed: u64,
+    /// DATA that did not authenticate.
+    pub open_failed: u64,
+    /// Inner packets or frames that make no sense.
+    pub inner_malformed: u64,
+    /// Inner packets of a kind that the tunnel does not carry.
+    pub inner_unsupported: u64,
+    /// Inner packets larger than the tunnel MTU.
+    pub inner_too_big: u64,
+    /// Inner packets that could not be sealed.
+    pub seal_failed: u64,
+    /// Events that nobody took.
+    pub events_dropped: u64,
+}
+
+/// The agent at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct AgentStatus {
+    /// `SEARCHING` (no session yet), a session state, or `TERMINATED`.
+    pub state: &'static str,
+    /// Why it is in this state.
+    pub reason: Option<&'static str>,
+    /// The anchor.
+    pub session_id: Option<String>,
+    /// What the gateway last said about itself.
+    pub gateway: Option<GatewayStatus>,
+    /// The bound path.
+    pub path: Option<PathStatus>,
+    /// All uplinks.
+    pub uplinks: Vec<UplinkStatus>,
+    /// Inner addresses.
+    pub addresses: Vec<String>,
+    /// Prefixes routed into the tunnel.
+    pub routes: Vec<String>,
+    /// Tunnel MTU, octets.
+    pub mtu: Option<u16>,
+    /// AEAD suite.
+    pub suite: Option<&'static str>,
+    /// Age of the session, ms.
+    pub session_age_ms: Option<u64>,
+    /// Completed recoveries since the start.
+    pub recoveries: u64,
+    /// The last one.
+    pub last_recovery: Option<RecoveryReport>,
+    /// Packets that wait for a path.
+    pub held: usize,
+    /// Packets that waited too long or found the queue full.
+    pub held_dropped: u64,
+    /// Counts.
+    pub counters: Counters,
+}
+
+/// The gateway's own view.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct GatewayStatus {
+    /// `state_version`.
+    pub state_version: u64,
+    /// State name.
+    pub state: &'static str,
+    /// Reason name.
+    pub reason: &'static str,
+}
+
+/// The bound path.
+#[derive(Clone, Debug, Serialize)]
+pub struct PathStatus {
+    /// Number of the uplink.
+    pub uplink: UplinkId,
+    /// Its device.
+    pub device: String,
+    /// The gateway's endpoint.
+    pub remote: String,
+    /// Rises by one per binding.
+    pub epoch: u64,
+    /// Slot in DATA.
+    pub slot: u32,
+    /// Whether DATA leaves over it now.
+    pub sending: bool,
+    /// Whether a frame has come over it.
+    pub proven: bool,
+    /// Smoothed round-trip time, ms.
+    pub rtt_ms: Option<f64>,
+    /// Its smoothed deviation, ms.
+    pub rtt_variation_ms: f64,
+    /// Probes missed in a row.
+    pub probes_missed: u32,
+    /// Since the last frame heard, ms.
+    pub silent_ms: u64,
+    /// Age of the binding, ms.
+    pub age_ms: u64,
+    /// Lost on the way to the gateway, percent of this binding's DATA.
+    pub loss_out_percent: Option<f64>,
+    /// Lost on the way from the gateway, percent of this binding's DATA.
+    pub loss_in_percent: Option<f64>,
+}
+
+/// One uplink.
+#[derive(Clone, Debug, Serialize)]
+pub struct UplinkStatus {
+    /// Number of the uplink.
+    pub uplink: UplinkId,
+    /// Its device.
+    pub device: String,
+    /// Smaller is preferred.
+    pub priority: u32,
+    /// How the host sees it.
+    #[serde(flatten)]
+    pub link: LinkState,
+    /// Last round-trip time over it, ms.
+    pub rtt_ms: Option<f64>,
+}
+
+impl Agent {
+    /// A snapshot.
+    #[must_use]
+    pub fn status(&self, now: BootTime) -> AgentStatus {
+        let session = match &self.phase {
+            Phase::Session(session) => Some(session),
+            Phase::Searching(_) | Phase::Ended(_) => None,
+        };
+        let (state, reason) = match &self.phase {
+            Phase::Searching(_) => ("SEARCHING", None),
+            Phase::Session(session) => (session.state.name(), Some(session.reason.name())),
+            Phase::Ended(reason) => ("TERMINATED", Some(reason.name())),
+        };
+        let grant = session.map(|session| &session.grant);
+        AgentStatus {
+            state,
+            reason,
+            session_id: session.map(|session| session.id.to_string()),
+            gateway: session.and_then(|session| session.gateway).map(|view| GatewayStatus {
+                state_version: view.version,
+                state: view.state.name(),
+                reason: view.reason.name(),
+            }),
+            path: self.path_status(now),
+            uplinks: self.uplink_status(),
+            addresses: grant.map_or_else(Vec::new, |g| g.addresses.iter().map(ToString::to_string).collect()),
+            routes: grant.map_or_else(Vec::new, |g| g.routes.iter().map(ToString::to_string).collect()),
+            mtu: grant.map(|grant| grant.mtu),
+            suite: grant.map(|grant| grant.suite.name()),
+            session_age_ms: session.map(|session| whole_ms(now.since(session.started))),
+            recoveries: self.recoveries,
+            last_recovery: self.last_recovery,
+            held: self.hold.len(),
+            held_dropped: self.hold.dropped(),
+            counters: self.counters,
+        }
+    }
+
+    fn path_status(&self, now: BootTime) -> Option<PathStatus> {
+        let Phase::Session(session) = &self.phase else { return None };
+        let (binding, monitor) = (&session.binding, &session.monitor);
+        let (received, highest) = binding.received();
+        Some(PathStatus {
+            uplink: binding.uplink,
+            device: self.paths.device(binding.uplink).to_owned(),
+            remote: self.config.endpoint.to_string(),
+            epoch: binding.epoch,
+            slot: binding.slot.0,
+            sending: binding.sending == Sending::Allowed,
+            proven: monitor.is_proven(),
+            rtt_ms: monitor.rtt().smoothed().map(ms),
+            rtt_variation_ms: ms(monitor.rtt().variation()),
+            probes_missed: monitor.missed(),
+            silent_ms: whole_ms(now.since(monitor.last_heard())),
+            age_ms: whole_ms(now.since(binding.since)),
+            loss_out_percent: session.heard_by_gateway.map(|(sent, received)| loss(sent, received)),
+            loss_in_percent: (received > 0).then(|| loss(highest.saturating_add(1), received)),
+        })
+    }
+
+    fn uplink_status(&self) -> Vec<UplinkStatus> {
+        let one = |(uplink, about): (UplinkId, &crate::paths::Uplink)| UplinkStatus {
+            uplink,
+            device: about.spec.device.clone(),
+            priority: about.spec.priority,
+            link: about.link,
+            rtt_ms: about.srtt.map(ms),
+        };
+        self.paths.iter().map(one).collect()
+    }
+}
+
+/// Percent of `sent` that is not among `received`, to a hundredth.
+fn loss(sent: u64, received: u64) -> f64 {
+    if sent == 0 {
+        return 0.0;
+    }
+    let lost = sent.saturating_sub(received) as f64;
+    (lost * 10_000.0 / sent as f64).round() / 100.0
+}
+
+/// Milliseconds to a thousandth.
+fn ms(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1_000.0
+}
+
+fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,294 @@
+//! What the host's network looks like and what the agent wants it to look like: plain values, compared and diffed.
+
+use crate::paths::LinkState;
+use jvpn_session::messages::Prefix;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Kernel index.
+    pub index: u32,
+    /// Administrative state.
+    pub admin_up: bool,
+    /// Whether the link below is up.
+    pub carrier: bool,
+}
+
+/// An address on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Kernel index of the device.
+    pub device: u32,
+    /// The address.
+    pub addr: IpAddr,
+    /// Prefix length in bits.
+    pub len: u8,
+}
+
+/// A default route that somebody else made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultRoute {
+    /// Kernel index of the device.
+    pub device: u32,
+    /// The next hop; `None` on point-to-point links.
+    pub via: Option<IpAddr>,
+    /// Smaller is preferred.
+    pub metric: u32,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// By name.
+    pub devices: BTreeMap<String, Device>,
+    /// All addresses.
+    pub addresses: Vec<Address>,
+    /// Default routes of the main table.
+    pub defaults: Vec<DefaultRoute>,
+}
+
+/// A route of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// Routing table.
+    pub table: u32,
+    /// Destination address; host bits are zero.
+    pub dst: IpAddr,
+    /// Prefix length in bits.
+    pub len: u8,
+    /// Kernel index of the device.
+    pub device: u32,
+    /// The next hop, taken to be on the link.
+    pub via: Option<IpAddr>,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+}
+
+/// A rule of ours: to the gateway, from this device or this address, look into this table.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// Rules are tried by rising priority.
+    pub priority: u32,
+    /// The gateway.
+    pub to: IpAddr,
+    /// Packets of sockets that are bound to this device …
+    pub device: Option<String>,
+    /// … or that leave from this address (strict reverse-path filters ask this way).
+    pub from: Option<IpAddr>,
+    /// Routing table.
+    pub table: u32,
+}
+
+/// Routes and rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Routes.
+    pub routes: BTreeSet<Route>,
+    /// Rules.
+    pub rules: BTreeSet<Rule>,
+}
+
+/// An uplink as the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UplinkRouting {
+    /// Network device.
+    pub device: String,
+    /// Next hop towards the gateway; `None`: the device's default route in the main table says it.
+    pub gateway: Option<IpAddr>,
+    /// Routing table of this uplink.
+    pub table: u32,
+    /// Priority of its rules.
+    pub rule_priority: u32,
+}
+
+/// The network part of a prefix.
+#[must_use]
+pub fn network(addr: IpAddr, len: u8) -> IpAddr {
+    match addr {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0);
+            IpAddr::from((v4.to_bits() & mask).to_be_bytes())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(len.min(128))).unwrap_or(0);
+            IpAddr::from((v6.to_bits() & mask).to_be_bytes())
+        }
+    }
+}
+
+/// The state of one uplink, and the routes and rules that take datagrams for `peer` out through it.
+#[must_use]
+pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (LinkState, Wanted) {
+    let mut wanted = Wanted::default();
+    let Some(device) = snapshot.devices.get(&uplink.device) else { return (LinkState::Missing, wanted) };
+    let addresses: Vec<Address> = snapshot
+        .addresses
+        .iter()
+        .filter(|a| a.device == device.index && a.addr.is_ipv4() == peer.is_ipv4())
+        .copied()
+        .collect();
+    let Some(first) = addresses.first() else {
+        let state = if device.admin_up { LinkState::NoAddress } else { LinkState::Down };
+        return (state, wanted);
+    };
+    let rule = |device: Option<String>, from: Option<IpAddr>| Rule {
+        priority: uplink.rule_priority,
+        to: peer,
+        device,
+        from,
+        table: uplink.table,
+    };
+    wanted.rules.insert(rule(Some(uplink.device.clone()), None));
+    wanted.rules.extend(addresses.iter().map(|a| rule(None, Some(a.addr))));
+
+    let on_link = addresses.iter().find(|a| Prefix { addr: a.addr, len: a.len }.contains(peer));
+    let found = snapshot.defaults.iter().filter(|d| d.device == device.index).min_by_key(|d| d.metric);
+    let via = match (uplink.gateway, on_link, found) {
+        (Some(gateway), _, _) => Some(gateway),
+        (None, Some(_), _) => None,
+        (None, None, Some(found)) => found.via,
+        (None, None, None) => {
+            let state = match (device.admin_up, device.carrier) {
+                (false, _) => LinkState::Down,
+                (true, false) => LinkState::NoCarrier,
+                (true, true) => LinkState::NoRoute,
+            };
+            return (state, wanted);
+        }
+    };
+    // The address that shares a prefix with the next hop is the one that answers come back to.
+    let near = |a: &&Address| via.is_some_and(|via| Prefix { addr: a.addr, len: a.len }.contains(via));
+    let source = addresses.iter().find(near).or(on_link).unwrap_or(first).addr;
+    let everything = network(peer, 0);
+    let route = |dst, len, via| Route {
+        table: uplink.table,
+        dst,
+        len,
+        device: device.index,
+        via,
+        source: Some(source),
+    };
+    if device.admin_up {
+        wanted.routes.extend(addresses.iter().filter(|a| a.len < host_len(a.addr)).map(|a| Route {
+            source: Some(a.addr),
+            ..route(network(a.addr, a.len), a.len, None)
+        }));
+        wanted.routes.insert(route(everything, 0, via));
+    }
+    let state = match (device.admin_up, device.carrier) {
+        (false, _) => LinkState::Down,
+        (true, false) => LinkState::NoCarrier,
+        (true, true) => LinkState::Usable { source },
+    };
+    (state, wanted)
+}
+
+/// Routes into the tunnel. A default route becomes its two halves, so that it wins over the host's own without
+/// replacing it.
+#[must_use]
+pub fn tunnel_routes(table: u32, device: u32, addresses: &[Prefix], into: &[Prefix]) -> BTreeSet<Route> {
+    let mut routes = BTreeSet::new();
+    for prefix in into {
+        let Some(own) = addresses.iter().find(|a| a.addr.is_ipv4() == prefix.addr.is_ipv4()) else {
+            continue;
+        };
+        let mut add = |addr, len| {
+            let dst = network(addr, len);
+            routes.insert(Route { table, dst, len, device, via: None, source: Some(own.addr) });
+        };
+        match (prefix.len, prefix.addr) {
+            (0, IpAddr::V4(_)) => {
+                add(IpAddr::from([0, 0, 0, 0]), 1);
+                add(IpAddr::from([128, 0, 0, 0]), 1);
+            }
+            (0, IpAddr::V6(_)) => {
+                add(IpAddr::from([0u16; 8]), 1);
+                add(IpAddr::from([0x8000, 0, 0, 0, 0, 0, 0, 0]), 1);
+            }
+            (len, addr) => add(addr, len),
+        }
+    }
+    routes
+}
+
+/// Prefix length of a single address.
+#[must_use]
+pub const fn host_len(addr: IpAddr) -> u8 {
+    if addr.is_ipv4() { 32 } else { 128 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn host() -> Snapshot {
+        let device = |index| Device { index, admin_up: true, carrier: true };
+        Snapshot {
+            devices: [("upA".to_owned(), device(3)), ("upB".to_owned(), device(4))].into(),
+            addresses: vec![
+                Address { device: 3, addr: ip("10.0.1.2"), len: 24 },
+                Address { device: 3, addr: ip("fe80::1"), len: 64 },
+            ],
+            defaults: vec![DefaultRoute { device: 3, via: Some(ip("10.0.1.9")), metric: 100 }],
+        }
+    }
+
+    fn upa(gateway: Option<&str>) -> UplinkRouting {
+        UplinkRouting { device: "upA".into(), gateway: gateway.map(ip), table: 700, rule_priority: 70 }
+    }
+
+    /// Each obstacle has its name; an uplink with everything is usable and its table leads to the gateway.
+    #[test]
+    fn states_and_routes_of_an_uplink() {
+        let peer = ip("198.51.100.1");
+        let mut host = host();
+        let (state, wanted) = uplink(&host, &upa(Some("10.0.1.1")), peer);
+        assert_eq!(state, LinkState::Usable { source: ip("10.0.1.2") });
+        let vias: Vec<_> = wanted.routes.iter().map(|r| (r.dst, r.len, r.via)).collect();
+        assert_eq!(vias, [(ip("0.0.0.0"), 0, Some(ip("10.0.1.1"))), (ip("10.0.1.0"), 24, None)]);
+        assert_eq!(wanted.rules.len(), 2);
+
+        let (_, wanted) = uplink(&host, &upa(None), peer);
+        assert!(wanted.routes.iter().any(|r| r.via == Some(ip("10.0.1.9"))), "found in the main table");
+
+        host.defaults.clear();
+        assert_eq!(uplink(&host, &upa(None), peer).0, LinkState::NoRoute);
+        assert!(uplink(&host, &upa(None), ip("10.0.1.77")).0.is_usable(), "the gateway is a neighbour");
+        for (admin_up, carrier, state) in
+            [(true, false, LinkState::NoCarrier), (false, false, LinkState::Down)]
+        {
+            let index = 3;
+            host.devices.insert("upA".into(), Device { index, admin_up, carrier });
+            assert_eq!(uplink(&host, &upa(Some("10.0.1.1")), peer).0, state);
+        }
+        host.devices.insert("upA".into(), Device { index: 3, admin_up: true, carrier: true });
+        host.addresses.clear();
+        assert_eq!(uplink(&host, &upa(None), peer).0, LinkState::NoAddress);
+        host.devices.clear();
+        assert_eq!(uplink(&host, &upa(None), peer).0, LinkState::Missing);
+    }
+
+    #[test]
+    fn a_default_route_into_the_tunnel_is_split() {
+        let own = [Prefix { addr: ip("10.77.0.2"), len: 32 }];
+        let into = ["0.0.0.0/0".parse().unwrap(), "192.168.50.7/24".parse().unwrap(), "::/0".parse().unwrap()];
+        let routes: Vec<_> =
+            tunnel_routes(254, 9, &own, &into).iter().map(|r| format!("{}/{}", r.dst, r.len)).collect();
+        assert_eq!(routes, ["0.0.0.0/1", "128.0.0.0/1", "192.168.50.0/24"], "no IPv6 without an address");
+    }
+
+    #[test]
+    fn network_part_of_a_prefix() {
+        assert_eq!(network(ip("10.1.2.3"), 24), ip("10.1.2.0"));
+        assert_eq!(network(ip("10.1.2.3"), 0), ip("0.0.0.0"));
+        assert_eq!(network(ip("10.1.2.3"), 32), ip("10.1.2.3"));
+        assert_eq!(network(ip("fd00::1"), 64), ip("fd00::"));
+        assert_eq!(network(ip("fd00::1"), 0), ip("::"));
+    }
+}

@@ -1,0 +1,3 @@
+//! `jvpn`: the client agent and the command-line tool.
+
+fn main() {}

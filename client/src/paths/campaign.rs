@@ -1,0 +1,179 @@
+//! A burst of attempts to get a binding (by reattach) or a session (by handshake): which uplink, when again, when fresh.
+//!
+//! An attempt is one request. It may be repeated identically, at most [`REPEATS_MAX`] times; then it has failed, and the
+//! next one goes out over the next usable uplink. After each round over all usable uplinks the waiting time doubles.
+//! At most one attempt is open at any time.
+
+use super::{Paths, UplinkId};
+use jvpn_abi::BootTime;
+use std::time::Duration;
+
+/// Identical repetitions of a request on its uplink if there is no other one.
+const REPEATS_MAX: u8 = 2;
+/// The same while another usable uplink waits for its turn.
+const REPEATS_WITH_ALTERNATIVE: u8 = 1;
+/// Shortest wait for an answer: max(RTT, this).
+const WAIT_MIN: Duration = Duration::from_millis(250);
+/// Longest wait for an answer.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// Whether a request may be sent again as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repetition {
+    /// Yes: the gateway answers a repetition from its cache.
+    Identical,
+    /// No: each datagram must be new (a handshake carries a timestamp that must rise).
+    Fresh,
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make a new request and send it over this uplink.
+    Fresh(UplinkId),
+    /// Send the open request once more.
+    Repeat(UplinkId),
+    /// Nothing until then; [`BootTime::NEVER`] = until a link event.
+    Wait(BootTime),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    uplink: UplinkId,
+    repeats: u8,
+    wait: Duration,
+    next_at: BootTime,
+    /// Answered: the new binding waits for its proof, and no timer of this attempt runs.
+    answered: bool,
+}
+
+/// The burst.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    repetition: Repetition,
+    attempts: u16,
+    /// Attempts since the last complete round over all usable uplinks.
+    in_round: usize,
+    round: u32,
+    open: Option<Attempt>,
+    not_before: BootTime,
+    /// Tried first, if usable: the path itself is not what failed.
+    prefer: Option<UplinkId>,
+}
+
+impl Campaign {
+    /// Starts a burst. `prefer` is tried first if it is usable, then [`Paths::pick`] decides.
+    #[must_use]
+    pub const fn new(repetition: Repetition, prefer: Option<UplinkId>) -> Self {
+        Self {
+            repetition,
+            attempts: 0,
+            in_round: 0,
+            round: 0,
+            open: None,
+            not_before: BootTime(0),
+            prefer,
+        }
+    }
+
+    /// Requests made so far.
+    #[must_use]
+    pub const fn attempts(&self) -> u16 {
+        self.attempts
+    }
+
+    /// The uplink of the open attempt.
+    #[must_use]
+    pub fn uplink(&self) -> Option<UplinkId> {
+        self.open.map(|open| open.uplink)
+    }
+
+    /// What to do now. `jitter` is random, so that clients of one dead gateway do not come back in step.
+    pub fn poll(&mut self, now: BootTime, paths: &mut Paths, jitter: u16) -> Step {
+        if let Some(open) = &mut self.open {
+            if open.answered {
+                return Step::Wait(BootTime::NEVER);
+            }
+            if paths.is_usable(open.uplink) {
+                if now < open.next_at {
+                    return Step::Wait(open.next_at);
+                }
+                let alternative = paths.usable() > 1;
+                let allowed = match self.repetition {
+                    Repetition::Fresh => 0,
+                    Repetition::Identical if alternative => REPEATS_WITH_ALTERNATIVE,
+                    Repetition::Identical => REPEATS_MAX,
+                };
+                if open.repeats < allowed {
+                    open.repeats += 1;
+                    open.next_at = now.after(jittered(open.wait, jitter));
+                    return Step::Repeat(open.uplink);
+                }
+            }
+            self.fail_open(now, paths);
+        }
+        if now < self.not_before {
+            return Step::Wait(self.not_before);
+        }
+        let preferred = self.prefer.take().filter(|id| paths.is_usable(*id));
+        let Some(uplink) = preferred.or_else(|| paths.pick(now)) else {
+            return Step::Wait(BootTime::NEVER);
+        };
+        self.start(now, uplink, paths, jitter)
+    }
+
+    /// The open attempt was answered with a grant; the binding waits for its proof.
+    pub fn answered(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.answered = true;
+        }
+    }
+
+    /// The open attempt failed: refused, or its binding was never proven. Nothing is sent before `not_before`.
+    pub fn failed(&mut self, now: BootTime, paths: &mut Paths, not_before: BootTime) {
+        self.fail_open(now, paths);
+        self.not_before = self.not_before.max(not_before);
+    }
+
+    /// The open attempt came to nothing, but its path works: the next request goes out over the same uplink.
+    pub fn again(&mut self, not_before: BootTime) {
+        self.prefer = self.open.take().map(|open| open.uplink);
+        self.not_before = self.not_before.max(not_before);
+    }
+
+    /// A link came up: an attempt over it need not wait for timers, except for a gateway's retry_after.
+    pub fn link_gained(&mut self, now: BootTime, paths: &mut Paths) {
+        if self.open.is_some_and(|open| !open.answered && open.repeats > 0) {
+            self.fail_open(now, paths);
+        }
+    }
+
+    fn fail_open(&mut self, now: BootTime, paths: &mut Paths) {
+        if let Some(open) = self.open.take() {
+            paths.mark_failed(open.uplink, now);
+        }
+    }
+
+    fn start(&mut self, now: BootTime, uplink: UplinkId, paths: &Paths, jitter: u16) -> Step {
+        if self.in_round >= paths.usable().max(1) {
+            self.in_round = 0;
+            self.round = self.round.saturating_add(1);
+        }
+        self.in_round += 1;
+        self.attempts = self.attempts.saturating_add(1);
+        let rtt = paths.uplink(uplink).and_then(|uplink| uplink.srtt).unwrap_or_default();
+        let wait = rtt.max(WAIT_MIN).saturating_mul(1 << self.round.min(8)).min(WAIT_MAX);
+        let next_at = now.after(jittered(wait, jitter));
+        self.open = Some(Attempt { uplink, repeats: 0, wait, next_at, answered: false });
+        Step::Fresh(uplink)
+    }
+}
+
+/// `wait` plus up to an eighth of it.
+fn jittered(wait: Duration, jitter: u16) -> Duration {
+    wait + wait / 8 * u32::from(jitter) / u32::from(u16::MAX)
+}
+
+#[cfg(test)]
+#[path = "campaign_tests.rs"]
+mod tests;

@@ -1,0 +1,156 @@
+//! Bursts of attempts, on virtual time.
+
+use super::super::{LinkState, UplinkSpec};
+use super::*;
+use proptest::prelude::*;
+use std::net::IpAddr;
+
+const A: UplinkId = UplinkId(0);
+const B: UplinkId = UplinkId(1);
+
+fn ms(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+fn usable() -> LinkState {
+    LinkState::Usable { source: IpAddr::from([10, 0, 0, 1]) }
+}
+
+fn two() -> Paths {
+    let spec = |device: &str, priority| UplinkSpec { device: device.to_owned(), priority };
+    let mut paths = Paths::new(vec![spec("a", 1), spec("b", 2)]);
+    paths.set_link(A, usable());
+    paths.set_link(B, usable());
+    paths
+}
+
+/// Runs without any answer for `span`; what was sent, and when.
+fn run(campaign: &mut Campaign, paths: &mut Paths, from: BootTime, span: Duration) -> Vec<(u64, Step)> {
+    let mut log = Vec::new();
+    let mut now = from;
+    while now.since(from) < span {
+        match campaign.poll(now, paths, 0) {
+            Step::Wait(BootTime::NEVER) => break,
+            Step::Wait(at) => now = at,
+            step => log.push((now.since(from).as_millis() as u64, step)),
+        }
+    }
+    log
+}
+
+/// R3.3, R7.1: with one uplink a request is repeated identically twice, then made afresh, and waits double.
+#[test]
+fn one_uplink_two_repeats_then_fresh_with_doubled_waits() {
+    let mut paths = two();
+    paths.set_link(B, LinkState::NoCarrier);
+    let mut campaign = Campaign::new(Repetition::Identical, None);
+    let log = run(&mut campaign, &mut paths, BootTime::from_millis(1_000_000), ms(2_300));
+    let expected = [
+        (0, Step::Fresh(A)),
+        (250, Step::Repeat(A)),
+        (500, Step::Repeat(A)),
+        (750, Step::Fresh(A)),
+        (1_250, Step::Repeat(A)),
+        (1_750, Step::Repeat(A)),
+        (2_250, Step::Fresh(A)),
+    ];
+    assert_eq!(log, expected);
+}
+
+/// R7.1: with two uplinks they take turns, the one that just failed last.
+#[test]
+fn two_uplinks_alternate() {
+    let mut paths = two();
+    let start = BootTime::from_millis(1_000_000);
+    paths.mark_failed(A, start);
+    let mut campaign = Campaign::new(Repetition::Identical, None);
+    let log = run(&mut campaign, &mut paths, start, ms(2_100));
+    let expected = [
+        (0, Step::Fresh(B)),
+        (250, Step::Repeat(B)),
+        (500, Step::Fresh(A)),
+        (750, Step::Repeat(A)),
+        (1_000, Step::Fresh(B)),
+        (1_500, Step::Repeat(B)),
+        (2_000, Step::Fresh(A)),
+    ];
+    assert_eq!(log, expected);
+    assert_eq!(campaign.attempts(), 4);
+}
+
+/// A gateway's retry_after is kept, and the wait is no reason to try another path meanwhile.
+#[test]
+fn retry_after_is_honoured() {
+    let mut paths = two();
+    let start = BootTime::from_millis(5_000);
+    let mut campaign = Campaign::new(Repetition::Identical, Some(B));
+    assert_eq!(campaign.poll(start, &mut paths, 0), Step::Fresh(B));
+    let later = start.after(ms(3_000));
+    campaign.again(later);
+    assert_eq!(campaign.poll(start.after(ms(1)), &mut paths, 0), Step::Wait(later));
+    campaign.link_gained(start.after(ms(2)), &mut paths);
+    assert_eq!(campaign.poll(start.after(ms(2)), &mut paths, 0), Step::Wait(later));
+    assert_eq!(campaign.poll(later, &mut paths, 0), Step::Fresh(B));
+}
+
+/// R7.1: carrier loss under an open attempt moves on at once, without waiting for its timer.
+#[test]
+fn a_lost_link_moves_on_at_once() {
+    let mut paths = two();
+    let start = BootTime::from_millis(5_000);
+    let mut campaign = Campaign::new(Repetition::Identical, None);
+    assert_eq!(campaign.poll(start, &mut paths, 0), Step::Fresh(A));
+    paths.set_link(A, LinkState::NoCarrier);
+    assert_eq!(campaign.poll(start.after(ms(3)), &mut paths, 0), Step::Fresh(B));
+    paths.set_link(B, LinkState::Down);
+    assert_eq!(campaign.poll(start.after(ms(4)), &mut paths, 0), Step::Wait(BootTime::NEVER));
+    paths.set_link(A, usable());
+    campaign.link_gained(start.after(ms(5)), &mut paths);
+    assert_eq!(campaign.poll(start.after(ms(5)), &mut paths, 0), Step::Fresh(A));
+}
+
+#[test]
+fn an_answered_attempt_waits_for_its_proof_only() {
+    let mut paths = two();
+    let start = BootTime::from_millis(5_000);
+    let mut campaign = Campaign::new(Repetition::Identical, None);
+    campaign.poll(start, &mut paths, 0);
+    campaign.answered();
+    assert_eq!(campaign.poll(start.after(ms(9_000)), &mut paths, 0), Step::Wait(BootTime::NEVER));
+    campaign.failed(start.after(ms(9_000)), &mut paths, BootTime(0));
+    assert_eq!(campaign.poll(start.after(ms(9_000)), &mut paths, 0), Step::Fresh(B));
+}
+
+proptest! {
+    /// R1.1, R3.1: whatever links and answers do, at most one attempt is open, a new one is never made while the old
+    /// one's time runs on a usable uplink, and a burst without answers stays below the gateway's per-session limit.
+    #[test]
+    fn never_two_open_attempts_and_never_a_storm(
+        events in proptest::collection::vec((0u8..6, 0u64..400, any::<u16>()), 1..300),
+    ) {
+        let mut paths = two();
+        let mut now = BootTime::from_millis(1_000_000);
+        let mut campaign = Campaign::new(Repetition::Identical, None);
+        let mut fresh_at: Vec<BootTime> = Vec::new();
+        for (event, gap, jitter) in events {
+            now = now.after(ms(gap));
+            match event {
+                0 => { paths.set_link(A, LinkState::NoCarrier); }
+                1 => { paths.set_link(A, usable()); campaign.link_gained(now, &mut paths); }
+                2 => { paths.set_link(B, LinkState::NoCarrier); }
+                3 => { paths.set_link(B, usable()); campaign.link_gained(now, &mut paths); }
+                _ => {}
+            }
+            match campaign.poll(now, &mut paths, jitter) {
+                Step::Fresh(id) => {
+                    prop_assert!(paths.is_usable(id));
+                    prop_assert_eq!(campaign.uplink(), Some(id));
+                    fresh_at.push(now);
+                }
+                Step::Repeat(id) => prop_assert!(paths.is_usable(id)),
+                Step::Wait(at) => prop_assert!(at > now),
+            }
+        }
+        prop_assert_eq!(usize::from(campaign.attempts()), fresh_at.len());
+    }
+}

@@ -1,0 +1,404 @@
+//! The shared tables: layouts only. Who may write what is in `docs/ARCHITECTURE.md`; mapping is `jvpn-tables`' job.
+
+use crate::endpoint::Endpoint;
+use crate::limit::{Bucket, Rate};
+use crate::reason::DROP_REASONS;
+use crate::wire::SlotId;
+use bytemuck::{Pod, Zeroable};
+use core::sync::atomic::AtomicU64;
+
+/// Most workers (and queues per port) that the tables hold.
+pub const MAX_WORKERS: usize = 64;
+
+// ---------------------------------------------------------------------------------------------- binding word
+
+/// State of a slot in the binding word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SlotState {
+    /// Nothing is accepted.
+    Unbound = 0,
+    /// Frames from the bound endpoint are accepted.
+    Bound = 1,
+    /// Keys are there, nothing is accepted (reserved for prepared bindings).
+    Prepared = 2,
+}
+
+/// The 64-bit word that binds or unbinds a slot in one store: state (4 bits), slot serial (15), epoch (45).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BindingWord(pub u64);
+
+/// Bits of the epoch in the binding word.
+pub const EPOCH_BITS: u32 = 45;
+
+impl BindingWord {
+    /// The word of a slot that accepts nothing.
+    pub const UNBOUND: Self = Self(0);
+
+    /// A bound word. The epoch is cut to [`EPOCH_BITS`]: it serves to tell bindings apart, not to order them.
+    #[must_use]
+    pub const fn bound(slot: SlotId, epoch: u64) -> Self {
+        Self(
+            (SlotState::Bound as u64) << 60
+                | (slot.serial() as u64) << EPOCH_BITS
+                | epoch & ((1 << EPOCH_BITS) - 1),
+        )
+    }
+
+    /// Whether frames are accepted.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_bound(self) -> bool {
+        self.0 >> 60 == SlotState::Bound as u64
+    }
+
+    /// The reuse counter of the slot.
+    #[must_use]
+    #[inline(always)]
+    pub const fn serial(self) -> u32 {
+        (self.0 >> EPOCH_BITS) as u32 & crate::wire::data::MAX_SLOT_SERIAL
+    }
+}
+
+/// One entry of BINDINGS. The word is stored last on bind and first on unbind; the rest is only read while it is bound.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct BindingEntry {
+    /// [`BindingWord`].
+    pub word: u64,
+    /// The client's address, IPv4-mapped.
+    pub remote_addr: [u8; 16],
+    /// The gateway's address, IPv4-mapped.
+    pub local_addr: [u8; 16],
+    /// The client's port, host order.
+    pub remote_port: u16,
+    /// The gateway's port, host order.
+    pub local_port: u16,
+    /// Zero.
+    pub reserved: [u8; 20],
+}
+
+const _: () = assert!(size_of::<BindingEntry>() == 64);
+
+impl BindingEntry {
+    /// An unbound entry that names its path.
+    #[must_use]
+    pub const fn new(remote: Endpoint, local: Endpoint) -> Self {
+        Self {
+            word: 0,
+            remote_addr: remote.addr,
+            local_addr: local.addr,
+            remote_port: remote.port,
+            local_port: local.port,
+            reserved: [0; 20],
+        }
+    }
+
+    /// The client's side of the bound path.
+    #[must_use]
+    #[inline(always)]
+    pub const fn remote(&self) -> Endpoint {
+        Endpoint { addr: self.remote_addr, port: self.remote_port }
+    }
+
+    /// The gateway's side of the bound path.
+    #[must_use]
+    #[inline(always)]
+    pub const fn local(&self) -> Endpoint {
+        Endpoint { addr: self.local_addr, port: self.local_port }
+    }
+}
+
+/// Number of u64 words in a [`BindingEntry`], for those who access the table as atomics.
+pub const BINDING_WORDS: usize = size_of::<BindingEntry>() / 8;
+
+// ---------------------------------------------------------------------------------------------- GATE, LIMITS, COUNTERS
+
+/// The one entry of GATE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct Gate {
+    /// [`crate::CONTRACT_VERSION`] of who filled the table in.
+    pub contract_version: u32,
+    /// UDP port of the gateway, host order; 0 = closed.
+    pub port: u16,
+    /// 1 = the XDP programs log odd cases.
+    pub log: u16,
+    /// Fence deadline, ns of `CLOCK_BOOTTIME`: after it nothing is accepted. `u64::MAX` = no lease needed.
+    pub fence_deadline_ns: u64,
+    /// Edge limit for control datagrams, per CPU.
+    pub control: Rate,
+    /// Limit for samples of unbound DATA, per CPU.
+    pub sample: Rate,
+}
+
+/// The one entry of LIMITS, per CPU.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct EdgeBuckets {
+    /// Control datagrams.
+    pub control: Bucket,
+    /// Samples of unbound DATA.
+    pub sample: Bucket,
+}
+
+/// Entries of COUNTERS (per CPU), indexed by [`crate::DropReason`].
+pub const COUNTERS_LEN: u32 = DROP_REASONS as u32;
+
+/// Key of ROUTES: prefix length in bits (host order, as the kernel's LPM trie wants it) and IPv4-mapped address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct RouteKey {
+    /// Length of the prefix within the 128-bit mapped address.
+    pub prefix_len: u32,
+    /// IPv4-mapped inner address.
+    pub addr: [u8; 16],
+}
+
+/// Entries of ROUTES.
+pub const MAX_ROUTES: u32 = 1 << 17;
+
+/// What the LAN program writes over the destination MAC address of a frame that it steers: the worker needs the slot
+/// that ROUTES named, and nobody behind the socket needs that address. (XDP metadata would do too, where drivers have it.)
+///
+/// The slot is a hint: the worker checks it against the installed binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SteeringMark {
+    /// Index of the slot.
+    pub slot_index: u32,
+}
+
+impl SteeringMark {
+    /// Octets of the mark: those of a MAC address.
+    pub const LEN: usize = 6;
+    /// Tells a mark from an address: locally administered, multicast, so never a station's own.
+    const MAGIC: [u8; 2] = [0x4b, 0x56];
+
+    /// The octets in the frame.
+    #[must_use]
+    #[inline(always)]
+    pub const fn encode(self) -> [u8; Self::LEN] {
+        let [a, b, c, d] = self.slot_index.to_be_bytes();
+        [Self::MAGIC[0], Self::MAGIC[1], a, b, c, d]
+    }
+
+    /// Reads the mark at the start of a frame.
+    #[must_use]
+    #[inline(always)]
+    pub fn decode(frame: &[u8]) -> Option<Self> {
+        let [magic_a, magic_b, a, b, c, d] = crate::wire::octets::<{ Self::LEN }>(frame, 0)?;
+        ([magic_a, magic_b] == Self::MAGIC).then_some(Self { slot_index: u32::from_be_bytes([a, b, c, d]) })
+    }
+}
+
+// ---------------------------------------------------------------------------------------------- CONTEXT
+
+/// u64 words of a replay window: 8,192 bits (RFC 6479; one word is always being recycled).
+pub const WINDOW_WORDS: usize = 128;
+
+/// Counter and replay window of one key number of a binding.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct KeyState {
+    /// Next counter to seal with. Taken before sealing; alone in its cache line because several workers may seal.
+    pub send_counter: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU64; 7],
+    /// Key number + 1 that this set belongs to; 0 = empty.
+    pub key_number_plus_one: AtomicU64,
+    /// 1 while a worker moves the window.
+    pub window_lock: AtomicU64,
+    /// Highest counter committed + 1; 0 = none yet.
+    pub window_end: AtomicU64,
+    /// DATA packets accepted under this key.
+    pub received: AtomicU64,
+    /// Zero.
+    pub reserved_2: [AtomicU64; 4],
+    /// Bit ring: counter c is bit `c % 64` of word `c / 64 % WINDOW_WORDS`.
+    pub window: [AtomicU64; WINDOW_WORDS],
+}
+
+/// CONTEXT[slot]: what must outlive each process. Written by workers (counters, window) and the installer (clear).
+///
+/// One cache line for what changes seldom, one for the worker that opens, one for those that seal.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Context {
+    /// Binding word that this content belongs to; 0 = cleared. Stored last when the content is made.
+    pub tag: AtomicU64,
+    /// The binding word once the first frame opened from the bound endpoint; 0 before.
+    pub confirmed: AtomicU64,
+    /// When the binding was confirmed, ns of `CLOCK_BOOTTIME`.
+    pub confirmed_at_ns: AtomicU64,
+    /// Next hop on the WAN, learned from authenticated frames: MAC address in the low 48 bits, bit 63 set when known.
+    pub next_hop_mac: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU64; 4],
+
+    /// When the last authenticated frame came, ns of `CLOCK_BOOTTIME`.
+    pub last_heard_ns: AtomicU64,
+    /// The interval to its next probe that the peer announced, ms; 0 = none yet.
+    pub peer_interval_ms: AtomicU64,
+    /// Packets of inner traffic towards the LAN.
+    pub packets_in: AtomicU64,
+    /// Inner octets towards the LAN.
+    pub bytes_in: AtomicU64,
+    /// Zero.
+    pub reserved_2: [AtomicU64; 4],
+
+    /// Packets of inner traffic towards the client.
+    pub packets_out: AtomicU64,
+    /// Inner octets towards the client.
+    pub bytes_out: AtomicU64,
+    /// Zero.
+    pub reserved_3: [AtomicU64; 6],
+
+    /// Two key sets: one in use, one during a rekey. Key number n is in set n % 2.
+    pub keys: [KeyState; 2],
+}
+
+/// Marks [`Context::next_hop_mac`] as known.
+pub const NEXT_HOP_KNOWN: u64 = 1 << 63;
+
+const _: () = assert!(size_of::<Context>() == 3 * 64 + 2 * (128 + 1024));
+const _: () = assert!(size_of::<Context>() <= 2_560, "octets per session in the data plane (R8.2)");
+
+// ---------------------------------------------------------------------------------------------- REPORTS
+
+/// Entries of a worker's event ring.
+pub const EVENT_RING_LEN: usize = 1_024;
+
+/// What one worker reports. The control plane reads it without disturbing the worker.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct WorkerReport {
+    /// Last unbind sequence that this worker passed at a batch boundary.
+    pub unbind_seq: AtomicU64,
+    /// Last install sequence that this worker applied.
+    pub install_seq: AtomicU64,
+    /// Events written (slot index of a freshly confirmed binding); the ring index is `% EVENT_RING_LEN`.
+    pub events_written: AtomicU64,
+    /// Events that found the ring full: the reader must look at every slot.
+    pub events_lost: AtomicU64,
+    /// CPU the worker is pinned to + 1; 0 = no such worker.
+    pub cpu_plus_one: AtomicU64,
+    /// Batches handled; shows that the worker lives.
+    pub batches: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU64; 2],
+    /// Written by the control plane: events consumed.
+    pub events_read: AtomicU64,
+    /// Zero.
+    pub reserved_2: [AtomicU64; 7],
+    /// Packet counters by [`crate::DropReason`].
+    pub counters: [AtomicU64; 48],
+    /// Event ring.
+    pub events: [AtomicU64; EVENT_RING_LEN],
+}
+
+const _: () = assert!(DROP_REASONS <= 48);
+
+/// REPORTS.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Reports {
+    /// [`crate::CONTRACT_VERSION`].
+    pub contract_version: AtomicU64,
+    /// Workers in use.
+    pub workers: AtomicU64,
+    /// Written by the control plane: unbind sequence that workers are to pass.
+    pub requested_unbind_seq: AtomicU64,
+    /// Last install sequence that the installer has handed to the workers.
+    pub installer_seq: AtomicU64,
+    /// Install entries that the installer refused; the low 32 bits of the last refused sequence are in `refused_seq`.
+    pub refused: AtomicU64,
+    /// Sequence of the last refused install entry.
+    pub refused_seq: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU64; 2],
+    /// One per worker.
+    pub worker: [WorkerReport; MAX_WORKERS],
+}
+
+// ---------------------------------------------------------------------------------------------- KEYS
+
+/// Entries of the key mailbox.
+pub const KEY_RING_LEN: usize = 256;
+
+/// Most inner prefixes of one peer.
+pub const MAX_PREFIXES: usize = 8;
+
+/// What the installer is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum InstallOp {
+    /// Clear CONTEXT, expand the keys, hand the binding to every worker.
+    Install = 1,
+    /// As `Install`, but CONTEXT with the same tag goes on (a data plane that restarted).
+    Adopt = 2,
+    /// Drop the binding's keys from every worker.
+    Remove = 3,
+}
+
+/// One entry of the key mailbox. Wiped by the installer when taken; keys never rest here.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub struct InstallEntry {
+    /// Install sequence; rises by one per entry.
+    pub seq: u64,
+    /// [`BindingWord`] that will bind it.
+    pub word: u64,
+    /// [`InstallOp`].
+    pub op: u32,
+    /// [`SlotId`].
+    pub slot: u32,
+    /// Key number.
+    pub key_number: u32,
+    /// [`crate::wire::Suite`] number.
+    pub suite: u8,
+    /// How many of `prefixes` count.
+    pub prefix_count: u8,
+    /// Routing bucket for DATA towards this client (0 on one node).
+    pub shard: u16,
+    /// The client's address, IPv4-mapped.
+    pub remote_addr: [u8; 16],
+    /// The gateway's address, IPv4-mapped.
+    pub local_addr: [u8; 16],
+    /// The client's port, host order.
+    pub remote_port: u16,
+    /// The gateway's port, host order.
+    pub local_port: u16,
+    /// Zero.
+    pub reserved: u32,
+    /// Key for frames from the client.
+    pub open_key: [u8; 32],
+    /// Key for frames to the client.
+    pub seal_key: [u8; 32],
+    /// Lengths of the inner prefixes within the mapped address.
+    pub prefix_lens: [u8; MAX_PREFIXES],
+    /// Inner prefixes of the peer, IPv4-mapped.
+    pub prefixes: [[u8; 16]; MAX_PREFIXES],
+    /// Zero.
+    pub reserved_2: [u8; 48],
+}
+
+/// u64 words of an [`InstallEntry`].
+pub const INSTALL_WORDS: usize = size_of::<InstallEntry>() / 8;
+
+const _: () = assert!(size_of::<InstallEntry>() == 320);
+
+/// KEYS: a single-producer single-consumer ring.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct KeyRing {
+    /// Entries written by the control plane.
+    pub written: AtomicU64,
+    /// Zero.
+    pub reserved: [AtomicU64; 7],
+    /// Entries taken by the installer.
+    pub taken: AtomicU64,
+    /// Zero.
+    pub reserved_2: [AtomicU64; 7],
+    /// The entries, as words.
+    pub entries: [[AtomicU64; INSTALL_WORDS]; KEY_RING_LEN],
+}

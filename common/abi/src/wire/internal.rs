@@ -1,0 +1,73 @@
+//! Internal frames: plaintexts of DATA whose first nibble is 0. They travel as data, so they measure the path that data takes.
+
+use super::{be32, be64};
+
+/// Octets of a probe frame (PROBE and PROBE_ACK alike).
+pub const PROBE_LEN: usize = 40;
+
+/// Which probe frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ProbeKind {
+    /// A question.
+    Probe = 0x01,
+    /// Its answer: id and sent_at are copied from the question.
+    ProbeAck = 0x02,
+}
+
+/// PROBE or PROBE_ACK.
+///
+/// | 0 | 1–3 | 4–7 | 8–15 | 16–19 | 20–23 | 24–31 | 32–39 |
+/// |---|---|---|---|---|---|---|---|
+/// | kind | 0 | id | sent_at (ns, sender's clock) | my next interval (ms) | 0 | received packets | highest counter received |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeFrame {
+    /// Question or answer.
+    pub kind: ProbeKind,
+    /// Number of the question.
+    pub id: u32,
+    /// When the question was sent, on the asker's own clock, ns.
+    pub sent_at_ns: u64,
+    /// The sender's next probe comes within this many ms.
+    pub next_interval_ms: u32,
+    /// DATA packets that the sender of this frame has accepted under this key.
+    pub received: u64,
+    /// Highest counter among them.
+    pub highest_counter: u64,
+}
+
+impl ProbeFrame {
+    /// Reads a probe frame (padding behind it is allowed).
+    #[must_use]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let kind = match frame.first().copied()? {
+            0x01 => ProbeKind::Probe,
+            0x02 => ProbeKind::ProbeAck,
+            _ => return None,
+        };
+        if frame.len() < PROBE_LEN {
+            return None;
+        }
+        Some(Self {
+            kind,
+            id: be32(frame, 4)?,
+            sent_at_ns: be64(frame, 8)?,
+            next_interval_ms: be32(frame, 16)?,
+            received: be64(frame, 24)?,
+            highest_counter: be64(frame, 32)?,
+        })
+    }
+
+    /// The octets of the frame.
+    #[must_use]
+    pub fn encode(&self) -> [u8; PROBE_LEN] {
+        let mut out = [0; PROBE_LEN];
+        out[0] = self.kind as u8;
+        out[4..8].copy_from_slice(&self.id.to_be_bytes());
+        out[8..16].copy_from_slice(&self.sent_at_ns.to_be_bytes());
+        out[16..20].copy_from_slice(&self.next_interval_ms.to_be_bytes());
+        out[24..32].copy_from_slice(&self.received.to_be_bytes());
+        out[32..40].copy_from_slice(&self.highest_counter.to_be_bytes());
+        out
+    }
+}

@@ -1,0 +1,11 @@
+//! What the processes share on a host: the clock, key files, configuration files, status sockets, signals, dropping of
+//! privileges and logging. The I/O shells use it; nothing below them may.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod config;
+pub mod keyfile;
+pub mod logging;
+pub mod privileges;
+pub mod signals;
+pub mod status;

@@ -1,0 +1,149 @@
+//! Status sockets: a client sends one line (a request), the server answers with one JSON document and closes.
+//!
+//! Requests are short words (`status`, `down`). Neither side trusts the other: sizes and times are bounded.
+
+use serde_json::Value;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Longest request line, octets.
+pub const MAX_REQUEST_OCTETS: u64 = 1_024;
+/// Longest answer that a client reads, octets.
+const MAX_ANSWER_OCTETS: u64 = 64 << 20;
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a status question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// Nobody listens there.
+    #[error("no process answers at {path}: {source}; is it running, and is this its status_socket?")]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The answer is not JSON.
+    #[error("the answer from {path} is not a JSON document: {message}")]
+    Garbled {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// A listening status socket; removed when dropped.
+#[derive(Debug)]
+pub struct StatusListener {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl StatusListener {
+    /// Listens at `path` with permission bits `mode`. A socket file that nobody serves any more is replaced.
+    ///
+    /// # Errors
+    /// If another process serves it, or the directory is missing or not writable.
+    pub fn bind(path: &Path, mode: u32) -> io::Result<Self> {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        if UnixStream::connect(path).is_ok() {
+            let message = format!("{} is served by another running process", path.display());
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// For the caller's poll loop.
+    #[must_use]
+    pub const fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+
+    /// Answers every waiting client. `answer` gets the request line without its end.
+    ///
+    /// A client that does not send its line within 200 ms is dropped: it must not hold up the loop.
+    pub fn serve_waiting(&self, mut answer: impl FnMut(&str) -> Value) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            if let Err(error) = serve_one(stream, &mut answer) {
+                tracing::debug!(%error, "status client dropped");
+            }
+        }
+    }
+}
+
+impl Drop for StatusListener {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(%error, path = %self.path.display(), "status socket was already gone");
+        }
+    }
+}
+
+fn serve_one(stream: UnixStream, answer: &mut impl FnMut(&str) -> Value) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
+    stream.set_write_timeout(Some(Duration::from_millis(500)))?;
+    let mut line = String::new();
+    BufReader::new((&stream).take(MAX_REQUEST_OCTETS)).read_line(&mut line)?;
+    let mut document = serde_json::to_vec(&answer(line.trim()))?;
+    document.push(b'\n');
+    (&stream).write_all(&document)
+}
+
+/// Asks the process that serves `path`.
+///
+/// # Errors
+/// If nobody answers, or not with JSON.
+pub fn query(path: &Path, request: &str) -> Result<Value, StatusError> {
+    let unreachable = |source| StatusError::Unreachable { path: path.to_owned(), source };
+    let stream = UnixStream::connect(path).map_err(unreachable)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
+    (&stream).write_all(format!("{request}\n").as_bytes()).map_err(unreachable)?;
+    let mut text = String::new();
+    (&stream).take(MAX_ANSWER_OCTETS).read_to_string(&mut text).map_err(unreachable)?;
+    serde_json::from_str(&text)
+        .map_err(|error| StatusError::Garbled { path: path.to_owned(), message: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn question_and_answer_and_a_silent_client() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let served = StatusListener::bind(&path, 0o600).unwrap();
+        assert!(StatusListener::bind(&path, 0o600).is_err(), "a served socket is not taken over");
+        let _silent = UnixStream::connect(&path).unwrap();
+        let asker = std::thread::spawn({
+            let path = path.clone();
+            move || query(&path, "status")
+        });
+        let answer = loop {
+            served.serve_waiting(|request| serde_json::json!({ "asked": request }));
+            if asker.is_finished() {
+                break asker.join().unwrap().unwrap();
+            }
+            std::thread::yield_now();
+        };
+        assert_eq!(answer["asked"], "status");
+        drop(served);
+        assert!(query(&path, "status").is_err());
+    }
+}

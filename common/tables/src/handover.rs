@@ -1,0 +1,406 @@
+//! How the control plane gets the descriptors of the shared tables: one HELLO, one WELCOME over a Unix socket
+//! (SOCK_SEQPACKET), descriptors by SCM_RIGHTS. Each side also hands the other's successor what must outlive a process.
+//!
+//! The connection stays open: its end is how each side learns, at once, that the other is gone.
+
+use bytemuck::{Pod, Zeroable};
+use jvpn_abi::CONTRACT_VERSION;
+use nix::cmsg_space;
+use nix::sys::socket::{
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
+    UnixCredentials, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, socket, sockopt,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+/// Tells a handover message from a stray client.
+const MAGIC: u32 = 0x6a76_706e;
+/// Most descriptors in one message.
+pub const MAX_FDS: usize = 96;
+
+/// Why a handover failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    /// A system call failed.
+    #[error("handover socket {path}: {step}: {source}")]
+    System {
+        /// The socket.
+        path: PathBuf,
+        /// What was tried.
+        step: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The other process speaks another contract.
+    #[error(
+        "the other process speaks contract version {theirs}, this one {ours}; \
+         run data plane and control plane of one release"
+    )]
+    Version {
+        /// The peer's version.
+        theirs: u32,
+        /// This process's version.
+        ours: u32,
+    },
+    /// The message is not what is expected.
+    #[error("handover message is malformed: {0}")]
+    Malformed(&'static str),
+    /// The other process closed the connection.
+    #[error("the other process closed the handover connection")]
+    Closed,
+}
+
+/// Control plane to data plane.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Hello {
+    magic: u32,
+    version: u32,
+    /// 1 = the first descriptor is CONTEXT from an earlier data plane.
+    pub has_context: u32,
+    /// 1 = the next descriptor is the UDP socket from an earlier data plane.
+    pub has_udp: u32,
+    /// Entries of that CONTEXT.
+    pub context_slots: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+impl Hello {
+    /// A greeting of this version.
+    #[must_use]
+    pub const fn new(has_context: bool, has_udp: bool, context_slots: u32) -> Self {
+        Self {
+            magic: MAGIC,
+            version: CONTRACT_VERSION,
+            has_context: has_context as u32,
+            has_udp: has_udp as u32,
+            context_slots,
+            reserved: 0,
+        }
+    }
+}
+
+/// Data plane to control plane. Descriptors, in this order: BINDINGS, ROUTES, GATE, KEYS, CONTEXT, REPORTS, UDP socket,
+/// installer doorbell, report doorbell, then one doorbell per worker.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub struct Welcome {
+    magic: u32,
+    version: u32,
+    /// Entries of BINDINGS and CONTEXT.
+    pub slots: u32,
+    /// Workers.
+    pub workers: u32,
+    /// 1 = CONTEXT is the one that HELLO brought, counters and windows go on.
+    pub context_kept: u32,
+    /// UDP port of the gateway.
+    pub port: u32,
+}
+
+/// Descriptors in a WELCOME before those of the workers.
+pub const WELCOME_FIXED_FDS: usize = 9;
+
+impl Welcome {
+    /// A welcome of this version.
+    #[must_use]
+    pub const fn new(slots: u32, workers: u32, context_kept: bool, port: u16) -> Self {
+        Self {
+            magic: MAGIC,
+            version: CONTRACT_VERSION,
+            slots,
+            workers,
+            context_kept: context_kept as u32,
+            port: port as u32,
+        }
+    }
+}
+
+/// Messages of the handover: magic and version lead.
+trait Message: Pod {
+    fn check(&self) -> Result<(), HandoverError>;
+}
+
+fn check(magic: u32, version: u32) -> Result<(), HandoverError> {
+    if magic != MAGIC {
+        return Err(HandoverError::Malformed("not a handover message"));
+    }
+    if version != CONTRACT_VERSION {
+        return Err(HandoverError::Version { theirs: version, ours: CONTRACT_VERSION });
+    }
+    Ok(())
+}
+
+impl Message for Hello {
+    fn check(&self) -> Result<(), HandoverError> {
+        check(self.magic, self.version)
+    }
+}
+
+impl Message for Welcome {
+    fn check(&self) -> Result<(), HandoverError> {
+        check(self.magic, self.version)
+    }
+}
+
+/// The data plane's end: listens, takes one control plane at a time.
+#[derive(Debug)]
+pub struct HandoverListener {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// One connection between the two processes.
+#[derive(Debug)]
+pub struct Connection {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl HandoverListener {
+    /// Listens at `path`. The socket is open to all users; [`HandoverListener::accept`] checks who comes.
+    ///
+    /// # Errors
+    /// If another process listens there, or the directory cannot be written.
+    pub fn bind(path: &Path) -> Result<Self, HandoverError> {
+        use std::os::unix::fs::PermissionsExt;
+        let failed =
+            |step| move |source: io::Error| HandoverError::System { path: path.to_owned(), step, source };
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(failed("make its directory"))?;
+        }
+        if Connection::connect(path).is_ok() {
+            let source = io::Error::new(io::ErrorKind::AddrInUse, "another data plane is running there");
+            return Err(failed("listen")(source));
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove the old one")(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let fd = seqpacket(SockFlag::SOCK_NONBLOCK).map_err(failed("create"))?;
+        let address = UnixAddr::new(path).map_err(io::Error::from).map_err(failed("name"))?;
+        bind(fd.as_raw_fd(), &address).map_err(io::Error::from).map_err(failed("bind"))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
+            .map_err(failed("open to users"))?;
+        let backlog = Backlog::new(4).map_err(io::Error::from).map_err(failed("listen"))?;
+        listen(&fd, backlog).map_err(io::Error::from).map_err(failed("listen"))?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Takes a waiting connection, if there is one, and says who it is.
+    ///
+    /// # Errors
+    /// If the system refuses; `WouldBlock` is `None`.
+    pub fn accept(&self) -> Result<Option<(Connection, UnixCredentials)>, HandoverError> {
+        let failed = |step| {
+            move |source: nix::Error| HandoverError::System {
+                path: self.path.clone(),
+                step,
+                source: source.into(),
+            }
+        };
+        let raw = match accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Ok(raw) => raw,
+            Err(nix::Error::EAGAIN | nix::Error::ECONNABORTED) => return Ok(None),
+            Err(error) => return Err(failed("accept")(error)),
+        };
+        // SAFETY: accept4 just returned this descriptor; nobody else owns it.
+        let fd = unsafe { OwnedFd::from_raw_fd(raw) };
+        let who = getsockopt(&fd, sockopt::PeerCredentials).map_err(failed("ask who it is"))?;
+        Ok(Some((Connection { fd, path: self.path.clone() }, who)))
+    }
+}
+
+impl AsFd for HandoverListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Drop for HandoverListener {
+    fn drop(&mut self) {
+        // The file may be gone already; the next start removes whatever is left.
+        let _gone = std::fs::remove_file(&self.path);
+    }
+}
+
+fn seqpacket(extra: SockFlag) -> io::Result<OwnedFd> {
+    Ok(socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | extra, None)?)
+}
+
+impl Connection {
+    /// Connects to the data plane that listens at `path`.
+    ///
+    /// # Errors
+    /// If nobody listens there.
+    pub fn connect(path: &Path) -> Result<Self, HandoverError> {
+        let failed = |step| {
+            move |source: nix::Error| HandoverError::System {
+                path: path.to_owned(),
+                step,
+                source: source.into(),
+            }
+        };
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(failed("create"))?;
+        let address = UnixAddr::new(path).map_err(failed("name"))?;
+        connect(fd.as_raw_fd(), &address).map_err(failed("connect"))?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Process ID of the other side.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn peer_pid(&self) -> Result<i32, HandoverError> {
+        getsockopt(&self.fd, sockopt::PeerCredentials)
+            .map(|who| who.pid())
+            .map_err(|source| self.failed("ask who it is", source))
+    }
+
+    fn failed(&self, step: &'static str, source: nix::Error) -> HandoverError {
+        HandoverError::System { path: self.path.clone(), step, source: source.into() }
+    }
+
+    fn send<M: Message>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
+        let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let rights = if raw.is_empty() { &rights[..0] } else { &rights[..] };
+        let data = [IoSlice::new(bytemuck::bytes_of(message))];
+        sendmsg::<()>(self.fd.as_raw_fd(), &data, rights, MsgFlags::MSG_NOSIGNAL, None)
+            .map(|_| ())
+            .map_err(|source| self.failed("send", source))
+    }
+
+    fn receive<M: Message>(&self) -> Result<(M, Vec<OwnedFd>), HandoverError> {
+        let mut message = M::zeroed();
+        let mut space = cmsg_space!([RawFd; MAX_FDS]);
+        let (octets, fds, cut) = {
+            let mut data = [IoSliceMut::new(bytemuck::bytes_of_mut(&mut message))];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut data, Some(&mut space), flags)
+                .map_err(|source| self.failed("receive", source))?;
+            let mut fds = Vec::new();
+            let messages = received.cmsgs().map_err(|source| self.failed("read descriptors", source))?;
+            for control in messages {
+                if let ControlMessageOwned::ScmRights(raw) = control {
+                    // SAFETY: the kernel just installed these descriptors in this process; nobody else owns them.
+                    fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+                }
+            }
+            let cut = received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
+            (received.bytes, fds, cut)
+        };
+        if octets == 0 {
+            return Err(HandoverError::Closed);
+        }
+        if octets >= 8 {
+            // A peer of another version may send another length: its version is the better complaint.
+            message.check()?;
+        }
+        if octets != size_of::<M>() || cut {
+            return Err(HandoverError::Malformed("it has another length than this version's"));
+        }
+        Ok((message, fds))
+    }
+
+    /// Control plane: greets, hands over what an earlier data plane left.
+    ///
+    /// # Errors
+    /// If the connection broke.
+    pub fn send_hello(&self, hello: &Hello, fds: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
+        self.send(hello, fds)
+    }
+
+    /// Data plane: takes the greeting.
+    ///
+    /// # Errors
+    /// If it is malformed or of another version.
+    pub fn receive_hello(&self) -> Result<(Hello, Vec<OwnedFd>), HandoverError> {
+        let (hello, fds) = self.receive::<Hello>()?;
+        if fds.len() != (hello.has_context.min(1) + hello.has_udp.min(1)) as usize {
+            return Err(HandoverError::Malformed("HELLO brings another number of descriptors than it says"));
+        }
+        Ok((hello, fds))
+    }
+
+    /// Data plane: welcomes.
+    ///
+    /// # Errors
+    /// If the connection broke.
+    pub fn send_welcome(&self, welcome: &Welcome, fds: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
+        self.send(welcome, fds)
+    }
+
+    /// Control plane: takes the welcome.
+    ///
+    /// # Errors
+    /// If it is malformed or of another version.
+    pub fn receive_welcome(&self) -> Result<(Welcome, Vec<OwnedFd>), HandoverError> {
+        let (welcome, fds) = self.receive::<Welcome>()?;
+        if fds.len() != WELCOME_FIXED_FDS + welcome.workers as usize {
+            return Err(HandoverError::Malformed(
+                "WELCOME brings another number of descriptors than it says",
+            ));
+        }
+        Ok((welcome, fds))
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doorbell::Doorbell;
+
+    fn pair() -> (Connection, Connection, PathBuf) {
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let unique = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("jvpn-handover-{}-{unique}", std::process::id()));
+        let listener = HandoverListener::bind(&path).unwrap();
+        let a = Connection::connect(&path).unwrap();
+        let (b, who) = loop {
+            if let Some(accepted) = listener.accept().unwrap() {
+                break accepted;
+            }
+        };
+        assert_eq!(who.pid(), std::process::id() as i32);
+        (a, b, path)
+    }
+
+    #[test]
+    fn descriptors_arrive_and_ring() {
+        let (control, data, _) = pair();
+        let bell = Doorbell::new().unwrap();
+        control.send_hello(&Hello::new(true, false, 4), &[bell.as_fd()]).unwrap();
+        let (hello, mut fds) = data.receive_hello().unwrap();
+        assert_eq!((hello.context_slots, fds.len()), (4, 1));
+        Doorbell::from_fd(fds.remove(0)).ring();
+        assert!(bell.silence());
+        drop(control);
+        assert!(matches!(data.receive_hello(), Err(HandoverError::Closed)));
+    }
+
+    #[test]
+    fn another_version_is_named_and_garbage_refused() {
+        let (control, data, _) = pair();
+        let mut hello = Hello::new(false, false, 0);
+        hello.version = 99;
+        control.send_hello(&hello, &[]).unwrap();
+        let text = data.receive_hello().unwrap_err().to_string();
+        assert!(text.contains("99") && text.contains(&CONTRACT_VERSION.to_string()), "{text}");
+        hello.magic = 0;
+        control.send_hello(&hello, &[]).unwrap();
+        assert!(matches!(data.receive_hello(), Err(HandoverError::Malformed(_))));
+        control.send_hello(&Hello::new(true, true, 0), &[]).unwrap();
+        assert!(matches!(data.receive_hello(), Err(HandoverError::Malformed(_))), "descriptors are missing");
+    }
+}

@@ -1,0 +1,257 @@
+//! Audit events and their spelling in JSON. Names are stable; addresses only where the table in `docs/PROTOCOL.md`
+//! allows them; never keys, payload or secrets.
+
+use jvpn_abi::{BootTime, Endpoint, Reason};
+use jvpn_session::messages::SessionId;
+use jvpn_session::{State, StateVersion};
+use serde_json::{Map, Value, json};
+
+/// One event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// When.
+    pub at: BootTime,
+    /// The session it belongs to, and its state_version; `None` for the node's own.
+    pub session: Option<(SessionId, StateVersion)>,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// What.
+    pub kind: AuditKind,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditKind {
+    /// The control plane started, without memory of earlier sessions.
+    NodeStarted,
+    /// A session was born.
+    SessionCreated {
+        /// Name of the peer.
+        peer: String,
+        /// Policy preset.
+        policy: String,
+    },
+    /// A transition.
+    StateChange {
+        /// State before; `None` at birth.
+        previous: Option<State>,
+        /// State after.
+        new: State,
+    },
+    /// A switch was confirmed.
+    TransportSwitch {
+        /// Path before.
+        previous: Option<Endpoint>,
+        /// Path after.
+        new: Endpoint,
+        /// From the accepted request to the first frame.
+        switch_latency_ms: u64,
+        /// Epoch of the new binding.
+        epoch: u64,
+    },
+    /// A recovery ended in a confirmed binding.
+    RecoveryComplete {
+        /// As the client reported it: from the last frame heard to the decision to leave.
+        detect_ms: u64,
+        /// From the first accepted request of the burst to the first frame.
+        reattach_ms: u64,
+        /// From the last frame heard on the old binding to the first on the new one.
+        outage_ms: u64,
+        /// Accepted requests in the burst.
+        attempts: u32,
+    },
+    /// A reattach was refused.
+    ReattachReject {
+        /// Where the request came from.
+        remote: Endpoint,
+        /// When to ask again; 0 = no statement.
+        retry_after_ms: u32,
+    },
+    /// Something that should not happen to honest peers.
+    Security {
+        /// Which kind.
+        violation: Violation,
+    },
+    /// A limit refused something.
+    RateLimit {
+        /// Whose limit.
+        scope: LimitScope,
+    },
+    /// Policy refused something.
+    Policy {
+        /// Field of the policy.
+        name: &'static str,
+        /// Its value.
+        threshold: u64,
+        /// What was asked for.
+        observed: u64,
+    },
+    /// A session ended.
+    Termination {
+        /// From birth to end.
+        total_lifetime_ms: u64,
+        /// Confirmed switches.
+        total_switches: u64,
+    },
+    /// The sink lost lines.
+    TelemetryDegraded {
+        /// How many.
+        dropped: u64,
+    },
+}
+
+/// Kinds of SECURITY_EVENT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Violation {
+    /// A nonce, timestamp, handle or counter came again.
+    ReplayDetected,
+    /// A datagram did not authenticate.
+    AuthFail,
+    /// A datagram of a proven peer does not parse.
+    Malformed,
+    /// A peer-caused event that does not apply, or a request for another version.
+    ProtocolViolation,
+    /// Genuine DATA from another endpoint than the bound one.
+    PathMismatch,
+    /// A static key that is not on the allow-list.
+    UnknownPeer,
+}
+
+impl Violation {
+    /// The stable name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ReplayDetected => "REPLAY_DETECTED",
+            Self::AuthFail => "AUTH_FAIL",
+            Self::Malformed => "MALFORMED",
+            Self::ProtocolViolation => "PROTOCOL_VIOLATION",
+            Self::PathMismatch => "PATH_MISMATCH",
+            Self::UnknownPeer => "UNKNOWN_PEER",
+        }
+    }
+}
+
+/// Whose limit a RATE_LIMIT_EVENT is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LimitScope {
+    /// One session's.
+    Session,
+    /// The node's.
+    Global,
+}
+
+impl LimitScope {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Global => "global",
+        }
+    }
+}
+
+impl AuditKind {
+    /// The stable name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NodeStarted => "NODE_STARTED",
+            Self::SessionCreated { .. } => "SESSION_CREATED",
+            Self::StateChange { .. } => "STATE_CHANGE",
+            Self::TransportSwitch { .. } => "TRANSPORT_SWITCH",
+            Self::RecoveryComplete { .. } => "RECOVERY_COMPLETE",
+            Self::ReattachReject { .. } => "REATTACH_REJECT",
+            Self::Security { .. } => "SECURITY_EVENT",
+            Self::RateLimit { .. } => "RATE_LIMIT_EVENT",
+            Self::Policy { .. } => "POLICY_EVENT",
+            Self::Termination { .. } => "TERMINATION_EVENT",
+            Self::TelemetryDegraded { .. } => "TELEMETRY_DEGRADED",
+        }
+    }
+
+    /// The fields beyond the common ones.
+    fn fields(&self) -> Value {
+        match self {
+            Self::NodeStarted => json!({}),
+            Self::SessionCreated { peer, policy } => json!({ "peer": peer, "policy": policy }),
+            Self::StateChange { previous, new } => {
+                json!({ "previous_state": previous.map(State::name), "new_state": new.name() })
+            }
+            Self::TransportSwitch { previous, new, switch_latency_ms, epoch } => json!({
+                "previous_transport": previous.map(transport_name),
+                "new_transport": transport_name(*new),
+                "switch_latency_ms": switch_latency_ms,
+                "epoch": epoch,
+            }),
+            Self::RecoveryComplete { detect_ms, reattach_ms, outage_ms, attempts } => json!({
+                "detect_ms": detect_ms,
+                "reattach_ms": reattach_ms,
+                "outage_ms": outage_ms,
+                "attempts": attempts,
+            }),
+            Self::ReattachReject { remote, retry_after_ms } => {
+                json!({ "remote": remote.to_string(), "retry_after_ms": retry_after_ms })
+            }
+            Self::Security { violation } => json!({ "violation_type": violation.name() }),
+            Self::RateLimit { scope } => json!({ "scope": scope.name() }),
+            Self::Policy { name, threshold, observed } => {
+                json!({ "policy_name": name, "threshold_value": threshold, "observed_value": observed })
+            }
+            Self::Termination { total_lifetime_ms, total_switches } => {
+                json!({ "total_lifetime_ms": total_lifetime_ms, "total_switches": total_switches })
+            }
+            Self::TelemetryDegraded { dropped } => json!({ "dropped": dropped }),
+        }
+    }
+}
+
+fn transport_name(remote: Endpoint) -> String {
+    format!("udp:{remote}")
+}
+
+/// An event with the number of equal ones that were not written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// The event.
+    pub event: AuditEvent,
+    /// Equal ones since the last that was written; `None` for kinds that are never summarised.
+    pub suppressed: Option<u64>,
+}
+
+impl From<AuditEvent> for Line {
+    fn from(event: AuditEvent) -> Self {
+        Self { event, suppressed: None }
+    }
+}
+
+/// Turns events into lines.
+#[derive(Clone, Debug)]
+pub struct Encoder {
+    /// Name of this node in every line.
+    pub node_id: String,
+    /// Unix time less `CLOCK_BOOTTIME`, ms, as read at start.
+    pub unix_offset_ms: i64,
+}
+
+impl Encoder {
+    /// One JSON object without a newline.
+    #[must_use]
+    pub fn encode(&self, line: &Line) -> String {
+        let event = &line.event;
+        let at_ms = i64::try_from(event.at.as_millis()).unwrap_or(i64::MAX);
+        let mut object = Map::new();
+        object.insert("ts_ms".into(), json!(at_ms.saturating_add(self.unix_offset_ms)));
+        object.insert("event_type".into(), json!(event.kind.name()));
+        object.insert("session_id".into(), json!(event.session.map(|(id, _)| id.to_string())));
+        object.insert("node_id".into(), json!(self.node_id));
+        object.insert("state_version".into(), json!(event.session.map(|(_, version)| version.0)));
+        object.insert("reason_code".into(), json!(event.reason.map(Reason::name)));
+        if let Value::Object(fields) = event.kind.fields() {
+            object.extend(fields);
+        }
+        if let Some(suppressed) = line.suppressed {
+            object.insert("suppressed".into(), json!(suppressed));
+        }
+        Value::Object(object).to_string()
+    }
+}

@@ -1,0 +1,440 @@
+//! The configuration of the control plane: TOML in, checked settings out. Every refusal names the key, its value and
+//! what to write instead. Key material stays in files of its own; this module knows only their paths.
+
+use crate::engine::{PeerSettings, Settings, TunnelSettings};
+use jvpn_abi::tables::MAX_PREFIXES;
+use jvpn_abi::wire::Suite;
+use jvpn_crypto::keys::{PresharedKey, PublicKey};
+use jvpn_session::Policy;
+use jvpn_session::messages::{MAX_GRANT_DNS, MAX_GRANT_ROUTES, Prefix};
+use jvpn_session::policy::{DEFAULT_PRESET, PolicyError, PolicyFile};
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// Smallest inner MTU: what IPv6 asks of every link (RFC 8200 §5).
+const MTU_MIN: u16 = 1_280;
+/// Largest inner MTU: a standard Ethernet path less what the tunnel adds.
+const MTU_MAX: u16 = 1_440;
+/// Longest name of a node or peer.
+const NAME_MAX: usize = 64;
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not readable, or not the TOML that is expected.
+    #[error(transparent)]
+    File(#[from] jvpn_host::config::ConfigError),
+    /// Not the TOML that is expected.
+    #[error("configuration is not valid: {0}")]
+    Syntax(#[from] Box<toml::de::Error>),
+    /// A policy value.
+    #[error("configuration: {0}")]
+    Policy(#[from] PolicyError),
+    /// A value.
+    #[error("configuration: {key} = {value}: {problem}")]
+    Value {
+        /// The key, with its table.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What is wrong and what to write.
+        problem: String,
+    },
+}
+
+fn refuse(key: impl Into<String>, value: impl std::fmt::Display, problem: impl Into<String>) -> ConfigError {
+    ConfigError::Value { key: key.into(), value: format!("\"{value}\""), problem: problem.into() }
+}
+
+/// The file as it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigFile {
+    node_id: String,
+    #[serde(default = "default_dataplane_socket")]
+    dataplane_socket: PathBuf,
+    #[serde(default = "default_status_socket")]
+    status_socket: PathBuf,
+    #[serde(default = "default_user")]
+    user: String,
+    state_dir: PathBuf,
+    private_key_file: PathBuf,
+    #[serde(default = "default_audit_file")]
+    audit_file: PathBuf,
+    #[serde(default = "default_suites")]
+    suites: Vec<String>,
+    #[serde(default)]
+    policy: PolicyFile,
+    tunnel: TunnelFile,
+    #[serde(default)]
+    peer: Vec<PeerFile>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TunnelFile {
+    gateway_address: IpAddr,
+    #[serde(default)]
+    pool: Option<String>,
+    #[serde(default = "default_mtu")]
+    mtu: u16,
+    #[serde(default)]
+    routes: Vec<String>,
+    #[serde(default)]
+    dns: Vec<IpAddr>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerFile {
+    name: String,
+    public_key: String,
+    #[serde(default)]
+    preshared_key_file: Option<PathBuf>,
+    addresses: Vec<String>,
+    #[serde(default)]
+    routes: Vec<String>,
+}
+
+fn default_dataplane_socket() -> PathBuf {
+    "/run/jvpn/dataplane.sock".into()
+}
+fn default_status_socket() -> PathBuf {
+    "/run/jvpn/controlplane-status.sock".into()
+}
+fn default_user() -> String {
+    "nobody".into()
+}
+fn default_audit_file() -> PathBuf {
+    "-".into()
+}
+fn default_suites() -> Vec<String> {
+    [Suite::Aes256Gcm, Suite::ChaCha20Poly1305].map(|suite| suite.name().to_owned()).into()
+}
+const fn default_mtu() -> u16 {
+    MTU_MIN
+}
+
+/// A checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this node in audit lines.
+    pub node_id: String,
+    /// Where the data plane hands over its descriptors.
+    pub dataplane_socket: PathBuf,
+    /// Where status is asked for.
+    pub status_socket: PathBuf,
+    /// User to become when started as root.
+    pub user: String,
+    /// Directory of [`crate::node_state`].
+    pub state_dir: PathBuf,
+    /// File with the gateway's static key.
+    pub private_key_file: PathBuf,
+    /// Where audit lines go; `None` = standard output.
+    pub audit_file: Option<PathBuf>,
+    /// Suites, best first.
+    pub suites: Vec<Suite>,
+    /// Numbers to live by.
+    pub policy: Policy,
+    /// The preset that they come from.
+    pub policy_name: String,
+    /// The inside.
+    pub tunnel: TunnelSettings,
+    /// The allow-list, without secrets.
+    pub peers: Vec<PeerConfig>,
+}
+
+/// A peer as configured: its pre-shared key is still in its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerConfig {
+    /// Name in status and audit.
+    pub name: String,
+    /// Its static key.
+    pub public_key: PublicKey,
+    /// File with the pre-shared key.
+    pub preshared_key_file: Option<PathBuf>,
+    /// Inner addresses that it is given.
+    pub addresses: Vec<Prefix>,
+    /// Inner prefixes behind it, addresses included.
+    pub prefixes: Vec<Prefix>,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], ready for the operator.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::check(jvpn_host::config::load(path)?)
+    }
+
+    /// Checks a configuration given as text.
+    ///
+    /// # Errors
+    /// [`ConfigError`], ready for the operator.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        Self::check(toml::from_str(text).map_err(Box::new)?)
+    }
+
+    /// The engine's settings, with the pre-shared keys read by `read_psk`.
+    ///
+    /// # Errors
+    /// What `read_psk` says.
+    pub fn settings<E>(
+        &self,
+        mut read_psk: impl FnMut(&Path) -> Result<PresharedKey, E>,
+    ) -> Result<Settings, E> {
+        let mut peers = Vec::with_capacity(self.peers.len());
+        for peer in &self.peers {
+            let preshared_key = match &peer.preshared_key_file {
+                Some(path) => read_psk(path)?,
+                None => PresharedKey::default(),
+            };
+            peers.push(PeerSettings {
+                name: peer.name.clone(),
+                public_key: peer.public_key,
+                preshared_key,
+                addresses: peer.addresses.clone(),
+                prefixes: peer.prefixes.clone(),
+            });
+        }
+        Ok(Settings {
+            policy: self.policy.clone(),
+            policy_name: self.policy_name.clone(),
+            suites: self.suites.clone(),
+            tunnel: self.tunnel.clone(),
+            peers,
+        })
+    }
+
+    fn check(file: ConfigFile) -> Result<Self, ConfigError> {
+        check_name("node_id", &file.node_id)?;
+        if file.user.is_empty() || file.user == "root" {
+            return Err(refuse("user", &file.user, "name an unprivileged user, as \"nobody\""));
+        }
+        for (key, path) in [
+            ("dataplane_socket", &file.dataplane_socket),
+            ("status_socket", &file.status_socket),
+            ("state_dir", &file.state_dir),
+            ("private_key_file", &file.private_key_file),
+        ] {
+            check_path(key, path)?;
+        }
+        let to_stdout = file.audit_file == Path::new("-");
+        if !to_stdout {
+            check_path("audit_file", &file.audit_file)?;
+        }
+        let tunnel = check_tunnel(&file.tunnel)?;
+        let peers = check_peers(&file.peer, &file.tunnel, &tunnel)?;
+        Ok(Self {
+            suites: check_suites(&file.suites)?,
+            policy: Policy::from_file(&file.policy)?,
+            policy_name: file.policy.preset.clone().unwrap_or_else(|| DEFAULT_PRESET.to_owned()),
+            node_id: file.node_id,
+            dataplane_socket: file.dataplane_socket,
+            status_socket: file.status_socket,
+            user: file.user,
+            state_dir: file.state_dir,
+            private_key_file: file.private_key_file,
+            audit_file: (!to_stdout).then_some(file.audit_file),
+            tunnel,
+            peers,
+        })
+    }
+}
+
+fn check_name(key: &str, name: &str) -> Result<(), ConfigError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(fits) {
+        let problem = format!("use 1 to {NAME_MAX} of the characters A-Z a-z 0-9 - _ . @");
+        return Err(refuse(key, name, problem));
+    }
+    Ok(())
+}
+
+fn check_path(key: &str, path: &Path) -> Result<(), ConfigError> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    Err(refuse(key, path.display(), "give an absolute path; the process may start in any directory"))
+}
+
+fn check_suites(names: &[String]) -> Result<Vec<Suite>, ConfigError> {
+    let all = [Suite::Aes256Gcm, Suite::ChaCha20Poly1305];
+    let mut suites = Vec::new();
+    for name in names {
+        let Some(suite) = all.into_iter().find(|suite| suite.name() == name) else {
+            let known = all.map(Suite::name).join(" and ");
+            return Err(refuse("suites", name, format!("is not a suite; there are {known}")));
+        };
+        if suites.contains(&suite) {
+            return Err(refuse("suites", name, "is named twice"));
+        }
+        suites.push(suite);
+    }
+    if suites.is_empty() {
+        return Err(refuse("suites", "", "name at least one suite"));
+    }
+    Ok(suites)
+}
+
+fn check_prefix(key: &str, text: &str) -> Result<Prefix, ConfigError> {
+    let prefix: Prefix = text.parse().map_err(|problem: String| refuse(key, text, problem))?;
+    let (addr, len) = prefix.mapped();
+    let host_bits = 128 - u32::from(len);
+    if host_bits > 0 && u128::from_be_bytes(addr) << (128 - host_bits) != 0 {
+        return Err(refuse(key, text, "has bits set behind its length; write the network's own address"));
+    }
+    Ok(prefix)
+}
+
+fn check_tunnel(file: &TunnelFile) -> Result<TunnelSettings, ConfigError> {
+    let gateway = file.gateway_address;
+    if gateway.is_unspecified() || gateway.is_multicast() || gateway.is_loopback() {
+        return Err(refuse("tunnel.gateway_address", gateway, "is no address for a host; use one inside the tunnel"));
+    }
+    if !(MTU_MIN..=MTU_MAX).contains(&file.mtu) {
+        let problem = format!("must be between {MTU_MIN} and {MTU_MAX}");
+        return Err(refuse("tunnel.mtu", file.mtu, problem));
+    }
+    if file.routes.len() > MAX_GRANT_ROUTES {
+        let problem = format!("are too many prefixes; at most {MAX_GRANT_ROUTES} fit an answer");
+        return Err(refuse("tunnel.routes", file.routes.len(), problem));
+    }
+    if file.dns.len() > MAX_GRANT_DNS {
+        let problem = format!("are too many servers; at most {MAX_GRANT_DNS} fit an answer");
+        return Err(refuse("tunnel.dns", file.dns.len(), problem));
+    }
+    let routes: Result<_, _> = file.routes.iter().map(|text| check_prefix("tunnel.routes", text)).collect();
+    Ok(TunnelSettings { gateway_address: gateway, mtu: file.mtu, routes: routes?, dns: file.dns.clone() })
+}
+
+fn check_peers(
+    files: &[PeerFile],
+    tunnel_file: &TunnelFile,
+    tunnel: &TunnelSettings,
+) -> Result<Vec<PeerConfig>, ConfigError> {
+    let pool = match &tunnel_file.pool {
+        Some(text) => Some(check_prefix("tunnel.pool", text)?),
+        None => None,
+    };
+    let mut names = BTreeSet::new();
+    let mut keys: BTreeMap<PublicKey, String> = BTreeMap::new();
+    let mut claimed = Claims::default();
+    let mut peers = Vec::with_capacity(files.len());
+    for file in files {
+        check_name("peer.name", &file.name)?;
+        let key = |field: &str| format!("peer '{}' {field}", file.name);
+        if !names.insert(file.name.clone()) {
+            return Err(refuse("peer.name", &file.name, "is used twice; each peer needs a name of its own"));
+        }
+        let peer = check_peer(file, pool, tunnel.gateway_address)?;
+        if let Some(other) = keys.insert(peer.public_key, file.name.clone()) {
+            let problem = format!("is also the key of peer '{other}'; each peer needs a key of its own");
+            return Err(refuse(key("public_key"), peer.public_key, problem));
+        }
+        for prefix in &peer.prefixes {
+            if let Some((other, owner)) = claimed.claim(*prefix, &file.name) {
+                let problem = format!("overlaps {other} of peer '{owner}'; a prefix leads to one peer only");
+                return Err(refuse(key("addresses or routes"), prefix, problem));
+            }
+        }
+        peers.push(peer);
+    }
+    Ok(peers)
+}
+
+/// Prefixes that lead to peers, in the order of their addresses: overlapping ones are neighbours.
+#[derive(Default)]
+struct Claims(BTreeMap<(u128, u8), String>);
+
+impl Claims {
+    /// Claims a prefix, or names the one in the way and its owner.
+    fn claim(&mut self, prefix: Prefix, owner: &str) -> Option<(Prefix, String)> {
+        let (addr, len) = prefix.mapped();
+        let start = u128::from_be_bytes(addr);
+        let last = start | u128::MAX.checked_shr(u32::from(len)).unwrap_or(0);
+        // Claimed prefixes are disjoint: only the nearest from below can hold this one, only those inside can be held.
+        let below = self.0.range(..=(start, u8::MAX)).next_back().filter(|((other, other_len), _)| {
+            start <= other | u128::MAX.checked_shr(u32::from(*other_len)).unwrap_or(0)
+        });
+        let inside = || self.0.range((start, 0)..=(last, u8::MAX)).next();
+        if let Some(((other, other_len), other_owner)) = below.or_else(inside) {
+            return Some((unmapped(*other, *other_len), other_owner.clone()));
+        }
+        self.0.insert((start, len), owner.to_owned());
+        None
+    }
+}
+
+fn unmapped(addr: u128, len: u8) -> Prefix {
+    let v6 = std::net::Ipv6Addr::from_bits(addr);
+    match v6.to_ipv4_mapped() {
+        Some(v4) if len >= 96 => Prefix { addr: v4.into(), len: len - 96 },
+        Some(_) | None => Prefix { addr: v6.into(), len },
+    }
+}
+
+fn check_peer(file: &PeerFile, pool: Option<Prefix>, gateway: IpAddr) -> Result<PeerConfig, ConfigError> {
+    let key = |field: &str| format!("peer '{}' {field}", file.name);
+    let public_key: PublicKey = file
+        .public_key
+        .parse()
+        .map_err(|error| refuse(key("public_key"), &file.public_key, format!("{error}")))?;
+    if public_key.0 == [0; 32] {
+        return Err(refuse(key("public_key"), public_key, "is all zeros; paste what 'jvpn pubkey' prints"));
+    }
+    if let Some(path) = &file.preshared_key_file {
+        check_path(&key("preshared_key_file"), path)?;
+    }
+    let addresses = check_addresses(file, pool, gateway)?;
+    let mut prefixes = addresses.clone();
+    for text in &file.routes {
+        let prefix = check_prefix(&key("routes"), text)?;
+        if prefix.contains(gateway) {
+            return Err(refuse(key("routes"), text, "holds the gateway's own inner address"));
+        }
+        prefixes.push(prefix);
+    }
+    if prefixes.len() > MAX_PREFIXES {
+        let problem = format!("addresses and routes together are at most {MAX_PREFIXES}");
+        return Err(refuse(key("routes"), prefixes.len(), problem));
+    }
+    let preshared_key_file = file.preshared_key_file.clone();
+    Ok(PeerConfig { name: file.name.clone(), public_key, preshared_key_file, addresses, prefixes })
+}
+
+fn check_addresses(file: &PeerFile, pool: Option<Prefix>, gateway: IpAddr) -> Result<Vec<Prefix>, ConfigError> {
+    let key = format!("peer '{}' addresses", file.name);
+    let mut addresses: Vec<Prefix> = Vec::new();
+    for text in &file.addresses {
+        let prefix = check_prefix(&key, text)?;
+        let host_len = if prefix.addr.is_ipv4() { 32 } else { 128 };
+        if prefix.len != host_len {
+            let problem = format!("must be one address, as {}/{host_len}; prefixes behind a peer are routes", prefix.addr);
+            return Err(refuse(key, text, problem));
+        }
+        if prefix.addr == gateway {
+            return Err(refuse(key, text, "is the gateway's own inner address"));
+        }
+        if let Some(pool) = pool
+            && pool.addr.is_ipv4() == prefix.addr.is_ipv4()
+            && !pool.contains(prefix.addr)
+        {
+            return Err(refuse(key, text, format!("is outside tunnel.pool {pool}")));
+        }
+        if addresses.iter().any(|other| other.addr.is_ipv4() == prefix.addr.is_ipv4()) {
+            return Err(refuse(key, text, "is a second address of its family; a peer has at most one of each"));
+        }
+        addresses.push(prefix);
+    }
+    if addresses.is_empty() {
+        return Err(refuse(key, "", "give the peer an inner address, as \"10.77.0.2/32\""));
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,350 @@
+//! The life of bindings in the shared tables: unbind, quiesce, install, bind, confirm; and a data plane that goes away
+//! and comes back.
+
+use super::api::{ContextView, TableCommand};
+use super::counters::Counter;
+use super::session::{Attempt, Binding, Drain, FIRST_KEY_NUMBER, Former, Recovery, Session, Stage};
+use super::world::{DataPlane, Retired, World};
+use super::Engine;
+use jvpn_abi::tables::{BindingWord, InstallOp};
+use jvpn_abi::wire::SlotId;
+use jvpn_abi::wire::reattach::REJECT_LEN;
+use jvpn_abi::{BootTime, Reason};
+use jvpn_session::messages::SessionId;
+use jvpn_session::{Event, State, transition};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// A worker that does not pass an unbind within this time makes the installation fail.
+pub const QUIESCE_TIMEOUT: Duration = Duration::from_millis(100);
+/// An installer that does not report within this time makes the installation fail.
+pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// An unconfirmed binding lives for max(3 RTT, this). The gateway measures no RTT yet.
+pub(super) const UNCONFIRMED_MIN: Duration = Duration::from_secs(1);
+
+impl World {
+    /// Starts to bring a binding into the tables. Nothing may be bound; what was bound may still be draining.
+    pub(super) fn begin(
+        &mut self,
+        session: &mut Session,
+        binding: Binding,
+        answer: Vec<u8>,
+        refusal: Option<[u8; REJECT_LEN]>,
+        now: BootTime,
+    ) {
+        debug_assert!(session.is_idle(), "I1: something is bound or under way");
+        let until = now.after(QUIESCE_TIMEOUT);
+        let attempt = Attempt { binding, stage: Stage::Quiescing, until, answer, refusal };
+        session.attempt = Some(attempt);
+        if let Some(drain) = session.draining {
+            // Asked again: whoever overslept the first time is woken, and the sequence is this attempt's own.
+            if let Some(retired) = self.retiring.remove(&drain.seq) {
+                session.draining = Some(self.unbind(retired.slot, retired.word, session.id()));
+            }
+            return;
+        }
+        self.install(session, now);
+    }
+
+    /// Stores the unbound word and notes whom to tell when every worker has passed it.
+    fn unbind(&mut self, slot: SlotId, word: BindingWord, owner: SessionId) -> Drain {
+        self.unbind_seq += 1;
+        let seq = self.unbind_seq;
+        self.commands.push_back(TableCommand::Unbind { slot, seq });
+        self.retiring.insert(seq, Retired { slot, word, owner });
+        Drain { slot, seq }
+    }
+
+    /// Everything that a session has in the tables goes: the bound slot, and one on its way in.
+    pub(super) fn unbind_all(&mut self, session: &mut Session, now: BootTime, view: &dyn ContextView) {
+        session.answered = session.answered.take().filter(|answered| answered.epoch.is_none());
+        if let Some(binding) = session.binding.take() {
+            self.leave(session, binding, now, view);
+        }
+        if let Some(attempt) = session.attempt.take() {
+            match attempt.stage {
+                // It never reached the tables.
+                Stage::Quiescing => self.slots.release(attempt.binding.slot),
+                Stage::Installing { seq } => {
+                    self.installing.remove(&seq);
+                    self.retire(session, attempt.binding.slot, attempt.binding.word);
+                }
+            }
+        }
+    }
+
+    /// Leaves a bound slot, and keeps what recognises its late frames.
+    fn leave(&mut self, session: &mut Session, binding: Binding, now: BootTime, view: &dyn ContextView) {
+        let index = binding.slot.index();
+        if let Some((seq, _)) = binding.adopting {
+            self.installing.remove(&seq);
+        }
+        session.earlier_traffic = session.earlier_traffic + view.traffic(index);
+        if binding.unconfirmed_until.is_none() {
+            let heard = view.last_heard(index).map_or(binding.alive_since, |at| at.min(now));
+            let last_heard = heard.max(BootTime(0));
+            session.recovery = Some(Recovery { left: binding.remote, last_heard, detect_ms: None });
+        }
+        let former = Former {
+            slot: binding.slot,
+            open_key: Zeroizing::new(binding.keys.client_to_gateway),
+            highest: view.highest_counter(index, FIRST_KEY_NUMBER),
+            sealer: binding.sealer,
+        };
+        if let Some(older) = session.former.replace(former) {
+            self.by_slot.remove(&older.slot);
+        }
+        self.retire(session, binding.slot, binding.word);
+    }
+
+    fn retire(&mut self, session: &mut Session, slot: SlotId, word: BindingWord) {
+        let drain = self.unbind(slot, word, session.id());
+        if self.is_up() {
+            session.draining = Some(drain);
+        } else {
+            // A data plane whose exit was seen is quiescent.
+            self.retiring.remove(&drain.seq);
+            self.slots.release(slot);
+            session.draining = None;
+        }
+    }
+
+    /// Puts the attempt's keys into the mailbox.
+    fn install(&mut self, session: &mut Session, now: BootTime) {
+        let prefixes = self.prefixes_of(&session.peer);
+        let Some(attempt) = &mut session.attempt else { return };
+        self.install_seq += 1;
+        let seq = self.install_seq;
+        let entry = attempt.binding.install_entry(InstallOp::Install, seq, session.suite, &prefixes);
+        attempt.stage = Stage::Installing { seq };
+        attempt.until = now.after(INSTALL_TIMEOUT);
+        self.installing.insert(seq, session.core.id());
+        self.commands.push_back(TableCommand::Install { seq, entry });
+    }
+
+    /// Every worker has the keys: bind, then answer.
+    fn bind(&mut self, session: &mut Session, now: BootTime) {
+        let Some(attempt) = session.attempt.take() else { return };
+        let Attempt { mut binding, answer, .. } = attempt;
+        if !session.core.binding_installed(binding.epoch) {
+            debug_assert!(false, "an attempt that the session no longer wants is removed with its transition");
+            self.retire(session, binding.slot, binding.word);
+            return;
+        }
+        let (slot, word, remote, local) = (binding.slot, binding.word, binding.remote, binding.local);
+        binding.alive_since = now;
+        binding.unconfirmed_until = Some(now.after(UNCONFIRMED_MIN));
+        self.by_slot.insert(slot, session.id());
+        self.commands.push_back(TableCommand::Bind { slot, word, remote, local });
+        if let Some(answered) = &mut session.answered {
+            answered.answer = Some(answer.clone());
+        }
+        self.send(remote, local, answer);
+        session.binding = Some(binding);
+    }
+
+    /// The attempt failed: the client is told, if it can be.
+    pub(super) fn refuse_attempt(&mut self, session: &mut Session) {
+        let Some(attempt) = &session.attempt else { return };
+        if let Some(refusal) = attempt.refusal {
+            self.counters.reattach_rejected(Reason::Unavailable);
+            self.send(attempt.binding.remote, attempt.binding.local, refusal.to_vec());
+        }
+    }
+
+    /// Gives a bound slot back to a data plane that restarted.
+    fn adopt(&mut self, session: &mut Session, now: BootTime) {
+        let prefixes = self.prefixes_of(&session.peer);
+        let id = session.id();
+        let Some(binding) = &mut session.binding else { return };
+        self.install_seq += 1;
+        let seq = self.install_seq;
+        let entry = binding.install_entry(InstallOp::Adopt, seq, session.suite, &prefixes);
+        binding.adopting = Some((seq, now.after(INSTALL_TIMEOUT)));
+        // The silence while nobody listened is nobody's fault.
+        binding.alive_since = now;
+        self.installing.insert(seq, id);
+        self.commands.push_back(TableCommand::Install { seq, entry });
+    }
+
+    /// A restarted data plane has the keys: bind and route as before.
+    fn rebind(&mut self, session: &mut Session, now: BootTime) {
+        let Some(binding) = &mut session.binding else { return };
+        binding.adopting = None;
+        binding.alive_since = now;
+        let (slot, word, remote, local) = (binding.slot, binding.word, binding.remote, binding.local);
+        self.commands.push_back(TableCommand::Bind { slot, word, remote, local });
+        if let Some(routed) = session.routed {
+            self.route(session, routed);
+        }
+    }
+
+    /// The memory of a bound slot is gone.
+    pub(super) fn lose_binding(&mut self, session: &mut Session, now: BootTime, view: &dyn ContextView) {
+        let epoch = session.core.epoch();
+        let event = match session.core.state() {
+            State::Birth => Event::InstallFailed { epoch },
+            // The answer has left: the client may hold the generation, so it stays.
+            State::Recovering => Event::BindUnconfirmed { epoch },
+            State::Attached | State::Volatile | State::Degraded | State::Terminated => Event::DataPlaneLost,
+        };
+        self.step(session, event, now, view);
+    }
+}
+
+impl Engine {
+    pub(super) fn quiesced(&mut self, now: BootTime, seq: u64, view: &dyn ContextView) {
+        let later = self.world.retiring.split_off(&seq.saturating_add(1));
+        let passed = std::mem::replace(&mut self.world.retiring, later);
+        for (seq, retired) in passed {
+            let Retired { slot, word, owner } = retired;
+            self.world.install_seq += 1;
+            let remove = TableCommand::Remove { seq: self.world.install_seq, slot, word };
+            self.world.commands.push_back(remove);
+            self.world.slots.release(slot);
+            self.with(owner, |world, session| {
+                // What the workers committed between the store and their last batch counts too.
+                if let Some(former) = session.former.as_mut().filter(|former| former.slot == slot) {
+                    former.highest = former.highest.max(view.highest_counter(slot.index(), FIRST_KEY_NUMBER));
+                }
+                if session.draining.is_some_and(|drain| drain.seq == seq) {
+                    session.draining = None;
+                    if session.attempt.as_ref().is_some_and(|attempt| attempt.stage == Stage::Quiescing) {
+                        world.install(session, now);
+                    }
+                }
+            });
+        }
+    }
+
+    pub(super) fn installed(&mut self, now: BootTime, seq: u64, view: &dyn ContextView) {
+        let Some(id) = self.world.installing.remove(&seq) else { return };
+        // A deadline that passed before this report counts first.
+        self.run_due(id, now, (Event::InstallFailed { epoch: 0 }).priority(), view);
+        self.with(id, |world, session| {
+            if is_installing(session, seq) {
+                world.bind(session, now);
+            } else if session.binding.as_ref().is_some_and(|b| b.adopting.is_some_and(|(own, _)| own == seq)) {
+                world.rebind(session, now);
+            } else {
+                world.counters.count(Counter::StaleReport);
+            }
+        });
+    }
+
+    pub(super) fn install_refused(&mut self, now: BootTime, seq: u64, view: &dyn ContextView) {
+        let Some(id) = self.world.installing.remove(&seq) else {
+            self.world.counters.count(Counter::StaleReport);
+            return;
+        };
+        self.run_due(id, now, (Event::InstallFailed { epoch: 0 }).priority(), view);
+        self.with(id, |world, session| {
+            if is_installing(session, seq) {
+                world.refuse_attempt(session);
+                let epoch = session.core.epoch();
+                world.step(session, Event::InstallFailed { epoch }, now, view);
+            } else if session.binding.as_ref().is_some_and(|b| b.adopting.is_some_and(|(own, _)| own == seq)) {
+                world.lose_binding(session, now, view);
+            } else {
+                world.counters.count(Counter::StaleReport);
+            }
+        });
+    }
+
+    pub(super) fn confirmed_report(
+        &mut self,
+        now: BootTime,
+        slot_index: u32,
+        word: BindingWord,
+        view: &dyn ContextView,
+    ) {
+        let id = SlotId::new(slot_index, word.serial()).and_then(|slot| self.world.by_slot.get(&slot).copied());
+        let Some(id) = id else {
+            self.world.counters.count(Counter::StaleReport);
+            return;
+        };
+        let current = self.sessions.get(&id).and_then(|session| session.binding.as_ref());
+        if !current.is_some_and(|binding| binding.word == word) {
+            self.world.counters.count(Counter::StaleReport);
+            return;
+        }
+        self.run_due(id, now, (Event::BindingConfirmed { epoch: 0 }).priority(), view);
+        self.confirm_binding(id, now, view);
+    }
+
+    /// The first frame came. If it ends a birth, the peer's older session ends in the same step, before it.
+    pub(super) fn confirm_binding(&mut self, id: SessionId, now: BootTime, view: &dyn ContextView) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(binding) = &session.binding else { return };
+        let event = Event::BindingConfirmed { epoch: binding.epoch };
+        let peer = session.peer;
+        let Ok(next) = transition(&session.core, event, now, &self.world.settings.policy) else {
+            self.world.counters.event_ignored("BindingConfirmed");
+            return;
+        };
+        if next.from == Some(State::Birth)
+            && let Some(older) = self.world.peers.get(&peer).and_then(|peer| peer.live)
+        {
+            self.happen(older, Event::Superseded, now, view);
+        }
+        self.with(id, |world, session| world.commit(session, next, now, view));
+    }
+
+    pub(super) fn data_plane_lost(&mut self, now: BootTime, view: &dyn ContextView) {
+        self.world.data_plane = DataPlane::Lost;
+        self.world.installing.clear();
+        // Its exit was seen: every unbind is passed, and the keys of what was removed went with it.
+        for retired in std::mem::take(&mut self.world.retiring).into_values() {
+            self.world.slots.release(retired.slot);
+        }
+        for id in self.all_ids() {
+            self.with(id, |world, session| {
+                session.draining = None;
+                if session.attempt.is_some() {
+                    world.refuse_attempt(session);
+                    let epoch = session.core.epoch();
+                    world.step(session, Event::InstallFailed { epoch }, now, view);
+                }
+            });
+        }
+    }
+
+    pub(super) fn data_plane_up(
+        &mut self,
+        now: BootTime,
+        slots: u32,
+        context_kept: bool,
+        view: &dyn ContextView,
+    ) {
+        if self.world.is_up() {
+            self.data_plane_lost(now, view);
+        }
+        self.world.slots.resize(slots);
+        self.world.data_plane = DataPlane::Up;
+        let limit = self.world.slots.limit();
+        for id in self.all_ids() {
+            self.with(id, |world, session| {
+                let bound = session.binding.as_ref().map(|binding| binding.slot.index());
+                match bound {
+                    Some(index) if context_kept && index < limit => world.adopt(session, now),
+                    Some(_) => world.lose_binding(session, now, view),
+                    None => {}
+                }
+                // Frames for a session that recovers are dropped at its old slot instead of leaking to the kernel.
+                if session.binding.is_none()
+                    && let Some(slot) = session.routed
+                {
+                    world.route(session, slot);
+                }
+            });
+        }
+    }
+
+    pub(super) fn all_ids(&self) -> Vec<SessionId> {
+        self.sessions.keys().copied().collect()
+    }
+}
+
+fn is_installing(session: &Session, seq: u64) -> bool {
+    session.attempt.as_ref().is_some_and(|attempt| attempt.stage == Stage::Installing { seq })
+}

@@ -1,0 +1,159 @@
+//! What the engine counts: every datagram that led nowhere, every rejection by its reason, every event that was ignored.
+
+use jvpn_abi::Reason;
+use std::collections::BTreeMap;
+
+/// Single counters. The name is what `status` shows.
+macro_rules! counters {
+    ($($(#[$meta:meta])* $variant:ident = $text:literal;)+) => {
+        /// A counter of its own.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Counter { $($(#[$meta])* $variant),+ }
+
+        impl Counter {
+            /// The stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+        }
+    };
+}
+
+counters! {
+    /// Empty, or a type that no gateway takes.
+    UnknownType = "unknown_type";
+    /// A type that this version does not serve.
+    UnservedType = "unserved_type";
+    /// DATA of a bound path in the kernel's socket: XDP should have taken it.
+    KernelSocketBoundData = "kernel_socket_bound_data";
+    /// Other DATA in the kernel's socket.
+    KernelSocketOtherData = "kernel_socket_other_data";
+    /// Handshakes whose framing or MAC is wrong.
+    HandshakeMacWrong = "handshake_mac_wrong";
+    /// Handshakes that arrived with a right MAC.
+    HandshakeReceived = "handshake_received";
+    /// Sessions born.
+    SessionsBorn = "sessions_born";
+    /// Requests that arrived with the right size.
+    ReattachReceived = "reattach_received";
+    /// Requests accepted.
+    ReattachAccepted = "reattach_accepted";
+    /// Repeated requests whose answer was sent again.
+    ReattachAnsweredAgain = "reattach_answered_again";
+    /// Repeated requests whose answer is still being prepared.
+    ReattachInProgress = "reattach_in_progress";
+    /// RESETs sent for handles.
+    HandleResetSent = "handle_reset_sent";
+    /// RESETs sent for slots.
+    SlotResetSent = "slot_reset_sent";
+    /// RESETs that a limit or the missing data plane held back.
+    ResetHeldBack = "reset_held_back";
+    /// Path hints sent.
+    PathHintSent = "path_hint_sent";
+    /// Path hints that a limit or the size of the question held back.
+    PathHintHeldBack = "path_hint_held_back";
+    /// Unbound samples received.
+    SampleReceived = "sample_received";
+    /// Samples over the limit.
+    SampleLimited = "sample_limited";
+    /// Samples that are no DATA.
+    SampleMalformed = "sample_malformed";
+    /// Samples that do not open.
+    SampleAuthFail = "sample_auth_fail";
+    /// Samples whose counter was committed before: replays.
+    SampleReplayed = "sample_replayed";
+    /// Samples from the bound endpoint: bound while they were under way.
+    SampleOfBoundPath = "sample_of_bound_path";
+    /// Genuine DATA of a binding that the session has left: held back on its way, not answered.
+    SampleOfFormerBinding = "sample_of_former_binding";
+    /// CONTROL that does not open or parse.
+    ControlRefused = "control_refused";
+    /// CONTROL for a slot that is not bound.
+    ControlUnknownSlot = "control_unknown_slot";
+    /// CONTROL that means nothing to a gateway.
+    ControlMeaningless = "control_meaningless";
+    /// Reports of the tables that no longer apply.
+    StaleReport = "stale_report";
+    /// What could not be made durable.
+    StateWriteFailed = "state_write_failed";
+    /// What the cryptography refused to make (no randomness, a part that failed).
+    CryptoFailed = "crypto_failed";
+}
+
+/// All counters of an engine.
+#[derive(Clone, Debug, Default)]
+pub struct Counters {
+    single: BTreeMap<Counter, u64>,
+    handshake_refused: BTreeMap<Reason, u64>,
+    reattach_rejected: BTreeMap<Reason, u64>,
+    transitions: BTreeMap<Reason, u64>,
+    events_ignored: BTreeMap<&'static str, u64>,
+    events_rejected: BTreeMap<Reason, u64>,
+}
+
+fn bump<K: Ord>(map: &mut BTreeMap<K, u64>, key: K) {
+    let count = map.entry(key).or_default();
+    *count = count.saturating_add(1);
+}
+
+impl Counters {
+    pub(super) fn count(&mut self, counter: Counter) {
+        bump(&mut self.single, counter);
+    }
+    pub(super) fn handshake_refused(&mut self, reason: Reason) {
+        bump(&mut self.handshake_refused, reason);
+    }
+    pub(super) fn reattach_rejected(&mut self, reason: Reason) {
+        bump(&mut self.reattach_rejected, reason);
+    }
+    pub(super) fn transition(&mut self, reason: Reason) {
+        bump(&mut self.transitions, reason);
+    }
+    pub(super) fn event_ignored(&mut self, event: &'static str) {
+        bump(&mut self.events_ignored, event);
+    }
+    pub(super) fn event_rejected(&mut self, reason: Reason) {
+        bump(&mut self.events_rejected, reason);
+    }
+
+    /// One single counter.
+    #[must_use]
+    pub fn single(&self, counter: Counter) -> u64 {
+        self.single.get(&counter).copied().unwrap_or(0)
+    }
+
+    /// Reattach requests rejected for a reason.
+    #[must_use]
+    pub fn reattach_rejections(&self, reason: Reason) -> u64 {
+        self.reattach_rejected.get(&reason).copied().unwrap_or(0)
+    }
+
+    /// Handshakes refused for a reason.
+    #[must_use]
+    pub fn handshake_refusals(&self, reason: Reason) -> u64 {
+        self.handshake_refused.get(&reason).copied().unwrap_or(0)
+    }
+
+    /// Every counter by name; single ones also when they are zero.
+    #[must_use]
+    pub fn by_name(&self) -> BTreeMap<String, u64> {
+        let mut all = BTreeMap::new();
+        for counter in Counter::ALL {
+            all.insert(counter.name().to_owned(), self.single(*counter));
+        }
+        let by_reason = [
+            ("handshake_refused", &self.handshake_refused),
+            ("reattach_rejected", &self.reattach_rejected),
+            ("transition", &self.transitions),
+            ("event_rejected", &self.events_rejected),
+        ];
+        for (prefix, map) in by_reason {
+            all.extend(map.iter().map(|(reason, count)| (format!("{prefix}.{}", reason.name()), *count)));
+        }
+        all.extend(self.events_ignored.iter().map(|(name, count)| (format!("event_ignored.{name}"), *count)));
+        all
+    }
+}

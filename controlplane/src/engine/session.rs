@@ -1,0 +1,269 @@
+//! One session as the engine holds it: the plain core, and the keys, bindings and answers that belong to it.
+
+use super::api::Traffic;
+use crate::audit::Floods;
+use crate::limits::SessionLimits;
+use bytemuck::Zeroable;
+use jvpn_abi::tables::{BindingWord, InstallEntry, InstallOp, MAX_PREFIXES};
+use jvpn_abi::wire::reattach::REJECT_LEN;
+use jvpn_abi::wire::{Direction, SlotId, Suite};
+use jvpn_abi::{BootTime, Endpoint};
+use jvpn_crypto::control::{ControlOpener, ControlSealer};
+use jvpn_crypto::keys::PublicKey;
+use jvpn_crypto::schedule::{DataKeys, EpochSecret, Resume};
+use jvpn_session::messages::{Handle, Prefix, SessionId};
+use jvpn_session::{Generation, Policy, SessionCore, State};
+use zeroize::Zeroizing;
+
+/// DATA keys of a fresh binding have this number; a rekey counts up.
+pub(super) const FIRST_KEY_NUMBER: u32 = 0;
+
+/// A restarted control plane has no sessions, so every epoch secret meets its first CONTROL incarnation here.
+const CONTROL_INCARNATION: u32 = 0;
+
+/// A session.
+pub(super) struct Session {
+    pub(super) core: SessionCore,
+    pub(super) peer: PublicKey,
+    pub(super) suite: Suite,
+    /// What the tables bind.
+    pub(super) binding: Option<Binding>,
+    /// What is on its way into the tables.
+    pub(super) attempt: Option<Attempt>,
+    /// The binding before, to recognise its late frames.
+    pub(super) former: Option<Former>,
+    /// The unbind that the workers have not passed yet.
+    pub(super) draining: Option<Drain>,
+    pub(super) confirmed: Option<GenerationSecrets>,
+    pub(super) pending: Option<GenerationSecrets>,
+    /// Handle of the last generation that was erased.
+    pub(super) erased: Option<Handle>,
+    pub(super) answered: Option<Answered>,
+    pub(super) limits: SessionLimits,
+    pub(super) floods: Floods,
+    /// The slot that ROUTES leads this peer's prefixes to.
+    pub(super) routed: Option<SlotId>,
+    /// The recovery under way.
+    pub(super) recovery: Option<Recovery>,
+    /// When the next look at a silent path is due.
+    pub(super) dead_check_at: BootTime,
+    /// Traffic of earlier bindings.
+    pub(super) earlier_traffic: Traffic,
+    /// The entry in the timer queue.
+    pub(super) scheduled: Option<BootTime>,
+}
+
+impl Session {
+    pub(super) fn new(core: SessionCore, peer: PublicKey, suite: Suite, policy: &Policy) -> Self {
+        Self {
+            core,
+            peer,
+            suite,
+            binding: None,
+            attempt: None,
+            former: None,
+            draining: None,
+            confirmed: None,
+            pending: None,
+            erased: None,
+            answered: None,
+            limits: SessionLimits::new(policy),
+            floods: Floods::default(),
+            routed: None,
+            recovery: None,
+            dead_check_at: BootTime::NEVER,
+            earlier_traffic: Traffic::default(),
+            scheduled: None,
+        }
+    }
+
+    pub(super) const fn id(&self) -> SessionId {
+        self.core.id()
+    }
+
+    /// The generation that a handle names, with its secret.
+    pub(super) fn generation(&self, handle: Handle) -> Option<(Generation, &Resume)> {
+        let named = |secrets: &Option<GenerationSecrets>| secrets.as_ref().is_some_and(|s| s.handle == handle);
+        if named(&self.pending) {
+            return self.pending.as_ref().map(|s| (Generation::Pending, &s.resume));
+        }
+        if named(&self.confirmed) {
+            return self.confirmed.as_ref().map(|s| (Generation::Confirmed, &s.resume));
+        }
+        None
+    }
+
+    /// Whether nothing is bound and nothing is under way.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.binding.is_none() && self.attempt.is_none()
+    }
+
+    /// The first invariant that is broken, in words.
+    pub(super) fn broken_invariant(&self, policy: &Policy) -> Option<&'static str> {
+        if let Some(broken) = self.core.broken_invariant(policy) {
+            return Some(broken);
+        }
+        if self.binding.is_some() && self.attempt.is_some() {
+            return Some("I1: one binding is bound while another is being installed");
+        }
+        if self.core.state().is_bound() != self.binding.as_ref().is_some_and(|b| b.unconfirmed_until.is_none()) {
+            return Some("I1: the state and the confirmed binding disagree");
+        }
+        if self.binding.is_some() && self.draining.is_some() {
+            return Some("I1: a binding was bound before the one before it was quiescent");
+        }
+        if self.core.state() == State::Terminated && !self.is_idle() {
+            return Some("I4: a terminated session has a binding");
+        }
+        if self.core.confirmed().is_some() != self.confirmed.is_some()
+            || self.core.pending().is_some() != self.pending.is_some()
+        {
+            return Some("I13: generations and their secrets disagree");
+        }
+        None
+    }
+}
+
+/// The secret part of a generation.
+pub(super) struct GenerationSecrets {
+    pub(super) resume: Resume,
+    pub(super) handle: Handle,
+}
+
+/// A binding: one transport path with its slot and keys.
+pub(super) struct Binding {
+    pub(super) slot: SlotId,
+    pub(super) word: BindingWord,
+    pub(super) epoch: u64,
+    pub(super) remote: Endpoint,
+    pub(super) local: Endpoint,
+    pub(super) keys: DataKeys,
+    pub(super) sealer: ControlSealer,
+    pub(super) opener: ControlOpener,
+    /// Silence counts from here at the earliest.
+    pub(super) alive_since: BootTime,
+    /// Until when the first frame has to come; `None` once it came.
+    pub(super) unconfirmed_until: Option<BootTime>,
+    /// The install entry by which a restarted data plane gets it back, and until when.
+    pub(super) adopting: Option<(u64, BootTime)>,
+}
+
+impl Binding {
+    pub(super) fn new(
+        secret: &EpochSecret,
+        suite: Suite,
+        slot: SlotId,
+        epoch: u64,
+        remote: Endpoint,
+        local: Endpoint,
+    ) -> Self {
+        Self {
+            slot,
+            word: BindingWord::bound(slot, epoch),
+            epoch,
+            remote,
+            local,
+            keys: secret.data_keys(),
+            sealer: ControlSealer::new(secret, suite, Direction::GatewayToClient, slot, CONTROL_INCARNATION),
+            opener: ControlOpener::new(secret, suite, Direction::ClientToGateway, slot),
+            alive_since: BootTime(0),
+            unconfirmed_until: None,
+            adopting: None,
+        }
+    }
+
+    /// The entry for the key mailbox. Whoever puts it there wipes it.
+    pub(super) fn install_entry(
+        &self,
+        op: InstallOp,
+        seq: u64,
+        suite: Suite,
+        prefixes: &[Prefix],
+    ) -> Box<InstallEntry> {
+        let mut entry = Box::new(InstallEntry::zeroed());
+        entry.seq = seq;
+        entry.word = self.word.0;
+        entry.op = op as u32;
+        entry.slot = self.slot.0;
+        entry.key_number = FIRST_KEY_NUMBER;
+        entry.suite = suite as u8;
+        entry.remote_addr = self.remote.addr;
+        entry.remote_port = self.remote.port;
+        entry.local_addr = self.local.addr;
+        entry.local_port = self.local.port;
+        entry.open_key = self.keys.client_to_gateway;
+        entry.seal_key = self.keys.gateway_to_client;
+        debug_assert!(prefixes.len() <= MAX_PREFIXES, "configuration bounds the prefixes of a peer");
+        let cells = entry.prefixes.iter_mut().zip(entry.prefix_lens.iter_mut());
+        let mut count = 0;
+        for ((cell, len), prefix) in cells.zip(prefixes) {
+            (*cell, *len) = prefix.mapped();
+            count += 1;
+        }
+        entry.prefix_count = count;
+        entry
+    }
+}
+
+/// A binding on its way into the tables, and what is sent when it is there or cannot be.
+pub(super) struct Attempt {
+    pub(super) binding: Binding,
+    pub(super) stage: Stage,
+    /// When it has taken too long.
+    pub(super) until: BootTime,
+    /// The answer to the client.
+    pub(super) answer: Vec<u8>,
+    /// The answer if it fails. A handshake has none: the client's own timer ends it.
+    pub(super) refusal: Option<[u8; REJECT_LEN]>,
+}
+
+/// How far an attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Waiting until every worker has passed the unbind before it.
+    Quiescing,
+    /// Waiting until every worker has this entry.
+    Installing {
+        /// Sequence of the entry.
+        seq: u64,
+    },
+}
+
+/// An unbind that the workers have not passed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Drain {
+    pub(super) slot: SlotId,
+    pub(super) seq: u64,
+}
+
+/// A binding that was unbound: enough to recognise its frames.
+pub(super) struct Former {
+    pub(super) slot: SlotId,
+    pub(super) open_key: Zeroizing<[u8; 32]>,
+    /// Highest counter committed.
+    pub(super) highest: Option<u64>,
+    /// The client still holds its CONTROL keys while it knows no newer binding.
+    pub(super) sealer: ControlSealer,
+}
+
+/// The last proven request and its answer.
+pub(super) struct Answered {
+    pub(super) request: Box<[u8]>,
+    pub(super) remote: Endpoint,
+    pub(super) local: Endpoint,
+    /// `None` while the binding is being installed.
+    pub(super) answer: Option<Vec<u8>>,
+    /// The binding it lives and dies with; a refusal has none.
+    pub(super) epoch: Option<u64>,
+}
+
+/// What is measured of a recovery.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Recovery {
+    /// The path that was left.
+    pub(super) left: Endpoint,
+    /// When it was last heard.
+    pub(super) last_heard: BootTime,
+    /// As the client reported it in its first accepted request.
+    pub(super) detect_ms: Option<u32>,
+}

@@ -1,0 +1,166 @@
+//! Slots: one fresh (index, serial) per binding. A serial of an index is never handed out twice under one node key.
+
+use super::api::Durable;
+use crate::node_state::StateError;
+use jvpn_abi::wire::SlotId;
+use jvpn_abi::wire::data::{MAX_SLOT_SERIAL, MAX_SLOTS};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Indexes rest in the queue until this many wait, so that one index does not use up its serials alone; beyond that
+/// they are reused before fresh ones, so that the tables' memory stays small.
+const RESTING: usize = 64;
+
+/// Why there is no slot.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SlotError {
+    /// Every index is in use or has used up its serials.
+    #[error("every slot of the data plane is in use")]
+    Full,
+    /// The serial could not be made durable.
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Hands out slots and takes indexes back when nothing refers to them any more.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// Indexes that the tables have.
+    limit: u32,
+    /// Next serial of each index that was ever used; its length is the first fresh index.
+    serials: Vec<u32>,
+    /// Indexes that may be used again, longest rest first.
+    resting: VecDeque<u32>,
+    /// References to indexes in use: the binding, and the routes that still lead to it.
+    held: BTreeMap<u32, u32>,
+    floor: u32,
+    reserved: u32,
+}
+
+impl Slots {
+    pub(super) const fn new(floor: u32) -> Self {
+        Self {
+            limit: 0,
+            serials: Vec::new(),
+            resting: VecDeque::new(),
+            held: BTreeMap::new(),
+            floor,
+            reserved: floor,
+        }
+    }
+
+    /// The tables have this many slots.
+    pub(super) fn resize(&mut self, slots: u32) {
+        self.limit = slots.min(MAX_SLOTS);
+    }
+
+    pub(super) const fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// A slot that was never handed out, held once.
+    ///
+    /// # Errors
+    /// [`SlotError`].
+    pub(super) fn take(&mut self, durable: &mut dyn Durable) -> Result<SlotId, SlotError> {
+        loop {
+            let index = self.next_index().ok_or(SlotError::Full)?;
+            let Some(serial) = self.serials.get_mut(index as usize) else { return Err(SlotError::Full) };
+            if *serial > MAX_SLOT_SERIAL {
+                // Retired until the node key changes.
+                continue;
+            }
+            if *serial >= self.reserved {
+                match durable.reserve_serials(*serial) {
+                    Ok(reserved) => self.reserved = reserved,
+                    Err(error) => {
+                        self.resting.push_front(index);
+                        return Err(error.into());
+                    }
+                }
+            }
+            let slot = SlotId::new(index, *serial).ok_or(SlotError::Full)?;
+            *serial += 1;
+            self.held.insert(index, 1);
+            return Ok(slot);
+        }
+    }
+
+    fn next_index(&mut self) -> Option<u32> {
+        let fresh = u32::try_from(self.serials.len()).unwrap_or(u32::MAX);
+        if self.resting.len() < RESTING && fresh < self.limit {
+            self.serials.push(self.floor);
+            return Some(fresh);
+        }
+        // A smaller data plane may have come up since an index went to rest.
+        let at = self.resting.iter().position(|index| *index < self.limit)?;
+        self.resting.remove(at)
+    }
+
+    /// One more reference to a slot in use.
+    pub(super) fn hold(&mut self, slot: SlotId) {
+        *self.held.entry(slot.index()).or_insert(0) += 1;
+    }
+
+    /// One reference less; the last one sends the index to rest.
+    pub(super) fn release(&mut self, slot: SlotId) {
+        let Some(count) = self.held.get_mut(&slot.index()) else {
+            debug_assert!(false, "slot {slot:?} was released more often than it was held");
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.held.remove(&slot.index());
+            self.resting.push_back(slot.index());
+        }
+    }
+
+    /// Indexes in use.
+    pub(super) fn in_use(&self) -> usize {
+        self.held.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node_state::NodeState;
+    use jvpn_crypto::rng::OsRandom;
+    use std::collections::BTreeSet;
+
+    /// I11: no slot is handed out twice, also over restarts; indexes are reused, serials are not.
+    #[test]
+    fn i11_slots_never_repeat() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut seen = BTreeSet::new();
+        for _ in 0..3 {
+            let mut state = NodeState::open(dir.path(), &mut OsRandom::checked().unwrap()).unwrap();
+            let mut slots = Slots::new(state.serial_floor());
+            assert!(matches!(slots.take(&mut state), Err(SlotError::Full)));
+            slots.resize(100);
+            for _ in 0..20_000 {
+                let slot = slots.take(&mut state).unwrap();
+                assert!(seen.insert(slot), "{slot:?}");
+                assert!(slot.index() < 100);
+                slots.release(slot);
+            }
+            assert_eq!(slots.in_use(), 0);
+        }
+    }
+
+    #[test]
+    fn a_held_index_is_not_reused_and_a_full_table_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = NodeState::open(dir.path(), &mut OsRandom::checked().unwrap()).unwrap();
+        let mut slots = Slots::new(state.serial_floor());
+        slots.resize(2);
+        let a = slots.take(&mut state).unwrap();
+        let b = slots.take(&mut state).unwrap();
+        assert!(matches!(slots.take(&mut state), Err(SlotError::Full)));
+        slots.hold(a);
+        slots.release(a);
+        assert!(matches!(slots.take(&mut state), Err(SlotError::Full)), "a route still leads to it");
+        slots.release(b);
+        let c = slots.take(&mut state).unwrap();
+        assert_eq!((c.index(), c.serial()), (b.index(), b.serial() + 1));
+    }
+}

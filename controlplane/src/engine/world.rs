@@ -1,0 +1,197 @@
+//! What all sessions share: peers, keys of the node, slots, limits, queues towards the outside, the timer queue.
+
+use super::api::{Durable, PeerSettings, Settings, TableCommand, Transmit};
+use super::counters::Counters;
+use super::session::Session;
+use super::slots::Slots;
+use crate::audit::{AuditEvent, AuditKind, Floods, Line};
+use crate::limits::NodeLimits;
+use jvpn_abi::wire::SlotId;
+use jvpn_abi::{BootTime, Endpoint, Reason};
+use jvpn_crypto::keys::{PublicKey, StaticSecret};
+use jvpn_crypto::rng::Random;
+use jvpn_session::messages::{Handle, Prefix, SessionId};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Whether a data plane is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DataPlane {
+    /// None has come up yet: nothing of an earlier process is known to be gone.
+    NeverSeen,
+    /// It forwards.
+    Up,
+    /// Its exit was seen.
+    Lost,
+}
+
+/// A peer of the allow-list and its sessions.
+pub(super) struct Peer {
+    pub(super) settings: PeerSettings,
+    /// The session past its birth.
+    pub(super) live: Option<SessionId>,
+    /// The session in BIRTH.
+    pub(super) birth: Option<SessionId>,
+}
+
+/// A slot that was unbound and waits for the workers.
+pub(super) struct Retired {
+    pub(super) slot: SlotId,
+    pub(super) word: jvpn_abi::tables::BindingWord,
+    pub(super) owner: SessionId,
+}
+
+pub(super) struct World {
+    pub(super) settings: Settings,
+    pub(super) private_key: StaticSecret,
+    pub(super) public_key: PublicKey,
+    pub(super) durable: Box<dyn Durable + Send>,
+    pub(super) rng: Box<dyn Random + Send>,
+    pub(super) peers: BTreeMap<PublicKey, Peer>,
+    /// Handles of confirmed, pending and last erased generations.
+    pub(super) handles: BTreeMap<[u8; 8], SessionId>,
+    /// Slots of bindings and of former bindings.
+    pub(super) by_slot: BTreeMap<SlotId, SessionId>,
+    pub(super) slots: Slots,
+    pub(super) data_plane: DataPlane,
+    pub(super) unbind_seq: u64,
+    pub(super) install_seq: u64,
+    /// Unbinds that the workers have not passed, by sequence.
+    pub(super) retiring: BTreeMap<u64, Retired>,
+    /// Install entries that were not answered, by sequence.
+    pub(super) installing: BTreeMap<u64, SessionId>,
+    pub(super) limits: NodeLimits,
+    pub(super) counters: Counters,
+    pub(super) floods: Floods,
+    pub(super) live: usize,
+    /// Terminated sessions that are still remembered, oldest first.
+    pub(super) remembered: VecDeque<SessionId>,
+    pub(super) timers: BTreeSet<(BootTime, SessionId)>,
+    pub(super) commands: VecDeque<TableCommand>,
+    pub(super) transmits: VecDeque<Transmit>,
+    pub(super) lines: VecDeque<Line>,
+}
+
+impl World {
+    pub(super) fn new(
+        settings: Settings,
+        private_key: StaticSecret,
+        durable: Box<dyn Durable + Send>,
+        rng: Box<dyn Random + Send>,
+        now: BootTime,
+    ) -> Self {
+        let peer = |peer: &PeerSettings| {
+            (peer.public_key, Peer { settings: peer.clone(), live: None, birth: None })
+        };
+        Self {
+            public_key: private_key.public(),
+            private_key,
+            peers: settings.peers.iter().map(peer).collect(),
+            slots: Slots::new(durable.serial_floor()),
+            durable,
+            rng,
+            handles: BTreeMap::new(),
+            by_slot: BTreeMap::new(),
+            data_plane: DataPlane::NeverSeen,
+            // CLOCK_BOOTTIME in ns grows faster than any process counts, so a successor starts above its predecessor.
+            unbind_seq: now.0,
+            install_seq: now.0,
+            retiring: BTreeMap::new(),
+            installing: BTreeMap::new(),
+            limits: NodeLimits::new(&settings.policy),
+            counters: Counters::default(),
+            floods: Floods::default(),
+            live: 0,
+            remembered: VecDeque::new(),
+            timers: BTreeSet::new(),
+            commands: VecDeque::new(),
+            transmits: VecDeque::new(),
+            lines: VecDeque::new(),
+            settings,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.data_plane == DataPlane::Up
+    }
+
+    /// `N` random octets, or `None`, counted: whoever asked must then not go on.
+    pub(super) fn random<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let mut octets = [0; N];
+        match self.rng.fill(&mut octets) {
+            Ok(()) => Some(octets),
+            Err(_) => {
+                self.counters.count(super::Counter::CryptoFailed);
+                None
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, remote: Endpoint, local: Endpoint, payload: Vec<u8>) {
+        self.transmits.push_back(Transmit { remote, local, payload });
+    }
+
+    /// An audit event of a session: floods are summarised per session.
+    pub(super) fn report(&mut self, session: &mut Session, now: BootTime, reason: Reason, kind: AuditKind) {
+        let session_ref = Some((session.core.id(), session.core.version()));
+        let event = AuditEvent { at: now, session: session_ref, reason: Some(reason), kind };
+        self.lines.extend(session.floods.pass(event, now));
+    }
+
+    /// An audit event of the node.
+    pub(super) fn report_node(&mut self, now: BootTime, reason: Option<Reason>, kind: AuditKind) {
+        let event = AuditEvent { at: now, session: None, reason, kind };
+        self.lines.extend(self.floods.pass(event, now));
+    }
+
+    /// Moves a session's entry in the timer queue to its next deadline.
+    pub(super) fn schedule(&mut self, session: &mut Session) {
+        let next = self.deadline_of(session);
+        if session.scheduled == next {
+            return;
+        }
+        if let Some(at) = session.scheduled {
+            self.timers.remove(&(at, session.id()));
+        }
+        if let Some(at) = next {
+            self.timers.insert((at, session.id()));
+        }
+        session.scheduled = next;
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<BootTime> {
+        let first = self.timers.first().map(|(at, _)| *at);
+        first.into_iter().chain(self.floods.deadline()).min()
+    }
+
+    pub(super) fn peer_by_name(&self, name: &str) -> Option<PublicKey> {
+        self.peers.values().find(|peer| peer.settings.name == name).map(|peer| peer.settings.public_key)
+    }
+
+    pub(super) fn peer_name(&self, key: &PublicKey) -> String {
+        self.peers.get(key).map_or_else(|| key.to_string(), |peer| peer.settings.name.clone())
+    }
+
+    pub(super) fn sessions_of(&self, peer: &PublicKey) -> Vec<SessionId> {
+        self.peers.get(peer).map(|peer| peer.live.into_iter().chain(peer.birth).collect()).unwrap_or_default()
+    }
+
+    /// Inner prefixes behind a peer.
+    pub(super) fn prefixes_of(&self, peer: &PublicKey) -> Vec<Prefix> {
+        self.peers.get(peer).map(|peer| peer.settings.prefixes.clone()).unwrap_or_default()
+    }
+
+    /// Takes a peer from the allow-list. Its prefixes stay until its sessions have ended.
+    pub(super) fn revoke(&mut self, peer: &PublicKey) {
+        self.settings.peers.retain(|settings| settings.public_key != *peer);
+    }
+
+    pub(super) fn is_allowed(&self, peer: &PublicKey) -> bool {
+        self.peers.contains_key(peer)
+            && self.settings.peers.iter().any(|settings| settings.public_key == *peer)
+    }
+
+    /// Forgets a handle of a session.
+    pub(super) fn forget_handle(&mut self, handle: Handle) {
+        self.handles.remove(&handle.0);
+    }
+}

@@ -1,0 +1,11 @@
+//! Sessions, policy, handshake, reattach, audit: the control plane of the gateway.
+//!
+//! [`engine`] decides and never touches a socket, a clock or a table. [`audit`] turns its events into lines without ever
+//! holding it up. [`node_state`] keeps what must outlive the process. [`config`] is what an operator writes.
+#![forbid(unsafe_code)]
+
+pub mod audit;
+pub mod config;
+pub mod engine;
+pub mod limits;
+pub mod node_state;

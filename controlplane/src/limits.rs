@@ -1,0 +1,102 @@
+//! The limits that the control plane keeps itself, behind the edge limit in XDP. Deterministic token buckets over the
+//! time handed in; what they refuse is counted, and nothing they protect is reached.
+
+use jvpn_abi::BootTime;
+use jvpn_abi::limit::{Bucket, Rate};
+use jvpn_session::Policy;
+
+/// A token bucket with its rate.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    bucket: Bucket,
+    rate: Rate,
+}
+
+impl Limit {
+    /// A full bucket.
+    #[must_use]
+    pub fn new(per_second: u32, burst: u32) -> Self {
+        Self { bucket: Bucket::default(), rate: Rate { per_second, burst } }
+    }
+
+    /// Takes a token.
+    ///
+    /// # Errors
+    /// The milliseconds until there will be one.
+    pub fn take(&mut self, now: BootTime) -> Result<(), u32> {
+        if self.bucket.take(now, self.rate) { Ok(()) } else { Err(self.bucket.retry_after_ms(self.rate).max(1)) }
+    }
+}
+
+/// Handshakes per second of the whole node: two Diffie-Hellman operations and one durable write each.
+pub const HANDSHAKES_PER_SECOND: u32 = 500;
+/// RESETs per second of each kind: small answers to datagrams that nobody authenticated.
+pub const RESETS_PER_SECOND: u32 = 200;
+/// Unbound samples per second that are tried with keys: one AEAD operation or two each.
+pub const SAMPLES_PER_SECOND: u32 = 5_000;
+/// Path hints per second of one session.
+pub const HINTS_PER_SECOND: u32 = 5;
+
+/// The node's limits.
+#[derive(Clone, Debug)]
+pub struct NodeLimits {
+    /// Reattach requests whose MAC is right (check 7).
+    pub reattach: Limit,
+    /// Handshakes whose MAC is right.
+    pub handshakes: Limit,
+    /// RESETs for slots.
+    pub slot_resets: Limit,
+    /// RESETs for handles.
+    pub handle_resets: Limit,
+    /// Unbound samples.
+    pub samples: Limit,
+}
+
+impl NodeLimits {
+    /// From policy.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self {
+            reattach: Limit::new(policy.reattach_global_per_second, policy.reattach_global_per_second),
+            handshakes: Limit::new(HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SECOND),
+            slot_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
+            handle_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
+            samples: Limit::new(SAMPLES_PER_SECOND, SAMPLES_PER_SECOND),
+        }
+    }
+}
+
+/// One session's limits.
+#[derive(Clone, Debug)]
+pub struct SessionLimits {
+    /// Reattach requests whose MAC is right (check 6).
+    pub reattach: Limit,
+    /// Path hints.
+    pub hints: Limit,
+}
+
+impl SessionLimits {
+    /// From policy.
+    #[must_use]
+    pub fn new(policy: &Policy) -> Self {
+        Self {
+            reattach: Limit::new(policy.reattach_per_second, policy.reattach_burst),
+            hints: Limit::new(HINTS_PER_SECOND, HINTS_PER_SECOND),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R3.1: after the burst a limit says when to come back, and keeps its word.
+    #[test]
+    fn r3_1_a_limit_says_when_to_come_back() {
+        let mut limit = Limit::new(5, 2);
+        let now = BootTime::from_millis(1_000);
+        assert_eq!((limit.take(now), limit.take(now), limit.take(now)), (Ok(()), Ok(()), Err(200)));
+        assert_eq!(limit.take(BootTime::from_millis(1_199)), Err(1));
+        assert_eq!(limit.take(BootTime::from_millis(1_200)), Ok(()));
+    }
+}

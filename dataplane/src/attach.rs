@@ -1,0 +1,200 @@
+//! Loads the XDP object, sizes and fills its tables, attaches both programs, and says how they are really attached.
+
+use crate::config::{Config, Limits};
+use crate::netlink::{Link, Netlink};
+use anyhow::{Context as _, Result, anyhow, bail};
+use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use jvpn_abi::tables::Gate;
+use jvpn_abi::{CONTRACT_VERSION, DropReason};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+/// The XDP object, built by this crate's build script.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("JVPN_XDP_OBJECT"));
+
+/// The loaded and attached XDP programs with their tables.
+pub struct Steering {
+    bpf: Ebpf,
+    logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    /// The WAN interface.
+    pub wan: Link,
+    /// The LAN interface.
+    pub lan: Link,
+}
+
+impl std::fmt::Debug for Steering {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Steering").field("wan", &self.wan).field("lan", &self.lan).finish_non_exhaustive()
+    }
+}
+
+/// GATE is plain data of this contract.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct GateValue(Gate);
+
+// SAFETY: `Gate` is `bytemuck::Pod`: plain integers without padding.
+unsafe impl aya::Pod for GateValue {}
+
+/// Loads the object with a binding table of `slots` entries, attaches nothing.
+///
+/// # Errors
+/// If the kernel refuses object or maps; the message says which capability may be missing.
+pub fn load(slots: u32) -> Result<Ebpf> {
+    EbpfLoader::new()
+        .map_max_entries("BINDINGS", slots)
+        .map_max_entries("ROUTES", slots.saturating_mul(2))
+        .load(OBJECT)
+        .context("the kernel refused the XDP object; it needs root (CAP_BPF, CAP_NET_ADMIN), BTF and Linux 5.10 or newer, and lockdown off")
+}
+
+impl Steering {
+    /// Loads, fills GATE, attaches to both ports.
+    ///
+    /// # Errors
+    /// If an interface is missing or the kernel refuses.
+    pub fn attach(config: &Config) -> Result<Self> {
+        let mut bpf = load(config.slots)?;
+        write_gate(&mut bpf, config)?;
+        let logger =
+            if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
+        let mut netlink = Netlink::new().context("rtnetlink")?;
+        for (program, interface) in [("wan", &config.wan.interface), ("lan", &config.lan.interface)] {
+            netlink.link(interface)?;
+            attach(&mut bpf, program, interface)?;
+        }
+        let wan = netlink.link(&config.wan.interface)?;
+        let lan = netlink.link(&config.lan.interface)?;
+        for (name, link) in [(&config.wan.interface, &wan), (&config.lan.interface, &lan)] {
+            let Some(mode) = link.xdp else {
+                bail!("the kernel does not show an XDP program on {name} after attaching one")
+            };
+            tracing::info!(interface = %name, mode, mac = ?link.mac, queues = link.rx_queues, "XDP attached");
+            if (link.rx_queues as usize) < config.workers {
+                bail!(
+                    "{name} has {} receive queues for {} workers; set workers = {} or raise them with 'ethtool -L {name} combined {}'",
+                    link.rx_queues,
+                    config.workers,
+                    link.rx_queues,
+                    config.workers
+                );
+            }
+        }
+        Ok(Self { bpf, logger, wan, lan })
+    }
+
+    /// Puts a socket into the XSKMAP of a port.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    pub fn set_socket(&mut self, map: &str, queue: u32, socket: RawFd) -> Result<()> {
+        let map = self.bpf.map_mut(map).ok_or_else(|| anyhow!("the XDP object has no map {map}"))?;
+        XskMap::try_from(map)?.set(queue, Fd(socket), 0).with_context(|| format!("socket of queue {queue}"))
+    }
+
+    /// A descriptor of a table, for mapping and for the control plane.
+    ///
+    /// # Errors
+    /// If the object has no such map.
+    pub fn table(&self, name: &str) -> Result<OwnedFd> {
+        table_fd(&self.bpf, name)?.try_clone_to_owned().with_context(|| format!("table {name}"))
+    }
+
+    /// Packet counters of the XDP programs by reason, summed over CPUs.
+    ///
+    /// # Errors
+    /// If the kernel does not give them.
+    pub fn counters(&self) -> Result<Vec<(DropReason, u64)>> {
+        counters(&self.bpf)
+    }
+
+    /// Descriptor that becomes readable when the XDP programs logged something, if they may.
+    #[must_use]
+    pub fn log_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.logger.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Writes waiting log lines of the XDP programs to the process log.
+    pub fn flush_log(&mut self) {
+        if let Some(logger) = &mut self.logger {
+            logger.flush();
+        }
+    }
+}
+
+/// A bare descriptor for aya.
+struct Fd(RawFd);
+
+impl AsRawFd for Fd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+/// Sums the COUNTERS of a loaded object over CPUs.
+///
+/// # Errors
+/// If the kernel does not give them.
+pub fn counters(bpf: &Ebpf) -> Result<Vec<(DropReason, u64)>> {
+    let map = bpf.map("COUNTERS").ok_or_else(|| anyhow!("the XDP object has no map COUNTERS"))?;
+    let counters: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
+    DropReason::ALL
+        .iter()
+        .map(|reason| Ok((*reason, counters.get(&reason.number(), 0)?.iter().sum())))
+        .collect()
+}
+
+/// A descriptor of a map of a loaded object.
+///
+/// # Errors
+/// If there is no such map.
+pub fn table_fd<'a>(bpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
+    let map = bpf.map(name).ok_or_else(|| anyhow!("the XDP object has no map {name}"))?;
+    let (Map::Array(data) | Map::LpmTrie(data)) = map else { bail!("map {name} has an unexpected type") };
+    let data: &MapData = data;
+    Ok(data.fd().as_fd())
+}
+
+fn write_gate(bpf: &mut Ebpf, config: &Config) -> Result<()> {
+    let cpus =
+        u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?).unwrap_or(1);
+    let gate = Gate {
+        contract_version: CONTRACT_VERSION,
+        port: config.wan.port,
+        log: u16::from(config.xdp_log),
+        // One node owns all its sessions: no lease, no fence.
+        fence_deadline_ns: u64::MAX,
+        control: Limits::per_cpu(config.limits.control_per_second, cpus),
+        sample: Limits::per_cpu(config.limits.sample_per_second, cpus),
+    };
+    set_gate(bpf, gate)
+}
+
+/// Stores GATE.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_gate(bpf: &mut Ebpf, gate: Gate) -> Result<()> {
+    let map = bpf.map_mut("GATE").ok_or_else(|| anyhow!("the XDP object has no map GATE"))?;
+    let mut table: Array<_, GateValue> = Array::try_from(map)?;
+    table.set(0, GateValue(gate), 0).context("GATE")
+}
+
+fn attach(bpf: &mut Ebpf, program: &str, interface: &str) -> Result<()> {
+    let steer: &mut Xdp = bpf
+        .program_mut(program)
+        .ok_or_else(|| anyhow!("the XDP object has no program {program}"))?
+        .try_into()?;
+    steer.load().with_context(|| format!("the kernel's verifier refused the XDP program '{program}'"))?;
+    let Err(native) = steer.attach(interface, XdpMode::Driver) else { return Ok(()) };
+    tracing::warn!(interface, error = %chain(&native), "no native XDP here, falling back to generic XDP (slower)");
+    steer.attach(interface, XdpMode::Skb).map(drop).with_context(|| {
+        format!("no XDP program can be attached to {interface} (native: {})", chain(&native))
+    })
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {}", chain(source)))
+}

@@ -1,0 +1,262 @@
+//! Configuration of the data plane (TOML). Every value is checked before anything is touched.
+
+use jvpn_abi::limit::Rate;
+use jvpn_abi::tables::MAX_WORKERS;
+use jvpn_abi::wire::data::MAX_SLOTS;
+use serde::Deserialize;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// The file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Unix socket on which the control plane gets its descriptors.
+    #[serde(default = "default_control_socket")]
+    pub control_socket: PathBuf,
+    /// The user that the control plane runs as; nobody else gets descriptors.
+    #[serde(default = "default_user")]
+    pub control_plane_user: String,
+    /// Unix socket for `jvpn status`.
+    #[serde(default = "default_status_socket")]
+    pub status_socket: PathBuf,
+    /// Workers, one per queue of each port.
+    #[serde(default = "default_workers")]
+    pub workers: usize,
+    /// CPU of each worker; empty = 0, 1, 2 …
+    #[serde(default)]
+    pub cores: Vec<usize>,
+    /// Entries of the binding table: twice the sessions, since a switch needs a fresh slot before the old one is free.
+    #[serde(default = "default_slots")]
+    pub slots: u32,
+    /// Logs odd frames from XDP (rate-limited by the ring; off by default).
+    #[serde(default)]
+    pub xdp_log: bool,
+    /// The port towards the clients.
+    pub wan: WanPort,
+    /// The port towards the protected network.
+    pub lan: LanPort,
+    /// Inner side.
+    pub tunnel: Tunnel,
+    /// Edge limits.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The WAN port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WanPort {
+    /// Interface name.
+    pub interface: String,
+    /// UDP port.
+    #[serde(default = "default_port")]
+    pub port: u16,
+}
+
+/// The LAN port.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LanPort {
+    /// Interface name.
+    pub interface: String,
+}
+
+/// The inner side.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tunnel {
+    /// The gateway's own inner address; workers answer echo to it.
+    pub gateway_address: Ipv4Addr,
+    /// Network of the clients' inner addresses, as `10.77.0.0/16`.
+    pub pool: String,
+    /// Largest inner packet, octets.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
+}
+
+/// Edge limits of the XDP program, for the whole port.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Control datagrams per second that may reach the control plane.
+    pub control_per_second: u32,
+    /// Samples of unbound DATA per second that may reach the control plane.
+    pub sample_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { control_per_second: 20_000, sample_per_second: 2_000 }
+    }
+}
+
+fn default_control_socket() -> PathBuf {
+    "/run/jvpn/dataplane.sock".into()
+}
+fn default_status_socket() -> PathBuf {
+    "/run/jvpn/dataplane-status.sock".into()
+}
+fn default_user() -> String {
+    "nobody".to_owned()
+}
+const fn default_workers() -> usize {
+    1
+}
+const fn default_slots() -> u32 {
+    16_384
+}
+const fn default_port() -> u16 {
+    4_500
+}
+const fn default_mtu() -> u16 {
+    1_280
+}
+
+/// Longest interface name (IFNAMSIZ - 1, linux/if.h).
+const MAX_INTERFACE_NAME: usize = 15;
+/// Smallest MTU that every IPv4 host must take (RFC 791) and largest that a frame of the UMEM holds with its overhead.
+const MTU_BOUNDS: std::ops::RangeInclusive<u16> = 576..=1_500;
+
+impl Config {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The key, what it is and what it may be.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.workers == 0 || self.workers > MAX_WORKERS {
+            return Err(format!("workers = {} must be 1 to {MAX_WORKERS}", self.workers));
+        }
+        if !self.cores.is_empty() && self.cores.len() != self.workers {
+            return Err(format!(
+                "cores names {} CPUs for {} workers; give one per worker, or none",
+                self.cores.len(),
+                self.workers
+            ));
+        }
+        let mut seen = self.cores.clone();
+        seen.sort_unstable();
+        seen.dedup();
+        if seen.len() != self.cores.len() {
+            return Err("cores names a CPU twice; each worker needs its own".to_owned());
+        }
+        if !(2..=MAX_SLOTS).contains(&self.slots) {
+            return Err(format!("slots = {} must be 2 to {MAX_SLOTS}", self.slots));
+        }
+        for (key, name) in [("wan.interface", &self.wan.interface), ("lan.interface", &self.lan.interface)] {
+            if name.is_empty() || name.len() > MAX_INTERFACE_NAME || name.contains(['/', '\0', ' ']) {
+                return Err(format!("{key} = '{name}' is not an interface name"));
+            }
+        }
+        if self.wan.interface == self.lan.interface {
+            return Err(format!("wan.interface and lan.interface are both '{}'", self.wan.interface));
+        }
+        if self.wan.port == 0 {
+            return Err("wan.port = 0 must be 1 to 65535".to_owned());
+        }
+        if !MTU_BOUNDS.contains(&self.tunnel.mtu) {
+            return Err(format!(
+                "tunnel.mtu = {} must be {} to {}",
+                self.tunnel.mtu,
+                MTU_BOUNDS.start(),
+                MTU_BOUNDS.end()
+            ));
+        }
+        if self.limits.control_per_second == 0 {
+            return Err(
+                "limits.control_per_second = 0 would shut every client out; it must be at least 1".to_owned()
+            );
+        }
+        self.tunnel.pool()?;
+        Ok(())
+    }
+
+    /// CPU of a worker.
+    #[must_use]
+    pub fn core(&self, worker: usize) -> usize {
+        self.cores.get(worker).copied().unwrap_or(worker)
+    }
+}
+
+impl Tunnel {
+    /// Network and mask of the pool.
+    ///
+    /// # Errors
+    /// If it is not an IPv4 prefix, or the gateway's address is not inside.
+    pub fn pool(&self) -> Result<(u32, u32), String> {
+        let wrong = || format!("tunnel.pool = '{}' is not an IPv4 prefix like 10.77.0.0/16", self.pool);
+        let (address, len) = self.pool.split_once('/').ok_or_else(wrong)?;
+        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+        let len: u32 = len.parse().ok().filter(|len| (8..=32).contains(len)).ok_or_else(wrong)?;
+        let mask = u32::MAX << (32 - len);
+        let network = u32::from(address) & mask;
+        if u32::from(self.gateway_address) & mask != network {
+            return Err(format!(
+                "tunnel.gateway_address = {} is not inside tunnel.pool = {}",
+                self.gateway_address, self.pool
+            ));
+        }
+        Ok((network, mask))
+    }
+}
+
+impl Limits {
+    /// A limit as each of `cpus` enforces it: its share per second, a tenth of a second's worth at once.
+    #[must_use]
+    pub fn per_cpu(per_second: u32, cpus: u32) -> Rate {
+        if per_second == 0 {
+            return Rate { per_second: 0, burst: 0 };
+        }
+        let share = per_second.div_ceil(cpus.max(1));
+        Rate { per_second: share, burst: share.div_ceil(10).max(32) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "workers = 2\n[wan]\ninterface = \"w\"\n[lan]\ninterface = \"l\"\n[tunnel]\ngateway_address = \"10.77.0.1\"\npool = \"10.77.0.0/16\"\n";
+
+    fn check(text: &str) -> Result<(), String> {
+        toml::from_str::<Config>(text).map_err(|error| error.to_string())?.validate()
+    }
+
+    /// Each field wrong, once: the error names it.
+    #[test]
+    fn every_field_is_checked() {
+        check(GOOD).unwrap();
+        let cases = [
+            ("workers = 2", "workers = 0", "workers"),
+            ("workers = 2", "workers = 65", "workers"),
+            ("workers = 2", "workers = -1", "workers"),
+            ("workers = 2", "workers = 2\ncores = [1]", "cores"),
+            ("workers = 2", "workers = 2\ncores = [1, 1]", "cores"),
+            ("workers = 2", "workers = 2\nslots = 1", "slots"),
+            ("workers = 2", "workers = 2\nslots = 200000", "slots"),
+            ("workers = 2", "workers = 2\nwrokers = 3", "wrokers"),
+            ("interface = \"w\"", "interface = \"\"", "wan.interface"),
+            ("interface = \"w\"", "interface = \"a-name-that-is-too-long\"", "wan.interface"),
+            ("interface = \"w\"", "interface = \"l\"", "lan.interface"),
+            ("interface = \"w\"", "interface = \"w\"\nport = 0", "wan.port"),
+            ("interface = \"w\"", "interface = \"w\"\nport = 65536", "port"),
+            ("\"10.77.0.1\"", "\"10.77.0\"", "gateway_address"),
+            ("\"10.77.0.1\"", "\"10.78.0.1\"", "gateway_address"),
+            ("\"10.77.0.0/16\"", "\"10.77.0.0\"", "tunnel.pool"),
+            ("\"10.77.0.0/16\"", "\"10.77.0.0/33\"", "tunnel.pool"),
+            ("[tunnel]", "[limits]\ncontrol_per_second = 0\n[tunnel]", "control_per_second"),
+            ("[tunnel]", "[tunnel]\nmtu = 200", "tunnel.mtu"),
+            ("[tunnel]", "[tunnel]\nmtu = 9000", "tunnel.mtu"),
+        ];
+        for (from, to, named) in cases {
+            let error = check(&GOOD.replacen(from, to, 1)).expect_err(to);
+            assert!(error.contains(named), "'{to}': the error does not name {named}: {error}");
+        }
+    }
+
+    #[test]
+    fn limits_are_shared_between_cpus() {
+        assert_eq!(Limits::per_cpu(20_000, 2), Rate { per_second: 10_000, burst: 1_000 });
+        assert_eq!(Limits::per_cpu(0, 2), Rate { per_second: 0, burst: 0 });
+    }
+}

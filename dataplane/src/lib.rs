@@ -1,0 +1,19 @@
+//! The data plane of the gateway: XDP steering, AF_XDP ports, pinned workers and their pure packet pipeline.
+//!
+//! It knows slots, keys and endpoints. It knows no policy, no handshake and no peer names; what is bound is the control
+//! plane's decision, which reaches it through the shared tables alone.
+
+pub mod attach;
+pub mod config;
+pub mod frame;
+pub mod lan;
+pub mod neighbours;
+pub mod netlink;
+pub mod pipeline;
+pub mod port;
+pub mod run;
+pub mod slots;
+pub mod status;
+pub mod tables;
+pub mod udp;
+pub mod worker;

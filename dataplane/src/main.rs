@@ -1,0 +1,68 @@
+//! `jvpn-dataplane`: steers and forwards. Run it as root; the control plane connects to its socket.
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use jvpn_dataplane::config::Config;
+use jvpn_dataplane::run;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Data plane of a Jumping VPN gateway: attaches XDP programs to a WAN and a LAN interface, takes tunnel packets into
+/// AF_XDP sockets and forwards them on pinned workers.
+///
+/// It needs root (CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK). Start it before jvpn-controlplane, which gets its
+/// descriptors over control_socket and needs no privilege at all. Ending it (Ctrl-C) detaches everything.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Example configuration:
+
+  workers = 2
+  cores = [0, 1]
+  [wan]
+  interface = \"wan0\"
+  port = 4500
+  [lan]
+  interface = \"lan0\"
+  [tunnel]
+  gateway_address = \"10.77.0.1\"
+  pool = \"10.77.0.0/16\"
+
+Look at it while it runs: jvpn status --socket /run/jvpn/dataplane-status.sock"
+)]
+struct Args {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+fn main() -> ExitCode {
+    jvpn_host::logging::init();
+    // A worker that panicked cannot be trusted with what it shares: end at once, the supervisor starts anew.
+    let default_hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default_hook(info);
+        std::process::abort();
+    }));
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<()> {
+    let args = Args::parse();
+    let config: Config = jvpn_host::config::load(&args.config)?;
+    if let Err(message) = config.validate() {
+        bail!("configuration {}: {message}", args.config.display());
+    }
+    if !nix::unistd::Uid::effective().is_root() {
+        bail!(
+            "must be started as root: loading XDP programs needs CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_IPC_LOCK"
+        );
+    }
+    run::run(&config).context("data plane")
+}

@@ -1,0 +1,124 @@
+//! The neighbour thread: keeps every worker's view of the LAN true.
+//!
+//! It listens to rtnetlink, has the kernel resolve what workers miss and keep it resolved, and hands out a new view
+//! when something changed. Views that workers replaced are freed here.
+
+use crate::lan::{LanRoute, LanView};
+use crate::netlink::Netlink;
+use crate::worker::WorkerLinks;
+use crossbeam_queue::ArrayQueue;
+use jvpn_tables::Doorbell;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::HashSet;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Most neighbours that are managed at once: a scan through the tunnel must not fill the kernel's table.
+const MAX_MANAGED: usize = 1_024;
+
+/// What the neighbour thread works with.
+#[derive(Debug)]
+pub struct Neighbours {
+    index: u32,
+    links: Vec<Arc<WorkerLinks>>,
+    misses: Arc<ArrayQueue<Ipv4Addr>>,
+    bell: Doorbell,
+    ask: Netlink,
+    listen: Netlink,
+    managed: HashSet<Ipv4Addr>,
+    last: Option<LanView>,
+}
+
+impl Neighbours {
+    /// For the LAN interface with this index.
+    ///
+    /// # Errors
+    /// If rtnetlink cannot be reached.
+    pub fn new(
+        index: u32,
+        links: Vec<Arc<WorkerLinks>>,
+        misses: Arc<ArrayQueue<Ipv4Addr>>,
+        bell: Doorbell,
+    ) -> io::Result<Self> {
+        let (ask, listen) = (Netlink::new()?, Netlink::listening()?);
+        Ok(Self { index, links, misses, bell, ask, listen, managed: HashSet::new(), last: None })
+    }
+
+    /// Runs until `stop`; rings on the bell wake it. Takes back what it made the kernel keep.
+    pub fn run(mut self, stop: &AtomicBool) {
+        self.refresh();
+        while !stop.load(Ordering::Acquire) {
+            let mut fds = [
+                PollFd::new(self.listen.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
+            ];
+            let _woken = poll(&mut fds, PollTimeout::NONE);
+            let _rang = self.bell.silence();
+            let asked = self.ask_for_misses();
+            if self.listen.drain() || asked {
+                self.refresh();
+            }
+            self.free_retired();
+        }
+        for address in std::mem::take(&mut self.managed) {
+            if let Err(error) = self.ask.forget(self.index, address) {
+                tracing::debug!(%address, %error, "neighbour entry was already gone");
+            }
+        }
+    }
+
+    fn ask_for_misses(&mut self) -> bool {
+        let mut asked = false;
+        while let Some(address) = self.misses.pop() {
+            if self.managed.contains(&address) {
+                continue;
+            }
+            if self.managed.len() >= MAX_MANAGED {
+                tracing::warn!(%address, most = MAX_MANAGED, "too many LAN neighbours, not resolved");
+                continue;
+            }
+            match self.ask.manage(self.index, address) {
+                Ok(()) => {
+                    self.managed.insert(address);
+                    asked = true;
+                }
+                Err(error) => tracing::warn!(%address, %error, "the kernel does not resolve a LAN neighbour"),
+            }
+        }
+        asked
+    }
+
+    fn refresh(&mut self) {
+        let looked =
+            self.ask.routes(self.index).and_then(|routes| Ok((routes, self.ask.neighbours(self.index)?)));
+        let (routes, neighbours) = match looked {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look at LAN routes and neighbours; the last view stays");
+                return;
+            }
+        };
+        let routes =
+            routes.into_iter().map(|(network, len, gateway)| LanRoute::new(network, len, gateway)).collect();
+        let view = LanView::new(routes, neighbours.into_iter().collect());
+        if self.last.as_ref().is_some_and(|last| *last == view) {
+            return;
+        }
+        tracing::debug!(neighbours = view.neighbours().count(), "LAN view changed");
+        for links in &self.links {
+            // The newest view counts: one that a worker has not fetched yet is pushed out.
+            drop(links.lan_views.force_push(Arc::new(view.clone())));
+            links.queues.bell.ring();
+        }
+        self.last = Some(view);
+    }
+
+    fn free_retired(&self) {
+        for links in &self.links {
+            while links.lan_retired.pop().is_some() {}
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! rtnetlink, as little as the data plane needs: look at links, routes and neighbours, keep neighbours resolved.
+
+use crate::frame::Mac;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE (linux/rtnetlink.h).
+const GROUPS: [u32; 3] = [1, 3, 7];
+/// Kernel messages come in pages; this holds several.
+const BUFFER: usize = 1 << 16;
+
+/// A link as the data plane cares for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// MAC address.
+    pub mac: Mac,
+    /// Receive queues.
+    pub rx_queues: u32,
+    /// MTU, octets.
+    pub mtu: u32,
+    /// How an XDP program is attached, as the kernel says it.
+    pub xdp: Option<&'static str>,
+}
+
+/// A route of the main table out of one interface.
+pub(crate) type Route = (Ipv4Addr, u8, Option<Ipv4Addr>);
+
+/// A netlink socket.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Netlink {
+    /// A socket for questions.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// A non-blocking socket that hears of changes to links, neighbours and routes.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn listening() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+    }
+
+    /// Takes every waiting change off; `true` if there was one (or some were lost).
+    pub fn drain(&mut self) -> bool {
+        let mut any = false;
+        loop {
+            self.buffer.clear();
+            match self.socket.recv(&mut self.buffer, 0) {
+                Ok(0) => return any,
+                Ok(_) => any = true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return any,
+                // ENOBUFS: changes were lost, so something changed.
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        request.finalize();
+        let mut octets = vec![0; request.buffer_len()];
+        request.serialize(&mut octets);
+        self.socket.send(&octets, 0)?;
+        let mut answers = Vec::new();
+        let single = flags & (NLM_F_DUMP | NLM_F_ACK) == 0;
+        loop {
+            self.buffer.clear();
+            let got = self.socket.recv(&mut self.buffer, 0)?;
+            let mut at = 0;
+            while at < got {
+                let rest = self.buffer.get(at..got).unwrap_or_default();
+                let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+                // Netlink messages are padded to four octets.
+                at += (reply.header.length as usize).max(16).next_multiple_of(4);
+                match reply.payload {
+                    NetlinkPayload::Done(_) => return Ok(answers),
+                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
+                    NetlinkPayload::Error(error) => return Err(error.to_io()),
+                    NetlinkPayload::InnerMessage(inner) => {
+                        answers.push(inner);
+                        if single {
+                            return Ok(answers);
+                        }
+                    }
+                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Looks at an interface by name.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn link(&mut self, name: &str) -> io::Result<Link> {
+        let mut question = LinkMessage::default();
+        question.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        let answers = self.request(RouteNetlinkMessage::GetLink(question), 0).map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("interface '{name}': {error}; 'ip link' lists what there is"),
+            )
+        })?;
+        answers
+            .into_iter()
+            .find_map(|answer| {
+                if let RouteNetlinkMessage::NewLink(link) = answer { Some(parse_link(&link)) } else { None }
+            })
+            .ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, format!("interface '{name}' was not found"))
+            })
+    }
+
+    /// IPv4 routes of the main table that leave by interface `index`.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(crate) fn routes(&mut self, index: u32) -> io::Result<Vec<Route>> {
+        let mut question = RouteMessage::default();
+        question.header.address_family = AddressFamily::Inet;
+        let answers = self.request(RouteNetlinkMessage::GetRoute(question), NLM_F_DUMP)?;
+        Ok(answers
+            .into_iter()
+            .filter_map(
+                |answer| if let RouteNetlinkMessage::NewRoute(route) = answer { Some(route) } else { None },
+            )
+            .filter_map(|route| parse_route(&route, index))
+            .collect())
+    }
+
+    /// IPv4 neighbours on interface `index` whose address is known.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(crate) fn neighbours(&mut self, index: u32) -> io::Result<Vec<(Ipv4Addr, Mac)>> {
+        let mut question = NeighbourMessage::default();
+        question.header.family = AddressFamily::Inet;
+        let answers = self.request(RouteNetlinkMessage::GetNeighbour(question), NLM_F_DUMP)?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| {
+                if let RouteNetlinkMessage::NewNeighbour(entry) = answer { Some(entry) } else { None }
+            })
+            .filter_map(|entry| parse_neighbour(&entry, index))
+            .collect())
+    }
+
+    /// Has the kernel resolve a neighbour and keep it resolved (NTF_EXT_MANAGED, Linux 5.16).
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(crate) fn manage(&mut self, index: u32, address: Ipv4Addr) -> io::Result<()> {
+        let mut entry = neighbour(index, address);
+        entry.header.state = NeighbourState::None;
+        entry.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+        self.request(RouteNetlinkMessage::NewNeighbour(entry), flags).map(drop)
+    }
+
+    /// Takes back what [`Self::manage`] did.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(crate) fn forget(&mut self, index: u32, address: Ipv4Addr) -> io::Result<()> {
+        self.request(RouteNetlinkMessage::DelNeighbour(neighbour(index, address)), NLM_F_ACK).map(drop)
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the socket, which `self` owns.
+        unsafe { BorrowedFd::borrow_raw(self.socket.as_raw_fd()) }
+    }
+}
+
+fn neighbour(index: u32, address: Ipv4Addr) -> NeighbourMessage {
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Inet;
+    entry.header.ifindex = index;
+    entry.header.kind = RouteType::Unicast;
+    entry.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+    entry
+}
+
+fn parse_link(message: &LinkMessage) -> Link {
+    let mut link = Link { index: message.header.index, mac: Mac::default(), rx_queues: 1, mtu: 0, xdp: None };
+    for attribute in &message.attributes {
+        if let LinkAttribute::Address(octets) = attribute
+            && let Ok(mac) = <[u8; 6]>::try_from(octets.as_slice())
+        {
+            link.mac = Mac(mac);
+        } else if let LinkAttribute::NumRxQueues(queues) = attribute {
+            link.rx_queues = *queues;
+        } else if let LinkAttribute::Mtu(mtu) = attribute {
+            link.mtu = *mtu;
+        } else if let LinkAttribute::Xdp(parts) = attribute {
+            link.xdp = parts.iter().find_map(attached);
+        }
+    }
+    link
+}
+
+fn attached(part: &LinkXdp) -> Option<&'static str> {
+    let LinkXdp::Attached(how) = part else { return None };
+    match how {
+        XdpAttached::Driver => Some("native"),
+        XdpAttached::SocketBuffer => Some("generic"),
+        XdpAttached::Hardware => Some("offloaded"),
+        XdpAttached::Multiple => Some("multiple"),
+        XdpAttached::None | XdpAttached::Other(_) | _ => None,
+    }
+}
+
+fn parse_route(message: &RouteMessage, index: u32) -> Option<Route> {
+    let main_table = 254;
+    let mut network = Ipv4Addr::UNSPECIFIED;
+    let mut gateway = None;
+    let mut out = None;
+    for attribute in &message.attributes {
+        if let RouteAttribute::Destination(RouteAddress::Inet(address)) = attribute {
+            network = *address;
+        } else if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
+            gateway = Some(*address);
+        } else if let RouteAttribute::Oif(oif) = attribute {
+            out = Some(*oif);
+        }
+    }
+    let wanted =
+        out == Some(index) && message.header.table == main_table && message.header.kind == RouteType::Unicast;
+    wanted.then_some((network, message.header.destination_prefix_length, gateway))
+}
+
+fn parse_neighbour(message: &NeighbourMessage, index: u32) -> Option<(Ipv4Addr, Mac)> {
+    if message.header.ifindex != index {
+        return None;
+    }
+    let mut address = None;
+    let mut mac = None;
+    for attribute in &message.attributes {
+        if let NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) = attribute {
+            address = Some(*inet);
+        } else if let NeighbourAttribute::LinkLayerAddress(octets) = attribute {
+            mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(Mac);
+        }
+    }
+    let unusable = [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::None];
+    if unusable.contains(&message.header.state) { None } else { Some((address?, mac?)) }
+}

@@ -1,0 +1,217 @@
+//! The packet pipeline: a frame in, a verdict out. Pure – no socket, no ring, no clock – and free of allocation, so that
+//! tests, benches and fuzzers drive exactly what the workers run.
+
+mod inbound;
+mod outbound;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use crate::frame::{Mac, OUTER_V4_LEN};
+use crate::lan::{LanView, NextHop};
+use crate::slots::{Handout, SlotContext, WorkerQueues, is_confirmed, key_state};
+use crate::tables::{Tables, count};
+use crossbeam_queue::ArrayQueue;
+use jvpn_abi::tables::{Context, EVENT_RING_LEN, NEXT_HOP_KNOWN, WorkerReport};
+use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
+use jvpn_abi::{BootTime, DropReason};
+use jvpn_crypto::limits::HARD_PACKETS;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Octets in front of the plaintext in an outer IPv4 frame.
+pub const SEALED_AT: usize = OUTER_V4_LEN + DATA_HEADER_LEN;
+
+/// What becomes of a frame. The buffers that it was built in are named by the port they leave from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The first `n` octets of the LAN buffer leave by the LAN port.
+    ToLan(usize),
+    /// The first `n` octets of the WAN buffer leave by the WAN port.
+    ToWan(usize),
+    /// Nothing leaves.
+    Drop(DropReason),
+}
+
+/// What the pipeline must know beyond the tables.
+#[derive(Clone, Copy, Debug)]
+pub struct PipelineConfig {
+    /// The gateway's own inner address; it answers echo.
+    pub gateway_address: Ipv4Addr,
+    /// Network of the inner addresses of clients, and its mask.
+    pub pool: (u32, u32),
+    /// Largest inner packet, octets.
+    pub mtu: usize,
+    /// MAC address of the LAN port.
+    pub lan_mac: Mac,
+}
+
+/// One worker's pipeline.
+pub struct Pipeline {
+    tables: Arc<Tables>,
+    worker: usize,
+    config: PipelineConfig,
+    slots: Box<[Option<Arc<SlotContext>>]>,
+    lan: Arc<LanView>,
+    misses: Arc<ArrayQueue<Ipv4Addr>>,
+    missed: bool,
+    confirmed_any: bool,
+}
+
+impl std::fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pipeline").field("worker", &self.worker).finish_non_exhaustive()
+    }
+}
+
+/// What the I/O shell must do after a batch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AfterBatch {
+    /// A binding was confirmed: ring the control plane.
+    pub confirmed: bool,
+    /// A LAN neighbour is missing: wake the neighbour thread.
+    pub missed: bool,
+}
+
+impl Pipeline {
+    /// A pipeline without any binding. `misses` takes LAN neighbours that must be resolved.
+    #[must_use]
+    pub fn new(
+        tables: Arc<Tables>,
+        worker: usize,
+        config: PipelineConfig,
+        misses: Arc<ArrayQueue<Ipv4Addr>>,
+    ) -> Self {
+        let slots = (0..tables.bindings.slots()).map(|_| None).collect();
+        let lan = Arc::new(LanView::default());
+        Self { tables, worker, config, slots, lan, misses, missed: false, confirmed_any: false }
+    }
+
+    /// This worker's report.
+    #[must_use]
+    pub fn report(&self) -> &WorkerReport {
+        self.tables.report(self.worker)
+    }
+
+    /// Applies what the installer handed out, at a batch boundary. Returns the last sequence applied.
+    pub fn apply(&mut self, queues: &WorkerQueues) -> Option<u64> {
+        let mut last = None;
+        while let Some(Handout { seq, slot_index, context }) = queues.handouts.pop() {
+            if let Some(place) = self.slots.get_mut(slot_index as usize)
+                && let Some(old) = std::mem::replace(place, context)
+            {
+                // Freed by the installer, not here. It keeps room; should it not, freeing here is late, not wrong.
+                let _full = queues.retired.push(old);
+            }
+            last = Some(seq);
+        }
+        last
+    }
+
+    /// Replaces the view of the LAN; the old one is returned for another thread to free.
+    #[must_use]
+    pub fn replace_lan(&mut self, lan: Arc<LanView>) -> Arc<LanView> {
+        std::mem::replace(&mut self.lan, lan)
+    }
+
+    /// What happened since the last call that others must be told.
+    pub fn after_batch(&mut self) -> AfterBatch {
+        let after = AfterBatch { confirmed: self.confirmed_any, missed: self.missed };
+        self.confirmed_any = false;
+        self.missed = false;
+        after
+    }
+
+    /// Counts a verdict's reason.
+    pub(crate) fn count(&self, reason: DropReason) {
+        count(self.report(), reason);
+    }
+
+    /// The installed binding of a slot, if it is the one that BINDINGS binds now.
+    fn bound(&self, slot_index: u32) -> Result<(&Arc<SlotContext>, &Context), DropReason> {
+        let (Some(place), Some(context)) =
+            (self.slots.get(slot_index as usize), self.tables.contexts.get(slot_index as usize))
+        else {
+            return Err(DropReason::SlotOutOfRange);
+        };
+        let word = self.tables.bindings.word(slot_index);
+        if !word.is_bound() {
+            return Err(DropReason::SlotUnbound);
+        }
+        let Some(slot) = place else { return Err(DropReason::NoContext) };
+        if slot.word != word {
+            return Err(DropReason::SlotUnbound);
+        }
+        Ok((slot, context))
+    }
+
+    /// Tells the control plane, through the event ring, that a binding was confirmed.
+    fn push_confirmed(&mut self, slot_index: u32) {
+        let report = self.tables.report(self.worker);
+        let written = report.events_written.load(Ordering::Relaxed);
+        let waiting = written.wrapping_sub(report.events_read.load(Ordering::Acquire));
+        if waiting >= EVENT_RING_LEN as u64 {
+            report.events_lost.fetch_add(1, Ordering::Release);
+        } else {
+            report.events[written as usize % EVENT_RING_LEN].store(u64::from(slot_index), Ordering::Relaxed);
+            report.events_written.store(written.wrapping_add(1), Ordering::Release);
+        }
+        self.confirmed_any = true;
+    }
+
+    /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.
+    fn next_hop(&mut self, destination: Ipv4Addr) -> Result<Mac, DropReason> {
+        match self.lan.next_hop(destination) {
+            NextHop::Known(mac) => Ok(mac),
+            NextHop::None => Err(DropReason::NoRoute),
+            NextHop::Unresolved(hop) => {
+                // A full queue is no loss: the next packet asks again.
+                let _full = self.misses.push(hop);
+                self.missed = true;
+                Err(DropReason::NeighbourMissing)
+            }
+        }
+    }
+}
+
+/// Seals `plaintext` for a confirmed binding into `out`, headers first. Returns the length of the frame.
+///
+/// The counter is taken from CONTEXT before sealing, so whoever dies in between never lets it be used twice.
+fn seal_into(
+    slot: &SlotContext,
+    context: &Context,
+    plaintext: &[u8],
+    out: &mut [u8],
+) -> Result<usize, DropReason> {
+    if !is_confirmed(context, slot.word) {
+        return Err(DropReason::Unconfirmed);
+    }
+    let next_hop = context.next_hop_mac.load(Ordering::Acquire);
+    if next_hop & NEXT_HOP_KNOWN == 0 {
+        return Err(DropReason::Unconfirmed);
+    }
+    let end = SEALED_AT + plaintext.len() + TAG_LEN;
+    if out.len() < end {
+        return Err(if out.is_empty() { DropReason::NoTxFrame } else { DropReason::TooBig });
+    }
+    let state = key_state(context, slot.key_number);
+    // One past the limit is given back, so that the counter cannot wrap however long somebody sends.
+    let counter = state.send_counter.fetch_add(1, Ordering::Relaxed);
+    if counter >= HARD_PACKETS {
+        state.send_counter.fetch_sub(1, Ordering::Relaxed);
+        return Err(DropReason::KeyExhausted);
+    }
+    let header =
+        DataHeader { key_phase: slot.key_number & 1 == 1, shard: slot.shard, slot: slot.slot, counter }
+            .encode();
+    let udp_payload = DATA_HEADER_LEN + plaintext.len() + TAG_LEN;
+    slot.outer.write(out, Mac::from_bits(next_hop), udp_payload).ok_or(DropReason::TooBig)?;
+    out[OUTER_V4_LEN..SEALED_AT].copy_from_slice(&header);
+    slot.seal
+        .seal(counter, &header, plaintext, &mut out[SEALED_AT..end])
+        .map_err(|_| DropReason::SealFailed)?;
+    Ok(end)
+}
+
+/// Now, as batches know it.
+pub type Now = BootTime;

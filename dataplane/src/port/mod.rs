@@ -1,0 +1,301 @@
+//! A port's queue: one UMEM, one AF_XDP socket, four rings. The unsafe island of the data plane.
+//!
+//! Frames are linear tokens: an [`RxFrame`] or [`TxFrame`] is made here, cannot be copied, and is given back by value,
+//! so that a frame in two rings cannot be written in safe code. Rings are single-producer single-consumer; a `Port`
+//! lives on one thread.
+
+mod mode;
+
+pub use mode::AfXdpMode;
+
+use std::num::NonZeroU32;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use xsk_rs::config::{BindFlags, FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
+
+/// Octets of a frame: 256 of XDP headroom and room for an MTU of about 1,700.
+const FRAME_OCTETS: u32 = 2_048;
+/// Entries of each ring.
+const RING: u32 = 2_048;
+/// Frames for receiving: as many as the fill ring holds.
+const RX_FRAMES: u32 = RING;
+/// Frames for sending.
+const TX_FRAMES: u32 = RING;
+/// Frames that one `sendto` moves in copy mode (kernel: net/xdp/xsk.c, TX_BATCH_SIZE).
+const KICK_BATCH: usize = 32;
+
+/// Why a port could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum PortError {
+    /// The memory for frames was refused.
+    #[error("UMEM for {interface} queue {queue}: {source}")]
+    Umem {
+        /// Interface name.
+        interface: String,
+        /// Queue number.
+        queue: u32,
+        /// What the system said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The socket was refused.
+    #[error(
+        "AF_XDP socket on {interface} queue {queue}: {message}. EBUSY: another process uses the queue; EPERM: \
+         CAP_NET_RAW is missing or lockdown forbids it; EINVAL: the interface has no such queue"
+    )]
+    Socket {
+        /// Interface name.
+        interface: String,
+        /// Queue number.
+        queue: u32,
+        /// What the system said.
+        message: String,
+    },
+}
+
+/// A received frame. Must be recycled.
+#[derive(Debug)]
+pub struct RxFrame(FrameDesc);
+
+/// A free frame to send with. Must be transmitted or put back.
+#[derive(Debug)]
+pub struct TxFrame(FrameDesc);
+
+/// One queue of a port.
+#[derive(Debug)]
+pub struct Port {
+    umem: Umem,
+    rx: RxQueue,
+    tx: TxQueue,
+    fill: FillQueue,
+    completion: CompQueue,
+    scratch: Vec<FrameDesc>,
+    to_fill: Vec<FrameDesc>,
+    to_send: Vec<FrameDesc>,
+    free: Vec<FrameDesc>,
+    in_flight: usize,
+    mode: AfXdpMode,
+}
+
+impl Port {
+    /// Opens queue `queue` of `interface`. The XDP program must be attached already (attach before bind), and the fill
+    /// ring is filled before the socket can receive.
+    ///
+    /// # Errors
+    /// If memory or socket are refused.
+    pub fn open(interface: &str, queue: u32) -> Result<Self, PortError> {
+        let (umem, mut descs) = Self::umem(interface, queue)?;
+        let failed = |message: String| PortError::Socket { interface: interface.to_owned(), queue, message };
+        let ring = QueueSize::new(RING).map_err(|error| failed(error.to_string()))?;
+        let config = SocketConfig::builder()
+            .rx_queue_size(ring)
+            .tx_queue_size(ring)
+            .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
+            .build();
+        let name = interface.parse().map_err(|_| failed("the name has a zero octet".to_owned()))?;
+        // SAFETY: this UMEM was just made and has no other socket on this interface and queue.
+        let made = unsafe { Socket::new(config, &umem, &name, queue) };
+        let (tx, rx, rings) = made.map_err(|error| failed(with_source(&error)))?;
+        let (mut fill, completion) =
+            rings.ok_or_else(|| failed("the kernel gave no fill ring".to_owned()))?;
+        let free = descs.split_off(RX_FRAMES as usize);
+        // SAFETY: frames of this UMEM, in no other ring.
+        let filled = unsafe { fill.produce(&descs) };
+        if filled != descs.len() {
+            return Err(failed(format!("the fill ring took {filled} of {} frames", descs.len())));
+        }
+        let mode = mode::of_socket(rx.fd().as_raw_fd());
+        let room = RING as usize;
+        Ok(Self {
+            umem,
+            rx,
+            tx,
+            fill,
+            completion,
+            scratch: vec![FrameDesc::default(); room],
+            to_fill: Vec::with_capacity(room),
+            to_send: Vec::with_capacity(room),
+            free,
+            in_flight: 0,
+            mode,
+        })
+    }
+
+    fn umem(interface: &str, queue: u32) -> Result<(Umem, Vec<FrameDesc>), PortError> {
+        let failed = |source: Box<dyn std::error::Error + Send + Sync>| PortError::Umem {
+            interface: interface.to_owned(),
+            queue,
+            source,
+        };
+        let ring = QueueSize::new(RING).map_err(|error| failed(Box::new(error)))?;
+        let size = FrameSize::new(FRAME_OCTETS).map_err(|error| failed(Box::new(error)))?;
+        let config = UmemConfig::builder()
+            .frame_size(size)
+            .fill_queue_size(ring)
+            .comp_queue_size(ring)
+            .build()
+            .map_err(|error| failed(Box::new(error)))?;
+        let frames = NonZeroU32::MIN.saturating_add(RX_FRAMES + TX_FRAMES - 1);
+        Umem::new(config, frames, false).map_err(|error| failed(Box::new(error)))
+    }
+
+    /// The mode that the kernel really uses.
+    #[must_use]
+    pub const fn mode(&self) -> AfXdpMode {
+        self.mode
+    }
+
+    /// The socket, for XSKMAP and polling.
+    #[must_use]
+    pub fn raw_fd(&self) -> RawFd {
+        self.rx.fd().as_raw_fd()
+    }
+
+    /// The socket, borrowed for polling.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as the socket, which `self` owns.
+        unsafe { BorrowedFd::borrow_raw(self.raw_fd()) }
+    }
+
+    /// Takes up to `most` received frames into `into`, the oldest last, so that `pop` gives them in order of arrival.
+    pub fn receive(&mut self, into: &mut Vec<RxFrame>, most: usize) {
+        let most = most.min(self.scratch.len());
+        // SAFETY: the descriptors come from this socket's ring and belong to this UMEM.
+        let got = unsafe { self.rx.consume(&mut self.scratch[..most]) };
+        into.extend(self.scratch[..got].iter().rev().map(|desc| RxFrame(*desc)));
+    }
+
+    /// The octets of a received frame.
+    #[must_use]
+    pub fn octets<'a>(&'a self, frame: &'a mut RxFrame) -> &'a mut [u8] {
+        let len = frame.0.lengths().data();
+        // SAFETY: the token proves that the frame is in no ring, and the kernel wrote `len` octets at its address.
+        let data = unsafe { self.umem.data_mut(&mut frame.0) };
+        let octets = into_slice(data);
+        debug_assert_eq!(octets.len(), len);
+        octets
+    }
+
+    /// Gives a received frame back; it reaches the fill ring at the next [`Self::flush`].
+    pub fn recycle(&mut self, frame: RxFrame) {
+        self.to_fill.push(frame.0);
+    }
+
+    /// A free frame to send with.
+    #[must_use]
+    pub fn take_free(&mut self) -> Option<TxFrame> {
+        if self.free.is_empty() {
+            self.reap();
+        }
+        self.free.pop().map(TxFrame)
+    }
+
+    /// Puts an unused frame back.
+    pub fn put_back(&mut self, frame: TxFrame) {
+        self.free.push(frame.0);
+    }
+
+    /// The whole room of a free frame.
+    #[must_use]
+    pub fn room<'a>(&'a self, frame: &'a mut TxFrame) -> &'a mut [u8] {
+        // SAFETY: the token proves that the frame is in no ring.
+        let mut data = unsafe { self.umem.data_mut(&mut frame.0) };
+        data.cursor().set_pos(FRAME_OCTETS as usize);
+        into_slice(data)
+    }
+
+    /// Sends the first `len` octets of a frame at the next [`Self::flush`].
+    pub fn transmit(&mut self, mut frame: TxFrame, len: usize) {
+        // SAFETY: the token proves that the frame is in no ring.
+        unsafe { self.umem.data_mut(&mut frame.0) }.cursor().set_pos(len);
+        self.to_send.push(frame.0);
+    }
+
+    /// Moves what was collected into the rings, kicks the kernel, and takes back what it has sent.
+    /// Returns how many frames found the TX ring full (they stay free).
+    pub fn flush(&mut self) -> usize {
+        // SAFETY: received frames of this UMEM, given back by token.
+        let filled = unsafe { self.fill.produce(&self.to_fill) };
+        self.to_fill.drain(..filled);
+        // SAFETY: frames of this UMEM, given by token.
+        let sent = unsafe { self.tx.produce(&self.to_send) };
+        let refused = self.to_send.len() - sent;
+        self.in_flight += sent;
+        // A full ring cannot happen while it has room for every TX frame; should it, the frames are free again.
+        self.free.extend(self.to_send.drain(..).skip(sent));
+        if self.in_flight > 0 {
+            self.kick();
+            self.reap();
+        }
+        refused
+    }
+
+    /// Frames that lie in the TX ring and that the kernel has not looked at yet.
+    #[must_use]
+    pub fn unsent(&mut self) -> usize {
+        (RING - self.tx.nb_free_exact().min(RING)) as usize
+    }
+
+    /// Frames by place: (free, collected for the rings, at the kernel for sending). For conservation checks.
+    #[must_use]
+    pub fn tx_frames(&self) -> (usize, usize, usize) {
+        (self.free.len(), self.to_send.len(), self.in_flight)
+    }
+
+    fn kick(&mut self) {
+        // In copy mode each call moves one batch; EAGAIN, EBUSY and ENOBUFS are no errors and leave the frames queued.
+        for _ in 0..self.unsent().div_ceil(KICK_BATCH) {
+            if !self.tx.needs_wakeup() {
+                break;
+            }
+            if let Err(error) = self.tx.wakeup() {
+                tracing::debug!(%error, "TX wakeup");
+                break;
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        // SAFETY: completed frames are this UMEM's and come out of the ring once.
+        let done = unsafe { self.completion.consume(&mut self.scratch) };
+        self.free.extend_from_slice(&self.scratch[..done]);
+        self.in_flight = self.in_flight.saturating_sub(done);
+    }
+
+    /// Counters that the kernel keeps for this socket.
+    #[must_use]
+    pub fn statistics(&self) -> Option<PortStatistics> {
+        let kernel = self.rx.fd().xdp_statistics().ok()?;
+        Some(PortStatistics {
+            rx_dropped: kernel.rx_dropped(),
+            rx_ring_full: kernel.rx_ring_full(),
+            fill_ring_empty: kernel.rx_fill_ring_empty_descs(),
+            invalid: kernel.rx_invalid_descs() + kernel.tx_invalid_descs(),
+        })
+    }
+}
+
+/// XDP_STATISTICS of one socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct PortStatistics {
+    /// Dropped for other reasons.
+    pub rx_dropped: u64,
+    /// Dropped because the RX ring was full.
+    pub rx_ring_full: u64,
+    /// Dropped because the fill ring was empty.
+    pub fill_ring_empty: u64,
+    /// Descriptors that the kernel refused.
+    pub invalid: u64,
+}
+
+/// `DataMut` only lends its octets for the length of a call; the frame's token carries the longer borrow.
+fn into_slice<'a>(mut data: xsk_rs::umem::frame::DataMut<'a>) -> &'a mut [u8] {
+    let octets = data.contents_mut();
+    // SAFETY: the octets live in the UMEM for 'a, and the only other way to them is the token that 'a borrows.
+    unsafe { std::slice::from_raw_parts_mut(octets.as_mut_ptr(), octets.len()) }
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}

@@ -1,0 +1,404 @@
+//! The process: attaches, opens ports, waits for the control plane, starts the threads, and ends them.
+
+use crate::attach::Steering;
+use crate::config::Config;
+use crate::frame::Mac;
+use crate::neighbours::Neighbours;
+use crate::pipeline::{Pipeline, PipelineConfig};
+use crate::port::{AfXdpMode, Port};
+use crate::slots::{Installer, WorkerQueues};
+use crate::status::{StatusSource, status};
+use crate::tables::Tables;
+use crate::udp;
+use crate::worker::{Worker, WorkerLinks};
+use anyhow::{Context as _, Result, anyhow, bail};
+use crossbeam_queue::ArrayQueue;
+use jvpn_abi::tables::{Context, KeyRing, Reports};
+use jvpn_host::signals;
+use jvpn_host::status::StatusListener;
+use jvpn_tables::Doorbell;
+use jvpn_tables::handover::{Connection, HandoverListener, Hello, Welcome};
+use jvpn_tables::keys::KeyMailbox;
+use jvpn_tables::mapping::{Secrecy, is_sealed, secret_memory, shared_memory};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+/// LAN neighbours that may wait to be resolved.
+const MISSES: usize = 256;
+/// How long the installer waits for a worker with a full queue, ms.
+const BLOCKED_WAIT_MS: u8 = 1;
+/// How long a control plane may take to say HELLO, s.
+const HELLO_PATIENCE_S: i64 = 2;
+
+/// Runs the data plane until SIGINT or SIGTERM.
+///
+/// # Errors
+/// If something it needs is missing; the message says what to do.
+pub fn run(config: &Config) -> Result<()> {
+    let shutdown = signals::shutdown_stream().context("signal handlers")?;
+    let listener = HandoverListener::bind(&config.control_socket)?;
+    let status_listener = StatusListener::bind(&config.status_socket, 0o666)
+        .with_context(|| format!("status socket {}", config.status_socket.display()))?;
+    let (allowed, _) = jvpn_host::privileges::lookup(&config.control_plane_user)?;
+    let mut gateway = Gateway::prepare(config)?;
+    tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
+    loop {
+        let rang = gateway.wait(&listener, &status_listener, &shutdown);
+        if rang.shutdown {
+            tracing::info!("ending: detaching XDP and closing sockets");
+            break;
+        }
+        if rang.connection_closed {
+            tracing::warn!("the control plane is gone; forwarding goes on with what is bound");
+            gateway.connection = None;
+        }
+        if rang.listener {
+            gateway.accept(&listener, allowed.as_raw())?;
+        }
+        if rang.status {
+            status_listener.serve_waiting(|_request| gateway.status());
+        }
+        gateway.steering.flush_log();
+    }
+    if let Some(threads) = gateway.threads.take() {
+        threads.stop();
+    }
+    Ok(())
+}
+
+/// What the poll loop woke up for.
+#[derive(Debug, Default)]
+struct Rang {
+    listener: bool,
+    status: bool,
+    shutdown: bool,
+    connection_closed: bool,
+}
+
+/// The data plane between two turns of its loop.
+struct Gateway<'a> {
+    config: &'a Config,
+    steering: Steering,
+    ports: Vec<(Port, Port)>,
+    modes: (AfXdpMode, AfXdpMode),
+    udp: Option<OwnedFd>,
+    shared: Option<SharedMemory>,
+    threads: Option<Threads>,
+    connection: Option<Connection>,
+    cores: Vec<usize>,
+}
+
+/// Descriptors of the memory that both processes hold.
+struct SharedMemory {
+    context: OwnedFd,
+    context_kept: bool,
+    reports: OwnedFd,
+    keys: OwnedFd,
+    tables: Arc<Tables>,
+}
+
+impl<'a> Gateway<'a> {
+    /// Attaches XDP, then opens the sockets (attach before bind).
+    fn prepare(config: &'a Config) -> Result<Self> {
+        let mut steering = Steering::attach(config)?;
+        let mut ports = Vec::new();
+        for queue in 0..u32::try_from(config.workers).unwrap_or(u32::MAX) {
+            let wan = Port::open(&config.wan.interface, queue)?;
+            let lan = Port::open(&config.lan.interface, queue)?;
+            steering.set_socket("WAN_XSKS", queue, wan.raw_fd())?;
+            steering.set_socket("LAN_XSKS", queue, lan.raw_fd())?;
+            ports.push((wan, lan));
+        }
+        let modes = ports
+            .first()
+            .map_or((AfXdpMode::Unknown, AfXdpMode::Unknown), |(wan, lan)| (wan.mode(), lan.mode()));
+        tracing::info!(wan = ?modes.0, lan = ?modes.1, queues = config.workers, "AF_XDP sockets open");
+        let udp = match udp::open(&config.wan.interface, config.wan.port) {
+            Ok(fd) => Some(fd),
+            // A control plane that outlived an earlier data plane holds it and will hand it back.
+            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => None,
+            Err(error) => return Err(error).with_context(|| format!("UDP port {}", config.wan.port)),
+        };
+        let cores = (0..config.workers).map(|worker| config.core(worker)).collect();
+        Ok(Self { config, steering, ports, modes, udp, shared: None, threads: None, connection: None, cores })
+    }
+
+    fn wait(
+        &self,
+        listener: &HandoverListener,
+        status: &StatusListener,
+        shutdown: &std::os::unix::net::UnixStream,
+    ) -> Rang {
+        let mut fds = vec![
+            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(status.listener().as_fd(), PollFlags::POLLIN),
+            PollFd::new(shutdown.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(connection) = &self.connection {
+            fds.push(PollFd::new(connection.as_fd(), PollFlags::POLLIN));
+        }
+        if let Some(log) = self.steering.log_fd() {
+            fds.push(PollFd::new(log, PollFlags::POLLIN));
+        }
+        if poll(&mut fds, PollTimeout::NONE).is_err() {
+            return Rang::default();
+        }
+        let any = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
+        // After its HELLO a control plane sends nothing more: anything on the connection is its end.
+        let connection_closed = self.connection.is_some() && any(3);
+        Rang { listener: any(0), status: any(1), shutdown: any(2), connection_closed }
+    }
+
+    fn accept(&mut self, listener: &HandoverListener, allowed_uid: u32) -> Result<()> {
+        let Some((connection, who)) = listener.accept()? else { return Ok(()) };
+        if who.uid() != allowed_uid && who.uid() != 0 {
+            tracing::warn!(
+                uid = who.uid(),
+                pid = who.pid(),
+                allowed_uid,
+                "refused: not the control plane's user"
+            );
+            return Ok(());
+        }
+        if self.connection.is_some() {
+            tracing::warn!(pid = who.pid(), "refused: a control plane is connected already");
+            return Ok(());
+        }
+        match self.welcome(&connection) {
+            Ok(()) => {
+                tracing::info!(pid = who.pid(), "control plane connected");
+                self.connection = Some(connection);
+                Ok(())
+            }
+            // What a client said wrong must not end the data plane; what it lacks itself must.
+            Err(error) if self.threads.is_some() || error.is::<jvpn_tables::handover::HandoverError>() => {
+                tracing::warn!("control plane refused: {error:#}");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn welcome(&mut self, connection: &Connection) -> Result<()> {
+        let patience = TimeVal::seconds(HELLO_PATIENCE_S);
+        setsockopt(connection, sockopt::ReceiveTimeout, &patience).context("HELLO timeout")?;
+        let (hello, mut fds) = connection.receive_hello()?;
+        let udp = if hello.has_udp != 0 { fds.pop() } else { None };
+        let context = if hello.has_context != 0 { fds.pop() } else { None };
+        self.take_udp(udp)?;
+        if self.threads.is_none() {
+            self.start(&hello, context)?;
+        } else if let Some(shared) = &mut self.shared {
+            // A control plane that restarted: whether its memory goes on is its own knowledge, ours did.
+            shared.context_kept = false;
+        }
+        let (Some(shared), Some(threads), Some(udp)) = (&self.shared, &self.threads, &self.udp) else {
+            bail!("data plane is not complete");
+        };
+        let tables = ["BINDINGS", "ROUTES", "GATE"].map(|name| self.steering.table(name));
+        let [bindings, routes, gate] = tables;
+        let (bindings, routes, gate) = (bindings?, routes?, gate?);
+        let mut send = vec![
+            bindings.as_fd(),
+            routes.as_fd(),
+            gate.as_fd(),
+            shared.keys.as_fd(),
+            shared.context.as_fd(),
+            shared.reports.as_fd(),
+            udp.as_fd(),
+            threads.installer_bell.as_fd(),
+            threads.report_bell.as_fd(),
+        ];
+        send.extend(threads.links.iter().map(|links| links.queues.bell.as_fd()));
+        let workers = u32::try_from(threads.links.len()).unwrap_or(0);
+        let welcome = Welcome::new(self.config.slots, workers, shared.context_kept, self.config.wan.port);
+        connection.send_welcome(&welcome, &send)?;
+        Ok(())
+    }
+
+    fn take_udp(&mut self, handed: Option<OwnedFd>) -> Result<()> {
+        match (handed, &self.udp) {
+            (Some(fd), None) if udp::is_on_port(&fd, self.config.wan.port) => self.udp = Some(fd),
+            // Ours is open, so the one handed over is another or the same socket.
+            (Some(_) | None, Some(_)) => {}
+            (Some(_), None) => {
+                bail!("the control plane handed over a socket on another port than {}", self.config.wan.port)
+            }
+            (None, None) => {
+                let opened =
+                    udp::open(&self.config.wan.interface, self.config.wan.port).with_context(|| {
+                        format!(
+                            "UDP port {} is taken by another process ('ss -lunp' shows it)",
+                            self.config.wan.port
+                        )
+                    })?;
+                self.udp = Some(opened);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes or adopts the shared memory and starts every thread.
+    fn start(&mut self, hello: &Hello, context: Option<OwnedFd>) -> Result<()> {
+        let slots = self.config.slots;
+        let (context, context_kept) = match context {
+            Some(fd) if hello.context_slots == slots && is_sealed(fd.as_fd()) => (fd, true),
+            Some(_) => {
+                tracing::warn!(
+                    theirs = hello.context_slots,
+                    ours = slots,
+                    "CONTEXT of another size or unsealed: starting anew"
+                );
+                (shared_memory("CONTEXT", c"jvpn-context", slots as usize * size_of::<Context>())?, false)
+            }
+            None => {
+                (shared_memory("CONTEXT", c"jvpn-context", slots as usize * size_of::<Context>())?, false)
+            }
+        };
+        let reports = shared_memory("REPORTS", c"jvpn-reports", size_of::<Reports>())?;
+        let (keys, secrecy) = secret_memory("KEYS", c"jvpn-keys", size_of::<KeyRing>())?;
+        let mailbox = KeyMailbox::map(keys.as_fd())?;
+        if secrecy == Secrecy::Locked {
+            tracing::warn!("no memfd_secret on this kernel: keys in transit lie in locked memory instead");
+            mailbox.lock()?;
+        }
+        let tables = Arc::new(Tables::map(
+            slots,
+            self.steering.table("BINDINGS")?.as_fd(),
+            context.as_fd(),
+            reports.as_fd(),
+            self.steering.table("GATE")?.as_fd(),
+        )?);
+        self.threads = Some(self.spawn(&tables, mailbox)?);
+        self.shared = Some(SharedMemory { context, context_kept, reports, keys, tables });
+        Ok(())
+    }
+
+    fn spawn(&mut self, tables: &Arc<Tables>, mailbox: KeyMailbox) -> Result<Threads> {
+        let (report_bell, neighbour_bell, installer_bell) =
+            (Doorbell::new()?, Doorbell::new()?, Doorbell::new()?);
+        let misses = Arc::new(ArrayQueue::new(MISSES));
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut links = Vec::new();
+        let mut handles = Vec::new();
+        let pipeline_config = PipelineConfig {
+            gateway_address: self.config.tunnel.gateway_address,
+            pool: self.config.tunnel.pool().map_err(|message| anyhow!(message))?,
+            mtu: usize::from(self.config.tunnel.mtu),
+            lan_mac: self.steering.lan.mac,
+        };
+        tables.reports().workers.store(self.config.workers as u64, Ordering::Release);
+        for (index, ports) in std::mem::take(&mut self.ports).into_iter().enumerate() {
+            let own = Arc::new(WorkerLinks {
+                queues: Arc::new(WorkerQueues::new()?),
+                lan_views: ArrayQueue::new(1),
+                lan_retired: ArrayQueue::new(64),
+                report_bell: report_bell.try_clone()?,
+                neighbour_bell: neighbour_bell.try_clone()?,
+                stop: AtomicBool::new(false),
+                statistics: Mutex::default(),
+            });
+            let pipeline = Pipeline::new(Arc::clone(tables), index, pipeline_config, Arc::clone(&misses));
+            let worker = Worker::new(
+                index,
+                ports,
+                pipeline,
+                Arc::clone(tables),
+                Arc::clone(&own),
+                jvpn_host::clock::now,
+            );
+            handles.push(spawn_worker(worker, index, self.config.core(index), tables)?);
+            links.push(own);
+        }
+        let neighbours =
+            Neighbours::new(self.steering.lan.index, links.clone(), misses, neighbour_bell.try_clone()?)
+                .context("rtnetlink")?;
+        handles.push(named("neighbours", {
+            let stop = Arc::clone(&stop);
+            move || neighbours.run(&stop)
+        })?);
+        let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
+        let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac());
+        handles.push(named("installer", {
+            let (stop, bell) = (Arc::clone(&stop), installer_bell.try_clone()?);
+            move || install_loop(&installer, &mailbox, &bell, &stop)
+        })?);
+        Ok(Threads { links, handles, installer_bell, report_bell, neighbour_bell, stop })
+    }
+
+    const fn wan_mac(&self) -> Mac {
+        self.steering.wan.mac
+    }
+
+    fn status(&self) -> serde_json::Value {
+        status(&StatusSource {
+            steering: &self.steering,
+            tables: self.shared.as_ref().map(|shared| &*shared.tables),
+            links: self.threads.as_ref().map_or(&[][..], |threads| &threads.links),
+            af_xdp: self.modes,
+            control_plane: self.connection.is_some(),
+            cores: &self.cores,
+        })
+    }
+}
+
+/// The running threads.
+struct Threads {
+    links: Vec<Arc<WorkerLinks>>,
+    handles: Vec<JoinHandle<()>>,
+    installer_bell: Doorbell,
+    report_bell: Doorbell,
+    neighbour_bell: Doorbell,
+    stop: Arc<AtomicBool>,
+}
+
+impl Threads {
+    fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        for links in &self.links {
+            links.stop.store(true, Ordering::Release);
+            links.queues.bell.ring();
+        }
+        self.installer_bell.ring();
+        self.neighbour_bell.ring();
+        for handle in self.handles {
+            // A thread that panicked has aborted the process already.
+            let _ended = handle.join();
+        }
+    }
+}
+
+fn named(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(format!("jvpn-{name}"))
+        .spawn(work)
+        .with_context(|| format!("thread {name}"))
+}
+
+fn spawn_worker(worker: Worker, index: usize, core: usize, tables: &Arc<Tables>) -> Result<JoinHandle<()>> {
+    let tables = Arc::clone(tables);
+    named(&format!("worker-{index}"), move || {
+        if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+            tables.report(index).cpu_plus_one.store(core as u64 + 1, Ordering::Release);
+        } else {
+            tracing::warn!(worker = index, core, "cannot pin the worker to this CPU; it runs unpinned");
+        }
+        worker.run();
+    })
+}
+
+fn install_loop(installer: &Installer, mailbox: &KeyMailbox, bell: &Doorbell, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        let done = installer.run(mailbox);
+        let timeout = if done.blocked { PollTimeout::from(BLOCKED_WAIT_MS) } else { PollTimeout::NONE };
+        let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];
+        let _woken = poll(&mut fds, timeout);
+        let _rang = bell.silence();
+    }
+}

@@ -1,0 +1,80 @@
+//! What `jvpn status` shows of the data plane. Read from shared memory; no worker is disturbed.
+
+use crate::attach::Steering;
+use crate::port::AfXdpMode;
+use crate::tables::Tables;
+use crate::worker::WorkerLinks;
+use jvpn_abi::DropReason;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What the status is made of.
+#[derive(Debug)]
+pub struct StatusSource<'a> {
+    /// The programs.
+    pub steering: &'a Steering,
+    /// The tables; `None` until a control plane came.
+    pub tables: Option<&'a Tables>,
+    /// The workers.
+    pub links: &'a [Arc<WorkerLinks>],
+    /// Modes of (WAN, LAN) sockets.
+    pub af_xdp: (AfXdpMode, AfXdpMode),
+    /// Whether a control plane is connected.
+    pub control_plane: bool,
+    /// CPUs of the workers.
+    pub cores: &'a [usize],
+}
+
+/// The document.
+#[must_use]
+pub fn status(source: &StatusSource<'_>) -> Value {
+    let workers: Vec<Value> = source
+        .tables
+        .map(|tables| (0..source.links.len()).map(|index| worker(source, tables, index)).collect())
+        .unwrap_or_default();
+    let xdp_counters: Map<String, Value> = match source.steering.counters() {
+        Ok(counters) => counters
+            .into_iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|(reason, n)| (reason.name().to_owned(), json!(n)))
+            .collect(),
+        Err(error) => Map::from_iter([("error".to_owned(), json!(error.to_string()))]),
+    };
+    let unknown = "unknown";
+    json!({
+        "process": "jvpn-dataplane",
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "contract_version": jvpn_abi::CONTRACT_VERSION,
+        "control_plane_connected": source.control_plane,
+        "xdp_mode": source.steering.wan.xdp.unwrap_or(unknown),
+        "af_xdp_mode": source.af_xdp.0,
+        "ports": {
+            "wan": { "xdp_mode": source.steering.wan.xdp.unwrap_or(unknown), "af_xdp_mode": source.af_xdp.0, "queues": source.steering.wan.rx_queues },
+            "lan": { "xdp_mode": source.steering.lan.xdp.unwrap_or(unknown), "af_xdp_mode": source.af_xdp.1, "queues": source.steering.lan.rx_queues },
+        },
+        "workers": workers,
+        "xdp_counters": xdp_counters,
+    })
+}
+
+fn worker(source: &StatusSource<'_>, tables: &Tables, index: usize) -> Value {
+    let report = tables.report(index);
+    let of = |reason: DropReason| report.counters[reason.number() as usize].load(Ordering::Relaxed);
+    let counters: Map<String, Value> = DropReason::ALL
+        .iter()
+        .filter(|reason| of(**reason) > 0)
+        .map(|reason| (reason.name().to_owned(), json!(of(*reason))))
+        .collect();
+    let kernel = source.links.get(index).and_then(|links| links.statistics.lock().ok().map(|shown| *shown));
+    let (wan, lan) = kernel.unwrap_or_default();
+    json!({
+        "cpu": source.cores.get(index),
+        "packets_in": of(DropReason::ForwardedIn),
+        "packets_out": of(DropReason::ForwardedOut),
+        "batches": report.batches.load(Ordering::Relaxed),
+        "counters": counters,
+        "kernel": { "wan": wan, "lan": lan },
+    })
+}

@@ -1,0 +1,102 @@
+//! The UDP socket on the gateway's port: opened here, handed to the control plane. A socket filter keeps stray DATA out
+//! (XDP marks the samples that may pass), and while no control plane is there the open socket keeps the kernel from
+//! answering with ICMP port-unreachable.
+
+use jvpn_abi::wire::MsgType;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, getsockname, setsockopt, socket,
+    sockopt,
+};
+use std::ffi::OsString;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Kernel buffers for bursts of handshakes, octets.
+const BUFFER: usize = 4 << 20;
+
+/// Opens the socket on `interface` and `port`.
+///
+/// # Errors
+/// If the port is taken or the system refuses.
+pub fn open(interface: &str, port: u16) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(AddressFamily::Inet, SockType::Datagram, flags, SockProtocol::Udp)?;
+    setsockopt(&fd, sockopt::BindToDevice, &OsString::from(interface))?;
+    setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
+    // Refused by a system limit is no reason to stop: the buffers are then as large as it allows.
+    let _limited =
+        setsockopt(&fd, sockopt::RcvBufForce, &BUFFER).or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &BUFFER));
+    let _limited =
+        setsockopt(&fd, sockopt::SndBufForce, &BUFFER).or_else(|_| setsockopt(&fd, sockopt::SndBuf, &BUFFER));
+    refuse_data(&fd)?;
+    bind(fd.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
+    Ok(fd)
+}
+
+/// Whether a socket that came from a control plane is the one on this port.
+#[must_use]
+pub fn is_on_port(fd: &OwnedFd, port: u16) -> bool {
+    getsockname::<SockaddrIn>(fd.as_raw_fd()).is_ok_and(|address| address.port() == port)
+}
+
+/// Classic BPF (linux/filter.h): drop what starts with the DATA octet behind the UDP header, accept the rest.
+fn refuse_data(fd: &OwnedFd) -> io::Result<()> {
+    let data = u32::from(MsgType::Data.octet());
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        // A datagram without payload has no octet 8: the load fails and the filter drops it.
+        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 8),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, data),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: `filter` and the program that it points to are valid for the call; the kernel copies both.
+    let outcome = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    /// DATA never reaches the control plane's socket; its marked samples and control datagrams do.
+    #[test]
+    fn the_filter_drops_data_only() {
+        let fd = match open("lo", 0) {
+            Ok(fd) => fd,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let receiver = UdpSocket::from(fd);
+        receiver.set_nonblocking(false).unwrap();
+        receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let port = receiver.local_addr().unwrap().port();
+        assert!(is_on_port(&receiver.try_clone().unwrap().into(), port));
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for octet in [0x10, 0x11, 0x24] {
+            sender.send_to(&[octet; 40], ("127.0.0.1", port)).unwrap();
+        }
+        let mut first = [0; 64];
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let _len = receiver.recv(&mut first).unwrap();
+            seen.push(first[0]);
+        }
+        assert_eq!(seen, [0x11, 0x24]);
+    }
+}

@@ -1,0 +1,200 @@
+//! A pinned worker: ring operations only. Everything about a packet is the pipeline's.
+//!
+//! A batch boundary is the top of the loop: every frame of the batch before has been handed to its TX ring. There the
+//! worker takes over what the installer handed out and reports which unbind it has passed.
+
+use crate::lan::LanView;
+use crate::pipeline::{Pipeline, Verdict};
+use crate::port::{Port, PortStatistics, RxFrame, TxFrame};
+use crate::slots::WorkerQueues;
+use crate::tables::{Tables, count};
+use crossbeam_queue::ArrayQueue;
+use jvpn_abi::{BootTime, DropReason};
+use jvpn_tables::Doorbell;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Frames handled between two batch boundaries, per port.
+pub const BATCH: usize = 64;
+
+/// What a worker shares with the threads around it.
+#[derive(Debug)]
+pub struct WorkerLinks {
+    /// Queues of the installer.
+    pub queues: Arc<WorkerQueues>,
+    /// New views of the LAN.
+    pub lan_views: ArrayQueue<Arc<LanView>>,
+    /// Old views, for the neighbour thread to free.
+    pub lan_retired: ArrayQueue<Arc<LanView>>,
+    /// Rings the control plane: something was reported.
+    pub report_bell: Doorbell,
+    /// Wakes the neighbour thread: a neighbour is missing.
+    pub neighbour_bell: Doorbell,
+    /// Set to end the worker.
+    pub stop: AtomicBool,
+    /// Kernel statistics of both sockets, (WAN, LAN), refreshed when the worker goes to sleep.
+    pub statistics: Mutex<(PortStatistics, PortStatistics)>,
+}
+
+/// One worker: queue n of both ports.
+#[derive(Debug)]
+pub struct Worker {
+    index: usize,
+    wan: Port,
+    lan: Port,
+    pipeline: Pipeline,
+    links: Arc<WorkerLinks>,
+    tables: Arc<Tables>,
+    batch: Vec<RxFrame>,
+    wan_frame: Option<TxFrame>,
+    lan_frame: Option<TxFrame>,
+    clock: fn() -> BootTime,
+    reported: (u64, u64),
+}
+
+impl Worker {
+    /// A worker that owns queue `index` of both ports.
+    #[must_use]
+    pub fn new(
+        index: usize,
+        ports: (Port, Port),
+        pipeline: Pipeline,
+        tables: Arc<Tables>,
+        links: Arc<WorkerLinks>,
+        clock: fn() -> BootTime,
+    ) -> Self {
+        let (wan, lan) = ports;
+        let batch = Vec::with_capacity(BATCH);
+        Self {
+            index,
+            wan,
+            lan,
+            pipeline,
+            links,
+            tables,
+            batch,
+            wan_frame: None,
+            lan_frame: None,
+            clock,
+            reported: (0, 0),
+        }
+    }
+
+    /// Runs until told to stop. The caller has pinned the thread.
+    pub fn run(mut self) {
+        while !self.links.stop.load(Ordering::Acquire) {
+            self.boundary();
+            let handled = self.inbound_batch() + self.outbound_batch();
+            let refused = self.wan.flush() + self.lan.flush();
+            for _ in 0..refused {
+                count(self.tables.report(self.index), DropReason::TxRingFull);
+            }
+            let after = self.pipeline.after_batch();
+            if after.confirmed {
+                self.links.report_bell.ring();
+            }
+            if after.missed {
+                self.links.neighbour_bell.ring();
+            }
+            if handled == 0 {
+                self.sleep();
+            }
+        }
+    }
+
+    /// Everything of the batch before has left for its ring: pass on what waited for that.
+    fn boundary(&mut self) {
+        let report = self.tables.report(self.index);
+        report.batches.store(report.batches.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        // Read before the next batch begins: words stored before this sequence was raised are seen by that batch.
+        let unbind = self.tables.reports().requested_unbind_seq.load(Ordering::SeqCst);
+        let installed = self.pipeline.apply(&self.links.queues).unwrap_or(self.reported.1);
+        while let Some(view) = self.links.lan_views.pop() {
+            let old = self.pipeline.replace_lan(view);
+            let _full = self.links.lan_retired.push(old);
+        }
+        if (unbind, installed) != self.reported {
+            report.install_seq.store(installed, Ordering::Release);
+            report.unbind_seq.store(unbind, Ordering::Release);
+            self.reported = (unbind, installed);
+            self.links.report_bell.ring();
+        }
+    }
+
+    fn inbound_batch(&mut self) -> usize {
+        self.wan.receive(&mut self.batch, BATCH);
+        let handled = self.batch.len();
+        let now = (self.clock)();
+        while let Some(mut frame) = self.batch.pop() {
+            let mut lan_frame = self.lan_frame.take().or_else(|| self.lan.take_free());
+            let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
+            let verdict = {
+                let octets = self.wan.octets(&mut frame);
+                let lan_room = lan_frame.as_mut().map_or(&mut [][..], |frame| self.lan.room(frame));
+                let wan_room = wan_frame.as_mut().map_or(&mut [][..], |frame| self.wan.room(frame));
+                self.pipeline.inbound(now, octets, lan_room, wan_room)
+            };
+            self.wan.recycle(frame);
+            self.settle(verdict, lan_frame, wan_frame);
+        }
+        handled
+    }
+
+    fn outbound_batch(&mut self) -> usize {
+        self.lan.receive(&mut self.batch, BATCH);
+        let handled = self.batch.len();
+        let now = (self.clock)();
+        while let Some(mut frame) = self.batch.pop() {
+            let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
+            let verdict = {
+                let octets = self.lan.octets(&mut frame);
+                let wan_room = wan_frame.as_mut().map_or(&mut [][..], |frame| self.wan.room(frame));
+                self.pipeline.outbound(now, octets, wan_room)
+            };
+            self.lan.recycle(frame);
+            self.settle(verdict, None, wan_frame);
+        }
+        handled
+    }
+
+    /// Sends the frame that the verdict names and keeps the other for the next packet.
+    fn settle(&mut self, verdict: Verdict, lan_frame: Option<TxFrame>, wan_frame: Option<TxFrame>) {
+        let (lan_len, wan_len) = match verdict {
+            Verdict::ToLan(len) => (Some(len), None),
+            Verdict::ToWan(len) => (None, Some(len)),
+            Verdict::Drop(_) => (None, None),
+        };
+        match (lan_frame, lan_len) {
+            (Some(frame), Some(len)) => self.lan.transmit(frame, len),
+            (Some(frame), None) => self.lan_frame = Some(frame),
+            (None, _) => {}
+        }
+        match (wan_frame, wan_len) {
+            (Some(frame), Some(len)) => self.wan.transmit(frame, len),
+            (Some(frame), None) => self.wan_frame = Some(frame),
+            (None, _) => {}
+        }
+    }
+
+    /// Waits for frames or a doorbell. Frames that the kernel did not take yet are tried again soon.
+    fn sleep(&mut self) {
+        if let (Some(wan), Some(lan), Ok(mut shown)) =
+            (self.wan.statistics(), self.lan.statistics(), self.links.statistics.try_lock())
+        {
+            *shown = (wan, lan);
+        }
+        let waiting = self.wan.unsent() + self.lan.unsent() > 0;
+        let timeout = if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE };
+        let mut fds = [
+            PollFd::new(self.wan.fd(), PollFlags::POLLIN),
+            PollFd::new(self.lan.fd(), PollFlags::POLLIN),
+            PollFd::new(self.links.queues.bell.as_fd(), PollFlags::POLLIN),
+        ];
+        // EINTR only means another turn of the loop.
+        let _woken = poll(&mut fds, timeout);
+        let _rang = self.links.queues.bell.silence();
+    }
+}

@@ -1,0 +1,238 @@
+//! What a developer types: `cargo xtask <verb>`, one verb per need.
+//!
+//! Depends on nothing of ours and on no C library: it must compile in seconds on a bare machine, for it is what
+//! prepares that machine. It calls the other crates' binaries, never their code.
+#![allow(clippy::print_stdout, reason = "a command-line tool: standard output is its interface")]
+
+mod binaries;
+mod ci;
+mod ebpf;
+mod run;
+mod setup;
+mod test;
+mod tidy;
+mod tree;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use run::{Interrupted, Runner};
+use tree::Tree;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let verb = match Verb::parse(&args) {
+        Ok(Parsed::Do(verb)) => verb,
+        Ok(Parsed::Help(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::from(2);
+        }
+    };
+    let Err(error) = verb.run() else { return ExitCode::SUCCESS };
+    eprintln!("error: {error:#}");
+    // 128 plus the signal, as a shell would say it.
+    let code =
+        error.downcast_ref::<Interrupted>().map_or(1, |signal| 128 + u8::try_from(signal.0).unwrap_or(0));
+    ExitCode::from(code)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Verb {
+    Setup { check: bool },
+    Build { release: bool },
+    Demo { args: Vec<String> },
+    Test { filter: Option<String> },
+    Ci,
+    Tidy,
+    CleanRigs,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Parsed {
+    Do(Verb),
+    Help(&'static str),
+}
+
+impl Verb {
+    fn run(self) -> Result<()> {
+        let tree = Tree::locate()?;
+        let runner = Runner::new(tree.log_dir())?;
+        run::watch_signals()?;
+        match self {
+            Self::Setup { check: true } => setup::check(&tree),
+            Self::Setup { check: false } => setup::install(&tree, &runner),
+            Self::Build { release } => binaries::build(&tree, &runner, release),
+            Self::Demo { args } => binaries::demo(&tree, &runner, &args),
+            Self::Test { filter } => test::test(&tree, &runner, filter.as_deref()).map(|_| ()),
+            Self::Ci => ci::ci(&tree, &runner),
+            Self::Tidy => tidy::tidy(&tree),
+            Self::CleanRigs => binaries::clean_rigs(&tree),
+        }
+    }
+
+    /// Reads the arguments after `cargo xtask`.
+    fn parse(args: &[String]) -> Result<Parsed, String> {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let (verb, rest) = match args.as_slice() {
+            [] | ["help" | "--help" | "-h"] => return Ok(Parsed::Help(HELP)),
+            ["help", verb, ..] => (*verb, &["--help"][..]),
+            [verb, rest @ ..] => (*verb, rest),
+        };
+        let Some((_, help)) = VERB_HELP.iter().find(|(name, _)| *name == verb) else {
+            let known: Vec<_> = VERB_HELP.iter().map(|(name, _)| *name).collect();
+            return Err(format!("there is no verb `{verb}`; there are: {}", known.join(", ")));
+        };
+        // The demo has help of its own, but it may not be built yet.
+        if rest.iter().any(|arg| *arg == "--help" || *arg == "-h") {
+            return Ok(Parsed::Help(help));
+        }
+        let verb = match (verb, rest) {
+            ("setup", []) => Self::Setup { check: false },
+            ("setup", ["--check"]) => Self::Setup { check: true },
+            ("build", []) => Self::Build { release: false },
+            ("build", ["--release"]) => Self::Build { release: true },
+            ("demo", args) => Self::Demo { args: args.iter().map(|arg| (*arg).to_owned()).collect() },
+            ("test", []) => Self::Test { filter: None },
+            ("test", [filter]) if !filter.starts_with('-') => {
+                Self::Test { filter: Some((*filter).to_owned()) }
+            }
+            ("ci", []) => Self::Ci,
+            ("tidy", []) => Self::Tidy,
+            ("clean-rigs", []) => Self::CleanRigs,
+            (verb, rest) => {
+                return Err(format!(
+                    "`{verb}` does not take `{}`; `cargo xtask {verb} --help`",
+                    rest.join(" ")
+                ));
+            }
+        };
+        Ok(Parsed::Do(verb))
+    }
+}
+
+const HELP: &str = "\
+cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --help` tells more.
+
+  demo [args]      main job: two networks, a tunnel, a path dies, the session lives (root)
+  test [filter]    all tests; those that need root only as root
+  setup [--check]  install, or only look at, what build and demo need
+  build            all binaries, the XDP object inside the data plane's
+  ci               what CI runs: fmt, tidy, clippy, deny, test
+  tidy             the house rules: lengths, imports, dead files, unsafe islands, leaked paths
+  clean-rigs       remove network namespaces that killed runs left (root)
+
+demo, build, test and ci do the set-up themselves.
+";
+
+const VERB_HELP: [(&str, &str); 7] = [
+    ("setup", SETUP_HELP),
+    ("build", BUILD_HELP),
+    ("demo", DEMO_HELP),
+    ("test", TEST_HELP),
+    ("ci", CI_HELP),
+    ("tidy", TIDY_HELP),
+    ("clean-rigs", CLEAN_HELP),
+];
+
+const SETUP_HELP: &str = "\
+cargo xtask setup [--check]
+
+Installs what is missing, and nothing else:
+  packages      Debian packages, by apt, as root (libxdp and aws-lc are compiled from C; demo and tests call ip, nft, …)
+  XDP compiler  a Rust compiler with core for BPF: Debian's rustc-web with libstd-rust-web-dev-bpf where apt has it,
+                else rustup's nightly with rust-src
+  bpf-linker    built once, kept in $XDG_CACHE_HOME/jvpn (or ~/.cache/jvpn) for all clones; JVPN_BPF_LINKER=<path> names
+                another one
+Also mounts /sys/fs/bpf where it is missing. A second run downloads nothing.
+
+  --check  change nothing; print each need, what is there or what to do; exit 1 if anything is missing
+";
+
+const BUILD_HELP: &str = "\
+cargo xtask build [--release]
+
+Set-up, then all binaries. The data plane's build script compiles xdp-ebpf/ and embeds the object; plain `cargo build`
+works as well once set-up has run. Cargo's output goes to target/xtask/, and here if it fails.
+";
+
+const DEMO_HELP: &str = "\
+cargo xtask demo [args]
+
+Set-up, release build, then `jvpn-bench demo <args>` in place of this process. Needs root. After the build,
+`target/release/jvpn-bench demo --help` lists the arguments; the usual ones:
+  --repeat N  N rounds; p50 and max per cause
+  --keep      leave the network standing and print how to enter it
+  --down      remove what --keep left
+";
+
+const TEST_HELP: &str = "\
+cargo xtask test [filter]
+
+Set-up, then `cargo test --workspace`, then, as root, the tests marked #[ignore = \"needs root…\"], one at a time. Not
+root: says how many those are. [filter] is cargo test's: only tests whose names contain it. Tests that start processes
+take them from JVPN_BIN_DIR, which is set here.
+";
+
+const CI_HELP: &str = "\
+cargo xtask ci
+
+What .ci/run runs: set-up, cargo fmt --check, tidy, the XDP object without warnings and with its lock file, clippy with
+warnings as errors, cargo deny if it is installed, and what `cargo xtask test` does. No step stops the next; a table at
+the end says what failed and what each took.
+";
+
+const TIDY_HELP: &str = "\
+cargo xtask tidy
+
+The house rules that no compiler checks: length of files, which crate may import which, files that no module reaches,
+unsafe outside its islands, unfinished places, requirement IDs that docs/TRACEABILITY.md does not have, paths and hosts of
+one machine, tests ignored for another reason than root.
+";
+
+const CLEAN_HELP: &str = "\
+cargo xtask clean-rigs
+
+Calls `jvpn-bench sweep`: removes network namespaces whose owner is dead. Every demo and every privileged test does the
+same at its start, so this is for looking at a clean machine. Needs root.
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Parsed, String> {
+        Verb::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn verbs_are_read_with_their_arguments() {
+        assert_eq!(parse("setup --check"), Ok(Parsed::Do(Verb::Setup { check: true })));
+        assert_eq!(parse("test window"), Ok(Parsed::Do(Verb::Test { filter: Some("window".to_owned()) })));
+        let args = vec!["--repeat".to_owned(), "20".to_owned()];
+        assert_eq!(parse("demo --repeat 20"), Ok(Parsed::Do(Verb::Demo { args })));
+        assert_eq!(parse("ci"), Ok(Parsed::Do(Verb::Ci)));
+    }
+
+    #[test]
+    fn every_verb_has_help_and_is_listed() {
+        for (verb, help) in VERB_HELP {
+            assert_eq!(parse(&format!("{verb} --help")), Ok(Parsed::Help(help)));
+            assert_eq!(parse(&format!("help {verb}")), Ok(Parsed::Help(help)));
+            assert!(help.starts_with(&format!("cargo xtask {verb}")), "{verb}");
+            assert!(HELP.contains(&format!("\n  {verb}")), "{verb}");
+        }
+        assert_eq!(parse(""), Ok(Parsed::Help(HELP)));
+    }
+
+    #[test]
+    fn unknown_verbs_and_arguments_are_named() {
+        assert!(parse("frobnicate").is_err_and(|e| e.contains("frobnicate") && e.contains("demo")));
+        assert!(parse("setup --force").is_err_and(|e| e.contains("--force")));
+        assert!(parse("test --nocapture").is_err_and(|e| e.contains("--nocapture")));
+    }
+}
