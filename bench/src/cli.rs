@@ -1,6 +1,119 @@
-//! Command line.
+//! The command line of `jvpn-bench`.
+
+use std::path::PathBuf;
 use std::process::ExitCode;
-/// Entry.
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use jvpn_rig::{Interrupt, registry, requirements};
+
+use crate::scenarios::demo;
+use crate::timeline;
+
+/// Benches and demonstrates Jumping VPN on one machine, in network namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(name = "jvpn-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// A tunnel, two uplinks, and everything that can go wrong with them; judged from outside.
+    Demo(DemoArgs),
+    /// Removes what killed runs left: network namespaces, processes, files.
+    Sweep,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Repeats the recoveries so many times and shows median and maximum per cause.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeat: u32,
+    /// Leaves network and processes standing at the end and prints how to enter them.
+    #[arg(long)]
+    keep: bool,
+    /// Removes what `--keep` left, and does nothing else.
+    #[arg(long, conflicts_with_all = ["keep", "repeat"])]
+    down: bool,
+    /// Size of the download, MiB.
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    download_mib: u64,
+    /// Where report, events, logs and configuration go.
+    #[arg(long, default_value = "target/demo", value_name = "DIR")]
+    out: PathBuf,
+}
+
+/// Runs the command; the exit code is 0 only if everything held.
+#[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            timeline::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    match cli.verb {
+        Verb::Sweep => sweep(),
+        Verb::Demo(args) if args.down => take_down(),
+        Verb::Demo(args) => run_demo(args),
+    }
+}
+
+fn sweep() -> Result<()> {
+    require_root()?;
+    let swept = registry::sweep()?;
+    let listed = |ids: &[String]| if ids.is_empty() { "nothing".to_owned() } else { ids.join(" ") };
+    timeline::print(&format!("swept: {}; kept: {}", listed(&swept.removed), listed(&swept.kept)));
+    Ok(())
+}
+
+fn take_down() -> Result<()> {
+    require_root()?;
+    let removed = registry::remove_kept()?;
+    timeline::print(&match removed.as_slice() {
+        [] => "nothing was left standing".to_owned(),
+        ids => format!("removed: {}", ids.join(" ")),
+    });
+    Ok(())
+}
+
+fn require_root() -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("not root: network namespaces belong to root; run it as root (sudo)");
+    }
+    Ok(())
+}
+
+fn run_demo(args: DemoArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
+    let out_dir = args.out.canonicalize().with_context(|| format!("cannot find {}", args.out.display()))?;
+    let options = demo::Options {
+        rounds: args.repeat,
+        end: if args.keep { demo::End::Keep } else { demo::End::Remove },
+        download_octets: args.download_mib << 20,
+        out_dir,
+    };
+    demo::run(&options, &interrupt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        assert!(Cli::try_parse_from(["jvpn-bench", "demo", "--repeat", "20", "--keep"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "demo", "--repeat", "0"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "demo", "--down", "--keep"]).is_err());
+    }
 }

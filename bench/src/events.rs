@@ -247,7 +247,8 @@ fn follow(inotify: &Inotify, stop: &EventFd, mut tails: Vec<Tail>, shared: &Shar
         for tail in &mut tails {
             tail.read_new(shared);
         }
-        let mut fds = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let mut fds =
+            [PollFd::new(inotify.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot poll"),
@@ -284,7 +285,8 @@ impl Tail {
         while let Some(end) = self.pending.iter().position(|octet| *octet == b'\n') {
             let line: Vec<u8> = self.pending.drain(..=end).collect();
             let text = String::from_utf8_lossy(&line);
-            let record = serde_json::from_str(&text).unwrap_or_else(|_| json!({ "garbled": text.trim_end() }));
+            let record =
+                serde_json::from_str(&text).unwrap_or_else(|_| json!({ "garbled": text.trim_end() }));
             let at_ms = record.get("ts_ms").and_then(Value::as_i64).unwrap_or_else(unix_ms);
             shared.push(Event { at_ms, source: self.source, record });
         }

@@ -97,7 +97,10 @@ impl Report {
         let forwarded = self.held_back_forwarded;
         expect(forwarded == 0, format!("{forwarded} datagrams of an old binding came out at the LAN"));
         let (sent, rejected) = (self.replays_sent, self.replays_rejected);
-        expect(sent > 0 && rejected == sent, format!("{rejected} of {sent} replays were refused and counted"));
+        expect(
+            sent > 0 && rejected == sent,
+            format!("{rejected} of {sent} replays were refused and counted"),
+        );
         let leaked = self.kernel_socket_bound_data;
         expect(leaked == 0, format!("{leaked} DATA datagrams reached the kernel's socket"));
         let busy = self.workers.iter().filter(|worker| worker.packets_in + worker.packets_out > 0).count();
@@ -160,8 +163,9 @@ pub fn summarise(recoveries: &[Recovery]) -> Vec<CauseSummary> {
         .into_iter()
         .map(|cause| {
             let of_cause: Vec<_> = recoveries.iter().filter(|recovery| recovery.cause == cause).collect();
-            let spread =
-                |field: fn(&Recovery) -> u64| Spread::of(of_cause.iter().map(|recovery| field(recovery)).collect());
+            let spread = |field: fn(&Recovery) -> u64| {
+                Spread::of(of_cause.iter().map(|recovery| field(recovery)).collect())
+            };
             CauseSummary {
                 cause,
                 count: of_cause.len(),
@@ -234,9 +238,19 @@ mod tests {
         let mut fields: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
         fields.sort();
         let mut wanted = [
-            "session_id", "transitions", "recoveries", "tcp_survived", "sha256_ok", "held_back_released",
-            "held_back_forwarded", "replays_sent", "replays_rejected", "kernel_socket_bound_data", "xdp_mode",
-            "af_xdp_mode", "workers",
+            "session_id",
+            "transitions",
+            "recoveries",
+            "tcp_survived",
+            "sha256_ok",
+            "held_back_released",
+            "held_back_forwarded",
+            "replays_sent",
+            "replays_rejected",
+            "kernel_socket_bound_data",
+            "xdp_mode",
+            "af_xdp_mode",
+            "workers",
         ];
         wanted.sort_unstable();
         assert_eq!(fields, wanted);
@@ -245,9 +259,18 @@ mod tests {
     #[test]
     fn summaries_are_per_cause() {
         let recovery = |cause, outage_ms| Recovery { cause, detect_ms: 1, reattach_ms: 2, outage_ms };
-        let all = [recovery("cut", 5), recovery("down", 9), recovery("cut", 1), recovery("cut", 7), recovery("cut", 6)];
+        let all = [
+            recovery("cut", 5),
+            recovery("down", 9),
+            recovery("cut", 1),
+            recovery("cut", 7),
+            recovery("cut", 6),
+        ];
         let summaries = summarise(&all);
-        assert_eq!(summaries.iter().map(|s| (s.cause, s.count)).collect::<Vec<_>>(), [("cut", 4), ("down", 1)]);
+        assert_eq!(
+            summaries.iter().map(|s| (s.cause, s.count)).collect::<Vec<_>>(),
+            [("cut", 4), ("down", 1)]
+        );
         assert_eq!(summaries[0].outage_ms, Spread { p50: 5, max: 7 });
         assert_eq!(summaries[1].outage_ms, Spread { p50: 9, max: 9 });
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use jvpn_abi::{DropReason, Reason};
+use jvpn_abi::DropReason;
 use serde_json::Value;
 
 use crate::report::WorkerRow;
@@ -45,7 +45,9 @@ impl ControlPlaneStatus {
     pub fn only_session(&self) -> Result<SessionView> {
         let sessions = self.0.get("sessions").and_then(Value::as_array).context("status has no sessions")?;
         let live: Vec<_> = sessions.iter().filter(|session| text(session, "state") != "TERMINATED").collect();
-        let [session] = live.as_slice() else { anyhow::bail!("{} live sessions where one is expected", live.len()) };
+        let [session] = live.as_slice() else {
+            anyhow::bail!("{} live sessions where one is expected", live.len())
+        };
         Ok(SessionView {
             session_id: text(session, "session_id"),
             state: text(session, "state"),
@@ -57,16 +59,24 @@ impl ControlPlaneStatus {
         })
     }
 
-    /// Requests refused so far, whatever the reason.
+    /// Reattach requests refused so far, whatever the reason.
     #[must_use]
-    pub fn refused(&self) -> u64 {
-        let rejections = Reason::ALL.iter().filter(|reason| reason.number() >= FIRST_REJECTION);
-        rejections.map(|reason| counter(&self.0, "counters", reason.name())).sum()
+    pub fn reattaches_refused(&self) -> u64 {
+        let counters = self.0.get("counters").and_then(Value::as_object);
+        counters
+            .into_iter()
+            .flatten()
+            .filter(|(name, _)| name.starts_with("reattach_rejected."))
+            .filter_map(|(_, count)| count.as_u64())
+            .sum()
+    }
+
+    /// DATA of bound paths that the control plane itself found in its socket.
+    #[must_use]
+    pub fn kernel_socket_bound_data(&self) -> u64 {
+        counter(&self.0, "counters", "kernel_socket_bound_data")
     }
 }
-
-/// Reasons from here on are rejections.
-const FIRST_REJECTION: u8 = Reason::AuthFail.number();
 
 impl DataPlaneStatus {
     /// Asks.
@@ -140,16 +150,20 @@ mod tests {
     #[test]
     fn refusals_are_summed_and_transitions_are_not() {
         let status = ControlPlaneStatus(json!({
-            "counters": { "REPLAY_DETECTED": 2, "SESSION_NOT_FOUND": 3, "TRANSPORT_SWITCH_OK": 40 }
+            "counters": {
+                "reattach_rejected.REPLAY_DETECTED": 2, "reattach_rejected.SESSION_NOT_FOUND": 3,
+                "transition.TRANSPORT_SWITCH_OK": 40, "reattach_received": 50
+            }
         }));
-        assert_eq!(status.refused(), 5);
+        assert_eq!(status.reattaches_refused(), 5);
     }
 
     #[test]
     fn only_one_live_session_is_taken() {
         let session = |id: &str, state: &str| json!({"session_id": id, "state": state, "state_version": 7, "remote": "r"});
         let status = |sessions| ControlPlaneStatus(json!({ "sessions": sessions }));
-        let one = status(json!([session("a", "TERMINATED"), session("b", "ATTACHED")])).only_session().unwrap();
+        let one =
+            status(json!([session("a", "TERMINATED"), session("b", "ATTACHED")])).only_session().unwrap();
         assert_eq!((one.session_id.as_str(), one.state_version), ("b", 7));
         assert!(status(json!([])).only_session().is_err());
         assert!(status(json!([session("a", "ATTACHED"), session("b", "ATTACHED")])).only_session().is_err());

@@ -88,7 +88,8 @@ fn suppressed(event: &Event) -> String {
 }
 
 fn describe_client(event: &Event) -> Option<String> {
-    let shown = ["event_type", "event"].into_iter().map(|field| event.text(field)).find(|text| !text.is_empty())?;
+    let shown =
+        ["event_type", "event"].into_iter().map(|field| event.text(field)).find(|text| !text.is_empty())?;
     let details: Vec<String> = ["previous_state", "new_state", "cause", "reason", "device", "path", "uplink"]
         .into_iter()
         .map(|field| (field, event.text(field)))
@@ -119,7 +120,10 @@ pub fn closing_table(report: &Report, summaries: &[CauseSummary], failures: &[St
     row("session", report.session_id.clone());
     row("TCP connection lived throughout", yes(report.tcp_survived));
     row("download checksum right", yes(report.sha256_ok));
-    row("held-back DATA released / forwarded", format!("{} / {}", report.held_back_released, report.held_back_forwarded));
+    row(
+        "held-back DATA released / forwarded",
+        format!("{} / {}", report.held_back_released, report.held_back_forwarded),
+    );
     row("replays sent / refused", format!("{} / {}", report.replays_sent, report.replays_rejected));
     row("DATA seen by the kernel's socket", report.kernel_socket_bound_data.to_string());
     row("XDP / AF_XDP mode", format!("{} / {}", report.xdp_mode, report.af_xdp_mode));
@@ -142,6 +146,12 @@ pub fn closing_table(report: &Report, summaries: &[CauseSummary], failures: &[St
 pub fn print(text: &str) {
     println!("{text}");
     flush();
+}
+
+/// Why the command failed, for the person who typed it.
+pub fn complain(error: &anyhow::Error) {
+    flush();
+    eprintln!("error: {error:#}");
 }
 
 #[cfg(test)]

@@ -362,7 +362,7 @@ const CHILD_SAYS: &str = "rig is up: ";
 
 /// No test of its own: the process that the next one kills.
 #[test]
-#[ignore = "helper of the sweep test"]
+#[ignore = "needs root: started by the sweep test, does nothing alone"]
 fn owner_that_will_be_killed() {
     if std::env::var_os("JVPN_RIG_TEST_OWNER").is_none() {
         return;

@@ -1,3 +1,7 @@
-//! `jvpn`: the client agent and the command-line tool.
+//! `jvpn`: the client agent and the command-line tool. Everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    jvpn_client::cli::main()
+}

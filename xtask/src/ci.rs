@@ -35,10 +35,13 @@ pub(crate) fn ci(tree: &Tree, runner: &Runner) -> Result<()> {
 }
 
 fn fmt(tree: &Tree, runner: &Runner) -> Result<()> {
-    runner.logged("fmt, workspace", tree.cargo().args(["fmt", "--all", "--check"]))?;
+    runner
+        .logged("fmt, workspace", tree.cargo().args(["fmt", "--all", "--check", "--", "--color", "never"]))?;
     runner.logged(
         "fmt, xdp-ebpf",
-        tree.cargo().current_dir(tree.root().join("xdp-ebpf")).args(["fmt", "--check"]),
+        tree.cargo()
+            .current_dir(tree.root().join("xdp-ebpf"))
+            .args(["fmt", "--check", "--", "--color", "never"]),
     )?;
     Ok(())
 }

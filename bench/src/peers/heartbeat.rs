@@ -109,7 +109,8 @@ impl Heartbeat {
     pub fn start(rig: &Rig) -> Result<Self> {
         let shared = Arc::new(Shared::default());
         let open = |namespace: &Namespace, address: Ipv4Addr, port: u16| -> Result<UdpSocket> {
-            let socket = namespace.run(|| UdpSocket::bind((address, port)))?.context("cannot open a UDP socket")?;
+            let socket =
+                namespace.run(|| UdpSocket::bind((address, port)))?.context("cannot open a UDP socket")?;
             socket.set_read_timeout(Some(SLICE)).context("cannot set a timeout")?;
             Ok(socket)
         };
@@ -157,7 +158,8 @@ impl Heartbeat {
             if Instant::now() >= deadline {
                 bail!("traffic through the tunnel did not go on within {:.1} s", patience.as_secs_f64());
             }
-            replies = self.shared.arrived.wait_timeout(replies, SLICE).unwrap_or_else(PoisonError::into_inner).0;
+            replies =
+                self.shared.arrived.wait_timeout(replies, SLICE).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
     }

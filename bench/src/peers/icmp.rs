@@ -37,7 +37,11 @@ pub fn ping(
         let request = echo_request([identifier[2], identifier[3]], sequence);
         let time = loop {
             interrupt.check()?;
-            anyhow::ensure!(Instant::now() < deadline, "no echo from {to} within {:.1} s", patience.as_secs_f64());
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "no echo from {to} within {:.1} s",
+                patience.as_secs_f64()
+            );
             let sent_at = Instant::now();
             // No route yet, a full queue: the next round tries again.
             let _ = socket.send_to(&request, &SocketAddr::from((to, 0)).into());

@@ -183,7 +183,9 @@ fn receive(mut stream: TcpStream, shared: &Shared) {
         match stream.read(&mut buffer) {
             Ok(0) => return shared.broke("closed by the other end"),
             Ok(len) => pending.extend(buffer.get(..len).unwrap_or_default()),
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => continue,
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
+                continue;
+            }
             Err(error) => return shared.broke(error),
         }
         let mut state = shared.state();

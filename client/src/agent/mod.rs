@@ -231,6 +231,12 @@ impl Agent {
         (at != BootTime::NEVER).then_some(at)
     }
 
+    /// The gateway's outer endpoint.
+    #[must_use]
+    pub const fn endpoint(&self) -> Endpoint {
+        self.config.endpoint
+    }
+
     /// Uplinks and what is known about them.
     #[must_use]
     pub const fn paths(&self) -> &Paths {

@@ -361,7 +361,7 @@ fn route_message(route: &Route) -> RouteMessage {
 
 fn rule_of(message: &RuleMessage) -> Option<Rule> {
     let mut rule =
-        Rule { priority: 0, to: self::unspecified(message)?, device: None, from: None, table: u32::from(message.header.table) };
+        Rule { priority: 0, to: unspecified(message)?, device: None, from: None, table: u32::from(message.header.table) };
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Priority(priority) => rule.priority = *priority,

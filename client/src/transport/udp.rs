@@ -155,12 +155,8 @@ impl Transport for Udp {
         let mut count = 0;
         {
             let mut buffers = frames.buffers().iter_mut();
-            let mut empty = [[0u8; 0]; BATCH];
-            let mut spare = empty.iter_mut();
-            let mut slices: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
-                let buffer = buffers.next().map(|b| b.as_mut_slice());
-                [IoSliceMut::new(buffer.or_else(|| spare.next().map(|b| b.as_mut_slice())).unwrap_or_default())]
-            });
+            let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
+                std::array::from_fn(|_| [IoSliceMut::new(buffers.next().map_or(&mut [], |b| b.as_mut_slice()))]);
             let fd = self.socket.as_raw_fd();
             let received =
                 match recvmmsg(fd, &mut self.headers_in, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {

@@ -2,6 +2,30 @@
 //!
 //! The payloads are the caller's; here they are octets. Both are part of the transcript, so whoever strips an offer
 //! breaks the exchange (R5.1). Freshness of an INIT is the caller's too: its payload carries the timestamp.
+//!
+//! ```
+//! use jvpn_crypto::handshake::{init_mac_ok, initiate, read_init};
+//! use jvpn_crypto::keys::{PresharedKey, StaticSecret};
+//! use jvpn_crypto::rng::OsRandom;
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut rng = OsRandom::checked()?;
+//! let (client, gateway) = (StaticSecret::generate(&mut rng)?, StaticSecret::generate(&mut rng)?);
+//! let psk = PresharedKey::default();
+//!
+//! let (init, mut initiation) = initiate(&mut rng, &client, &gateway.public(), &psk, 7, b"offer")?;
+//! // At the gateway: the cheap check first, then the Diffie-Hellman.
+//! assert!(init_mac_ok(&gateway.public(), &init));
+//! let (proven, incoming) = read_init(&mut rng, &gateway, &init)?;
+//! assert_eq!(incoming.peer, client.public());
+//! let (response, at_gateway) = incoming.respond(&psk, b"grant")?;
+//! // Back at the client.
+//! let (at_client, payload) = initiation.read_response(&response)?;
+//! assert_eq!(payload, b"grant");
+//! assert_eq!(at_client.data_keys().client_to_gateway, at_gateway.data_keys().client_to_gateway);
+//! # drop(proven);
+//! # Ok(())
+//! # }
+//! ```
 
 use crate::keys::{PresharedKey, PublicKey, StaticSecret};
 use crate::mac;

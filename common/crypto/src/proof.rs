@@ -14,10 +14,9 @@
 /// let forged = jvpn_crypto::Proven::mint();
 /// ```
 /// nor kept for a second use:
-/// ```compile_fail,E0599
-/// fn twice(proof: &jvpn_crypto::Proven) -> jvpn_crypto::Proven {
-///     proof.clone()
-/// }
+/// ```compile_fail,E0277
+/// fn copies<T: Clone>() {}
+/// copies::<jvpn_crypto::Proven>();
 /// ```
 /// ```compile_fail,E0382
 /// fn twice(proof: jvpn_crypto::Proven) -> (jvpn_crypto::Proven, jvpn_crypto::Proven) {

@@ -51,10 +51,9 @@ struct Refused;
 /// ```compile_fail,E0451
 /// let forged = jvpn_crypto::Opened { counter: 7 };
 /// ```
-/// ```compile_fail,E0599
-/// fn twice(proof: &jvpn_crypto::Opened) -> jvpn_crypto::Opened {
-///     proof.clone()
-/// }
+/// ```compile_fail,E0277
+/// fn copies<T: Clone>() {}
+/// copies::<jvpn_crypto::Opened>();
 /// ```
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "commit it to the replay window before the plain text is used"]

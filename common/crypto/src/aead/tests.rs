@@ -1,3 +1,4 @@
+use super::rustcrypto::Key as Oracle;
 use super::*;
 use crate::testing::{Seeded, hex, resized, spoiled};
 use proptest::prelude::*;
@@ -56,11 +57,11 @@ macro_rules! for_each_backend {
     ($new:ident => $body:block) => {
         #[cfg(feature = "aws-lc")]
         {
-            let $new = aws_lc::Key::new;
+            let $new = Key::new;
             $body
         }
         {
-            let $new = rustcrypto::Key::new;
+            let $new = Oracle::new;
             $body
         }
     };
@@ -96,7 +97,8 @@ fn nonce_is_zero_and_big_endian_counter() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// R5.1: this build's backend (aws-lc but for feature `rustcrypto` alone) and RustCrypto make the same octets and open each other's, in place and out of place.
+    /// R5.1: this build's backend (aws-lc but for feature `rustcrypto` alone) and RustCrypto make the same octets and
+    /// open each other's, in place and out of place.
     #[test]
     fn backends_agree(
         seed in any::<u64>(),
@@ -110,7 +112,7 @@ proptest! {
         let mut rng = Seeded::new(seed);
         let key: [u8; 32] = rng.octets(32).try_into().unwrap();
         let (aad, plaintext) = (rng.octets(aad_len), rng.octets(len));
-        let (ours, oracle) = (Key::new(suite, &key), rustcrypto::Key::new(suite, &key));
+        let (ours, oracle) = (Key::new(suite, &key), Oracle::new(suite, &key));
         let nonce = nonce(counter);
 
         let mut body = vec![0; len];

@@ -1,0 +1,191 @@
+//! The command line of `jvpn`.
+
+use crate::config::Config;
+use crate::{io, show};
+use anyhow::{Context, bail};
+use clap::{Parser, Subcommand};
+use jvpn_crypto::keys::StaticSecret;
+use jvpn_crypto::rng::OsRandom;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use zeroize::Zeroizing;
+
+/// Sockets that `status` asks when none is named.
+const DEFAULT_SOCKETS: [&str; 3] =
+    ["/run/jvpn/agent.sock", "/run/jvpn/controlplane-status.sock", "/run/jvpn/dataplane-status.sock"];
+
+/// A VPN whose sessions survive the death of their path.
+///
+/// The session is the anchor: its identity stays the same while the transport underneath changes. The agent watches the
+/// bound uplink, notices within a few probe intervals that it is dead, and moves the session to another uplink; TCP
+/// connections inside the tunnel go on.
+#[derive(Debug, Parser)]
+#[command(name = "jvpn", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Getting started:
+  umask 077
+  jvpn genkey > client.key                 a secret key; keep it on this host
+  jvpn pubkey < client.key                 the public key; the gateway's operator adds it as [[peer]]
+  jvpn up --config client.toml             run in the foreground; Ctrl-C ends the session and cleans up
+  jvpn status                              state, path, round-trip time, loss, counters
+
+A configuration file:
+  [interface]
+  private_key_file = \"client.key\"
+  [gateway]
+  public_key = \"<the gateway's public key>\"
+  endpoint = \"198.51.100.1:4500\"
+  [[uplink]]
+  device = \"eth0\"
+  [[uplink]]
+  device = \"wwan0\"
+
+JVPN_LOG=debug shows more.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a new secret key to standard output
+    #[command(after_help = "Example:\n  (umask 077; jvpn genkey > client.key)")]
+    Genkey,
+    /// Read a secret key from standard input, write its public key
+    #[command(after_help = "Example:\n  jvpn pubkey < client.key")]
+    Pubkey,
+    /// Bring the tunnel up and keep it up, in the foreground
+    ///
+    /// SIGINT, SIGTERM or `jvpn down` end the session, remove the device, routes and rules, and exit with 0.
+    #[command(after_help = "Example:\n  jvpn up --config /etc/jvpn/client.toml")]
+    Up {
+        /// The client's configuration (TOML)
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// End the tunnel of a running agent
+    Down {
+        /// The agent's status socket
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKETS[0])]
+        socket: PathBuf,
+    },
+    /// Show what an agent, control plane or data plane is doing
+    ///
+    /// Without --socket all default sockets are tried, and each that answers is shown.
+    #[command(after_help = "Examples:\n  jvpn status\n  jvpn status --json --socket /run/jvpn/agent.sock")]
+    Status {
+        /// The process's answer as it is, one JSON document per socket
+        #[arg(long)]
+        json: bool,
+        /// A status socket
+        #[arg(long, value_name = "PATH")]
+        socket: Option<PathBuf>,
+    },
+}
+
+/// Runs the command line; errors go to standard error with what to do next.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody may be left to read it.
+            let _unread = writeln!(std::io::stderr(), "jvpn: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Genkey => genkey(),
+        Command::Pubkey => pubkey(),
+        Command::Up { config } => up(&config),
+        Command::Down { socket } => down(&socket),
+        Command::Status { json, socket } => status(json, socket.as_deref()),
+    }
+}
+
+fn genkey() -> anyhow::Result<()> {
+    let secret = StaticSecret::generate(&mut OsRandom::checked()?)?;
+    if std::io::stdout().is_terminal() {
+        writeln!(std::io::stderr(), "jvpn: this is a secret; better: (umask 077; jvpn genkey > client.key)")?;
+    }
+    print_line(&secret.to_base64())
+}
+
+fn pubkey() -> anyhow::Result<()> {
+    let mut text = Zeroizing::new(String::new());
+    std::io::stdin().take(4_096).read_to_string(&mut text).context("cannot read a key from standard input")?;
+    let secret: StaticSecret = text
+        .trim()
+        .parse()
+        .context("standard input is not a secret key as 'jvpn genkey' makes it: jvpn pubkey < client.key")?;
+    print_line(&secret.public().to_string())
+}
+
+fn up(path: &Path) -> anyhow::Result<()> {
+    jvpn_host::logging::init();
+    let config = Config::load(path)?;
+    if !nix::unistd::geteuid().is_root() {
+        bail!("'jvpn up' makes a network device and routes and must run as root: sudo jvpn up --config {}", path.display());
+    }
+    io::run(&config)
+}
+
+fn down(socket: &Path) -> anyhow::Result<()> {
+    let answer = jvpn_host::status::query(socket, "down")?;
+    match answer.get("ok").and_then(serde_json::Value::as_bool) {
+        Some(true) => Ok(()),
+        Some(false) | None => bail!("the process at {} did not end: {answer}", socket.display()),
+    }
+}
+
+fn status(json: bool, socket: Option<&Path>) -> anyhow::Result<()> {
+    let named = socket.is_some();
+    let sockets: Vec<&Path> = socket.map_or_else(|| DEFAULT_SOCKETS.map(Path::new).into(), |one| vec![one]);
+    let mut shown = 0;
+    for path in sockets {
+        match jvpn_host::status::query(path, "status") {
+            Ok(document) if json => print_line(&document.to_string())?,
+            Ok(document) => print_line(&show::text(path, &document))?,
+            Err(error) if named => return Err(error.into()),
+            Err(_) => continue,
+        }
+        shown += 1;
+    }
+    if shown == 0 {
+        bail!(
+            "nothing of Jumping VPN answers at {}; is it running? name another socket with --socket",
+            DEFAULT_SOCKETS.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// One line to standard output. A reader that has gone (`| head`) is no error.
+fn print_line(line: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_teaches() {
+        Cli::command().debug_assert();
+        let help = Cli::command().render_long_help().to_string();
+        for word in ["genkey", "pubkey", "up", "down", "status", "[[uplink]]", "umask 077"] {
+            assert!(help.contains(word), "--help does not mention {word}");
+        }
+        assert!(Cli::try_parse_from(["jvpn", "up"]).is_err(), "a configuration must be named");
+        assert!(Cli::try_parse_from(["jvpn", "status", "--json"]).is_ok());
+    }
+}

@@ -1,0 +1,293 @@
+//! The client's configuration file. Every value is checked at the start; what is wrong is named with what it may be.
+
+use crate::link::TABLES;
+use crate::link::model::UplinkRouting;
+use crate::paths::UplinkSpec;
+use jvpn_abi::wire::Suite;
+use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
+use jvpn_host::config::ConfigError;
+use jvpn_host::keyfile::{self, KeyFileError};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Longest device name that Linux takes, octets (IFNAMSIZ - 1).
+const DEVICE_NAME_MAX: usize = 15;
+/// Default first routing table; the uplinks take this one and those above it.
+const FIRST_TABLE: u32 = 0x4a00;
+/// Table numbers from here on are left to others: the kernel's own are 253 to 255.
+const TABLE_MIN: u32 = 256;
+/// Default priority of our rules: before the main table (32766), behind what administrators usually place first.
+const RULE_PRIORITY: u32 = 5_000;
+
+/// The file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The tunnel.
+    pub interface: Interface,
+    /// Where it leads.
+    pub gateway: Gateway,
+    /// Over which links.
+    #[serde(rename = "uplink")]
+    pub uplinks: Vec<UplinkConfig>,
+    /// Where `jvpn status` and `jvpn down` ask.
+    #[serde(default = "default_status_socket")]
+    pub status_socket: PathBuf,
+    /// Timeline of the client as JSON lines; none if absent.
+    pub events_file: Option<PathBuf>,
+    /// AEAD suites, best first.
+    #[serde(rename = "suites", default = "default_suites")]
+    suite_names: Vec<String>,
+    /// The file's own path, for messages.
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+/// `[interface]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// Name of the tunnel device.
+    #[serde(default = "default_interface")]
+    pub name: String,
+    /// The client's static secret.
+    pub private_key_file: PathBuf,
+    /// First routing table; a second agent on one host needs others.
+    #[serde(default = "default_table")]
+    pub table: u32,
+    /// Priority of the routing rules.
+    #[serde(default = "default_rule_priority")]
+    pub rule_priority: u32,
+}
+
+/// `[gateway]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// Its static public key.
+    #[serde(rename = "public_key", deserialize_with = "public_key")]
+    key: PublicKey,
+    /// Its outer address and port.
+    pub endpoint: SocketAddr,
+    /// Pre-shared key, if there is one.
+    pub preshared_key_file: Option<PathBuf>,
+}
+
+/// `[[uplink]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UplinkConfig {
+    /// Network device.
+    pub device: String,
+    /// Next hop; without it the device's default route says it.
+    pub gateway: Option<IpAddr>,
+    /// Smaller is preferred; without it the order in the file counts.
+    pub priority: Option<u32>,
+}
+
+fn default_status_socket() -> PathBuf {
+    PathBuf::from("/run/jvpn/agent.sock")
+}
+
+fn default_suites() -> Vec<String> {
+    [Suite::Aes256Gcm, Suite::ChaCha20Poly1305].map(|suite| suite.name().to_owned()).into()
+}
+
+fn default_interface() -> String {
+    "jvpn0".to_owned()
+}
+
+const fn default_table() -> u32 {
+    FIRST_TABLE
+}
+
+const fn default_rule_priority() -> u32 {
+    RULE_PRIORITY
+}
+
+fn public_key<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<PublicKey, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+impl Gateway {
+    /// Its static public key.
+    #[must_use]
+    pub const fn public_key(&self) -> PublicKey {
+        self.key
+    }
+}
+
+impl Config {
+    /// Reads and checks a file. Key files are read later, by [`Self::secret`].
+    ///
+    /// # Errors
+    /// Naming file, key, value and what it may be.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut config: Self = jvpn_host::config::load(path)?;
+        config.path = path.to_owned();
+        let problem = config.problem();
+        problem.map_or(Ok(config), |message| Err(ConfigError::Invalid { path: path.to_owned(), message }))
+    }
+
+    /// The client's static key.
+    ///
+    /// # Errors
+    /// If the file is missing, exposed or no key.
+    pub fn secret(&self) -> Result<StaticSecret, ConfigError> {
+        let path = self.resolve(&self.interface.private_key_file);
+        let text = keyfile::read_secret(&path).map_err(|error| self.key_problem("private_key_file", &error))?;
+        text.parse().map_err(|error| self.invalid(format!("private_key_file {}: {error}", path.display())))
+    }
+
+    /// The pre-shared key; zeros if none is configured.
+    ///
+    /// # Errors
+    /// If the file is missing, exposed or no key.
+    pub fn preshared(&self) -> Result<PresharedKey, ConfigError> {
+        let Some(path) = &self.gateway.preshared_key_file else { return Ok(PresharedKey::default()) };
+        let path = self.resolve(path);
+        let text = keyfile::read_secret(&path).map_err(|error| self.key_problem("preshared_key_file", &error))?;
+        text.parse().map_err(|error| self.invalid(format!("preshared_key_file {}: {error}", path.display())))
+    }
+
+    /// The suites, best first.
+    #[must_use]
+    pub fn suites(&self) -> Vec<Suite> {
+        self.suite_names.iter().filter_map(|name| suite(name)).collect()
+    }
+
+    /// The uplinks as the path logic sees them.
+    #[must_use]
+    pub fn uplink_specs(&self) -> Vec<UplinkSpec> {
+        let spec = |(position, uplink): (u32, &UplinkConfig)| UplinkSpec {
+            device: uplink.device.clone(),
+            priority: uplink.priority.unwrap_or(position),
+        };
+        (1..).zip(&self.uplinks).map(spec).collect()
+    }
+
+    /// The uplinks as routing sees them.
+    #[must_use]
+    pub fn routing(&self) -> Vec<UplinkRouting> {
+        let routing = |(position, uplink): (u32, &UplinkConfig)| UplinkRouting {
+            device: uplink.device.clone(),
+            gateway: uplink.gateway,
+            table: self.interface.table + position,
+            rule_priority: self.interface.rule_priority,
+        };
+        (0..).zip(&self.uplinks).map(routing).collect()
+    }
+
+    /// Paths in the file are relative to it.
+    fn resolve(&self, path: &Path) -> PathBuf {
+        self.path.parent().map_or_else(|| path.to_owned(), |folder| folder.join(path))
+    }
+
+    fn invalid(&self, message: String) -> ConfigError {
+        ConfigError::Invalid { path: self.path.clone(), message }
+    }
+
+    fn key_problem(&self, field: &str, error: &KeyFileError) -> ConfigError {
+        self.invalid(format!("{field}: {error}"))
+    }
+
+    /// The first value that cannot be, if any.
+    fn problem(&self) -> Option<String> {
+        let name = &self.interface.name;
+        if let Some(why) = bad_device(name) {
+            return Some(format!("[interface] name = '{name}' {why}"));
+        }
+        let table = self.interface.table;
+        if table < TABLE_MIN || table > u32::MAX - TABLES {
+            return Some(format!(
+                "[interface] table = {table}: choose one from {TABLE_MIN} to {}",
+                u32::MAX - TABLES
+            ));
+        }
+        if !(1..32_766).contains(&self.interface.rule_priority) {
+            return Some(format!(
+                "[interface] rule_priority = {}: choose one from 1 to 32765, before the main table's 32766",
+                self.interface.rule_priority
+            ));
+        }
+        let endpoint = self.gateway.endpoint;
+        if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
+            return Some(format!("[gateway] endpoint = '{endpoint}' is no address to send to"));
+        }
+        if endpoint.is_ipv6() {
+            return Some(format!("[gateway] endpoint = '{endpoint}': only IPv4 is spoken outside so far"));
+        }
+        self.uplink_problem().or_else(|| self.suite_problem())
+    }
+
+    fn uplink_problem(&self) -> Option<String> {
+        if self.uplinks.is_empty() || self.uplinks.len() > TABLES as usize {
+            return Some(format!(
+                "{} [[uplink]] sections: name from 1 to {TABLES}, for example [[uplink]] device = \"eth0\"",
+                self.uplinks.len()
+            ));
+        }
+        let mut seen = BTreeSet::new();
+        for uplink in &self.uplinks {
+            let device = &uplink.device;
+            if let Some(why) = bad_device(device) {
+                return Some(format!("[[uplink]] device = '{device}' {why}"));
+            }
+            if *device == self.interface.name {
+                return Some(format!("[[uplink]] device = '{device}' is the tunnel's own interface"));
+            }
+            if !seen.insert(device) {
+                return Some(format!("[[uplink]] device = '{device}' is named twice"));
+            }
+            if let Some(gateway) = uplink.gateway
+                && (gateway.is_ipv4() != self.gateway.endpoint.is_ipv4() || gateway.is_unspecified())
+            {
+                return Some(format!(
+                    "[[uplink]] device = '{device}', gateway = '{gateway}' cannot lead to {}",
+                    self.gateway.endpoint
+                ));
+            }
+        }
+        None
+    }
+
+    fn suite_problem(&self) -> Option<String> {
+        let known = default_suites().join(", ");
+        if self.suite_names.is_empty() || self.suite_names.len() > 8 {
+            return Some(format!("suites: name at least one of {known}"));
+        }
+        let mut seen = BTreeSet::new();
+        for name in &self.suite_names {
+            if suite(name).is_none() {
+                return Some(format!("suites: '{name}' is unknown; known are {known}"));
+            }
+            if !seen.insert(name) {
+                return Some(format!("suites: '{name}' is named twice"));
+            }
+        }
+        None
+    }
+}
+
+fn suite(name: &str) -> Option<Suite> {
+    [Suite::Aes256Gcm, Suite::ChaCha20Poly1305].into_iter().find(|suite| suite.name() == name)
+}
+
+/// Why Linux would not take this device name.
+fn bad_device(name: &str) -> Option<&'static str> {
+    if name.is_empty() {
+        return Some("is empty");
+    }
+    if name.len() > DEVICE_NAME_MAX {
+        return Some("is too long: at most 15 octets");
+    }
+    let bad = |octet: u8| octet.is_ascii_whitespace() || octet.is_ascii_control() || matches!(octet, b'/' | b':' | b'%');
+    (name == "." || name == ".." || name.bytes().any(bad)).then_some("is no device name")
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,454 @@
+//! The only loop: sockets, tunnel device, netlink, status socket and signals; everything waits in one `epoll`.
+//!
+//! Level-triggered: what is not taken now is reported again, so one busy descriptor cannot starve the others. Without
+//! packets, events and due timers the process sleeps.
+
+pub mod frames;
+
+use crate::agent::{Agent, AgentConfig, Event, Inner};
+use crate::config::Config;
+use crate::events::EventSink;
+use crate::link::model::UplinkRouting;
+use crate::link::watch::{News, Watch};
+use crate::link::{Links, TunnelSetup};
+use crate::paths::UplinkId;
+use crate::transport::{Transport, udp::Udp};
+use crate::tun::Tun;
+use anyhow::Context;
+use frames::{BATCH, Frames};
+use jvpn_abi::wire::{DATA_HEADER_LEN, TAG_LEN};
+use jvpn_abi::{BootTime, Endpoint};
+use jvpn_crypto::rng::OsRandom;
+use jvpn_host::status::StatusListener;
+use jvpn_host::{clock, signals};
+use jvpn_session::messages::{HandshakeGrant, Prefix};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use serde_json::{Value, json};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+/// Mode of the status socket: it shows addresses and counters, and `down` ends the tunnel. Root only.
+const STATUS_MODE: u32 = 0o600;
+/// Batches per descriptor and round: enough to drain a burst, few enough that timers and the other direction get their turn.
+const BATCHES_PER_ROUND: usize = 4;
+/// How often links are looked at again while something about them was refused.
+const LINK_RETRY: Duration = Duration::from_secs(2);
+
+/// What a descriptor is, as `epoll` hands it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Token {
+    Signals,
+    Status,
+    Links,
+    Tunnel,
+    Uplink(UplinkId),
+}
+
+impl Token {
+    const FIRST_UPLINK: u64 = 16;
+
+    fn number(self) -> u64 {
+        match self {
+            Self::Signals => 0,
+            Self::Status => 1,
+            Self::Links => 2,
+            Self::Tunnel => 3,
+            Self::Uplink(id) => Self::FIRST_UPLINK + u64::from(id.0),
+        }
+    }
+
+    fn from_number(number: u64) -> Option<Self> {
+        Some(match number {
+            0 => Self::Signals,
+            1 => Self::Status,
+            2 => Self::Links,
+            3 => Self::Tunnel,
+            other => Self::Uplink(UplinkId(u8::try_from(other.checked_sub(Self::FIRST_UPLINK)?).ok()?)),
+        })
+    }
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Running {
+    Yes,
+    No,
+}
+
+/// The agent with everything it needs from the host.
+struct Shell {
+    agent: Agent,
+    epoll: Epoll,
+    uplinks: Vec<Uplink>,
+    tunnel: Tun,
+    links: Links,
+    watch: Watch,
+    status: StatusListener,
+    signals: UnixStream,
+    events: EventSink,
+    frames: Frames,
+    sources: [Endpoint; BATCH],
+    devices: Vec<String>,
+    interface: String,
+    look_again: Option<BootTime>,
+    tunnel_refused: u64,
+    running: Running,
+}
+
+/// An uplink and, while its device exists, its transport.
+struct Uplink {
+    device: String,
+    transport: Option<Box<dyn Transport>>,
+}
+
+/// Runs the agent until it is asked to end. Routes, rules and device are gone afterwards.
+///
+/// # Errors
+/// If something is missing at the start; once running, trouble is reported and worked around.
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let mut shell = Shell::start(config)?;
+    tracing::info!(interface = config.interface.name, gateway = %config.gateway.endpoint, "started");
+    while shell.running == Running::Yes {
+        shell.round()?;
+    }
+    shell.finish();
+    Ok(())
+}
+
+impl Shell {
+    fn start(config: &Config) -> anyhow::Result<Self> {
+        let random = OsRandom::checked()?;
+        // Handlers first: from here on Ctrl-C cleans up.
+        let signals = signals::shutdown_stream().context("cannot register signal handlers")?;
+        let status = StatusListener::bind(&config.status_socket, STATUS_MODE)
+            .with_context(|| format!("cannot serve {}", config.status_socket.display()))?;
+        let endpoint = Endpoint::from(config.gateway.endpoint);
+        let links = Links::open(config.routing(), config.gateway.endpoint.ip(), config.interface.table)?;
+        let watch = Watch::open()?;
+        let tunnel = Tun::open(&config.interface.name)?;
+        let events = EventSink::open(config.events_file.as_deref())?;
+        let agent = Agent::new(
+            AgentConfig {
+                local: config.secret()?,
+                gateway: config.gateway.public_key(),
+                preshared: config.preshared()?,
+                endpoint,
+                suites: config.suites(),
+                uplinks: config.uplink_specs(),
+            },
+            Box::new(random),
+        );
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?;
+        let devices: Vec<String> =
+            config.routing().into_iter().map(|UplinkRouting { device, .. }| device).collect();
+        let uplinks =
+            devices.iter().map(|device| Uplink { device: device.clone(), transport: None }).collect();
+        let mut shell = Self {
+            agent,
+            epoll,
+            uplinks,
+            tunnel,
+            links,
+            watch,
+            status,
+            signals,
+            events,
+            frames: Frames::default(),
+            sources: [Endpoint::default(); BATCH],
+            devices,
+            interface: config.interface.name.clone(),
+            look_again: None,
+            tunnel_refused: 0,
+            running: Running::Yes,
+        };
+        shell.subscribe()?;
+        shell.look_at_links(clock::now(), endpoint);
+        Ok(shell)
+    }
+
+    fn subscribe(&self) -> anyhow::Result<()> {
+        let add = |fd: std::os::fd::BorrowedFd<'_>, token: Token| {
+            self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.number()))
+        };
+        add(self.signals.as_fd(), Token::Signals)?;
+        add(self.status.listener().as_fd(), Token::Status)?;
+        add(self.watch.as_fd(), Token::Links)?;
+        add(self.tunnel.as_fd(), Token::Tunnel)?;
+        Ok(())
+    }
+
+    /// Waits, takes what is there, does what is due.
+    fn round(&mut self) -> anyhow::Result<()> {
+        let mut ready = [EpollEvent::empty(); 64];
+        let timeout = self.timeout(clock::now());
+        let count = match self.epoll.wait(&mut ready, timeout) {
+            Ok(count) => count,
+            Err(nix::errno::Errno::EINTR) => 0,
+            Err(errno) => return Err(errno).context("waiting for events failed"),
+        };
+        let tokens = || ready.iter().take(count).filter_map(|event| Token::from_number(event.data()));
+        // Sockets first: what has been answered must not be seen as silence by the timers below.
+        for token in tokens() {
+            if let Token::Uplink(id) = token {
+                self.take_datagrams(id);
+            }
+        }
+        for token in tokens() {
+            match token {
+                Token::Uplink(_) => {}
+                Token::Tunnel => self.take_packets(),
+                Token::Links => self.take_news(),
+                Token::Status => self.answer_status(),
+                Token::Signals => self.take_signal(),
+            }
+        }
+        let now = clock::now();
+        self.agent.set_wall_clock(now, clock::unix_ns());
+        if self.agent.poll_timeout().is_some_and(|due| due <= now) {
+            self.agent.handle_timeout(now);
+        }
+        if self.look_again.is_some_and(|due| due <= now) {
+            self.refresh_links(now);
+        }
+        self.flush(now);
+        Ok(())
+    }
+
+    /// Milliseconds until something is due, rounded up so that the timer has really come.
+    fn timeout(&self, now: BootTime) -> EpollTimeout {
+        let due = [self.agent.poll_timeout(), self.look_again].into_iter().flatten().min();
+        due.map_or(EpollTimeout::NONE, |due| {
+            let ms = due.since(now).as_nanos().div_ceil(1_000_000);
+            EpollTimeout::try_from(i32::try_from(ms).unwrap_or(i32::MAX)).unwrap_or(EpollTimeout::ZERO)
+        })
+    }
+
+    fn take_datagrams(&mut self, id: UplinkId) {
+        for _ in 0..BATCHES_PER_ROUND {
+            let Some(transport) = self.uplinks.get_mut(id.index()).and_then(|u| u.transport.as_mut()) else {
+                return;
+            };
+            let count = match transport.receive(&mut self.frames, &mut self.sources) {
+                Ok(count) => count,
+                Err(error) => {
+                    // The device went away or a pending error was reported; netlink tells what is true.
+                    tracing::debug!(%error, uplink = id.0, "receiving failed");
+                    return;
+                }
+            };
+            let now = clock::now();
+            for (index, from) in self.sources.iter().enumerate().take(count) {
+                let datagram = self.frames.frame_mut(index);
+                if let Some(packet) = self.agent.handle_datagram(now, id, *from, datagram)
+                    && let Err(error) = self.tunnel.write(packet)
+                {
+                    self.tunnel_refused += 1;
+                    tracing::trace!(%error, "the tunnel device refused a packet");
+                }
+            }
+            self.flush(now);
+            if count < BATCH {
+                return;
+            }
+        }
+    }
+
+    fn take_packets(&mut self) {
+        for _ in 0..BATCHES_PER_ROUND {
+            let now = clock::now();
+            let mut sealed = 0;
+            let mut over = None;
+            let mut drained = false;
+            while sealed < BATCH {
+                let space = self.frames.buffer(sealed);
+                let limit = space.len().saturating_sub(TAG_LEN);
+                let Some(room) = space.get_mut(DATA_HEADER_LEN..limit) else { break };
+                let length = match self.tunnel.read(room) {
+                    Ok(Some(length)) => length,
+                    Ok(None) => {
+                        drained = true;
+                        break;
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "reading the tunnel device failed");
+                        drained = true;
+                        break;
+                    }
+                };
+                self.frames.set_len(sealed, DATA_HEADER_LEN + length + TAG_LEN);
+                match self.agent.handle_inner_packet(now, self.frames.frame_mut(sealed)) {
+                    Inner::Send(uplink) => {
+                        // At most one path carries data, and it changes only in handle_*: a batch has one uplink.
+                        over = Some(uplink);
+                        sealed += 1;
+                    }
+                    Inner::Held | Inner::Dropped => {}
+                }
+            }
+            if let Some(id) = over
+                && let Some(transport) = self.uplinks.get_mut(id.index()).and_then(|u| u.transport.as_mut())
+            {
+                transport.send(&self.frames, 0..sealed);
+            }
+            if drained {
+                return;
+            }
+        }
+    }
+
+    fn take_news(&mut self) {
+        match self.watch.drain(&self.devices, self.links.indexes()) {
+            Ok(News::None) => {}
+            Ok(News::Changed) => self.refresh_links(clock::now()),
+            Err(error) => {
+                tracing::warn!(%error, "link events failed; looking at the links by time instead");
+                self.look_again = Some(clock::now().after(LINK_RETRY));
+            }
+        }
+    }
+
+    fn refresh_links(&mut self, now: BootTime) {
+        let endpoint = self.agent.endpoint();
+        self.look_at_links(now, endpoint);
+    }
+
+    /// Asks the host for the state of the links, opens and closes transports, and tells the agent.
+    fn look_at_links(&mut self, now: BootTime, gateway: Endpoint) {
+        self.look_again = None;
+        let states = match self.links.refresh() {
+            Ok(states) => states,
+            Err(error) => {
+                tracing::warn!(%error, "the links cannot be looked at; trying again");
+                self.look_again = Some(now.after(LINK_RETRY));
+                return;
+            }
+        };
+        for ((id, uplink), state) in (0u8..).map(UplinkId).zip(&mut self.uplinks).zip(states) {
+            let mut state = state;
+            if state == crate::paths::LinkState::Missing {
+                uplink.transport = None;
+            } else if uplink.transport.is_none() {
+                match open_transport(&self.epoll, &uplink.device, gateway, id) {
+                    Ok(transport) => uplink.transport = Some(transport),
+                    Err(error) => {
+                        tracing::warn!(%error, device = uplink.device, "no socket on this uplink; trying again");
+                        self.look_again = Some(now.after(LINK_RETRY));
+                        state = crate::paths::LinkState::NoRoute;
+                    }
+                }
+            }
+            self.agent.handle_link_event(now, id, state);
+        }
+        self.flush(now);
+    }
+
+    fn take_signal(&mut self) {
+        let mut octets = [0; 16];
+        if self.signals.read(&mut octets).is_ok_and(|count| count > 0) {
+            tracing::info!("asked to end");
+            self.running = Running::No;
+        }
+    }
+
+    fn answer_status(&mut self) {
+        let document = self.document(clock::now());
+        let mut asked_to_end = false;
+        self.status.serve_waiting(|request| match request {
+            "status" => document.clone(),
+            "down" => {
+                asked_to_end = true;
+                json!({ "ok": true, "message": "ending" })
+            }
+            other => json!({ "error": format!("unknown request '{other}'; known: status, down") }),
+        });
+        if asked_to_end {
+            tracing::info!("asked to end over the status socket");
+            self.running = Running::No;
+        }
+    }
+
+    /// The status document.
+    fn document(&self, now: BootTime) -> Value {
+        let transports: Vec<Value> = self
+            .uplinks
+            .iter()
+            .filter_map(|uplink| {
+                let transport = uplink.transport.as_ref()?;
+                let (name, health) = (transport.name(), transport.health());
+                Some(json!({ "device": uplink.device, "transport": name, "health": health }))
+            })
+            .collect();
+        let agent = serde_json::to_value(self.agent.status(now)).unwrap_or(Value::Null);
+        let mut document = json!({
+            "process": "jvpn",
+            "version": env!("CARGO_PKG_VERSION"),
+            "interface": self.interface,
+            "transports": transports,
+            "tunnel_refused": self.tunnel_refused,
+            "events_lost": self.events.lost(),
+        });
+        if let (Value::Object(document), Value::Object(agent)) = (&mut document, agent) {
+            document.extend(agent);
+        }
+        document
+    }
+
+    /// Sends what the agent wants sent and writes down what it says.
+    fn flush(&mut self, now: BootTime) {
+        while let Some(transmit) = self.agent.poll_transmit() {
+            if let Some(transport) =
+                self.uplinks.get_mut(transmit.uplink.index()).and_then(|u| u.transport.as_mut())
+            {
+                transport.send_one(&transmit.payload);
+            }
+        }
+        while let Some(event) = self.agent.poll_event() {
+            if let Event::SessionStarted { grant } = &event {
+                self.apply(grant);
+            }
+            self.events.write(now, &event, self.agent.paths());
+        }
+    }
+
+    /// Gives the tunnel device what the gateway granted.
+    fn apply(&mut self, grant: &HandshakeGrant) {
+        let gateway = grant.gateway_address;
+        let own = Prefix { addr: gateway, len: if gateway.is_ipv4() { 32 } else { 128 } };
+        let setup = TunnelSetup {
+            addresses: grant.addresses.clone(),
+            routes: grant.routes.iter().copied().chain([own]).collect(),
+            mtu: u32::from(grant.mtu).min(crate::agent::MAX_INNER_LEN as u32),
+        };
+        if let Err(error) = self.links.set_up_tunnel(self.tunnel.index(), &setup) {
+            tracing::error!(%error, "the tunnel device could not be set up; nothing will be routed into it");
+        }
+        if let Err(error) = self.links.refresh() {
+            tracing::error!(%error, "the tunnel's routes could not be set");
+        }
+    }
+
+    /// Says goodbye and removes what was made.
+    fn finish(mut self) {
+        let now = clock::now();
+        self.agent.terminate(now);
+        self.flush(now);
+        match self.links.tear_down() {
+            Ok(()) => tracing::info!("ended; routes and rules removed"),
+            Err(error) => tracing::warn!(%error, "routes or rules were left behind; the next start removes them"),
+        }
+    }
+}
+
+/// A transport on `device`, known to the poll loop. Closing it removes it there.
+fn open_transport(
+    epoll: &Epoll,
+    device: &str,
+    gateway: Endpoint,
+    id: UplinkId,
+) -> std::io::Result<Box<dyn Transport>> {
+    let udp = Udp::open(device, gateway)?;
+    epoll.add(udp.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Uplink(id).number()))?;
+    Ok(Box::new(udp))
+}

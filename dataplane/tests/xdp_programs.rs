@@ -1,0 +1,293 @@
+//! The XDP programs as the kernel runs them: BPF_PROG_TEST_RUN cases against the embedded object (R0.1, R3.1).
+//!
+//! A frame that would be redirected finds no socket here, so it is counted as `no_socket` and dropped; that it reaches
+//! a socket when there is one is shown by the namespace tests.
+
+use aya::Ebpf;
+use aya::maps::LpmTrie;
+use aya::maps::lpm_trie::Key;
+use aya::programs::{TestRun, TestRunOptions, Xdp};
+use jvpn_abi::limit::Rate;
+use jvpn_abi::steer;
+use jvpn_abi::tables::{BindingEntry, BindingWord, Gate, SteeringMark};
+use jvpn_abi::wire::{DataHeader, SlotId};
+use jvpn_abi::{CONTRACT_VERSION, DropReason, Endpoint};
+use jvpn_dataplane::attach;
+use jvpn_tables::Bindings;
+use std::collections::BTreeMap;
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const SLOTS: u32 = 64;
+const PORT: u16 = 4500;
+const REMOTE: ([u8; 4], u16) = ([203, 0, 113, 9], 40_000);
+const LOCAL: [u8; 4] = [198, 51, 100, 1];
+
+struct Loaded {
+    bpf: Ebpf,
+    bindings: Bindings,
+}
+
+fn loaded(control: Rate, sample: Rate) -> Loaded {
+    let mut bpf = attach::load(SLOTS).unwrap();
+    let gate = Gate {
+        contract_version: CONTRACT_VERSION,
+        port: PORT,
+        log: 0,
+        fence_deadline_ns: u64::MAX,
+        control,
+        sample,
+    };
+    attach::set_gate(&mut bpf, gate).unwrap();
+    for name in ["wan", "lan"] {
+        let program: &mut Xdp = bpf.program_mut(name).unwrap().try_into().unwrap();
+        program.load().unwrap();
+    }
+    let bindings = Bindings::map(attach::table_fd(&bpf, "BINDINGS").unwrap(), SLOTS).unwrap();
+    Loaded { bpf, bindings }
+}
+
+const PLENTY: Rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
+
+impl Loaded {
+    /// Runs a program on a frame; returns its action and the frame afterwards.
+    fn run(&mut self, program: &str, frame: &[u8]) -> (u32, Vec<u8>) {
+        let steer: &mut Xdp = self.bpf.program_mut(program).unwrap().try_into().unwrap();
+        let mut out = vec![0; frame.len() + 64];
+        let mut options = TestRunOptions::new();
+        options.data_in = Some(frame);
+        options.data_out = Some(&mut out);
+        let result = steer.test_run(options).unwrap();
+        out.truncate(result.data_size_out as usize);
+        (result.return_value, out)
+    }
+
+    fn counters(&self) -> BTreeMap<DropReason, u64> {
+        attach::counters(&self.bpf).unwrap().into_iter().filter(|(_, n)| *n > 0).collect()
+    }
+
+    fn fence(&mut self, deadline: u64) {
+        let gate = Gate {
+            contract_version: CONTRACT_VERSION,
+            port: PORT,
+            log: 0,
+            fence_deadline_ns: deadline,
+            control: PLENTY,
+            sample: PLENTY,
+        };
+        attach::set_gate(&mut self.bpf, gate).unwrap();
+    }
+}
+
+fn udp_frame(source: ([u8; 4], u16), destination: ([u8; 4], u16), payload: &[u8]) -> Vec<u8> {
+    let mut f = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
+    f.extend(u16::to_be_bytes((28 + payload.len()) as u16));
+    f.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    f.extend(source.0);
+    f.extend(destination.0);
+    f.extend(source.1.to_be_bytes());
+    f.extend(destination.1.to_be_bytes());
+    f.extend(u16::to_be_bytes((8 + payload.len()) as u16));
+    f.extend([0, 0]);
+    f.extend(payload);
+    let checksum = udp_checksum(&f);
+    f[40..42].copy_from_slice(&checksum.to_be_bytes());
+    f
+}
+
+fn udp_checksum(frame: &[u8]) -> u16 {
+    use jvpn_dataplane::frame::{fold, sum_words};
+    let udp = &frame[34..];
+    let mut cleared = udp.to_vec();
+    cleared[6..8].fill(0);
+    match fold(sum_words(&frame[26..34]) + 17 + udp.len() as u32 + sum_words(&cleared)) {
+        0 => 0xffff,
+        sum => sum,
+    }
+}
+
+fn data(slot: SlotId, counter: u64) -> Vec<u8> {
+    let mut payload = DataHeader { key_phase: false, shard: 0, slot, counter }.encode().to_vec();
+    payload.extend([0xcc; 40]);
+    payload
+}
+
+fn bind(loaded: &Loaded, slot: SlotId) {
+    let remote = Endpoint::v4(REMOTE.0, REMOTE.1);
+    let entry = BindingEntry::new(remote, Endpoint::v4(LOCAL, PORT));
+    loaded.bindings.bind(slot.index(), &entry, BindingWord::bound(slot, 1));
+}
+
+/// R0.1: DATA of a bound slot from the bound endpoint goes to the socket; every deviation does not.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn bound_data_is_steered_and_nothing_else() {
+    let mut x = loaded(PLENTY, Rate { per_second: 0, burst: 0 });
+    let slot = SlotId::new(7, 3).unwrap();
+    bind(&x, slot);
+    let good = udp_frame(REMOTE, (LOCAL, PORT), &data(slot, 0));
+    assert_eq!(x.run("wan", &good).0, XDP_DROP, "no socket in this test");
+    assert_eq!(x.counters(), BTreeMap::from([(DropReason::NoSocket, 1)]));
+
+    let other_port = udp_frame((REMOTE.0, REMOTE.1 + 1), (LOCAL, PORT), &data(slot, 0));
+    let other_address = udp_frame(([203, 0, 113, 10], REMOTE.1), (LOCAL, PORT), &data(slot, 0));
+    let other_local = udp_frame(REMOTE, ([198, 51, 100, 2], PORT), &data(slot, 0));
+    for frame in [other_port, other_address, other_local] {
+        assert_eq!(x.run("wan", &frame).0, XDP_DROP);
+    }
+    let stale = udp_frame(REMOTE, (LOCAL, PORT), &data(SlotId::new(7, 2).unwrap(), 0));
+    let free = udp_frame(REMOTE, (LOCAL, PORT), &data(SlotId::new(8, 0).unwrap(), 0));
+    let beyond = udp_frame(REMOTE, (LOCAL, PORT), &data(SlotId::new(SLOTS + 1, 0).unwrap(), 0));
+    for frame in [stale, free, beyond] {
+        assert_eq!(x.run("wan", &frame).0, XDP_DROP);
+    }
+    x.bindings.unbind(7);
+    assert_eq!(x.run("wan", &good).0, XDP_DROP);
+    let expected = BTreeMap::from([
+        (DropReason::NoSocket, 1),
+        (DropReason::EndpointMismatch, 3),
+        (DropReason::SlotUnbound, 3),
+        (DropReason::SlotOutOfRange, 1),
+    ]);
+    assert_eq!(x.counters(), expected);
+}
+
+/// R3.1: control datagrams pass up to the edge limit, then they are dropped and counted.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn control_datagrams_meet_the_edge_limit() {
+    let mut x = loaded(Rate { per_second: 1, burst: 3 }, PLENTY);
+    let frame = udp_frame(REMOTE, (LOCAL, PORT), &[0x24; 256]);
+    // Pinned to this thread's CPU by the kernel for each run; buckets are per CPU.
+    core_affinity::set_for_current(core_affinity::CoreId { id: 0 });
+    let passed = (0..10).filter(|_| x.run("wan", &frame).0 == XDP_PASS).count();
+    assert_eq!(passed, 3);
+    assert_eq!(x.counters(), BTreeMap::from([(DropReason::ControlPassed, 3), (DropReason::EdgeLimited, 7)]));
+}
+
+/// A sample of unbound DATA reaches the kernel marked, with a true checksum; over the limit it is dropped.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn unbound_data_is_sampled_and_marked() {
+    let mut x = loaded(PLENTY, Rate { per_second: 1, burst: 2 });
+    core_affinity::set_for_current(core_affinity::CoreId { id: 0 });
+    let frame = udp_frame(REMOTE, (LOCAL, PORT), &data(SlotId::new(1, 1).unwrap(), 77));
+    let (action, out) = x.run("wan", &frame);
+    assert_eq!((action, out[42]), (XDP_PASS, 0x11));
+    assert_eq!(udp_checksum(&out).to_be_bytes(), out[40..42], "the checksum follows the mark");
+    assert_eq!(out[43..], frame[43..], "nothing else changes");
+    assert_eq!(x.run("wan", &frame).0, XDP_PASS);
+    assert_eq!(x.run("wan", &frame).0, XDP_DROP);
+    assert_eq!(x.counters()[&DropReason::UnboundSampled], 2);
+    assert_eq!(x.counters()[&DropReason::SlotUnbound], 3);
+}
+
+/// Odd frames pass to the kernel; unknown types and a sample's mark from the wire are refused; short ones too.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn odd_frames() {
+    let mut x = loaded(PLENTY, PLENTY);
+    let slot = SlotId::new(7, 3).unwrap();
+    bind(&x, slot);
+    let good = udp_frame(REMOTE, (LOCAL, PORT), &data(slot, 0));
+    let edited = |edit: &dyn Fn(&mut Vec<u8>)| {
+        let mut frame = good.clone();
+        edit(&mut frame);
+        frame
+    };
+    let to_kernel = [
+        edited(&|f| f[12..14].copy_from_slice(&[8, 6])),
+        edited(&|f| f[12..14].copy_from_slice(&[0x81, 0])),
+        edited(&|f| f[14] = 0x46),
+        edited(&|f| f[20] = 0x20),
+        edited(&|f| f[21] = 1),
+        edited(&|f| f[23] = 6),
+        edited(&|f| f[37] ^= 1),
+        edited(&|f| f.truncate(20)),
+    ];
+    for (index, frame) in to_kernel.iter().enumerate() {
+        assert_eq!(x.run("wan", frame).0, XDP_PASS, "case {index}");
+    }
+    assert_eq!(x.counters(), BTreeMap::from([(DropReason::PassedToKernel, to_kernel.len() as u64)]));
+    let refused = [
+        edited(&|f| f[42] = 0x11),
+        edited(&|f| f[42] = 0x21),
+        edited(&|f| f[42] = 0x7f),
+        edited(&|f| f[39] -= 1),
+        udp_frame(REMOTE, (LOCAL, PORT), &data(slot, 0)[..31]),
+        udp_frame(REMOTE, (LOCAL, PORT), &[]),
+    ];
+    for (index, frame) in refused.iter().enumerate() {
+        assert_eq!(x.run("wan", frame).0, XDP_DROP, "case {index}");
+    }
+    assert_eq!(x.counters()[&DropReason::UnknownType], 3);
+    assert_eq!(x.counters()[&DropReason::TooShort], 3);
+}
+
+/// The programs classify exactly as the host's copy of the same code does, on frames of every length and on noise.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn host_and_kernel_classify_alike() {
+    let mut x = loaded(PLENTY, PLENTY);
+    let slot = SlotId::new(7, 3).unwrap();
+    let whole = udp_frame(REMOTE, (LOCAL, PORT), &data(slot, 0));
+    let mut seed = 0x2545_f491_4f6c_dd1du64;
+    for round in 0..2_000usize {
+        let mut frame = whole.clone();
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let at = seed as usize % 60;
+        frame[at] = (seed >> 32) as u8;
+        // The kernel refuses test frames shorter than an Ethernet header.
+        frame.truncate(14 + round % (frame.len() - 13));
+        let before = x.counters();
+        let (action, _) = x.run("wan", &frame);
+        let host = steer::classify_wan(frame.as_slice(), PORT);
+        let counted = |reason| x.counters().get(&reason).copied() > before.get(&reason).copied();
+        let alike = match host {
+            steer::WanClass::Kernel => action == XDP_PASS && counted(DropReason::PassedToKernel),
+            steer::WanClass::Control => action == XDP_PASS && counted(DropReason::ControlPassed),
+            steer::WanClass::Refused(reason) => action == XDP_DROP && counted(reason),
+            steer::WanClass::Data(_) => {
+                counted(DropReason::SlotUnbound) || counted(DropReason::SlotOutOfRange)
+            }
+        };
+        assert!(alike, "round {round}: host says {host:?}, kernel did {action}: {frame:02x?}");
+    }
+}
+
+/// The LAN program: inner destinations with a route are marked and steered, the rest is the kernel's.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn lan_frames_are_marked_by_longest_prefix() {
+    let mut x = loaded(PLENTY, PLENTY);
+    let mut routes: LpmTrie<_, [u8; 16], u32> = LpmTrie::try_from(x.bpf.map_mut("ROUTES").unwrap()).unwrap();
+    let mapped = |a: [u8; 4]| Endpoint::v4(a, 0).addr;
+    routes.insert(&Key::new(96 + 24, mapped([10, 77, 3, 0])), 11, 0).unwrap();
+    routes.insert(&Key::new(128, mapped([10, 77, 3, 9])), 12, 0).unwrap();
+    for (destination, slot) in [([10, 77, 3, 1], 11), ([10, 77, 3, 9], 12)] {
+        let (action, out) = x.run("lan", &udp_frame(([192, 168, 50, 10], 1), (destination, 2), &[0; 30]));
+        assert_eq!((action, SteeringMark::decode(&out)), (XDP_DROP, Some(SteeringMark { slot_index: slot })));
+    }
+    assert_eq!(x.counters(), BTreeMap::from([(DropReason::NoSocket, 2)]));
+    let elsewhere = udp_frame(([192, 168, 50, 10], 1), ([10, 78, 0, 1], 2), &[0; 30]);
+    let (action, out) = x.run("lan", &elsewhere);
+    assert_eq!((action, out), (XDP_PASS, elsewhere));
+}
+
+/// A node whose lease is over accepts nothing on either side, and goes on when it has one again.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn a_fenced_node_is_silent() {
+    let mut x = loaded(PLENTY, PLENTY);
+    let slot = SlotId::new(7, 3).unwrap();
+    bind(&x, slot);
+    let good = udp_frame(REMOTE, (LOCAL, PORT), &data(slot, 0));
+    x.fence(1);
+    assert_eq!(x.run("wan", &good).0, XDP_DROP);
+    assert_eq!(x.counters(), BTreeMap::from([(DropReason::Fenced, 1)]));
+    x.fence(u64::MAX - 1);
+    x.run("wan", &good);
+    assert_eq!(x.counters()[&DropReason::NoSocket], 1);
+}
