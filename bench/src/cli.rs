@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, value_parser};
 use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::scenarios::demo;
@@ -29,7 +29,7 @@ enum Verb {
 #[derive(Debug, Args)]
 struct DemoArgs {
     /// Repeats the recoveries so many times and shows median and maximum per cause.
-    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = value_parser!(u32).range(1..=1000))]
     repeat: u32,
     /// Leaves network and processes standing at the end and prints how to enter them.
     #[arg(long)]
@@ -38,7 +38,7 @@ struct DemoArgs {
     #[arg(long, conflicts_with_all = ["keep", "repeat"])]
     down: bool,
     /// Size of the download, MiB.
-    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = value_parser!(u64).range(8..=65_536))]
     download_mib: u64,
     /// Where report, events, logs and configuration go.
     #[arg(long, default_value = "target/demo", value_name = "DIR")]

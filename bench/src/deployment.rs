@@ -1,4 +1,5 @@
-//! The three processes as a user would start them: keys by `jvpn genkey`, ordinary TOML files, one command each.
+//! The three processes as a user would start them: keys by `jvpn genkey`, ordinary TOML files, one command
+//! each.
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -310,7 +311,8 @@ mtu = 1280
 
 fn control_plane_config(places: &Places, settings: &Settings, client_key: &str) -> String {
     let switches = settings.max_switches_per_min.map_or(String::new(), |max| {
-        format!("# Only for the many repetitions of a measurement; the default is 8.\nmax_switches_per_min = {max}\n")
+        let why = "# Only for the many repetitions of a measurement; the default is 8.";
+        format!("{why}\nmax_switches_per_min = {max}\n")
     });
     format!(
         r#"# jvpn-controlplane of the demo. It drops to an unprivileged user and keeps no capability.

@@ -1,8 +1,9 @@
-//! The log of a run: what the processes write as JSON lines and what the demo does, in one order, as it happens.
+//! The log of a run: what the processes write as JSON lines and what the demo does, in one order, as it
+//! happens.
 //!
 //! Lines are read when inotify says that a file grew; waits are woken by the line that they wait for.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -277,7 +278,7 @@ impl Tail {
 
     fn read_new(&mut self, shared: &Shared) {
         if self.file.is_none() {
-            self.file = fs::File::open(&self.path).ok();
+            self.file = File::open(&self.path).ok();
         }
         let Some(file) = &mut self.file else { return };
         // What cannot be read now is read at the next event.
@@ -306,7 +307,7 @@ mod tests {
     #[test]
     fn lines_wake_their_waiter_and_half_lines_do_not() {
         let dir = std::env::temp_dir().join(format!("jvpn-bench-events-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("audit.jsonl");
         let log = EventLog::follow(&[(Source::ControlPlane, path.clone())], Box::new(|_| {})).unwrap();
         let interrupt = Interrupt::default();
@@ -325,10 +326,10 @@ mod tests {
         assert!(log.wait_for("A again", cursor, short, &mut watch, |e| e.is_audit("A")).is_err());
 
         log.write_to(&dir.join("merged.jsonl")).unwrap();
-        let merged = fs::read_to_string(dir.join("merged.jsonl")).unwrap();
+        let merged = std::fs::read_to_string(dir.join("merged.jsonl")).unwrap();
         let types: Vec<_> = merged.lines().take(2).map(|l| l.contains("\"B\"")).collect();
         assert_eq!(types, [true, false], "ordered by time: {merged}");
-        fs::remove_dir_all(dir).unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

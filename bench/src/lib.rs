@@ -1,8 +1,8 @@
 //! The bundled bench and the demo.
 //!
-//! It starts the processes that a user would start, in the network of `jvpn-rig`, sends real traffic through them, breaks
-//! the network, and judges by what comes out at the other end. It takes no part in the protocol: it holds no key and
-//! opens no tunnel packet.
+//! It starts the processes that a user would start, in the network of `jvpn-rig`, sends real traffic through
+//! them, breaks the network, and judges by what comes out at the other end. It takes no part in the protocol:
+//! it holds no key and opens no tunnel packet.
 
 pub mod cli;
 pub mod deployment;

@@ -1,5 +1,7 @@
-//! The rig itself, on the real kernel: what demo, end-to-end tests and bench rely on. Needs root; run serially by
-//! `cargo xtask test`. No process under test takes part: plain UDP sockets stand in for both ends.
+//! The rig itself, on the real kernel: what demo, end-to-end tests and bench rely on. Needs root; run
+//! serially by `cargo xtask test`. No process under test takes part: plain UDP sockets stand in for both
+//! ends.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use std::net::{SocketAddr, SocketAddrV4, UdpSocket};
 use std::process::{Command, Stdio};

@@ -118,7 +118,10 @@ fn genkey() -> anyhow::Result<()> {
 
 fn pubkey() -> anyhow::Result<()> {
     let mut text = Zeroizing::new(String::new());
-    std::io::stdin().take(4_096).read_to_string(&mut text).context("cannot read a key from standard input")?;
+    std::io::stdin()
+        .take(4_096)
+        .read_to_string(&mut text)
+        .context("cannot read a key from standard input")?;
     let secret: StaticSecret = text
         .trim()
         .parse()
@@ -130,7 +133,10 @@ fn up(path: &Path) -> anyhow::Result<()> {
     jvpn_host::logging::init();
     let config = Config::load(path)?;
     if !nix::unistd::geteuid().is_root() {
-        bail!("'jvpn up' makes a network device and routes and must run as root: sudo jvpn up --config {}", path.display());
+        bail!(
+            "'jvpn up' makes a network device and routes and must run as root: sudo jvpn up --config {}",
+            path.display()
+        );
     }
     io::run(&config)
 }

@@ -138,7 +138,8 @@ impl Config {
     /// If the file is missing, exposed or no key.
     pub fn secret(&self) -> Result<StaticSecret, ConfigError> {
         let path = self.resolve(&self.interface.private_key_file);
-        let text = keyfile::read_secret(&path).map_err(|error| self.key_problem("private_key_file", &error))?;
+        let text =
+            keyfile::read_secret(&path).map_err(|error| self.key_problem("private_key_file", &error))?;
         text.parse().map_err(|error| self.invalid(format!("private_key_file {}: {error}", path.display())))
     }
 
@@ -149,7 +150,8 @@ impl Config {
     pub fn preshared(&self) -> Result<PresharedKey, ConfigError> {
         let Some(path) = &self.gateway.preshared_key_file else { return Ok(PresharedKey::default()) };
         let path = self.resolve(path);
-        let text = keyfile::read_secret(&path).map_err(|error| self.key_problem("preshared_key_file", &error))?;
+        let text =
+            keyfile::read_secret(&path).map_err(|error| self.key_problem("preshared_key_file", &error))?;
         text.parse().map_err(|error| self.invalid(format!("preshared_key_file {}: {error}", path.display())))
     }
 
@@ -201,7 +203,7 @@ impl Config {
             return Some(format!("[interface] name = '{name}' {why}"));
         }
         let table = self.interface.table;
-        if table < TABLE_MIN || table > u32::MAX - TABLES {
+        if !(TABLE_MIN..=u32::MAX - TABLES).contains(&table) {
             return Some(format!(
                 "[interface] table = {table}: choose one from {TABLE_MIN} to {}",
                 u32::MAX - TABLES
@@ -284,7 +286,9 @@ fn bad_device(name: &str) -> Option<&'static str> {
     if name.len() > DEVICE_NAME_MAX {
         return Some("is too long: at most 15 octets");
     }
-    let bad = |octet: u8| octet.is_ascii_whitespace() || octet.is_ascii_control() || matches!(octet, b'/' | b':' | b'%');
+    let bad = |octet: u8| {
+        octet.is_ascii_whitespace() || octet.is_ascii_control() || matches!(octet, b'/' | b':' | b'%')
+    };
     (name == "." || name == ".." || name.bytes().any(bad)).then_some("is no device name")
 }
 

@@ -138,6 +138,9 @@ fn bad_key_files_are_refused() {
         assert!(read(&config).is_ok(), "relative to the configuration file");
         std::fs::write(&key, "not a key").unwrap();
         let garbled = read(&config).unwrap_err().to_string();
-        assert!(garbled.contains(field) && !garbled.contains("not a key"), "no secret in a message: {garbled}");
+        assert!(
+            garbled.contains(field) && !garbled.contains("not a key"),
+            "no secret in a message: {garbled}"
+        );
     }
 }

@@ -159,8 +159,9 @@ impl EventSink {
     pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let lost = Arc::new(AtomicU64::new(0));
         let Some(path) = path else { return Ok(Self { lines: None, writer: None, lost }) };
-        let file = append(path)
-            .map_err(|error| anyhow::anyhow!("events_file {}: {error}; is its folder there?", path.display()))?;
+        let file = append(path).map_err(|error| {
+            anyhow::anyhow!("events_file {}: {error}; is its folder there?", path.display())
+        })?;
         let (lines, waiting) = sync_channel(WAITING_MAX);
         let target = Target { path: path.to_owned(), written: file.metadata().map_or(0, |m| m.len()), file };
         let counter = Arc::clone(&lost);

@@ -46,7 +46,9 @@ pub fn text(socket: &Path, document: &Value) -> String {
 fn entry(out: &mut String, depth: usize, name: &str, value: &Value) {
     match value {
         Value::Object(fields) if depth < DEPTH_MAX => object(out, depth, name, fields),
-        Value::Array(items) if items.iter().any(|item| item.is_object() || item.is_array()) && depth < DEPTH_MAX => {
+        Value::Array(items)
+            if items.iter().any(|item| item.is_object() || item.is_array()) && depth < DEPTH_MAX =>
+        {
             for item in items {
                 entry(out, depth, name, item);
             }
@@ -55,7 +57,9 @@ fn entry(out: &mut String, depth: usize, name: &str, value: &Value) {
             let words: Vec<String> = items.iter().map(plain).collect();
             line(out, depth, name, &words.join(", "));
         }
-        other => line(out, depth, name, &plain(other)),
+        Value::Object(_) | Value::String(_) | Value::Number(_) | Value::Bool(_) | Value::Null => {
+            line(out, depth, name, &plain(value));
+        }
     }
 }
 
@@ -111,8 +115,11 @@ mod tests {
 
     #[test]
     fn any_json_can_be_shown() {
-        for odd in [json!(null), json!([1, [2, { "a": [{}] }]]), json!({ "a": { "b": { "c": { "d": { "e": 1 } } } } })]
-        {
+        for odd in [
+            json!(null),
+            json!([1, [2, { "a": [{}] }]]),
+            json!({ "a": { "b": { "c": { "d": { "e": 1 } } } } }),
+        ] {
             assert!(!text(Path::new("s"), &odd).is_empty());
         }
         let colour = text(Path::new("s"), &json!({ "state": "\u{1b}[31mred" }));

@@ -29,12 +29,7 @@ impl Tun {
     /// With what to do: /dev/net/tun missing, no CAP_NET_ADMIN, or the name is taken.
     pub fn open(name: &str) -> io::Result<Self> {
         let explain = |error: io::Error| {
-            let hint = match error.kind() {
-                io::ErrorKind::NotFound => "load the module: modprobe tun",
-                io::ErrorKind::PermissionDenied => "CAP_NET_ADMIN is needed: run as root",
-                io::ErrorKind::ResourceBusy => "the name is taken: choose another [interface] name",
-                _ => "check that /dev/net/tun exists and that [interface] name is free",
-            };
+            let hint = hint(error.kind());
             io::Error::new(error.kind(), format!("cannot make the tunnel device {name}: {error}; {hint}"))
         };
         let device =
@@ -69,4 +64,14 @@ impl Tun {
     pub fn write(&self, packet: &[u8]) -> io::Result<()> {
         nix::unistd::write(&self.device, packet).map(|_| ()).map_err(Into::into)
     }
+}
+
+fn hint(kind: io::ErrorKind) -> &'static str {
+    let hints = [
+        (io::ErrorKind::NotFound, "load the module: modprobe tun"),
+        (io::ErrorKind::PermissionDenied, "CAP_NET_ADMIN is needed: run as root"),
+        (io::ErrorKind::ResourceBusy, "the name is taken: choose another [interface] name"),
+    ];
+    let other = "check that /dev/net/tun exists and that [interface] name is free";
+    hints.into_iter().find(|(known, _)| *known == kind).map_or(other, |(_, hint)| hint)
 }

@@ -293,7 +293,11 @@ fn check_prefix(key: &str, text: &str) -> Result<Prefix, ConfigError> {
 fn check_tunnel(file: &TunnelFile) -> Result<TunnelSettings, ConfigError> {
     let gateway = file.gateway_address;
     if gateway.is_unspecified() || gateway.is_multicast() || gateway.is_loopback() {
-        return Err(refuse("tunnel.gateway_address", gateway, "is no address for a host; use one inside the tunnel"));
+        return Err(refuse(
+            "tunnel.gateway_address",
+            gateway,
+            "is no address for a host; use one inside the tunnel",
+        ));
     }
     if !(MTU_MIN..=MTU_MAX).contains(&file.mtu) {
         let problem = format!("must be between {MTU_MIN} and {MTU_MAX}");
@@ -406,14 +410,21 @@ fn check_peer(file: &PeerFile, pool: Option<Prefix>, gateway: IpAddr) -> Result<
     Ok(PeerConfig { name: file.name.clone(), public_key, preshared_key_file, addresses, prefixes })
 }
 
-fn check_addresses(file: &PeerFile, pool: Option<Prefix>, gateway: IpAddr) -> Result<Vec<Prefix>, ConfigError> {
+fn check_addresses(
+    file: &PeerFile,
+    pool: Option<Prefix>,
+    gateway: IpAddr,
+) -> Result<Vec<Prefix>, ConfigError> {
     let key = format!("peer '{}' addresses", file.name);
     let mut addresses: Vec<Prefix> = Vec::new();
     for text in &file.addresses {
         let prefix = check_prefix(&key, text)?;
         let host_len = if prefix.addr.is_ipv4() { 32 } else { 128 };
         if prefix.len != host_len {
-            let problem = format!("must be one address, as {}/{host_len}; prefixes behind a peer are routes", prefix.addr);
+            let problem = format!(
+                "must be one address, as {}/{host_len}; prefixes behind a peer are routes",
+                prefix.addr
+            );
             return Err(refuse(key, text, problem));
         }
         if prefix.addr == gateway {
@@ -426,7 +437,11 @@ fn check_addresses(file: &PeerFile, pool: Option<Prefix>, gateway: IpAddr) -> Re
             return Err(refuse(key, text, format!("is outside tunnel.pool {pool}")));
         }
         if addresses.iter().any(|other| other.addr.is_ipv4() == prefix.addr.is_ipv4()) {
-            return Err(refuse(key, text, "is a second address of its family; a peer has at most one of each"));
+            return Err(refuse(
+                key,
+                text,
+                "is a second address of its family; a peer has at most one of each",
+            ));
         }
         addresses.push(prefix);
     }

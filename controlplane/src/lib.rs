@@ -7,5 +7,8 @@
 pub mod audit;
 pub mod config;
 pub mod engine;
+pub mod io;
 pub mod limits;
 pub mod node_state;
+pub mod tables;
+pub mod udp;

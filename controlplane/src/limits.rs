@@ -24,7 +24,11 @@ impl Limit {
     /// # Errors
     /// The milliseconds until there will be one.
     pub fn take(&mut self, now: BootTime) -> Result<(), u32> {
-        if self.bucket.take(now, self.rate) { Ok(()) } else { Err(self.bucket.retry_after_ms(self.rate).max(1)) }
+        if self.bucket.take(now, self.rate) {
+            Ok(())
+        } else {
+            Err(self.bucket.retry_after_ms(self.rate).max(1))
+        }
     }
 }
 

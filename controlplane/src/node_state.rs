@@ -40,8 +40,10 @@ pub enum StateError {
     #[error(transparent)]
     Secret(#[from] KeyFileError),
     /// The content is not what this program writes.
-    #[error("node state {path} is damaged ({problem}); restore it, or remove it: clients then take their RESETs for \
-             forged until they have made a new session")]
+    #[error(
+        "node state {path} is damaged ({problem}); restore it, or remove it: clients then take their RESETs for \
+             forged until they have made a new session"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -49,7 +51,9 @@ pub enum StateError {
         problem: &'static str,
     },
     /// Every serial under this node key was handed out.
-    #[error("slot serials are used up under this node key; restart the control plane, it then takes a new node key")]
+    #[error(
+        "slot serials are used up under this node key; restart the control plane, it then takes a new node key"
+    )]
     SerialsUsedUp,
     /// No randomness for a node key.
     #[error(transparent)]
@@ -136,8 +140,10 @@ fn load_node(path: &Path) -> Result<Option<(NodeKey, u32)>, StateError> {
     if (parts.next(), parts.next()) != (Some("jvpn-node"), Some("1")) {
         return Err(damaged("not a node file of version 1"));
     }
-    let key = parts.next().and_then(key_from_hex).ok_or_else(|| damaged("the key is not 64 hexadecimal digits"))?;
-    let reserved = parts.next().and_then(|number| number.parse().ok()).ok_or_else(|| damaged("no serial bound"))?;
+    let key =
+        parts.next().and_then(key_from_hex).ok_or_else(|| damaged("the key is not 64 hexadecimal digits"))?;
+    let reserved =
+        parts.next().and_then(|number| number.parse().ok()).ok_or_else(|| damaged("no serial bound"))?;
     if parts.next().is_some() {
         return Err(damaged("something follows the serial bound"));
     }
@@ -187,7 +193,10 @@ impl HandshakeLog {
             whole += 1;
         }
         if content.len() - whole * RECORD_LEN >= 2 * RECORD_LEN {
-            return Err(StateError::Damaged { path, problem: "a record in the middle does not match its check" });
+            return Err(StateError::Damaged {
+                path,
+                problem: "a record in the middle does not match its check",
+            });
         }
         let end = (whole * RECORD_LEN) as u64;
         file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(io)?;

@@ -11,6 +11,7 @@ use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState, 
 use jvpn_abi::wire::{Suite, data::SlotId};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::aead::{OpenKey, SealKey};
+use jvpn_crypto::window::Window;
 use jvpn_tables::Doorbell;
 use jvpn_tables::keys::KeyMailbox;
 use std::net::Ipv4Addr;
@@ -324,7 +325,7 @@ fn adopt(context: &Context, word: BindingWord, key_number: u32) -> Result<(), Re
         return Err(Refusal::NotAdoptable);
     }
     // A worker that died inside the window's lock left it locked; no worker of this process holds it yet.
-    context.keys.iter().for_each(|key| key.window_lock.store(0, Ordering::SeqCst));
+    context.keys.iter().for_each(|key| Window::new(key).release_abandoned_lock());
     Ok(())
 }
 

@@ -1,7 +1,8 @@
-//! Outside observers: capture threads with event counters, each on one interface with one packet filter in the kernel.
+//! Outside observers: capture threads with event counters, each on one interface with one packet filter in
+//! the kernel.
 //!
-//! XDP runs before AF_PACKET, and nftables behind it: on an XDP port an observer sees what XDP *passed*; on the router's
-//! client side it sees datagrams that the impairments then drop.
+//! XDP runs before AF_PACKET, and nftables behind it: on an XDP port an observer sees what XDP *passed*; on
+//! the router's client side it sees datagrams that the impairments then drop.
 
 use std::io::{ErrorKind, Read};
 use std::os::fd::AsFd;
@@ -66,7 +67,8 @@ impl Match {
             Port::Source(port) => (34, port),
             Port::Destination(port) => (36, port),
         };
-        // (load, at, wanted value): EtherType, version and header length, protocol, port, first octet of the payload.
+        // (load, at, wanted value): EtherType, version and header length, protocol, port, first octet of the
+        // payload.
         let mut wanted = vec![
             (LOAD_HALF, 12, 0x0800),
             (LOAD_BYTE, 14, 0x45),

@@ -20,7 +20,8 @@ pub struct Datagram<'a> {
 }
 
 impl<'a> Datagram<'a> {
-    /// Reads an Ethernet frame; `None` if it is no whole, unfragmented UDP datagram over IPv4 without options.
+    /// Reads an Ethernet frame; `None` if it is no whole, unfragmented UDP datagram over IPv4 without
+    /// options.
     #[must_use]
     pub fn parse(frame: &'a [u8]) -> Option<Self> {
         let ip = frame.get(ETHERNET_LEN..)?;

@@ -34,8 +34,8 @@ pub struct Held {
 }
 
 impl Holding {
-    /// Holds back all DATA of `uplink`, or that of one length. Traffic must be flowing: the source that the gateway knows
-    /// is learned from it first.
+    /// Holds back all DATA of `uplink`, or that of one length. Traffic must be flowing: the source that the
+    /// gateway knows is learned from it first.
     ///
     /// # Errors
     /// No DATA passes, or the rig refuses.

@@ -1,7 +1,7 @@
 //! What goes wrong on the way: nftables rules and NAT in the router's namespace.
 //!
-//! Each impairment owns one chain per uplink and replaces its rules in one transaction, so impairments combine freely and
-//! undoing one touches no other.
+//! Each impairment owns one chain per uplink and replaces its rules in one transaction, so impairments
+//! combine freely and undoing one touches no other.
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;

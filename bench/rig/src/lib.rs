@@ -1,7 +1,9 @@
-//! The laboratory: network namespaces, path impairments, an attacker and outside observers, for demo, tests and bench.
+//! The laboratory: network namespaces, path impairments, an attacker and outside observers, for demo, tests
+//! and bench.
 //!
-//! The rig knows nothing of sessions, keys or the processes under test; what it knows of the protocol is a UDP port and
-//! the first octet of a datagram, as any stranger on the path could. So what it observes is evidence from outside.
+//! The rig knows nothing of sessions, keys or the processes under test; what it knows of the protocol is a
+//! UDP port and the first octet of a datagram, as any stranger on the path could. So what it observes is
+//! evidence from outside.
 //!
 //! ```text
 //!                 ┌───────────── router ─────────────┐
@@ -12,7 +14,8 @@
 //!                 └──────────────────────────────────┘
 //! ```
 //!
-//! Everything a rig makes is written to its registry first, so that [`registry::sweep`] removes what a killed owner left.
+//! Everything a rig makes is written to its registry first, so that [`registry::sweep`] removes what a killed
+//! owner left.
 
 pub mod attacker;
 pub mod capture;

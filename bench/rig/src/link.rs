@@ -10,11 +10,13 @@ use nix::sched::{CloneFlags, unshare};
 use crate::Namespace;
 use crate::tool::{ETHTOOL, IP};
 
-/// Offloads that must be off at both ends of every pair: a veth hands frames over with unfinished checksums and as
-/// 64 KiB packets unless told otherwise, and XDP would see them so (ping works then, and TCP never opens).
+/// Offloads that must be off at both ends of every pair: a veth hands frames over with unfinished checksums
+/// and as 64 KiB packets unless told otherwise, and XDP would see them so (ping works then, and TCP never
+/// opens).
 const OFF: [&str; 6] = ["rx", "tx", "sg", "tso", "gso", "gro"];
 
-/// The same in the kernel's words, where frames leave. GRO is not among them: XDP itself turns it on at its own port.
+/// The same in the kernel's words, where frames leave. GRO is not among them: XDP itself turns it on at its
+/// own port.
 const MUST_BE_OFF: [&str; 4] =
     ["tx-checksumming", "tcp-segmentation-offload", "generic-segmentation-offload", "tx-udp-segmentation"];
 
@@ -62,7 +64,8 @@ pub(crate) fn pin_transmit_queue(namespace: &Namespace, interface: &str, queue: 
 }
 
 fn write_xps(sysfs: &Path, interface: &str, queue: usize) -> Result<()> {
-    // The mask is written in words of 32; on a machine with more CPUs the rest still hash, only less predictably.
+    // The mask is written in words of 32; on a machine with more CPUs the rest still hash, only less
+    // predictably.
     let cpus = std::thread::available_parallelism().map_or(1, usize::from).min(32);
     let all_cpus = format!("{:x}", (1_u64 << cpus) - 1);
     let queues = sysfs.join("class/net").join(interface).join("queues");
@@ -77,8 +80,8 @@ fn write_xps(sysfs: &Path, interface: &str, queue: usize) -> Result<()> {
     Ok(())
 }
 
-/// Gives `work` a sysfs that shows the network namespace of the calling thread. The mount is seen by this thread alone,
-/// which therefore must end afterwards.
+/// Gives `work` a sysfs that shows the network namespace of the calling thread. The mount is seen by this
+/// thread alone, which therefore must end afterwards.
 fn with_sysfs<T>(work: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)

@@ -1,6 +1,7 @@
 //! Network namespaces, entered by `setns` of the network namespace alone.
 //!
-//! `ip netns exec` also makes a mount namespace with a fresh /sys, in which bpffs is gone; so it is never used here.
+//! `ip netns exec` also makes a mount namespace with a fresh /sys, in which bpffs is gone; so it is never
+//! used here.
 
 use std::fs::File;
 use std::io;
@@ -55,14 +56,15 @@ impl Namespace {
     /// Has the command run inside, with nothing but the network changed.
     pub fn apply_to(&self, command: &mut Command) {
         let file = Arc::clone(&self.file);
-        // SAFETY: between fork and exec the closure makes one system call on a descriptor that it owns; it neither
-        // allocates nor takes a lock.
+        // SAFETY: between fork and exec the closure makes one system call on a descriptor that it owns; it
+        // neither allocates nor takes a lock.
         unsafe {
             command.pre_exec(move || enter(&file));
         }
     }
 
-    /// Runs `work` inside, on a thread of its own. Sockets that it opens stay in the namespace and may be handed out.
+    /// Runs `work` inside, on a thread of its own. Sockets that it opens stay in the namespace and may be
+    /// handed out.
     ///
     /// # Errors
     /// The thread cannot be made or cannot enter; `work`'s own result is inside.

@@ -1,6 +1,7 @@
 //! AF_PACKET sockets: the rig's only unsafe island besides `setns` in a child.
 //!
-//! A socket is made deaf, gets its filter, and is bound only then, so that nothing unfiltered is ever in its queue.
+//! A socket is made deaf, gets its filter, and is bound only then, so that nothing unfiltered is ever in its
+//! queue.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
@@ -62,7 +63,8 @@ fn link_address(index: u32) -> Result<SockAddr> {
         sll_addr: [0; 8],
     };
     let mut storage = SockAddrStorage::zeroed();
-    // SAFETY: `sockaddr_ll` is one of the address types that the storage is made for, and the length is its own.
+    // SAFETY: `sockaddr_ll` is one of the address types that the storage is made for, and the length is its
+    // own.
     Ok(unsafe {
         *storage.view_as::<libc::sockaddr_ll>() = link;
         SockAddr::new(storage, u32::try_from(size_of::<libc::sockaddr_ll>())?)

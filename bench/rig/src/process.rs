@@ -19,13 +19,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// Lines of a log that an error shows.
 const TAIL_LINES: usize = 12;
 
-/// Where the output of a process goes.
-#[derive(Clone, Copy, Debug)]
-pub enum Logged<'a> {
-    /// Both standard output and standard error, to this file.
-    To(&'a Path),
-}
-
 /// A running process. Ends with its value, unless released.
 #[derive(Debug)]
 pub struct Supervised {
@@ -36,17 +29,17 @@ pub struct Supervised {
 }
 
 impl Supervised {
-    pub(crate) fn start(name: &str, mut command: Command, logged: Logged<'_>) -> Result<Self> {
-        let Logged::To(log) = logged;
+    pub(crate) fn start(name: &str, mut command: Command, log: &Path) -> Result<Self> {
         let file = File::create(log).with_context(|| format!("cannot make {}", log.display()))?;
         let error_file = file.try_clone().with_context(|| format!("cannot share {}", log.display()))?;
         // A group of its own: Ctrl-C at the terminal goes to the owner alone, who ends all in order.
         command.stdout(file).stderr(error_file).process_group(0);
         let child = command.spawn().map_err(|e| {
             let program = command.get_program().to_string_lossy().into_owned();
-            match e.kind() {
-                ErrorKind::NotFound => anyhow!("{program} is not there; build it first: cargo build"),
-                _ => anyhow!("cannot start {program}: {e}"),
+            if e.kind() == ErrorKind::NotFound {
+                anyhow!("{program} is not there; build it first: cargo xtask build")
+            } else {
+                anyhow!("cannot start {program}: {e}")
             }
         })?;
         Ok(Self { name: name.to_owned(), child, log: log.to_owned(), released: false })

@@ -1,9 +1,10 @@
-//! What a rig has made, written down before it is made, so that nothing outlives a killed owner for longer than until
-//! the next start.
+//! What a rig has made, written down before it is made, so that nothing outlives a killed owner for longer
+//! than until the next start.
 //!
-//! `/run/jvpn-rig/<id>/registry` has one entry per line; the directory itself holds the run-time files of the rig and is
-//! removed with it. Processes are named by ID *and* start time: an ID may have been given to a stranger since. One that
-//! was started but not yet written down when its owner was killed is found by the rig's mark in its environment.
+//! `/run/jvpn-rig/<id>/registry` has one entry per line; the directory itself holds the run-time files of the
+//! rig and is removed with it. Processes are named by ID *and* start time: an ID may have been given to a
+//! stranger since. One that was started but not yet written down when its owner was killed is found by the
+//! rig's mark in its environment.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

@@ -63,9 +63,12 @@ impl Tool {
             let place = namespace.map_or(String::new(), |ns| format!(" in namespace {}", ns.name()));
             format!("`{} {}`{place}", self.program, args.join(" "))
         };
-        let mut child = command.spawn().map_err(|e| match e.kind() {
-            ErrorKind::NotFound => anyhow!("{} is missing: apt-get install {}", self.program, self.package),
-            _ => anyhow!("cannot run {}: {e}", shown()),
+        let mut child = command.spawn().map_err(|e| {
+            if e.kind() == ErrorKind::NotFound {
+                anyhow!("{} is missing: apt-get install {}", self.program, self.package)
+            } else {
+                anyhow!("cannot run {}: {e}", shown())
+            }
         })?;
         if let Some(mut stdin) = child.stdin.take() {
             // A program that failed before reading all of it says why on standard error.

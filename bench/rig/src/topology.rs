@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use crate::impair::Impairments;
-use crate::process::{Logged, Supervised};
+use crate::process::Supervised;
 use crate::registry::{self, RIG_MARK, Registry};
 use crate::tool::IP;
 use crate::{Namespace, link};
@@ -157,9 +157,10 @@ impl Rig {
             link::turn_offloads_off(namespace, interface)?;
         }
         self.make_addresses()?;
-        // A flow may hash to either queue of the gateway. So that both workers certainly get packets, the uplinks use
-        // different transmit queues, and the router sends a frame on by the queue that it was marked with. Queue 0 would
-        // leave no mark; which of the gateway's two queues 1 and 2 become depends on the kernel.
+        // A flow may hash to either queue of the gateway. So that both workers certainly get packets, the
+        // uplinks use different transmit queues, and the router sends a frame on by the queue that it was
+        // marked with. Queue 0 would leave no mark; which of the gateway's two queues 1 and 2 become depends
+        // on the kernel.
         link::pin_transmit_queue(&self.client, "upA", 1)?;
         link::pin_transmit_queue(&self.client, "upB", 2)?;
         Impairments::new(self).set_up()
@@ -168,8 +169,8 @@ impl Rig {
     fn make_links(&self) -> Result<()> {
         let pair = |queues: u32, (a, a_name): (&Namespace, &str), (b, b_name): (&Namespace, &str)| {
             format!(
-                "link add name {a_name} netns {} mtu 1500 numtxqueues {queues} numrxqueues {queues} type veth \
-                 peer name {b_name} netns {} mtu 1500 numtxqueues {queues} numrxqueues {queues}\n",
+                "link add name {a_name} netns {} mtu 1500 numtxqueues {queues} numrxqueues {queues} \
+                 type veth peer name {b_name} netns {} mtu 1500 numtxqueues {queues} numrxqueues {queues}\n",
                 a.name(),
                 b.name()
             )
@@ -240,7 +241,8 @@ impl Rig {
         ]
     }
 
-    /// Fails if an interface hands over unfinished checksums or oversized packets; to be asked again once XDP is attached.
+    /// Fails if an interface hands over unfinished checksums or oversized packets; to be asked again once XDP
+    /// is attached.
     ///
     /// # Errors
     /// Which one, and what is on.
@@ -306,7 +308,7 @@ impl Rig {
         let mut command = command;
         command.env(RIG_MARK, &self.id).stdin(Stdio::null());
         namespace.apply_to(&mut command);
-        let process = Supervised::start(name, command, Logged::To(log))?;
+        let process = Supervised::start(name, command, log)?;
         self.registry.add_process(process.pid())?;
         Ok(process)
     }
@@ -346,7 +348,8 @@ fn settle_kernel(namespace: &Namespace) -> Result<()> {
         ("net/ipv4/ip_forward", "1"),
         ("net/ipv4/conf/all/rp_filter", "0"),
         ("net/ipv4/conf/default/rp_filter", "0"),
-        // The rig speaks IPv4 only; no router solicitations and duplicate address detection among the frames counted.
+        // The rig speaks IPv4 only; no router solicitations and duplicate address detection among the frames
+        // counted.
         ("net/ipv6/conf/all/disable_ipv6", "1"),
         ("net/ipv6/conf/default/disable_ipv6", "1"),
     ] {
@@ -356,7 +359,8 @@ fn settle_kernel(namespace: &Namespace) -> Result<()> {
             result => result?,
         }
     }
-    // Outside the host's own namespace only the allowed ones can be made the default; sockets may still ask for theirs.
+    // Outside the host's own namespace only the allowed ones can be made the default; sockets may still ask
+    // for theirs.
     let allowed = namespace.sysctl_value("net/ipv4/tcp_allowed_congestion_control")?;
     if allowed.split_whitespace().any(|name| name == "cubic") {
         namespace.sysctl("net/ipv4/tcp_congestion_control", "cubic")?;

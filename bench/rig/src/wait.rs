@@ -1,6 +1,8 @@
-//! Waiting for a condition that can only be asked for (a counter in a status document, a namespace gone), with a deadline.
+//! Waiting for a condition that can only be asked for (a counter in a status document, a namespace gone),
+//! with a deadline.
 //!
-//! Where an event can be awaited (a captured frame, a line of a log, the end of a process) await that instead.
+//! Where an event can be awaited (a captured frame, a line of a log, the end of a process) await that
+//! instead.
 
 use std::thread;
 use std::time::{Duration, Instant};

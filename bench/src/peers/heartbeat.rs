@@ -1,5 +1,5 @@
-//! Numbered UDP markers from client to LAN and back, sent at a steady rate: the clock by which outages are measured, and
-//! the mark by which an observer on the LAN knows what arrived.
+//! Numbered UDP markers from client to LAN and back, sent at a steady rate: the clock by which outages are
+//! measured, and the mark by which an observer on the LAN knows what arrived.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};

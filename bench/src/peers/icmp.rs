@@ -13,8 +13,8 @@ const ECHO_REQUEST: u8 = 8;
 const ECHO_REPLY: u8 = 0;
 const IPV4_HEADER_LEN: usize = 20;
 
-/// Sends echo requests one after the other and gives the round-trip times; a request that gets no answer within
-/// `patience` is sent again until all of `patience` is used up.
+/// Sends echo requests one after the other and gives the round-trip times; a request that gets no answer
+/// within `patience` is sent again until all of `patience` is used up.
 ///
 /// # Errors
 /// No answer in time, or interrupted.

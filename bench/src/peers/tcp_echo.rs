@@ -136,7 +136,8 @@ impl Drop for TcpEcho {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         let _ = self.stream.shutdown(Shutdown::Both);
-        // The server's end may never hear of it when the tunnel is gone; it goes with its thread and the process.
+        // The server's end may never hear of it when the tunnel is gone; it goes with its thread and the
+        // process.
         for thread in self.threads.drain(1..) {
             let _ = thread.join();
         }
@@ -177,7 +178,7 @@ fn send(mut stream: TcpStream, shared: &Shared) {
 }
 
 fn receive(mut stream: TcpStream, shared: &Shared) {
-    let mut pending = Vec::new();
+    let mut pending: Vec<u8> = Vec::new();
     let mut buffer = [0; 4_096];
     while !shared.stopped() {
         match stream.read(&mut buffer) {

@@ -128,7 +128,8 @@ impl Binding {
             return Err(CryptoError::Exhausted);
         }
         let counter = self.next_counter;
-        let header = DataHeader { key_phase: self.current.phase, shard: self.shard, slot: self.slot, counter };
+        let header =
+            DataHeader { key_phase: self.current.phase, shard: self.shard, slot: self.slot, counter };
         let header = header.encode();
         let (head, body) = frame.split_at_mut_checked(DATA_HEADER_LEN).ok_or(CryptoError::Malformed)?;
         // The counter is spent before it is used: whatever fails below, no key meets a nonce twice.

@@ -10,8 +10,6 @@ use jvpn_crypto::keys::tokens_equal;
 use jvpn_session::State;
 use jvpn_session::messages::{ControlMessage, Handle, SessionId, SwitchCause};
 
-
-
 impl Agent {
     pub(super) fn handle_control(&mut self, now: BootTime, uplink: UplinkId, datagram: &[u8]) {
         let Phase::Session(session) = &mut self.phase else {
@@ -72,10 +70,9 @@ impl Agent {
             return;
         };
         let expected = match reset.kind {
-            ResetKind::Slot => {
-                (reset.value == Reset::slot_value(session.binding.slot) && uplink == session.binding.uplink)
-                    .then_some(session.binding.slot_token)
-            }
+            ResetKind::Slot => (reset.value == Reset::slot_value(session.binding.slot)
+                && uplink == session.binding.uplink)
+                .then_some(session.binding.slot_token),
             ResetKind::Handle => self.expected_handle_token(Handle(reset.value)),
         };
         if !expected.is_some_and(|token| tokens_equal(&token, &reset.token)) {

@@ -69,7 +69,7 @@ pub struct Transmit {
 #[derive(Debug)]
 enum Phase {
     /// No session; handshakes are tried.
-    Searching(Birth),
+    Searching(Box<Birth>),
     /// A live session.
     Session(Box<Session>),
     /// No session, and no own attempt to get one.
@@ -91,11 +91,24 @@ pub struct Agent {
     last_timestamp_ns: u64,
     recoveries: u64,
     last_recovery: Option<RecoveryReport>,
+    suspicion: Suspicion,
+}
+
+/// Whether the bound path has just begun to miss answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Suspicion {
+    No,
+    /// And the shell has not been told yet.
+    Fresh,
+    Told,
 }
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Agent").field("phase", &self.phase).field("paths", &self.paths).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("phase", &self.phase)
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,7 +120,7 @@ impl Agent {
             paths: Paths::new(config.uplinks.clone()),
             config,
             random,
-            phase: Phase::Searching(Birth::new(BootTime(0))),
+            phase: Phase::Searching(Box::new(Birth::new(BootTime(0)))),
             hold: Hold::default(),
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -116,6 +129,7 @@ impl Agent {
             last_timestamp_ns: 0,
             recoveries: 0,
             last_recovery: None,
+            suspicion: Suspicion::No,
         }
     }
 
@@ -220,6 +234,16 @@ impl Agent {
         self.events.pop_front()
     }
 
+    /// Whether the bound path has just missed its first answer. The shell should then look at its links: a kernel may
+    /// report a lost carrier up to a second late (linkwatch), but it knows when asked.
+    pub fn poll_suspicion(&mut self) -> bool {
+        let fresh = self.suspicion == Suspicion::Fresh;
+        if fresh {
+            self.suspicion = Suspicion::Told;
+        }
+        fresh
+    }
+
     /// When [`Self::handle_timeout`] is due. `None`: nothing happens without a datagram, a packet or a link event.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<BootTime> {
@@ -265,4 +289,4 @@ impl Agent {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 use super::binding::{Binding, Generation, Sending};
 use super::birth::Birth;
 use super::reattach::Recovery;
-use super::{Agent, Event, Phase, Transmit};
+use super::{Agent, Event, Phase, Suspicion, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::monitor::{Monitor, Step, Timing};
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
@@ -114,7 +114,13 @@ impl Agent {
             if session.binding.sending == Sending::Stopped {
                 break;
             }
-            match session.monitor.poll(now) {
+            let step = session.monitor.poll(now);
+            self.suspicion = match (session.monitor.missed(), self.suspicion) {
+                (0, _) => Suspicion::No,
+                (_, Suspicion::No) => Suspicion::Fresh,
+                (_, told) => told,
+            };
+            match step {
                 Step::Probe { id, next_within } => self.send_probe(now, id, next_within),
                 Step::Dead => self.begin_recovery(now, SwitchCause::PathDead, None),
                 Step::Unproven => self.binding_unproven(now),
@@ -205,7 +211,8 @@ impl Agent {
         self.phase = if reason == Reason::Superseded {
             Phase::Ended(reason)
         } else {
-            Phase::Searching(Birth::new(if short { now.after(SHORT_LIFE_WAIT) } else { now }))
+            let not_before = if short { now.after(SHORT_LIFE_WAIT) } else { now };
+            Phase::Searching(Box::new(Birth::new(not_before)))
         };
     }
 

@@ -209,7 +209,7 @@ impl Shell {
         if self.agent.poll_timeout().is_some_and(|due| due <= now) {
             self.agent.handle_timeout(now);
         }
-        if self.look_again.is_some_and(|due| due <= now) {
+        if self.agent.poll_suspicion() || self.look_again.is_some_and(|due| due <= now) {
             self.refresh_links(now);
         }
         self.flush(now);
@@ -436,7 +436,9 @@ impl Shell {
         self.flush(now);
         match self.links.tear_down() {
             Ok(()) => tracing::info!("ended; routes and rules removed"),
-            Err(error) => tracing::warn!(%error, "routes or rules were left behind; the next start removes them"),
+            Err(error) => {
+                tracing::warn!(%error, "routes or rules were left behind; the next start removes them")
+            }
         }
     }
 }
@@ -452,3 +454,6 @@ fn open_transport(
     epoll.add(udp.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Uplink(id).number()))?;
     Ok(Box::new(udp))
 }
+
+#[cfg(test)]
+mod tests;

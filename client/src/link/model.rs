@@ -171,10 +171,12 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
         source: Some(source),
     };
     if device.admin_up {
-        wanted.routes.extend(addresses.iter().filter(|a| a.len < host_len(a.addr)).map(|a| Route {
-            source: Some(a.addr),
-            ..route(network(a.addr, a.len), a.len, None)
-        }));
+        wanted.routes.extend(
+            addresses
+                .iter()
+                .filter(|a| a.len < host_len(a.addr))
+                .map(|a| Route { source: Some(a.addr), ..route(network(a.addr, a.len), a.len, None) }),
+        );
         wanted.routes.insert(route(everything, 0, via));
     }
     let state = match (device.admin_up, device.carrier) {
@@ -277,7 +279,8 @@ mod tests {
     #[test]
     fn a_default_route_into_the_tunnel_is_split() {
         let own = [Prefix { addr: ip("10.77.0.2"), len: 32 }];
-        let into = ["0.0.0.0/0".parse().unwrap(), "192.168.50.7/24".parse().unwrap(), "::/0".parse().unwrap()];
+        let into =
+            ["0.0.0.0/0".parse().unwrap(), "192.168.50.7/24".parse().unwrap(), "::/0".parse().unwrap()];
         let routes: Vec<_> =
             tunnel_routes(254, 9, &own, &into).iter().map(|r| format!("{}/{}", r.dst, r.len)).collect();
         assert_eq!(routes, ["0.0.0.0/1", "128.0.0.0/1", "192.168.50.0/24"], "no IPv6 without an address");

@@ -29,14 +29,6 @@ pub enum NetlinkError {
         /// Its errno.
         source: io::Error,
     },
-    /// The answer could not be read.
-    #[error("netlink, while trying to {what}: unreadable answer: {message}")]
-    Garbled {
-        /// What was asked for.
-        what: &'static str,
-        /// What is wrong.
-        message: String,
-    },
 }
 
 impl NetlinkError {
@@ -45,16 +37,14 @@ impl NetlinkError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Refused { source, .. } => source.raw_os_error(),
-            Self::Socket { .. } | Self::Garbled { .. } => None,
+            Self::Socket { .. } => None,
         }
     }
 }
 
 fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => "; CAP_NET_ADMIN is needed: run as root",
-        _ => "",
-    }
+    let denied = error.kind() == io::ErrorKind::PermissionDenied;
+    if denied { "; CAP_NET_ADMIN is needed: run as root" } else { "" }
 }
 
 /// How a request treats what is there.
@@ -155,6 +145,7 @@ enum Progress {
 }
 
 /// Takes the answers to request `sequence` out of one datagram.
+#[allow(clippy::wildcard_enum_match_arm, reason = "the library's list of payloads is open")]
 fn collect(
     what: &'static str,
     datagram: &[u8],
@@ -162,7 +153,14 @@ fn collect(
     answers: &mut Vec<RouteNetlinkMessage>,
 ) -> Result<Progress, NetlinkError> {
     for message in messages(datagram) {
-        let message = message.map_err(|message| NetlinkError::Garbled { what, message })?;
+        let message = match message {
+            Ok(message) => message,
+            // One exotic device must not hide all the others.
+            Err(problem) => {
+                tracing::debug!(what, problem, "an unreadable answer is passed over");
+                continue;
+            }
+        };
         if message.header.sequence_number != sequence {
             continue;
         }
@@ -174,7 +172,8 @@ fn collect(
                 let source = io::Error::from_raw_os_error(code.get().saturating_abs());
                 return Err(NetlinkError::Refused { what, source });
             }
-            NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
+            // Noop, Overrun, and what later versions of the library may add.
+            _ => {}
         }
     }
     Ok(Progress::More)

@@ -1,5 +1,6 @@
 //! Tells that links, addresses or routes changed. What they are now is asked for separately: events may be lost, state
 //! is not.
+#![allow(clippy::wildcard_enum_match_arm, reason = "new kernels send new messages and attributes")]
 
 use super::netlink::{NetlinkError, messages};
 use netlink_packet_core::NetlinkPayload;

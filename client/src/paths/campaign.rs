@@ -65,15 +65,7 @@ impl Campaign {
     /// Starts a burst. `prefer` is tried first if it is usable, then [`Paths::pick`] decides.
     #[must_use]
     pub const fn new(repetition: Repetition, prefer: Option<UplinkId>) -> Self {
-        Self {
-            repetition,
-            attempts: 0,
-            in_round: 0,
-            round: 0,
-            open: None,
-            not_before: BootTime(0),
-            prefer,
-        }
+        Self { repetition, attempts: 0, in_round: 0, round: 0, open: None, not_before: BootTime(0), prefer }
     }
 
     /// Requests made so far.

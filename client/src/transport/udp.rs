@@ -30,7 +30,10 @@ pub struct Udp {
 
 impl std::fmt::Debug for Udp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Udp").field("socket", &self.socket).field("health", &self.health).finish_non_exhaustive()
+        f.debug_struct("Udp")
+            .field("socket", &self.socket)
+            .field("health", &self.health)
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,7 +51,9 @@ impl Udp {
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         socket.bind_device(Some(device.as_bytes()))?;
         // Forced sizes need CAP_NET_ADMIN and are not bounded by sysctl; without it the ordinary ones do.
-        if socket.set_recv_buffer_size(SOCKET_BUFFER).is_err() || socket.set_send_buffer_size(SOCKET_BUFFER).is_err() {
+        if socket.set_recv_buffer_size(SOCKET_BUFFER).is_err()
+            || socket.set_send_buffer_size(SOCKET_BUFFER).is_err()
+        {
             tracing::debug!(device, "socket buffers stay at the system's default");
         }
         force_buffers(&socket);
@@ -155,8 +160,9 @@ impl Transport for Udp {
         let mut count = 0;
         {
             let mut buffers = frames.buffers().iter_mut();
-            let mut slices: [[IoSliceMut<'_>; 1]; BATCH] =
-                std::array::from_fn(|_| [IoSliceMut::new(buffers.next().map_or(&mut [], |b| b.as_mut_slice()))]);
+            let mut slices: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
+                [IoSliceMut::new(buffers.next().map_or(&mut [], |b| b.as_mut_slice()))]
+            });
             let fd = self.socket.as_raw_fd();
             let received =
                 match recvmmsg(fd, &mut self.headers_in, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {

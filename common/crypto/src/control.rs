@@ -1,8 +1,9 @@
 //! Sealed CONTROL datagrams: messages inside a session, under keys that DATA never uses.
 //!
-//! Each direction has a key per *incarnation* of its sender. The incarnation must rise, before first use, whenever a
-//! sender starts without its counters; a receiver accepts only incarnations from the highest seen upwards, with one
-//! replay window for the highest. One epoch, one slot: a CONTROL of another binding does not open.
+//! Each direction has a key per *incarnation* of its sender. The incarnation must rise, before first use,
+//! whenever a sender starts without its counters; a receiver accepts only incarnations from the highest seen
+//! upwards, with one replay window for the highest. One epoch, one slot: a CONTROL of another binding does
+//! not open.
 
 use crate::CryptoError;
 use crate::aead::{OpenKey, SealKey};
@@ -15,7 +16,8 @@ use jvpn_abi::wire::{Direction, MAX_CONTROL_DATAGRAM, SlotId, Suite};
 /// Most octets of a message.
 pub const CONTROL_MESSAGE_MAX: usize = MAX_CONTROL_DATAGRAM - CONTROL_OVERHEAD;
 
-/// Words of the replay window: CONTROL is a few messages per second, so some hundred of them is minutes of reordering.
+/// Words of the replay window: CONTROL is a few messages per second, so some hundred of them is minutes of
+/// reordering.
 const WINDOW_WORDS: usize = 8;
 
 /// Seals messages of one direction, epoch and incarnation.
@@ -28,8 +30,8 @@ pub struct ControlSealer {
 }
 
 impl ControlSealer {
-    /// A sealer whose counter starts at 0: `incarnation` must be higher than any that this epoch and direction has
-    /// sealed with.
+    /// A sealer whose counter starts at 0: `incarnation` must be higher than any that this epoch and
+    /// direction has sealed with.
     #[must_use]
     pub fn new(
         secret: &EpochSecret,
@@ -94,8 +96,9 @@ impl ControlOpener {
     /// The message in a datagram, once.
     ///
     /// # Errors
-    /// [`CryptoError::Malformed`]; [`CryptoError::Authentication`], also for another slot; [`CryptoError::Repeated`]
-    /// for a replay or an older incarnation; [`CryptoError::Exhausted`] after too many forgeries.
+    /// [`CryptoError::Malformed`]; [`CryptoError::Authentication`], also for another slot;
+    /// [`CryptoError::Repeated`] for a replay or an older incarnation; [`CryptoError::Exhausted`] after too
+    /// many forgeries.
     pub fn open(&mut self, datagram: &[u8]) -> Result<Vec<u8>, CryptoError> {
         let header = ControlHeader::parse(datagram).ok_or(CryptoError::Malformed)?;
         let (aad, sealed) = datagram.split_at_checked(CONTROL_HEADER_LEN).ok_or(CryptoError::Malformed)?;

@@ -1,7 +1,9 @@
-//! HANDSHAKE_INIT and HANDSHAKE_RESPONSE: Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, which makes a session's first secret.
+//! HANDSHAKE_INIT and HANDSHAKE_RESPONSE: Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s, which makes a session's
+//! first secret.
 //!
-//! The payloads are the caller's; here they are octets. Both are part of the transcript, so whoever strips an offer
-//! breaks the exchange (R5.1). Freshness of an INIT is the caller's too: its payload carries the timestamp.
+//! The payloads are the caller's; here they are octets. Both are part of the transcript, so whoever strips an
+//! offer breaks the exchange (R5.1). Freshness of an INIT is the caller's too: its payload carries the
+//! timestamp.
 //!
 //! ```
 //! use jvpn_crypto::handshake::{init_mac_ok, initiate, read_init};
@@ -55,11 +57,12 @@ pub struct Initiation {
     state: Option<HandshakeState>,
 }
 
-/// Makes an INIT of [`INIT_LEN`] octets. `payload` (at most [`INIT_PAYLOAD_LEN`] octets) is padded with zeros.
+/// Makes an INIT of [`INIT_LEN`] octets. `payload` (at most [`INIT_PAYLOAD_LEN`] octets) is padded with
+/// zeros.
 ///
 /// # Errors
-/// [`CryptoError::TooLong`], [`CryptoError::Random`]; [`CryptoError::Authentication`] if the gateway's key is no
-/// usable X25519 key.
+/// [`CryptoError::TooLong`], [`CryptoError::Random`]; [`CryptoError::Authentication`] if the gateway's key is
+/// no usable X25519 key.
 pub fn initiate(
     rng: &mut dyn Random,
     local: &StaticSecret,
@@ -101,7 +104,8 @@ impl Initiation {
     /// [`CryptoError::Repeated`] the genuine response can still be read.
     ///
     /// # Errors
-    /// [`CryptoError::Malformed`], [`CryptoError::Authentication`]; [`CryptoError::Repeated`] once it succeeded.
+    /// [`CryptoError::Malformed`], [`CryptoError::Authentication`]; [`CryptoError::Repeated`] once it
+    /// succeeded.
     pub fn read_response(&mut self, datagram: &[u8]) -> Result<(EpochSecret, Vec<u8>), CryptoError> {
         let state = self.state.as_mut().ok_or(CryptoError::Repeated)?;
         if datagram.len() < RESPONSE_NOISE_AT + NOISE_RESPONSE_OVERHEAD || datagram.len() > INIT_LEN {
@@ -124,8 +128,8 @@ impl fmt::Debug for Initiation {
     }
 }
 
-/// Whether a datagram is framed as an INIT for this gateway: size, type, version and the MAC, in constant time.
-/// Cheap; needs no secret, so it keeps scanners out, not attackers.
+/// Whether a datagram is framed as an INIT for this gateway: size, type, version and the MAC, in constant
+/// time. Cheap; needs no secret, so it keeps scanners out, not attackers.
 #[must_use]
 pub fn init_mac_ok(gateway: &PublicKey, datagram: &[u8]) -> bool {
     let Some(client_index) = be32(datagram, CLIENT_INDEX_AT) else { return false };
@@ -148,8 +152,8 @@ pub struct IncomingInit {
 
 /// Reads an INIT. Costs two Diffie-Hellman operations and draws the ephemeral key of the response.
 ///
-/// The proof says that the peer made this message, not that it made it now: an INIT can be replayed. Compare the
-/// timestamp in the payload before anything moves.
+/// The proof says that the peer made this message, not that it made it now: an INIT can be replayed. Compare
+/// the timestamp in the payload before anything moves.
 ///
 /// # Errors
 /// [`CryptoError::Malformed`] if [`init_mac_ok`] does not hold, [`CryptoError::Authentication`],

@@ -1,7 +1,7 @@
 //! Keys that outlive a session: static X25519 keys, pre-shared keys, the node key; and their text form.
 //!
-//! Text is base64 with padding, 32 octets, as WireGuard users know it. Secrets are wiped when dropped and never
-//! printed; comparing them is constant-time.
+//! Text is base64 with padding, 32 octets, as WireGuard users know it. Secrets are wiped when dropped and
+//! never printed; comparing them is constant-time.
 
 use crate::mac::{self, SECRET_LEN, Secret};
 use crate::rng::{Random, RandomError};
@@ -174,7 +174,8 @@ impl fmt::Debug for PresharedKey {
     }
 }
 
-/// The secret of one gateway node, persistent: slot serials are unique under it, and RESET tokens are made from it.
+/// The secret of one gateway node, persistent: slot serials are unique under it, and RESET tokens are made
+/// from it.
 pub struct NodeKey(Secret);
 
 impl NodeKey {

@@ -1,10 +1,10 @@
 //! Handshake, reattach, AEAD, replay window, limits and keys: the reviewable module.
 //!
-//! Everything cryptographic of Jumping VPN happens here, by composing reviewed parts: the Noise framework (`snow`),
-//! X25519, HKDF-SHA-256 and two AEADs. No primitive is invented. The crate has no I/O and no clock; randomness is
-//! handed in as a [`rng::Random`]. It mints the two proofs that the rest of the system is built on: [`Opened`]
-//! (a frame authenticated, so its counter may enter the replay window) and [`Proven`] (a peer possesses its keys, so
-//! a session may move).
+//! Everything cryptographic of Jumping VPN happens here, by composing reviewed parts: the Noise framework
+//! (`snow`), X25519, HKDF-SHA-256 and two AEADs. No primitive is invented. The crate has no I/O and no clock;
+//! randomness is handed in as a [`rng::Random`]. It mints the two proofs that the rest of the system is built
+//! on: [`Opened`] (a frame authenticated, so its counter may enter the replay window) and [`Proven`] (a peer
+//! possesses its keys, so a session may move).
 //!
 //! | Module | What for |
 //! |---|---|
@@ -17,7 +17,8 @@
 //! | `control` | sealed CONTROL datagrams |
 //! | [`limits`] | how long a key may live |
 //!
-//! `schedule`, `handshake`, `reattach` and `control` need the feature `handshake`, which the data plane does without.
+//! `schedule`, `handshake`, `reattach` and `control` need the feature `handshake`, which the data plane does
+//! without.
 #![forbid(unsafe_code)]
 
 pub mod aead;

@@ -18,7 +18,8 @@ pub(crate) type Secret = Zeroizing<[u8; SECRET_LEN]>;
 
 /// HMAC-SHA-256 over the concatenation of `parts`, cut to its first [`MAC_LEN`] octets (RFC 2104, section 5).
 pub(crate) fn mac(key: &[u8; SECRET_LEN], parts: &[&[u8]]) -> [u8; MAC_LEN] {
-    // HMAC pads a short key with zeros to the block of the hash; doing it here makes the length a fact of the type.
+    // HMAC pads a short key with zeros to the block of the hash; doing it here makes the length a fact of the
+    // type.
     let mut block = Zeroizing::new([0_u8; 64]);
     for (to, from) in block.iter_mut().zip(key) {
         *to = *from;

@@ -1,8 +1,8 @@
 //! What both Noise exchanges share: `snow` with our source of ephemeral keys and our X25519.
 //!
-//! `snow` takes its randomness from an object that it owns. Ours holds exactly one draw, made beforehand from the
-//! source that the caller handed in; a second draw fails, so no ephemeral key is ever used twice. Our X25519 refuses
-//! peers whose key contributes nothing (RFC 7748, section 6.1) and wipes private keys.
+//! `snow` takes its randomness from an object that it owns. Ours holds exactly one draw, made beforehand from
+//! the source that the caller handed in; a second draw fails, so no ephemeral key is ever used twice. Our
+//! X25519 refuses peers whose key contributes nothing (RFC 7748, section 6.1) and wipes private keys.
 
 use crate::CryptoError;
 use crate::keys::{PublicKey, StaticSecret};
@@ -75,7 +75,8 @@ pub(crate) fn write(
     if written == message.len() { Ok(message) } else { Err(CryptoError::Internal(WHAT)) }
 }
 
-/// Reads the next message and returns its payload. After an error the state is as before, ready for the genuine one.
+/// Reads the next message and returns its payload. After an error the state is as before, ready for the
+/// genuine one.
 pub(crate) fn read(state: &mut HandshakeState, message: &[u8]) -> Result<Vec<u8>, CryptoError> {
     let mut payload = vec![0; message.len()];
     let len = state.read_message(message, &mut payload).map_err(|_| CryptoError::Authentication)?;

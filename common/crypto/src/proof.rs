@@ -1,10 +1,11 @@
 //! The proof that a transition of a session asks for.
 
-/// A peer has shown that it possesses its static key, and for a reattach also the secret of the session's generation
-/// (R2.1). Zero-size; made only by `handshake::read_init` and `reattach::RequestFrame::read`, never copied.
+/// A peer has shown that it possesses its static key, and for a reattach also the secret of the session's
+/// generation (R2.1). Zero-size; made only by `handshake::read_init` and `reattach::RequestFrame::read`,
+/// never copied.
 ///
-/// What it does not say: that the message is fresh. The caller compares the handshake's timestamp or the request's
-/// nonce with the highest it has seen *from this peer*, before or right after.
+/// What it does not say: that the message is fresh. The caller compares the handshake's timestamp or the
+/// request's nonce with the highest it has seen *from this peer*, before or right after.
 ///
 /// It cannot be made elsewhere:
 /// ```compile_fail,E0423

@@ -1,8 +1,9 @@
-//! REATTACH_REQUEST, _ACK and _REJECT: Noise_KKpsk0_25519_ChaChaPoly_BLAKE2s, which makes the secret of the next epoch.
+//! REATTACH_REQUEST, _ACK and _REJECT: Noise_KKpsk0_25519_ChaChaPoly_BLAKE2s, which makes the secret of the
+//! next epoch.
 //!
-//! Both static keys prove possession, both ephemeral keys give forward secrecy, the psk ties the request to session
-//! and generation. SessionId is never on the wire; anchor_version and nonce are masked. The caller looks the handle
-//! up, compares nonces and versions, and keeps the order of checks.
+//! Both static keys prove possession, both ephemeral keys give forward secrecy, the psk ties the request to
+//! session and generation. SessionId is never on the wire; anchor_version and nonce are masked. The caller
+//! looks the handle up, compares nonces and versions, and keeps the order of checks.
 
 use crate::keys::{PublicKey, StaticSecret};
 use crate::mac::{self, Secret};
@@ -82,11 +83,12 @@ pub struct PendingRequest {
     state: Option<HandshakeState>,
 }
 
-/// Makes a REQUEST of [`REQUEST_LEN`] octets. `payload` (at most [`REQUEST_PAYLOAD_LEN`] octets) is padded with zeros.
+/// Makes a REQUEST of [`REQUEST_LEN`] octets. `payload` (at most [`REQUEST_PAYLOAD_LEN`] octets) is padded
+/// with zeros.
 ///
 /// # Errors
-/// [`CryptoError::TooLong`], [`CryptoError::Random`]; [`CryptoError::Authentication`] if the gateway's key is no
-/// usable X25519 key.
+/// [`CryptoError::TooLong`], [`CryptoError::Random`]; [`CryptoError::Authentication`] if the gateway's key is
+/// no usable X25519 key.
 pub fn request(
     rng: &mut dyn Random,
     params: &RequestParams<'_>,
@@ -150,8 +152,8 @@ impl PendingRequest {
         self.nonce
     }
 
-    /// Reads an ACK: the epoch's secret and the payload. After any error but [`CryptoError::Repeated`] the genuine
-    /// answer can still be read.
+    /// Reads an ACK: the epoch's secret and the payload. After any error but [`CryptoError::Repeated`] the
+    /// genuine answer can still be read.
     ///
     /// # Errors
     /// [`CryptoError::Malformed`]; [`CryptoError::Authentication`], also for an answer to another request;
@@ -263,7 +265,8 @@ impl<'a> RequestFrame<'a> {
         mac::equal(self.mac, &mac::mac(&resume.mac_key(), &[self.covered]))
     }
 
-    /// Reads the Noise message: three Diffie-Hellman operations, and the ephemeral key of the answer is drawn.
+    /// Reads the Noise message: three Diffie-Hellman operations, and the ephemeral key of the answer is
+    /// drawn.
     ///
     /// # Errors
     /// [`CryptoError::Authentication`], also if [`Self::mac_ok`] does not hold; [`CryptoError::Random`].
@@ -328,7 +331,8 @@ impl fmt::Debug for IncomingRequest {
     }
 }
 
-/// Makes a REJECT. Only for a request whose [`RequestFrame::mac_ok`] holds: others get no answer under `resume`.
+/// Makes a REJECT. Only for a request whose [`RequestFrame::mac_ok`] holds: others get no answer under
+/// `resume`.
 #[must_use]
 pub fn reject(
     resume: &Resume,

@@ -1,4 +1,5 @@
-//! Randomness, always handed in: the production source with its check at start, and the trait that tests implement.
+//! Randomness, always handed in: the production source with its check at start, and the trait that tests
+//! implement.
 //!
 //! Nothing else in the system may ask the operating system for random octets.
 

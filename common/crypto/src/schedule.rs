@@ -12,8 +12,8 @@
 //!   │    └ "jvpn1 reject"                   → MAC key of a REJECT
 //!   └ "jvpn1 root"                          → root of the session (handshake epoch only)
 //! ```
-//! Every arrow is HKDF-Expand with SHA-256. CONTROL has a level of its own so that who keeps it for an epoch can
-//! make no DATA key from it. Each type is wiped when dropped and prints nothing.
+//! Every arrow is HKDF-Expand with SHA-256. CONTROL has a level of its own so that who keeps it for an epoch
+//! can make no DATA key from it. Each type is wiped when dropped and prints nothing.
 
 use crate::mac::{SECRET_LEN, Secret, expand};
 use jvpn_abi::wire::Direction;
@@ -144,7 +144,8 @@ impl Resume {
     }
 }
 
-/// The secret of a session, stable from its handshake to its end. The keys of takeover, probes and hints come from it.
+/// The secret of a session, stable from its handshake to its end. The keys of takeover, probes and hints come
+/// from it.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Root([u8; SECRET_LEN]);
 

@@ -1,12 +1,12 @@
 //! Replay windows: RFC 6479 over a ring of bits, once in memory that several processes share, once owned.
 //!
-//! The order is *check → open → commit*: [`Window::check`] is cheap and only advice; [`Window::commit`] decides, and
-//! wants the proof that opening returned. Shared memory may be torn or hostile: no content makes anything here panic,
-//! loop or touch memory outside the ring; at worst frames are refused.
+//! The order is *check → open → commit*: [`Window::check`] is cheap and only advice; [`Window::commit`]
+//! decides, and wants the proof that opening returned. Shared memory may be torn or hostile: no content makes
+//! anything here panic, loop or touch memory outside the ring; at worst frames are refused.
 //!
-//! A commit first moves the window's end, then clears what the end passed, then sets the counter's bit. A process that
-//! is killed between two of these steps thus leaves a window that refuses too much for a while, never one that accepts
-//! a counter twice.
+//! A commit first moves the window's end, then clears what the end passed, then sets the counter's bit. A
+//! process that is killed between two of these steps thus leaves a window that refuses too much for a while,
+//! never one that accepts a counter twice.
 
 use crate::aead::Opened;
 use jvpn_abi::tables::{KeyState, WINDOW_WORDS};
@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How far behind the highest counter a frame may be. One word of the ring is always being recycled.
 pub const WINDOW_LEN: u64 = (WINDOW_WORDS as u64 - 1) * 64;
 
-/// How often a worker looks at a lock that another one holds before it gives the frame up. The holder needs about as
-/// many stores as the ring has words; much longer means that it was preempted, and waiting would stall a batch.
+/// How often a worker looks at a lock that another one holds before it gives the frame up. The holder needs
+/// about as many stores as the ring has words; much longer means that it was preempted, and waiting would
+/// stall a batch.
 const LOCK_SPINS: u32 = 2_000;
 
 /// Why a counter is refused.
@@ -78,8 +79,9 @@ impl<'a> Window<'a> {
         Ok(())
     }
 
-    /// Frees the lock that a killed process may have left behind. Only for the one who knows that no worker uses the
-    /// window: the installer of a data plane that starts, before it hands an adopted binding to its workers.
+    /// Frees the lock that a killed process may have left behind. Only for the one who knows that no worker
+    /// uses the window: the installer of a data plane that starts, before it hands an adopted binding to its
+    /// workers.
     pub fn release_abandoned_lock(&self) {
         self.state.window_lock.store(0, Ordering::Release);
     }
@@ -180,8 +182,8 @@ impl<const WORDS: usize> OwnRing<WORDS> {
     }
 }
 
-/// The algorithm, over whoever's memory. `end` is the highest counter accepted + 1, 0 = none yet; counter `c` is bit
-/// `c % 64` of word `c / 64 % WORDS`.
+/// The algorithm, over whoever's memory. `end` is the highest counter accepted + 1, 0 = none yet; counter `c`
+/// is bit `c % 64` of word `c / 64 % WORDS`.
 pub(crate) struct Ring<'a, const WORDS: usize = WINDOW_WORDS> {
     end: &'a AtomicU64,
     words: &'a [AtomicU64; WORDS],
@@ -221,8 +223,8 @@ impl<'a, const WORDS: usize> Ring<'a, WORDS> {
             // `check` has refused the one counter that has no successor.
             self.end.store(counter.wrapping_add(1), Ordering::Release);
             let newest = counter / 64;
-            // The word of the old end stays: its lower counters are still inside. An empty ring is all zero already,
-            // unless somebody scribbled on it; clearing word 0 too costs nothing.
+            // The word of the old end stays: its lower counters are still inside. An empty ring is all zero
+            // already, unless somebody scribbled on it; clearing word 0 too costs nothing.
             let first_stale = if end == 0 { 0 } else { (end - 1) / 64 + 1 };
             let oldest_kept = newest.saturating_sub(WORDS as u64 - 1);
             for number in first_stale.max(oldest_kept)..=newest {

@@ -210,7 +210,9 @@ impl SessionCore {
             State::Terminated => self.phase == BindingPhase::None,
         };
         if !phase_fits {
-            return Some("I1: confirmed bindings are exactly one in ATTACHED, VOLATILE, DEGRADED and none elsewhere");
+            return Some(
+                "I1: confirmed bindings are exactly one in ATTACHED, VOLATILE, DEGRADED and none elsewhere",
+            );
         }
         if self.lost_at.is_some() != (self.state == State::Recovering) {
             return Some("I6: RECOVERING, and only RECOVERING, runs against the transport-loss TTL");

@@ -111,13 +111,21 @@ pub enum Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Priority(pub u8);
 
+impl Priority {
+    /// The place of [`Event::ReattachProven`], for who must know it before there is a proof.
+    pub const REATTACH: Self = Self(8);
+    /// After every event.
+    pub const LAST: Self = Self(u8::MAX);
+}
+
 impl Event {
     /// Who causes it.
     #[must_use]
     pub const fn origin(&self) -> Origin {
-        match self {
-            Self::HandshakeProven(_) | Self::ReattachProven(..) | Self::PeerTerminated => Origin::Peer,
-            _ => Origin::Internal,
+        if matches!(self, Self::HandshakeProven(_) | Self::ReattachProven(..) | Self::PeerTerminated) {
+            Origin::Peer
+        } else {
+            Origin::Internal
         }
     }
 
@@ -133,7 +141,7 @@ impl Event {
             Self::RecoveryWindowOver => 5,
             Self::DataPlaneLost => 6,
             Self::KeyLimitReached => 7,
-            Self::ReattachProven(..) | Self::HandshakeProven(_) => 8,
+            Self::ReattachProven(..) | Self::HandshakeProven(_) => Priority::REATTACH.0,
             Self::BindingConfirmed { .. } | Self::Rekeyed => 9,
             Self::InstallFailed { .. } | Self::HandshakeFailed => 10,
             Self::BindUnconfirmed { .. } => 11,

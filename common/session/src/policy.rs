@@ -87,7 +87,9 @@ pub enum PolicyError {
     #[error("policy.preset = \"{0}\" is not known; use one of mobile, fintech, edge, satellite")]
     UnknownPreset(String),
     /// Not a duration.
-    #[error("policy.{field} = \"{value}\" is not a duration; write a number and a unit, as \"30s\" or \"15min\"")]
+    #[error(
+        "policy.{field} = \"{value}\" is not a duration; write a number and a unit, as \"30s\" or \"15min\""
+    )]
     NotADuration {
         /// Field.
         field: &'static str,
@@ -313,7 +315,11 @@ impl Policy {
                 return Ok(());
             }
             let bounds = format!("at least {other}, which is {}", humantime::format_duration(least));
-            Err(PolicyError::OutOfBounds { field, value: humantime::format_duration(value).to_string(), bounds })
+            Err(PolicyError::OutOfBounds {
+                field,
+                value: humantime::format_duration(value).to_string(),
+                bounds,
+            })
         };
         order("transport_loss_ttl", self.transport_loss_ttl, self.recovery_window, "recovery_window")?;
         order("probe_idle", self.probe_idle, self.probe_traffic, "probe_traffic")?;
@@ -360,7 +366,12 @@ impl Policy {
             ("reattach_burst", self.reattach_burst, 1, 1_000),
             ("reattach_global_per_second", self.reattach_global_per_second, 1, 1_000_000),
             // A power of two, and the tables hold exactly this one (8,192).
-            ("replay_window_packets", self.replay_window_packets, REPLAY_WINDOW_PACKETS, REPLAY_WINDOW_PACKETS),
+            (
+                "replay_window_packets",
+                self.replay_window_packets,
+                REPLAY_WINDOW_PACKETS,
+                REPLAY_WINDOW_PACKETS,
+            ),
             ("candidates_max", self.candidates_max, 1, 16),
             ("max_sessions", self.max_sessions, 1, 65_536),
         ];

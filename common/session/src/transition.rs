@@ -122,10 +122,16 @@ pub fn transition(
         Event::OwnershipLost => return Err(Rejection::Relinquished),
         Event::OwnerRestarted => Some(step.new_term(Reason::OwnerRestart)),
         Event::OwnerTookOver => Some(step.new_term(Reason::OwnerTakeover)),
-        Event::SessionTtlExpired
-        | Event::TransportLossTtlExpired
-        | Event::RecoveryWindowOver
-        | Event::BirthTimeout => step.deadline(&event),
+        Event::SessionTtlExpired => {
+            step.expire(Some(core.session_deadline(policy)), Reason::TtlSessionExpired)
+        }
+        Event::TransportLossTtlExpired => {
+            step.expire(core.transport_loss_deadline(policy), Reason::TtlTransportLossExpired)
+        }
+        Event::RecoveryWindowOver => {
+            step.expire(core.recovery_deadline(policy), Reason::RecoveryBoundsExceeded)
+        }
+        Event::BirthTimeout => step.expire(core.birth_deadline(), Reason::HandshakeFail),
         Event::HandshakeProven(_) => None,
         Event::ReattachProven(_, claim) => return step.reattach(claim),
         Event::DataPlaneLost => step.lose_transport(Reason::DataPlaneLost),
@@ -198,19 +204,7 @@ impl Step<'_> {
     }
 
     /// Timers that end a session. Judged by the clock, not by who set the timer.
-    fn deadline(&self, event: &Event) -> Option<Transition> {
-        let (due, reason) = match event {
-            Event::SessionTtlExpired => {
-                (Some(self.core.session_deadline(self.policy)), Reason::TtlSessionExpired)
-            }
-            Event::TransportLossTtlExpired => {
-                (self.core.transport_loss_deadline(self.policy), Reason::TtlTransportLossExpired)
-            }
-            Event::RecoveryWindowOver => {
-                (self.core.recovery_deadline(self.policy), Reason::RecoveryBoundsExceeded)
-            }
-            _ => (self.core.birth_deadline(), Reason::HandshakeFail),
-        };
+    fn expire(&self, due: Option<BootTime>, reason: Reason) -> Option<Transition> {
         due.is_some_and(|at| self.now >= at).then(|| self.terminate(reason))
     }
 
@@ -302,10 +296,9 @@ impl Step<'_> {
                 lasted(self.core.entered_at, self.policy.volatile_max)
                     .then(|| self.to(State::Degraded, Reason::QualityFloorViolation, BindingChange::Keep))
             }
-            (State::Degraded, Event::QualityGood { since }) => {
-                (self.now >= self.core.degraded_exit(*since, self.now, self.policy))
-                    .then(|| self.to(State::Attached, Reason::ExitDegradedMode, BindingChange::Keep))
-            }
+            (State::Degraded, Event::QualityGood { since }) => (self.now
+                >= self.core.degraded_exit(*since, self.now, self.policy))
+            .then(|| self.to(State::Attached, Reason::ExitDegradedMode, BindingChange::Keep)),
             (State::Degraded, Event::DegradedTooLong { bad_since }) => {
                 lasted((*bad_since).max(self.core.entered_at), self.policy.degraded_max)
                     .then(|| self.terminate(Reason::PolicyTermination))
@@ -367,11 +360,8 @@ impl Step<'_> {
     }
 
     fn start_switch(&self, under: Generation, anchor: Anchor) -> Transition {
-        let reason = if self.core.state == State::Recovering {
-            Reason::RecoveryRetry
-        } else {
-            Reason::RecoveryStart
-        };
+        let reason =
+            if self.core.state == State::Recovering { Reason::RecoveryRetry } else { Reason::RecoveryStart };
         let mut next = self.unbound(reason);
         next.change = BindingChange::Replace;
         let core = &mut next.core;

@@ -9,4 +9,4 @@ pub mod writer;
 
 pub use event::{AuditEvent, AuditKind, Encoder, LimitScope, Line, Violation};
 pub use floods::Floods;
-pub use writer::{AuditHandle, AuditWriter, WriterSettings};
+pub use writer::{AuditHandle, AuditWriter, DEFAULT_CAPACITY, WriterSettings};

@@ -60,10 +60,7 @@ impl AuditWriter {
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub fn start(
-        sink: Box<dyn Write + Send>,
-        settings: WriterSettings,
-    ) -> io::Result<(Self, AuditHandle)> {
+    pub fn start(sink: Box<dyn Write + Send>, settings: WriterSettings) -> io::Result<(Self, AuditHandle)> {
         let (lines, receiver) = sync_channel(settings.capacity.max(1));
         let dropped = Arc::new(AtomicU64::new(0));
         let pump = Pump { sink, settings, dropped: Arc::clone(&dropped), reported: 0 };

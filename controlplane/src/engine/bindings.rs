@@ -1,11 +1,11 @@
 //! The life of bindings in the shared tables: unbind, quiesce, install, bind, confirm; and a data plane that goes away
 //! and comes back.
 
+use super::Engine;
 use super::api::{ContextView, TableCommand};
 use super::counters::Counter;
 use super::session::{Attempt, Binding, Drain, FIRST_KEY_NUMBER, Former, Recovery, Session, Stage};
 use super::world::{DataPlane, Retired, World};
-use super::Engine;
 use jvpn_abi::tables::{BindingWord, InstallOp};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::wire::reattach::REJECT_LEN;
@@ -40,8 +40,9 @@ impl World {
             // Asked again: whoever overslept the first time is woken, and the sequence is this attempt's own.
             if let Some(retired) = self.retiring.remove(&drain.seq) {
                 session.draining = Some(self.unbind(retired.slot, retired.word, session.id()));
+                return;
             }
-            return;
+            session.draining = None;
         }
         self.install(session, now);
     }
@@ -57,7 +58,7 @@ impl World {
 
     /// Everything that a session has in the tables goes: the bound slot, and one on its way in.
     pub(super) fn unbind_all(&mut self, session: &mut Session, now: BootTime, view: &dyn ContextView) {
-        session.answered = session.answered.take().filter(|answered| answered.epoch.is_none());
+        session.answered = None;
         if let Some(binding) = session.binding.take() {
             self.leave(session, binding, now, view);
         }
@@ -81,8 +82,7 @@ impl World {
         }
         session.earlier_traffic = session.earlier_traffic + view.traffic(index);
         if binding.unconfirmed_until.is_none() {
-            let heard = view.last_heard(index).map_or(binding.alive_since, |at| at.min(now));
-            let last_heard = heard.max(BootTime(0));
+            let last_heard = view.last_heard(index).map_or(binding.alive_since, |at| at.min(now));
             session.recovery = Some(Recovery { left: binding.remote, last_heard, detect_ms: None });
         }
         let former = Former {
@@ -127,7 +127,10 @@ impl World {
         let Some(attempt) = session.attempt.take() else { return };
         let Attempt { mut binding, answer, .. } = attempt;
         if !session.core.binding_installed(binding.epoch) {
-            debug_assert!(false, "an attempt that the session no longer wants is removed with its transition");
+            debug_assert!(
+                false,
+                "an attempt that the session no longer wants is removed with its transition"
+            );
             self.retire(session, binding.slot, binding.word);
             return;
         }
@@ -219,12 +222,13 @@ impl Engine {
 
     pub(super) fn installed(&mut self, now: BootTime, seq: u64, view: &dyn ContextView) {
         let Some(id) = self.world.installing.remove(&seq) else { return };
-        // A deadline that passed before this report counts first.
+        // What goes before an installation and is due counts first.
         self.run_due(id, now, (Event::InstallFailed { epoch: 0 }).priority(), view);
         self.with(id, |world, session| {
             if is_installing(session, seq) {
                 world.bind(session, now);
-            } else if session.binding.as_ref().is_some_and(|b| b.adopting.is_some_and(|(own, _)| own == seq)) {
+            } else if session.binding.as_ref().is_some_and(|b| b.adopting.is_some_and(|(own, _)| own == seq))
+            {
                 world.rebind(session, now);
             } else {
                 world.counters.count(Counter::StaleReport);
@@ -243,7 +247,8 @@ impl Engine {
                 world.refuse_attempt(session);
                 let epoch = session.core.epoch();
                 world.step(session, Event::InstallFailed { epoch }, now, view);
-            } else if session.binding.as_ref().is_some_and(|b| b.adopting.is_some_and(|(own, _)| own == seq)) {
+            } else if session.binding.as_ref().is_some_and(|b| b.adopting.is_some_and(|(own, _)| own == seq))
+            {
                 world.lose_binding(session, now, view);
             } else {
                 world.counters.count(Counter::StaleReport);
@@ -258,7 +263,8 @@ impl Engine {
         word: BindingWord,
         view: &dyn ContextView,
     ) {
-        let id = SlotId::new(slot_index, word.serial()).and_then(|slot| self.world.by_slot.get(&slot).copied());
+        let id =
+            SlotId::new(slot_index, word.serial()).and_then(|slot| self.world.by_slot.get(&slot).copied());
         let Some(id) = id else {
             self.world.counters.count(Counter::StaleReport);
             return;
@@ -285,6 +291,12 @@ impl Engine {
         if next.from == Some(State::Birth)
             && let Some(older) = self.world.peers.get(&peer).and_then(|peer| peer.live)
         {
+            // Its routes are not removed: they move, so that no packet finds none.
+            self.with(older, |world, session| {
+                if let Some(slot) = session.routed.take() {
+                    world.slots.release(slot);
+                }
+            });
             self.happen(older, Event::Superseded, now, view);
         }
         self.with(id, |world, session| world.commit(session, next, now, view));

@@ -77,6 +77,8 @@ counters! {
     ControlMeaningless = "control_meaningless";
     /// Reports of the tables that no longer apply.
     StaleReport = "stale_report";
+    /// Bindings for which there was no slot.
+    NoSlot = "no_slot";
     /// What could not be made durable.
     StateWriteFailed = "state_write_failed";
     /// What the cryptography refused to make (no randomness, a part that failed).

@@ -13,7 +13,13 @@ pub(super) const REMEMBERED_MAX: usize = 4_096;
 
 impl World {
     /// One event of one session: decided and carried out, or counted.
-    pub(super) fn step(&mut self, session: &mut Session, event: Event, now: BootTime, view: &dyn ContextView) {
+    pub(super) fn step(
+        &mut self,
+        session: &mut Session,
+        event: Event,
+        now: BootTime,
+        view: &dyn ContextView,
+    ) {
         let name = event.name();
         match transition(&session.core, event, now, &self.settings.policy) {
             Ok(next) => self.commit(session, next, now, view),
@@ -40,10 +46,12 @@ impl World {
         let before = std::mem::replace(&mut session.core, next.core);
         let reason = session.core.reason();
         self.counters.transition(reason);
-        self.report(session, now, reason, AuditKind::StateChange {
-            previous: next.from,
-            new: session.core.state(),
-        });
+        self.report(
+            session,
+            now,
+            reason,
+            AuditKind::StateChange { previous: next.from, new: session.core.state() },
+        );
         match next.change {
             BindingChange::Keep => self.tell_state(session),
             BindingChange::Install => {}
@@ -109,18 +117,28 @@ impl World {
         let ms = |from: BootTime| u64::try_from(now.since(from).as_millis()).unwrap_or(u64::MAX);
         let attempts = before.attempts();
         let recovery: Option<Recovery> = session.recovery;
-        self.report(session, now, reason, AuditKind::TransportSwitch {
-            previous: recovery.map(|recovery| recovery.left),
-            new: remote,
-            switch_latency_ms: attempts.map_or(0, |attempts| ms(attempts.last_at)),
-            epoch,
-        });
-        self.report(session, now, reason, AuditKind::RecoveryComplete {
-            detect_ms: recovery.and_then(|recovery| recovery.detect_ms).map_or(0, u64::from),
-            reattach_ms: attempts.map_or(0, |attempts| ms(attempts.first_at)),
-            outage_ms: recovery.map_or(0, |recovery| ms(recovery.last_heard)),
-            attempts: attempts.map_or(0, |attempts| attempts.count),
-        });
+        self.report(
+            session,
+            now,
+            reason,
+            AuditKind::TransportSwitch {
+                previous: recovery.map(|recovery| recovery.left),
+                new: remote,
+                switch_latency_ms: attempts.map_or(0, |attempts| ms(attempts.last_at)),
+                epoch,
+            },
+        );
+        self.report(
+            session,
+            now,
+            reason,
+            AuditKind::RecoveryComplete {
+                detect_ms: recovery.and_then(|recovery| recovery.detect_ms).map_or(0, u64::from),
+                reattach_ms: attempts.map_or(0, |attempts| ms(attempts.first_at)),
+                outage_ms: recovery.map_or(0, |recovery| ms(recovery.last_heard)),
+                attempts: attempts.map_or(0, |attempts| attempts.count),
+            },
+        );
     }
 
     /// Remembers the handle of the generation erased last: whoever uses it replays.
@@ -156,7 +174,6 @@ impl World {
         if let Some(former) = session.former.take() {
             self.by_slot.remove(&former.slot);
         }
-        session.answered = None;
         session.recovery = None;
         let id = session.id();
         if let Some(peer) = self.peers.get_mut(&session.peer) {
@@ -193,7 +210,9 @@ impl World {
     }
 
     fn tell(&mut self, session: &mut Session, message: &ControlMessage) {
-        let Some(binding) = session.binding.as_mut().filter(|b| b.unconfirmed_until.is_none()) else { return };
+        let Some(binding) = session.binding.as_mut().filter(|b| b.unconfirmed_until.is_none()) else {
+            return;
+        };
         match binding.sealer.seal(&message.encode()) {
             Ok(datagram) => {
                 let (remote, local) = (binding.remote, binding.local);

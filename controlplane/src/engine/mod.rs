@@ -24,8 +24,8 @@ mod unbound;
 mod world;
 
 pub use api::{
-    AdminCommand, AdminError, ContextView, Durable, PeerSettings, Settings, TableCommand, TableEvent, Traffic,
-    Transmit, TunnelSettings,
+    AdminCommand, AdminError, ContextView, Durable, PeerSettings, Settings, TableCommand, TableEvent,
+    Traffic, Transmit, TunnelSettings,
 };
 pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};

@@ -12,7 +12,7 @@ use jvpn_crypto::control::{ControlOpener, ControlSealer};
 use jvpn_crypto::keys::PublicKey;
 use jvpn_crypto::schedule::{DataKeys, EpochSecret, Resume};
 use jvpn_session::messages::{Handle, Prefix, SessionId};
-use jvpn_session::{Generation, Policy, SessionCore, State};
+use jvpn_session::{BindingPhase, Generation, Policy, SessionCore, State};
 use zeroize::Zeroizing;
 
 /// DATA keys of a fresh binding have this number; a rekey counts up.
@@ -38,7 +38,10 @@ pub(super) struct Session {
     pub(super) pending: Option<GenerationSecrets>,
     /// Handle of the last generation that was erased.
     pub(super) erased: Option<Handle>,
+    /// The last granted request and its answer; lives as long as the binding.
     pub(super) answered: Option<Answered>,
+    /// The last refused request and its answer.
+    pub(super) refused: Option<Answered>,
     pub(super) limits: SessionLimits,
     pub(super) floods: Floods,
     /// The slot that ROUTES leads this peer's prefixes to.
@@ -67,6 +70,7 @@ impl Session {
             pending: None,
             erased: None,
             answered: None,
+            refused: None,
             limits: SessionLimits::new(policy),
             floods: Floods::default(),
             routed: None,
@@ -83,7 +87,8 @@ impl Session {
 
     /// The generation that a handle names, with its secret.
     pub(super) fn generation(&self, handle: Handle) -> Option<(Generation, &Resume)> {
-        let named = |secrets: &Option<GenerationSecrets>| secrets.as_ref().is_some_and(|s| s.handle == handle);
+        let named =
+            |secrets: &Option<GenerationSecrets>| secrets.as_ref().is_some_and(|s| s.handle == handle);
         if named(&self.pending) {
             return self.pending.as_ref().map(|s| (Generation::Pending, &s.resume));
         }
@@ -106,7 +111,12 @@ impl Session {
         if self.binding.is_some() && self.attempt.is_some() {
             return Some("I1: one binding is bound while another is being installed");
         }
-        if self.core.state().is_bound() != self.binding.as_ref().is_some_and(|b| b.unconfirmed_until.is_none()) {
+        if self.attempt.is_some() != (self.core.phase() == BindingPhase::Installing) {
+            return Some("I13: an installation that nobody waits for, or the other way round");
+        }
+        if self.core.state().is_bound()
+            != self.binding.as_ref().is_some_and(|b| b.unconfirmed_until.is_none())
+        {
             return Some("I1: the state and the confirmed binding disagree");
         }
         if self.binding.is_some() && self.draining.is_some() {
@@ -246,15 +256,13 @@ pub(super) struct Former {
     pub(super) sealer: ControlSealer,
 }
 
-/// The last proven request and its answer.
+/// A proven request and its answer, for repetitions.
 pub(super) struct Answered {
     pub(super) request: Box<[u8]>,
     pub(super) remote: Endpoint,
     pub(super) local: Endpoint,
     /// `None` while the binding is being installed.
     pub(super) answer: Option<Vec<u8>>,
-    /// The binding it lives and dies with; a refusal has none.
-    pub(super) epoch: Option<u64>,
 }
 
 /// What is measured of a recovery.

@@ -79,9 +79,8 @@ impl World {
         rng: Box<dyn Random + Send>,
         now: BootTime,
     ) -> Self {
-        let peer = |peer: &PeerSettings| {
-            (peer.public_key, Peer { settings: peer.clone(), live: None, birth: None })
-        };
+        let peer =
+            |peer: &PeerSettings| (peer.public_key, Peer { settings: peer.clone(), live: None, birth: None });
         Self {
             public_key: private_key.public(),
             private_key,

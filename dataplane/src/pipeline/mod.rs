@@ -3,8 +3,6 @@
 
 mod inbound;
 mod outbound;
-#[cfg(test)]
-pub(crate) mod tests;
 
 use crate::frame::{Mac, OUTER_V4_LEN};
 use crate::lan::{LanView, NextHop};

@@ -30,7 +30,8 @@ const FENCE_REPLIES: usize = 50;
 /// Application traffic must not even notice an attack.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// Length of a DATA datagram with a marker: inner IPv4 and UDP headers around it, DATA header and tag around them.
+/// Length of a DATA datagram with a marker: inner IPv4 and UDP headers around it, DATA header and tag around
+/// them.
 const MARKER_DATA_LEN: usize = MARKER_LEN + 28 + DATA_OVERHEAD;
 
 impl Lab<'_> {
@@ -123,8 +124,8 @@ impl Lab<'_> {
         Ok(payloads(&capture.frames()))
     }
 
-    /// Step 7: first the proof that a released datagram is as good as a punctual one while its binding lives; then the
-    /// same after a switch, when none may come out at the LAN.
+    /// Step 7: first the proof that a released datagram is as good as a punctual one while its binding lives;
+    /// then the same after a switch, when none may come out at the LAN.
     pub(super) fn held_back(&mut self) -> Result<()> {
         let injector = Injector::new(self.rig)?;
         self.hold_while_bound(&injector)?;
@@ -135,7 +136,8 @@ impl Lab<'_> {
             holding.wait_for(MARKERS_HELD, PATIENCE, lab.interrupt)
         })?;
         self.traffic()?.heartbeat.set_phase(Phase::Ordinary);
-        // What the client had queued goes over B, legitimately; from here on no marker of this phase is on its way.
+        // What the client had queued goes over B, legitimately; from here on no marker of this phase is on
+        // its way.
         self.fence()?;
         let held = holding.stop()?;
         let arrived_before = self.observers.arrived(Phase::HeldForSwitch);
@@ -157,14 +159,16 @@ impl Lab<'_> {
         Ok(())
     }
 
-    /// Without this the second half of the step would also hold if the injector's datagrams were simply wrong.
+    /// Without this the second half of the step would also hold if the injector's datagrams were simply
+    /// wrong.
     fn hold_while_bound(&mut self, injector: &Injector) -> Result<()> {
         let only_markers = Impairment::HoldDataOfLength(u16::try_from(MARKER_DATA_LEN)?);
         let holding = Holding::start(self.rig, Uplink::A, only_markers, self.interrupt)?;
         self.traffic()?.heartbeat.set_phase(Phase::HeldForControl);
         holding.wait_for(holding.count() + MARKERS_HELD, PATIENCE, self.interrupt)?;
         self.traffic()?.heartbeat.set_phase(Phase::Ordinary);
-        // Other traffic is recorded too, so this is more than enough for the last marker of the phase to be among it.
+        // Other traffic is recorded too, so this is more than enough for the last marker of the phase to be
+        // among it.
         holding.wait_for(holding.count() + MARKERS_HELD, PATIENCE, self.interrupt)?;
         let held = holding.stop()?;
         self.fence()?;
@@ -174,7 +178,7 @@ impl Lab<'_> {
         let arrived = self.observers.arrived(Phase::HeldForControl) - before;
         ensure!(arrived > 0, "datagrams held back and released while their binding lives did not arrive");
         self.timeline.say(&format!(
-            "held back and released while the binding lives: {released} datagrams, {arrived} markers came out at the LAN"
+            "held back and released while bound: {released} datagrams, {arrived} markers came out at the LAN"
         ));
         self.log.note("HELD_BACK_CONTROL", json!({ "released": released, "forwarded": arrived }));
         Ok(())

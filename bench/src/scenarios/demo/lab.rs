@@ -1,4 +1,5 @@
-//! The running demo: network, processes, traffic, observers and log in one place, and what every step needs of them.
+//! The running demo: network, processes, traffic, observers and log in one place, and what every step needs
+//! of them.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -30,7 +31,8 @@ const GATEWAY_INNER: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 77, 0, 1);
 /// Octets of the download that only shows the rate.
 const RATE_DOWNLOAD_OCTETS: u64 = 64 << 20;
 
-/// The budget of switches is a log of the last minute; a little more, since clocks are read at different moments.
+/// The budget of switches is a log of the last minute; a little more, since clocks are read at different
+/// moments.
 const BUDGET_SPAN: Duration = Duration::from_millis(60_500);
 
 /// Who watches from outside, from before the first packet to after the last.
@@ -227,7 +229,8 @@ impl<'a> Lab<'a> {
         let (detect_ms, reattach_ms, outage_ms) =
             (recovery.detect_ms, recovery.reattach_ms, recovery.outage_ms);
         let measured = json!({
-            "cause": cause, "detect_ms": detect_ms, "reattach_ms": reattach_ms, "outage_ms": outage_ms, "path": path
+            "cause": cause, "detect_ms": detect_ms, "reattach_ms": reattach_ms, "outage_ms": outage_ms,
+            "path": path
         });
         self.log.note("RECOVERY_MEASURED", measured);
         self.report.recoveries.push(recovery);
@@ -240,7 +243,8 @@ impl<'a> Lab<'a> {
         Ok(())
     }
 
-    /// Policy bounds the switches per minute, and refusing them is not what is measured here: wait until there is room.
+    /// Policy bounds the switches per minute, and refusing them is not what is measured here: wait until
+    /// there is room.
     fn respect_the_budget(&mut self) -> Result<()> {
         let most = self.switches_per_minute.saturating_sub(1);
         let spent =

@@ -57,7 +57,7 @@ impl Lab<'_> {
         self.rebindings += 1;
         let first = NAT_FIRST + block * NAT_BLOCK;
         let ports = first..=first + NAT_BLOCK - 1;
-        let hints = self.from_gateway(MsgType::Control)?;
+        let hints = self.count_from_gateway(MsgType::Control)?;
         let switch = self.recover("nat_rebinding", Uplink::A, |lab| lab.impairments.rebind_nat(&ports))?;
         let path = switch.text("new_transport");
         let port = path.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
@@ -67,11 +67,11 @@ impl Lab<'_> {
         Ok(())
     }
 
-    /// Step 5: A is cut; the answers over B are lost; A works again, B does not: the client comes back over A, under the
-    /// generation that it had before (I13).
+    /// Step 5: A is cut; the answers over B are lost; A works again, B does not: the client comes back over
+    /// A, under the generation that it had before (I13).
     pub(super) fn lost_answer(&mut self) -> Result<()> {
         let answers_lost = Impairment::DropFromGateway(MsgType::ReattachAck.octet());
-        let answers = self.from_gateway(MsgType::ReattachAck)?;
+        let answers = self.count_from_gateway(MsgType::ReattachAck)?;
         let dropped_before = self.impairments.dropped(Uplink::B, answers_lost)?;
         let requests_before = self.observers.requests[0].count();
         self.recover("lost_answer", Uplink::A, |lab| {
@@ -89,7 +89,7 @@ impl Lab<'_> {
     }
 
     /// Counts datagrams of one kind that leave the gateway towards the client, before any impairment.
-    fn from_gateway(&self, kind: MsgType) -> Result<Capture> {
+    fn count_from_gateway(&self, kind: MsgType) -> Result<Capture> {
         let wanted = Match {
             direction: Direction::Incoming,
             port: Port::Source(TUNNEL_PORT),

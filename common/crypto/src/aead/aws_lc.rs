@@ -1,4 +1,5 @@
-//! The backend of the hot path: aws-lc-rs. Out-of-place calls, so that the cipher is the only copy of a frame.
+//! The backend of the hot path: aws-lc-rs. Out-of-place calls, so that the cipher is the only copy of a
+//! frame.
 
 use super::{KEY_LEN, NONCE_LEN, Refused};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};

@@ -1,8 +1,9 @@
-//! Sealing and opening on the hot path: AES-256-GCM and ChaCha20-Poly1305, in place or from one frame into another.
+//! Sealing and opening on the hot path: AES-256-GCM and ChaCha20-Poly1305, in place or from one frame into
+//! another.
 //!
-//! Nothing here allocates once a key exists. The nonce is four zero octets and the big-endian counter, so **a counter
-//! must never meet the same key twice**; who calls takes it from the binding's shared counter first. The backend is
-//! aws-lc-rs, or RustCrypto in a build with feature `rustcrypto` and without `aws-lc`.
+//! Nothing here allocates once a key exists. The nonce is four zero octets and the big-endian counter, so **a
+//! counter must never meet the same key twice**; who calls takes it from the binding's shared counter first.
+//! The backend is aws-lc-rs, or RustCrypto in a build with feature `rustcrypto` and without `aws-lc`.
 
 use jvpn_abi::wire::{Suite, TAG_LEN};
 use std::fmt;
@@ -46,7 +47,8 @@ pub enum AeadError {
 /// The backend refused. It does not say why, and neither do we.
 struct Refused;
 
-/// Proof that a frame with this counter authenticated. Only [`OpenKey`] makes it; a replay window asks for it.
+/// Proof that a frame with this counter authenticated. Only [`OpenKey`] makes it; a replay window asks for
+/// it.
 ///
 /// ```compile_fail,E0451
 /// let forged = jvpn_crypto::Opened { counter: 7 };

@@ -6,7 +6,8 @@ use chacha20poly1305::ChaCha20Poly1305;
 use chacha20poly1305::aead::{AeadInPlace, KeyInit};
 use jvpn_abi::wire::{Suite, TAG_LEN};
 
-/// An expanded key. The AES key schedule is boxed because it is an order of magnitude larger than the other key.
+/// An expanded key. The AES key schedule is boxed because it is an order of magnitude larger than the other
+/// key.
 pub(super) enum Key {
     Aes(Box<Aes256Gcm>),
     ChaCha(ChaCha20Poly1305),

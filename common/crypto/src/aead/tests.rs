@@ -97,8 +97,8 @@ fn nonce_is_zero_and_big_endian_counter() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// R5.1: this build's backend (aws-lc but for feature `rustcrypto` alone) and RustCrypto make the same octets and
-    /// open each other's, in place and out of place.
+    /// R5.1: this build's backend (aws-lc but for feature `rustcrypto` alone) and RustCrypto make the same
+    /// octets and open each other's, in place and out of place.
     #[test]
     fn backends_agree(
         seed in any::<u64>(),

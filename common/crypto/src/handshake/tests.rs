@@ -93,8 +93,8 @@ fn every_spoiled_octet_of_an_init_is_refused() {
     assert!(initiation.read_response(&response).is_ok());
 }
 
-/// R5.1: every octet of a RESPONSE counts, and the initiation stays usable for the genuine one. R2.4: which it then
-/// takes exactly once.
+/// R5.1: every octet of a RESPONSE counts, and the initiation stays usable for the genuine one. R2.4: which
+/// it then takes exactly once.
 #[test]
 fn every_spoiled_octet_of_a_response_is_refused_and_the_genuine_one_taken_once() {
     let mut ends = Ends::new(3);
@@ -151,8 +151,9 @@ fn wrong_keys_are_refused() {
     assert!(initiation.read_response(&response).is_ok(), "the genuine response still counts");
 }
 
-/// R5.1 (downgrade): a suite turned to nothing inside the sealed offer, with all that the path can compute made
-/// right, breaks the exchange. The cipher alone would let it through: the change decrypts to a valid offer.
+/// R5.1 (downgrade): a suite turned to nothing inside the sealed offer, with all that the path can compute
+/// made right, breaks the exchange. The cipher alone would let it through: the change decrypts to a valid
+/// offer.
 #[test]
 fn a_stripped_suite_breaks_the_handshake() {
     let mut ends = Ends::new(6);

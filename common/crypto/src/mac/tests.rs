@@ -1,7 +1,8 @@
 use super::*;
 use crate::testing::hex;
 
-/// RFC 4231, test case 1 (its 20-octet key padded with zeros, which HMAC does anyway) and case 2, cut to 16 octets.
+/// RFC 4231, test case 1 (its 20-octet key padded with zeros, which HMAC does anyway) and case 2, cut to 16
+/// octets.
 #[test]
 fn mac_matches_rfc_4231() {
     let padded = |key: &[u8]| {

@@ -33,13 +33,13 @@ const VECTORS: [Vector; 2] = [
         handshake_hash: "f5191b875290abcd41347ac3622d9679688a7e980229cb937ef748336cfde0e5",
         messages: [
             concat!(
-                "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c7944001e21de9f98ddd8e2ad57527207feb5",
-                "6253c9c94a9e496782ecfcb2a75fbcaf1b52948cc48daefe660c62119ab5000980c84831215f2441eba616548e832985",
-                "464cf17e51ee93109008399a21f7e13f"
+                "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c7944001e21de9f98ddd8",
+                "e2ad57527207feb56253c9c94a9e496782ecfcb2a75fbcaf1b52948cc48daefe660c62119ab50009",
+                "80c84831215f2441eba616548e832985464cf17e51ee93109008399a21f7e13f"
             ),
             concat!(
-                "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843cb765f2caef0751b8f007572dab03222",
-                "17755c0632f365717edbf34d33e87a"
+                "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843cb765f2caef0751b",
+                "8f007572dab0322217755c0632f365717edbf34d33e87a"
             ),
             "8153ca9833bc3c1b91a7e66e5f4d4f5b59bf9e64c2f20d15f0bba7",
             "07af0c9c86e1b4e80f36b04ff7688d51141af3debd0332f0a705ef",
@@ -52,12 +52,12 @@ const VECTORS: [Vector; 2] = [
         handshake_hash: "cb6446644ec2b5f98feac9826aadfc558ed504e3c4b44395b7ad37c773962a96",
         messages: [
             concat!(
-                "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c794416088e45dd5bcdb9bee7037e09be96e5",
-                "c9750d48aded34648f0663750995e4fa"
+                "ca35def5ae56cec33dc2036731ab14896bc4c75dbb07a61f879f8e3afa4c794416088e45dd5bcdb9",
+                "bee7037e09be96e5c9750d48aded34648f0663750995e4fa"
             ),
             concat!(
-                "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843fcf5c1d990871f224ffe090498a03bd5",
-                "0db64dcf448db09194f5a93e1aa73b"
+                "95ebc60d2b1fa672c1f46a8aa265ef51bfe38e7ccb39ec5be34069f144808843fcf5c1d990871f22",
+                "4ffe090498a03bd50db64dcf448db09194f5a93e1aa73b"
             ),
             "4703888dd8d47d781af6a5c61ba22562e2f657883f13d29817d1b6",
             "930c11f54ccb098a7f851e6026aaab4c56ec9100f356d95a9543cd",
@@ -79,8 +79,8 @@ fn static_secret(text: &str) -> StaticSecret {
     STANDARD.encode(hex(text)).parse().unwrap()
 }
 
-/// R5.1: both exchanges produce the octets, the handshake hash and the transport keys of the published vectors. The
-/// ephemeral keys come from the source that was handed in: otherwise nothing here would match.
+/// R5.1: both exchanges produce the octets, the handshake hash and the transport keys of the published
+/// vectors. The ephemeral keys come from the source that was handed in: otherwise nothing here would match.
 #[test]
 fn exchanges_match_published_vectors() {
     let (initiator, responder) = (static_secret(INITIATOR), static_secret(RESPONDER));

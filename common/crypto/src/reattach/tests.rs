@@ -111,7 +111,8 @@ fn every_spoiled_octet_of_a_request_is_refused() {
     assert!(pending.read_ack(&ack).is_ok());
 }
 
-/// R5.1: every octet of an ACK counts, and the request stays usable for the genuine one. R2.4: which it takes once.
+/// R5.1: every octet of an ACK counts, and the request stays usable for the genuine one. R2.4: which it takes
+/// once.
 #[test]
 fn every_spoiled_octet_of_an_ack_is_refused_and_the_genuine_one_taken_once() {
     let mut ends = Ends::new(3);
@@ -129,7 +130,8 @@ fn every_spoiled_octet_of_an_ack_is_refused_and_the_genuine_one_taken_once() {
     assert_eq!(pending.read_ack(&ack).map(|_| ()), Err(CryptoError::Repeated));
 }
 
-/// R2.4: every octet of a REJECT counts: nobody else can talk a client out of its request, or give it a reason.
+/// R2.4: every octet of a REJECT counts: nobody else can talk a client out of its request, or give it a
+/// reason.
 #[test]
 fn every_spoiled_octet_of_a_reject_is_refused() {
     let mut ends = Ends::new(4);
@@ -165,6 +167,13 @@ fn rejects_belong_to_their_request() {
     assert!(pending_first.read_reject(&to_first).is_ok());
     let other = Resume::for_test(0x62);
     assert_eq!(pending_first.read_reject(&reject(&other, &first, Reason::RateLimited, 9)), refused);
+
+    // One nonce in two requests (a client that lost its memory): the echo tells them apart.
+    let (again, pending_again) = ends.request(7, HANDLE);
+    let again = RequestFrame::parse(&again).unwrap();
+    let to_again = reject(&ends.resume, &again, Reason::RateLimited, 9);
+    assert_eq!(pending_first.read_reject(&to_again), refused);
+    assert!(pending_again.read_reject(&to_again).is_ok());
 
     // The right echo over another nonce: the MAC covers the nonce as well.
     let mut crossed = reject(&ends.resume, &second, Reason::RateLimited, 9);
@@ -286,8 +295,8 @@ fn answers_have_ephemeral_keys_of_their_own() {
     assert!(!same(&a, &b));
 }
 
-/// R2.1: two requests of one session have nothing in common that an observer could see, and what must stay secret
-/// is not in them.
+/// R2.1: two requests of one session have nothing in common that an observer could see, and what must stay
+/// secret is not in them.
 #[test]
 fn requests_are_unlinkable() {
     let mut ends = Ends::new(12);

@@ -8,8 +8,8 @@ fn epoch() -> EpochSecret {
     EpochSecret::from_noise(&[0x11; 32], &split)
 }
 
-/// R5.1: every value of the schedule, computed independently with Python's hmac. A change here is a change of the
-/// protocol.
+/// R5.1: every value of the schedule, computed independently with Python's hmac. A change here is a change of
+/// the protocol.
 #[test]
 fn schedule_matches_its_definition() {
     use Direction::{ClientToGateway, GatewayToClient};

@@ -110,8 +110,8 @@ proptest! {
         }
     }
 
-    /// R2.4: hostile or torn contents of the shared memory make nothing panic or hang, and one counter is still
-    /// never accepted twice in a row.
+    /// R2.4: hostile or torn contents of the shared memory make nothing panic or hang, and one counter is
+    /// still never accepted twice in a row.
     #[test]
     fn hostile_contents_are_survived(
         end in prop_oneof![any::<u64>(), Just(u64::MAX), Just(u64::MAX - 1), 0..10_000_u64],
@@ -172,6 +172,45 @@ proptest! {
     }
 }
 
+/// R2.2: the order that `a_killed_commit_opens_no_hole` builds on, watched from another thread: whoever sees
+/// a word cleared sees the end moved already.
+#[test]
+fn the_end_moves_before_anything_is_cleared() {
+    const JUMPS: u64 = 3_000;
+    const JUMP: u64 = 2 * 8_192;
+    let state = empty();
+    let turn = AtomicU64::new(0);
+    // Each jump lands in word 0 and clears the ring from word 1 on; the watcher looks at that first one.
+    let watched = &state.window[1];
+    let too_early = std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut too_early = 0_u64;
+            for jump in 1..=JUMPS {
+                while turn.load(Ordering::Acquire) != jump {
+                    spin_loop();
+                }
+                while watched.load(Ordering::Acquire) != 0 {
+                    spin_loop();
+                }
+                let end = state.window_end.load(Ordering::Acquire);
+                too_early += u64::from(end != jump * JUMP + 1);
+                turn.store(0, Ordering::Release);
+            }
+            too_early
+        });
+        for jump in 1..=JUMPS {
+            watched.store(u64::MAX, Ordering::Relaxed);
+            turn.store(jump, Ordering::Release);
+            Window::new(&state).commit(opened(jump * JUMP)).unwrap();
+            while turn.load(Ordering::Acquire) != 0 {
+                spin_loop();
+            }
+        }
+        watcher.join().unwrap()
+    });
+    assert_eq!(too_early, 0, "of {JUMPS} commits cleared before they moved the end");
+}
+
 /// R2.2: the edges, by hand.
 #[test]
 fn edges_of_the_window() {
@@ -210,8 +249,8 @@ fn refusals_mutate_nothing() {
     assert_eq!(image(&state), before);
 }
 
-/// R2.4: two workers that commit the same counters accept each at most once, and exactly once unless one of them
-/// reported that it gave up on the lock.
+/// R2.4: two workers that commit the same counters accept each at most once, and exactly once unless one of
+/// them reported that it gave up on the lock.
 #[test]
 fn two_threads_accept_each_counter_once() {
     const COUNTERS: u64 = 40_000;

@@ -1,0 +1,364 @@
+//! A gateway for one peer: handshake, generations, reattach, path hint and resets as `docs/PROTOCOL.md` has them, with
+//! knobs for what tests need. It checks nothing but what the client depends on.
+
+use super::Seeded;
+use crate::paths::UplinkId;
+use jvpn_abi::wire::data::SlotId;
+use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
+use jvpn_abi::wire::reset::{Reset, ResetKind};
+use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Direction, MsgType, Suite};
+use jvpn_abi::{Endpoint, PROTOCOL_VERSION, Reason};
+use jvpn_crypto::control::{ControlOpener, ControlSealer};
+use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey, StaticSecret};
+use jvpn_crypto::reattach::{RequestFrame, reject};
+use jvpn_crypto::rng::Random;
+use jvpn_crypto::schedule::{EpochSecret, Resume};
+use jvpn_crypto::window::OwnWindow;
+use jvpn_crypto::{OpenKey, SealKey, handshake};
+use jvpn_session::messages::{
+    BindingGrant, ClientPolicy, ControlMessage, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer,
+    ReattachAsk, ReattachGrant, SessionId,
+};
+
+/// Where a datagram comes from, as a NAT shows it: uplink and the port of the moment.
+pub(crate) type Remote = (UplinkId, u16);
+
+/// Whether a reattach from the bound endpoint is answered as a rekey.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SamePlace {
+    Switch,
+    Rekey,
+}
+
+struct Generation {
+    anchor_version: u64,
+    resume: Resume,
+    handle: Handle,
+}
+
+pub(crate) struct Binding {
+    pub(crate) slot: SlotId,
+    pub(crate) remote: Remote,
+    pub(crate) confirmed: bool,
+    phase: bool,
+    seal: SealKey,
+    open: OpenKey,
+    window: OwnWindow,
+    counter: u64,
+    control_out: ControlSealer,
+    control_in: ControlOpener,
+}
+
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) binding: Option<Binding>,
+    confirmed: Generation,
+    pending: Option<Generation>,
+    nonce: u64,
+    epoch: u64,
+    version: u64,
+    cached: Option<(Vec<u8>, Remote, Vec<u8>)>,
+}
+
+pub(crate) struct Gateway {
+    pub(crate) secret: StaticSecret,
+    pub(crate) session: Option<Session>,
+    pub(crate) out: Vec<(Remote, Vec<u8>)>,
+    pub(crate) asks: Vec<ReattachAsk>,
+    pub(crate) inner: Vec<Vec<u8>>,
+    pub(crate) terminated: Option<Reason>,
+    pub(crate) refuse: Option<(Reason, u32)>,
+    pub(crate) refuse_handshake: Option<(Reason, u32)>,
+    pub(crate) same_place: SamePlace,
+    pub(crate) policy: ClientPolicy,
+    pub(crate) slot_resets: bool,
+    /// Turns an inner packet into what comes back for it.
+    pub(crate) reflect: fn(&mut [u8]),
+    pub(crate) sessions: u32,
+    peer: PublicKey,
+    psk: PresharedKey,
+    node_key: NodeKey,
+    random: Seeded,
+    serial: u32,
+}
+
+pub(crate) const POLICY: ClientPolicy = ClientPolicy {
+    probe_traffic_ms: 200,
+    probe_idle_ms: 25_000,
+    suspicion_ms: 25,
+    dead_after_missed: 3,
+    cooldown_ms: 2_000,
+    recovery_window_ms: 30_000,
+    transport_loss_ttl_ms: 60_000,
+};
+
+impl Gateway {
+    pub(crate) fn new(peer: PublicKey) -> Self {
+        let mut random = Seeded::new(7);
+        Self {
+            secret: StaticSecret::generate(&mut random).unwrap(),
+            session: None,
+            out: Vec::new(),
+            asks: Vec::new(),
+            inner: Vec::new(),
+            terminated: None,
+            refuse: None,
+            refuse_handshake: None,
+            same_place: SamePlace::Switch,
+            policy: POLICY,
+            slot_resets: true,
+            reflect: |_| {},
+            sessions: 0,
+            peer,
+            psk: PresharedKey::default(),
+            node_key: NodeKey::generate(&mut random).unwrap(),
+            random,
+            serial: 0,
+        }
+    }
+
+    pub(crate) fn receive(&mut self, from: Remote, datagram: &[u8]) {
+        match MsgType::from_octet(datagram[0]) {
+            Some(MsgType::HandshakeInit) => self.init(from, datagram),
+            Some(MsgType::ReattachRequest) => self.request(from, datagram),
+            Some(MsgType::Data) => self.data(from, datagram),
+            Some(MsgType::Control) => self.control(datagram),
+            other => panic!("a client never sends {other:?}"),
+        }
+    }
+
+    fn grant(&mut self, epoch: u64, anchor_version: u64) -> BindingGrant {
+        self.serial += 1;
+        let slot = SlotId::new(5, self.serial).unwrap();
+        let mut handle = [0; 8];
+        self.random.fill(&mut handle).unwrap();
+        BindingGrant {
+            slot,
+            shard: 3,
+            epoch,
+            anchor_version,
+            handle: Handle(handle),
+            slot_token: self.node_key.reset_token(ResetKind::Slot, Reset::slot_value(slot)),
+            handle_token: self.node_key.reset_token(ResetKind::Handle, handle),
+        }
+    }
+
+    fn init(&mut self, from: Remote, datagram: &[u8]) {
+        let (_, init) = handshake::read_init(&mut self.random, &self.secret, datagram).unwrap();
+        assert_eq!(init.peer, self.peer);
+        let offer = HandshakeOffer::decode(&init.payload).unwrap();
+        assert_eq!(offer.versions, [PROTOCOL_VERSION]);
+        if let Some((reason, retry_after_ms)) = self.refuse_handshake {
+            let answer = HandshakeAnswer::Refused { reason, retry_after_ms }.encode();
+            let (datagram, _) = init.respond(&self.psk, &answer).unwrap();
+            self.out.push((from, datagram));
+            return;
+        }
+        let binding = self.grant(0, 0);
+        let mut id = [0; 16];
+        self.random.fill(&mut id).unwrap();
+        let suite = Suite::from_number(offer.suites[0]).unwrap();
+        let grant = HandshakeGrant {
+            version: PROTOCOL_VERSION,
+            suite,
+            session_id: SessionId(id),
+            binding: binding.clone(),
+            mtu: 1_280,
+            addresses: vec!["10.77.0.2/32".parse().unwrap()],
+            gateway_address: "10.77.0.1".parse().unwrap(),
+            routes: vec!["192.168.50.0/24".parse().unwrap()],
+            dns: Vec::new(),
+            policy: self.policy,
+        };
+        let answer = HandshakeAnswer::Granted(Box::new(grant)).encode();
+        let (datagram, secret) = init.respond(&self.psk, &answer).unwrap();
+        self.sessions += 1;
+        self.session = Some(Session {
+            id: SessionId(id),
+            binding: Some(Binding::new(&binding, &secret, suite, from)),
+            confirmed: Generation::new(&binding, &secret),
+            pending: None,
+            nonce: 0,
+            epoch: 0,
+            version: 0,
+            cached: None,
+        });
+        self.out.push((from, datagram));
+    }
+
+    fn request(&mut self, from: Remote, datagram: &[u8]) {
+        let frame = RequestFrame::parse(datagram).unwrap();
+        let handle = Handle(frame.handle());
+        let known = self.session.as_ref().and_then(|session| {
+            let pending = session.pending.as_ref().filter(|pending| pending.handle == handle);
+            pending
+                .map(|pending| (pending, true))
+                .or_else(|| (session.confirmed.handle == handle).then_some((&session.confirmed, false)))
+        });
+        let Some((generation, under_pending)) = known else {
+            let value = handle.0;
+            let token = self.node_key.reset_token(ResetKind::Handle, value);
+            let reset = Reset { kind: ResetKind::Handle, value, token };
+            self.out.push((from, reset.encode().to_vec()));
+            return;
+        };
+        let (resume, anchor_version) = (generation.resume.clone(), generation.anchor_version);
+        assert!(frame.mac_ok(&resume));
+        let claim = frame.unmask(&resume);
+        let session = self.session.as_ref().unwrap();
+        if claim.nonce <= session.nonce {
+            let answer = match &session.cached {
+                Some((request, remote, answer)) if request == datagram && *remote == from => answer.clone(),
+                _ => reject(&resume, &frame, Reason::ReplayDetected, 0).to_vec(),
+            };
+            self.out.push((from, answer));
+            return;
+        }
+        let id = session.id;
+        let (_, incoming) =
+            frame.read(&mut self.random, &self.secret, &self.peer, &resume, id.0).expect("a proven request");
+        self.asks.push(ReattachAsk::decode(&incoming.payload).unwrap());
+        assert_eq!(claim.anchor_version, anchor_version);
+        self.session.as_mut().unwrap().nonce = claim.nonce;
+        if let Some((reason, retry_after_ms)) = self.refuse {
+            let answer = reject(&resume, &frame, reason, retry_after_ms);
+            self.out.push((from, answer.to_vec()));
+            return;
+        }
+        let session = self.session.as_mut().unwrap();
+        if under_pending {
+            session.confirmed = session.pending.take().unwrap();
+        }
+        let rekey = self.same_place == SamePlace::Rekey
+            && session.binding.as_ref().is_some_and(|binding| binding.confirmed && binding.remote == from);
+        session.version += if rekey { 1 } else { 2 };
+        session.epoch += u64::from(!rekey);
+        let (epoch, version) = (session.epoch, session.version);
+        let mut grant = self.grant(epoch, version);
+        let session = self.session.as_mut().unwrap();
+        if rekey {
+            grant.slot = session.binding.as_ref().unwrap().slot;
+        }
+        let (answer, secret) =
+            incoming.answer(&ReattachGrant { rekey, binding: grant.clone() }.encode()).unwrap();
+        let suite = Suite::Aes256Gcm;
+        let mut binding = Binding::new(&grant, &secret, suite, from);
+        binding.phase = rekey && !session.binding.as_ref().unwrap().phase;
+        session.binding = Some(binding);
+        session.pending = Some(Generation::new(&grant, &secret));
+        session.cached = Some((datagram.to_vec(), from, answer.clone()));
+        self.out.push((from, answer));
+    }
+
+    fn data(&mut self, from: Remote, datagram: &[u8]) {
+        let header = DataHeader::parse(datagram).unwrap();
+        let binding = self.session.as_mut().and_then(|session| session.binding.as_mut());
+        let Some(binding) = binding.filter(|binding| binding.slot == header.slot) else {
+            if self.slot_resets {
+                let value = Reset::slot_value(header.slot);
+                let token = self.node_key.reset_token(ResetKind::Slot, value);
+                let reset = Reset { kind: ResetKind::Slot, value, token };
+                self.out.push((from, reset.encode().to_vec()));
+            }
+            return;
+        };
+        if header.key_phase != binding.phase {
+            return;
+        }
+        let mut datagram = datagram.to_vec();
+        let (head, body) = datagram.split_at_mut(DATA_HEADER_LEN);
+        binding.window.check(header.counter).expect("the client never repeats a counter");
+        let (opened, plaintext) = binding.open.open_in_place(header.counter, head, body).unwrap();
+        binding.window.commit(opened).unwrap();
+        if from != binding.remote {
+            let observed = Endpoint::v4([203, 0, 113, 9], from.1);
+            self.say_to(from, ControlMessage::PathHint { observed });
+            return;
+        }
+        if !binding.confirmed {
+            binding.confirmed = true;
+            let session = self.session.as_mut().unwrap();
+            if let Some(pending) = session.pending.take() {
+                session.confirmed = pending;
+            }
+        }
+        let plaintext = plaintext.to_vec();
+        match ProbeFrame::parse(&plaintext) {
+            Some(probe) if plaintext[0] >> 4 == 0 => {
+                assert_eq!(probe.kind, ProbeKind::Probe);
+                let answer = ProbeFrame { kind: ProbeKind::ProbeAck, received: 1, ..probe };
+                self.send_plaintext(&answer.encode());
+            }
+            _ => {
+                self.inner.push(plaintext.clone());
+                let mut back = plaintext;
+                (self.reflect)(&mut back);
+                self.send_plaintext(&back);
+            }
+        }
+    }
+
+    fn control(&mut self, datagram: &[u8]) {
+        let binding = self.session.as_mut().and_then(|session| session.binding.as_mut()).unwrap();
+        let message = binding.control_in.open(datagram).unwrap();
+        let Some(ControlMessage::Terminate { reason }) = ControlMessage::decode(&message) else {
+            panic!("a client says nothing but Terminate")
+        };
+        self.terminated = Some(reason);
+    }
+
+    /// DATA to the client, if the binding is confirmed.
+    pub(crate) fn send_plaintext(&mut self, plaintext: &[u8]) {
+        let Some(binding) = self.session.as_mut().and_then(|session| session.binding.as_mut()) else {
+            return;
+        };
+        if !binding.confirmed {
+            return;
+        }
+        let counter = binding.counter;
+        binding.counter += 1;
+        let header = DataHeader { key_phase: binding.phase, shard: 3, slot: binding.slot, counter }.encode();
+        let mut datagram = vec![0; plaintext.len() + DATA_OVERHEAD];
+        datagram[..DATA_HEADER_LEN].copy_from_slice(&header);
+        binding.seal.seal(counter, &header, plaintext, &mut datagram[DATA_HEADER_LEN..]).unwrap();
+        let remote = binding.remote;
+        self.out.push((remote, datagram));
+    }
+
+    /// Sealed CONTROL to the bound endpoint.
+    pub(crate) fn say(&mut self, message: ControlMessage) {
+        let remote = self.session.as_ref().unwrap().binding.as_ref().unwrap().remote;
+        self.say_to(remote, message);
+    }
+
+    fn say_to(&mut self, remote: Remote, message: ControlMessage) {
+        let binding = self.session.as_mut().unwrap().binding.as_mut().unwrap();
+        let datagram = binding.control_out.seal(&message.encode()).unwrap();
+        self.out.push((remote, datagram));
+    }
+}
+
+impl Generation {
+    fn new(grant: &BindingGrant, secret: &EpochSecret) -> Self {
+        Self { anchor_version: grant.anchor_version, resume: secret.resume(), handle: grant.handle }
+    }
+}
+
+impl Binding {
+    fn new(grant: &BindingGrant, secret: &EpochSecret, suite: Suite, remote: Remote) -> Self {
+        let keys = secret.data_keys();
+        let (out, into) = (Direction::GatewayToClient, Direction::ClientToGateway);
+        Self {
+            slot: grant.slot,
+            remote,
+            confirmed: false,
+            phase: false,
+            seal: SealKey::new(suite, &keys.gateway_to_client),
+            open: OpenKey::new(suite, &keys.client_to_gateway),
+            window: OwnWindow::new(),
+            counter: 0,
+            control_out: ControlSealer::new(secret, suite, out, grant.slot, 4),
+            control_in: ControlOpener::new(secret, suite, into, grant.slot),
+        }
+    }
+}

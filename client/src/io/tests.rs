@@ -1,0 +1,305 @@
+//! The whole client on a real host: TUN, sockets, netlink, status socket, in network namespaces of its own, against the
+//! in-memory gateway behind a real UDP socket. Needs root and says so when it is not.
+
+use crate::agent::tests::gateway::Gateway;
+use crate::config::Config;
+use crate::paths::UplinkId;
+use jvpn_crypto::keys::StaticSecret;
+use jvpn_host::status::query;
+use nix::sched::{CloneFlags, unshare};
+use serde_json::Value;
+use std::net::UdpSocket;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Signal handlers and the like are the process's: one of these tests at a time.
+static SERIAL: Mutex<()> = Mutex::new(());
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The gateway's network: a namespace that lives as long as its thread.
+struct FarSide {
+    cut: Arc<[AtomicBool; 2]>,
+    jobs: Sender<Vec<&'static str>>,
+    done: Receiver<()>,
+}
+
+/// The client's network, entered by the calling thread, and a running client.
+struct Rig {
+    far: FarSide,
+    folder: tempfile::TempDir,
+    client: Option<JoinHandle<anyhow::Result<()>>>,
+    _serial: MutexGuard<'static, ()>,
+}
+
+fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split_whitespace()).status().expect("iproute2 is installed");
+    assert!(status.success(), "ip {words}");
+}
+
+fn rules_and_routes() -> String {
+    let run = |words: &[&str]| {
+        let output = Command::new("ip").args(words).output().expect("iproute2 is installed");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let routes = run(&["-N", "route", "show", "table", "all", "proto", "74"]);
+    let rules = run(&["-N", "rule", "show"]);
+    let ours = rules.lines().filter(|line| line.contains("proto 74"));
+    ours.fold(routes, |text, line| text + line + "\n")
+}
+
+/// What comes back for an inner UDP packet: addresses and ports swapped. No checksum changes by that.
+fn swap(packet: &mut [u8]) {
+    let (head, body) = packet.split_at_mut(20);
+    let (source, destination) = head[12..].split_at_mut(4);
+    source.swap_with_slice(destination);
+    let (source, destination) = body.split_at_mut(2);
+    source.swap_with_slice(&mut destination[..2]);
+}
+
+fn far_side(mut gateway: Gateway) -> (u32, FarSide) {
+    let cut = Arc::new([AtomicBool::new(false), AtomicBool::new(false)]);
+    let tid = Arc::new(AtomicU32::new(0));
+    let (jobs, job) = channel::<Vec<&'static str>>();
+    let (finished, done) = channel();
+    let ready = finished.clone();
+    let (cut_there, tid_there) = (Arc::clone(&cut), Arc::clone(&tid));
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        tid_there.store(nix::unistd::gettid().as_raw().unsigned_abs(), Ordering::SeqCst);
+        ready.send(()).unwrap();
+        let run = |commands: Vec<&'static str>| commands.into_iter().for_each(ip);
+        run(job.recv().unwrap());
+        finished.send(()).unwrap();
+        let socket = UdpSocket::bind("198.51.100.1:4500").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        gateway.reflect = swap;
+        let mut ports = [0; 2];
+        let mut buffer = [0; 4_096];
+        loop {
+            match job.try_recv() {
+                Ok(commands) => {
+                    run(commands);
+                    finished.send(()).unwrap();
+                }
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+                Err(std::sync::mpsc::TryRecvError::Empty) => {}
+            }
+            if let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let std::net::IpAddr::V4(v4) = from.ip() else { continue };
+                let uplink = UplinkId(v4.octets()[2] - 1);
+                ports[uplink.index()] = from.port();
+                if !cut_there[uplink.index()].load(Ordering::SeqCst) {
+                    gateway.receive((uplink, from.port()), &buffer[..length]);
+                }
+            }
+            for ((uplink, port), datagram) in std::mem::take(&mut gateway.out) {
+                if !cut_there[uplink.index()].load(Ordering::SeqCst) {
+                    // A link that is down refuses; that is what the test wants.
+                    let _refused =
+                        socket.send_to(&datagram, (format!("10.0.{}.2", uplink.0 + 1).as_str(), port));
+                }
+            }
+        }
+    });
+    done.recv().unwrap();
+    (tid.load(Ordering::SeqCst), FarSide { cut, jobs, done })
+}
+
+impl FarSide {
+    fn run(&self, commands: Vec<&'static str>) {
+        self.jobs.send(commands).unwrap();
+        self.done.recv().unwrap();
+    }
+}
+
+fn write_secret(path: &Path, text: &str) {
+    use std::io::Write;
+    let mut file =
+        std::fs::OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+impl Rig {
+    /// `None`: not root.
+    fn new() -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root (network namespaces, TUN)");
+            return None;
+        }
+        let serial = SERIAL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut random = jvpn_crypto::rng::OsRandom::checked().unwrap();
+        let local = StaticSecret::generate(&mut random).unwrap();
+        let gateway = Gateway::new(local.public());
+        let public = gateway.secret.public();
+        let (there, far) = far_side(gateway);
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        ip("link set lo up");
+        for (device, peer, net) in [("upA", "gwA", 1), ("upB", "gwB", 2)] {
+            ip(&format!("link add {device} type veth peer name {peer} netns {there}"));
+            ip(&format!("addr add 10.0.{net}.2/24 dev {device}"));
+            ip(&format!("link set {device} up"));
+        }
+        far.run(vec![
+            "link set lo up",
+            "addr add 198.51.100.1/32 dev lo",
+            "addr add 10.0.1.1/24 dev gwA",
+            "addr add 10.0.2.1/24 dev gwB",
+            "link set gwA up",
+            "link set gwB up",
+        ]);
+        ip("route add default via 10.0.2.1 dev upB");
+        let folder = tempfile::tempdir().unwrap();
+        write_secret(&folder.path().join("client.key"), &local.to_base64());
+        let text = format!(
+            "status_socket = \"{0}/agent.sock\"\nevents_file = \"{0}/events.jsonl\"\n[interface]\n\
+             private_key_file = \"client.key\"\n[gateway]\npublic_key = \"{public}\"\n\
+             endpoint = \"198.51.100.1:4500\"\n[[uplink]]\ndevice = \"upA\"\ngateway = \"10.0.1.1\"\n\
+             [[uplink]]\ndevice = \"upB\"\n",
+            folder.path().display()
+        );
+        std::fs::write(folder.path().join("client.toml"), text).unwrap();
+        Some(Self { far, folder, client: None, _serial: serial })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("agent.sock")
+    }
+
+    /// Starts the client in this thread's namespace.
+    fn start(&mut self) {
+        let config = Config::load(&self.folder.path().join("client.toml")).unwrap();
+        self.client = Some(std::thread::spawn(move || super::run(&config)));
+    }
+
+    fn status(&self) -> Option<Value> {
+        query(&self.socket(), "status").ok()
+    }
+
+    fn wait_for(&self, what: &str, mut good: impl FnMut(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        let mut last = None;
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.status() {
+                if good(&status) {
+                    return status;
+                }
+                last = Some(status);
+            }
+            std::thread::yield_now();
+        }
+        panic!("{what} did not happen within {PATIENCE:?}; last status: {last:#?}");
+    }
+
+    fn stop(&mut self) {
+        assert_eq!(query(&self.socket(), "down").unwrap()["ok"], true);
+        self.client.take().unwrap().join().unwrap().unwrap();
+    }
+}
+
+fn attached_over(device: &str) -> impl Fn(&Value) -> bool + use<> {
+    let device = device.to_owned();
+    move |status| status["state"] == "ATTACHED" && status["path"]["device"] == *device
+}
+
+/// One UDP packet through the tunnel and back.
+fn echo(number: u32) -> bool {
+    let socket = UdpSocket::bind("10.77.0.2:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket.connect("192.168.50.1:7").unwrap();
+    let mut answer = [0; 64];
+    (0..8).any(|_| {
+        socket.send(&number.to_be_bytes()).unwrap();
+        socket.recv(&mut answer).is_ok_and(|length| answer[..length] == number.to_be_bytes())
+    })
+}
+
+/// R0.5, R1.2, R7.1: tunnel up, silent cut, carrier loss, link back, end: one session, traffic after each, and nothing is
+/// left behind.
+#[test]
+fn a_session_lives_through_cut_and_carrier_loss_on_a_real_host() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.start();
+    let status = rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+    let id = status["session_id"].clone();
+    assert_eq!(status["addresses"][0], "10.77.0.2/32");
+    assert!(echo(1), "traffic through the tunnel");
+    let first = status["path"]["device"].as_str().unwrap().to_owned();
+    let (index, other) = if first == "upA" { (0, "upB") } else { (1, "upA") };
+
+    rig.far.cut[index].store(true, Ordering::SeqCst);
+    assert!(echo(2), "after a silent cut");
+    let status = rig.wait_for("the switch", attached_over(other));
+    assert_eq!(status["session_id"], id);
+    assert_eq!(status["last_recovery"]["cause"], "path_dead");
+    rig.far.cut[index].store(false, Ordering::SeqCst);
+
+    let (down, up) = if other == "upA" {
+        ("link set gwA down", "link set gwA up")
+    } else {
+        ("link set gwB down", "link set gwB up")
+    };
+    rig.far.run(vec![down]);
+    let status = rig.wait_for("the switch back", attached_over(&first));
+    assert_eq!((&status["session_id"], &status["last_recovery"]["cause"]), (&id, &"link_down".into()));
+    assert!(echo(3), "after carrier loss");
+    rig.far.run(vec![up]);
+    rig.wait_for("the link coming back", |s| {
+        s["uplinks"].as_array().unwrap().iter().all(|u| u["link"] == "usable")
+    });
+
+    // The host's side: the link goes down and up, and its routes with it.
+    ip(&format!("link set {first} down"));
+    rig.wait_for("the switch after 'ip link set down'", attached_over(other));
+    ip(&format!("link set {first} up"));
+    rig.wait_for("the routes coming back", |s| {
+        s["uplinks"].as_array().unwrap().iter().all(|u| u["link"] == "usable")
+    });
+    assert!(echo(4) && rules_and_routes().contains("192.168.50.0/24"));
+    assert_eq!(rig.status().unwrap()["counters"]["sessions"], 1);
+
+    rig.stop();
+    assert_eq!(rules_and_routes(), "", "nothing is left behind");
+    let events = std::fs::read_to_string(rig.folder.path().join("events.jsonl")).unwrap();
+    let lines: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let complete: Vec<_> = lines.iter().filter(|l| l["event"] == "recovery_complete").collect();
+    assert_eq!(complete.len(), 3);
+    assert!(complete.iter().all(|l| l["outage_ms"].as_u64().unwrap() < 2_000), "{complete:?}");
+    assert_eq!(lines.last().unwrap()["event"], "session_ended");
+}
+
+/// What a killed client left is removed at the next start; what belongs to others stays.
+#[test]
+fn leftovers_of_a_killed_client_are_swept() {
+    let Some(mut rig) = Rig::new() else { return };
+    ip("route add 198.18.0.0/15 via 10.0.1.1 dev upA table 18946 proto 74");
+    ip("rule add to 198.51.100.9 lookup 18946 priority 5000 protocol 74");
+    ip("rule add to 198.51.100.9 lookup 777 priority 4000 protocol 74");
+    ip("route add 198.18.0.0/15 via 10.0.1.1 dev upA table 777 proto 74");
+    rig.start();
+    rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+    let now = rules_and_routes();
+    assert!(!now.contains("18946") && now.contains("777"), "{now}");
+    rig.stop();
+    let now = rules_and_routes();
+    assert_eq!(now.lines().filter(|line| line.contains("777")).count(), 2, "of other tables: {now}");
+    assert_eq!(now.lines().count(), 2, "{now}");
+}
+
+/// A second client on the same socket is refused with a message, and the first one goes on.
+#[test]
+fn a_second_client_is_refused() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.start();
+    rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+    let config = Config::load(&rig.folder.path().join("client.toml")).unwrap();
+    let error = format!("{:#}", super::run(&config).unwrap_err());
+    assert!(error.contains("agent.sock") && error.contains("another running process"), "{error}");
+    assert!(echo(1));
+    rig.stop();
+}

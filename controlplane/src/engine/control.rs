@@ -1,0 +1,53 @@
+//! CONTROL from clients, and DATA that should not have come this way.
+
+use super::api::ContextView;
+use super::counters::Counter;
+use super::{Arrival, Engine};
+use jvpn_abi::wire::DataHeader;
+use jvpn_abi::wire::control::ControlHeader;
+use jvpn_session::Event;
+use jvpn_session::messages::ControlMessage;
+
+impl Engine {
+    pub(super) fn control(&mut self, at: Arrival, datagram: &[u8], view: &dyn ContextView) {
+        let Some(header) = ControlHeader::parse(datagram) else {
+            self.world.counters.count(Counter::ControlRefused);
+            return;
+        };
+        let Some(id) = self.world.by_slot.get(&header.slot).copied() else {
+            self.world.counters.count(Counter::ControlUnknownSlot);
+            return;
+        };
+        let opened = self.with(id, |world, session| {
+            let Some(binding) = session.binding.as_mut().filter(|b| b.slot == header.slot) else {
+                world.counters.count(Counter::ControlUnknownSlot);
+                return None;
+            };
+            let message = binding.opener.open(datagram).ok().and_then(|m| ControlMessage::decode(&m));
+            if message.is_none() {
+                world.counters.count(Counter::ControlRefused);
+            }
+            message
+        });
+        match opened.flatten() {
+            Some(ControlMessage::Terminate { .. }) => self.happen(id, Event::PeerTerminated, at.now, view),
+            Some(ControlMessage::PathHint { .. } | ControlMessage::State { .. }) => {
+                self.world.counters.count(Counter::ControlMeaningless);
+            }
+            None => {}
+        }
+    }
+
+    /// DATA in the kernel's socket: XDP should have steered it. Counted, never opened.
+    pub(super) fn stray_data(&mut self, at: Arrival, datagram: &[u8]) {
+        let bound = DataHeader::parse(datagram)
+            .and_then(|header| Some((header.slot, self.world.by_slot.get(&header.slot)?)))
+            .and_then(|(slot, id)| self.sessions.get(id)?.binding.as_ref().filter(|b| b.slot == slot))
+            .is_some_and(|binding| binding.remote == at.remote && binding.local == at.local);
+        self.world.counters.count(if bound {
+            Counter::KernelSocketBoundData
+        } else {
+            Counter::KernelSocketOtherData
+        });
+    }
+}

@@ -1,0 +1,112 @@
+//! What `status` shows: one snapshot, ready for JSON.
+
+use super::Engine;
+use super::api::{ContextView, Traffic};
+use super::session::Session;
+use super::world::DataPlane;
+use jvpn_abi::BootTime;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The control plane at one moment.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Whether a data plane is there: `never_seen`, `up` or `lost`.
+    pub data_plane: &'static str,
+    /// The policy preset.
+    pub policy: String,
+    /// Sessions that are not TERMINATED.
+    pub live_sessions: usize,
+    /// Slots in use.
+    pub slots_in_use: usize,
+    /// Every session that is still remembered.
+    pub sessions: Vec<SessionStatus>,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// One session.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionStatus {
+    /// SessionId.
+    pub id: String,
+    /// Name of the peer.
+    pub peer: String,
+    /// State.
+    pub state: &'static str,
+    /// Reason of the last transition.
+    pub reason: &'static str,
+    /// state_version.
+    pub state_version: u64,
+    /// Epoch of the newest binding.
+    pub epoch: u64,
+    /// Suite.
+    pub suite: &'static str,
+    /// Slot of the binding.
+    pub slot: Option<u32>,
+    /// The client's side of the bound path.
+    pub remote: Option<String>,
+    /// The gateway's side of it.
+    pub local: Option<String>,
+    /// Round-trip time; the gateway does not measure it yet.
+    pub rtt_ms: Option<u32>,
+    /// Since the last authenticated frame.
+    pub last_heard_ms: Option<u64>,
+    /// Confirmed switches.
+    pub switches: u64,
+    /// Packets towards the LAN.
+    pub packets_in: u64,
+    /// Bytes towards the LAN.
+    pub bytes_in: u64,
+    /// Packets towards the client.
+    pub packets_out: u64,
+    /// Bytes towards the client.
+    pub bytes_out: u64,
+}
+
+impl Engine {
+    /// A snapshot. Reads CONTEXT of every bound slot.
+    #[must_use]
+    pub fn status(&self, now: BootTime, view: &dyn ContextView) -> Status {
+        Status {
+            data_plane: match self.world.data_plane {
+                DataPlane::NeverSeen => "never_seen",
+                DataPlane::Up => "up",
+                DataPlane::Lost => "lost",
+            },
+            policy: self.world.settings.policy_name.clone(),
+            live_sessions: self.world.live,
+            slots_in_use: self.world.slots.in_use(),
+            sessions: self.sessions.values().map(|session| self.session_status(session, now, view)).collect(),
+            counters: self.world.counters.by_name(),
+        }
+    }
+
+    fn session_status(&self, session: &Session, now: BootTime, view: &dyn ContextView) -> SessionStatus {
+        let core = &session.core;
+        let binding = session.binding.as_ref();
+        let index = binding.map(|binding| binding.slot.index());
+        let current = index.map_or_else(Traffic::default, |index| view.traffic(index));
+        let traffic = session.earlier_traffic + current;
+        let heard = index.and_then(|index| view.last_heard(index));
+        SessionStatus {
+            id: core.id().to_string(),
+            peer: self.world.peer_name(&session.peer),
+            state: core.state().name(),
+            reason: core.reason().name(),
+            state_version: core.version().0,
+            epoch: core.epoch(),
+            suite: session.suite.name(),
+            slot: binding.map(|binding| binding.slot.0),
+            remote: binding.map(|binding| binding.remote.to_string()),
+            local: binding.map(|binding| binding.local.to_string()),
+            rtt_ms: None,
+            last_heard_ms: heard.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
+            switches: core.total_switches(),
+            packets_in: traffic.packets_in,
+            bytes_in: traffic.bytes_in,
+            packets_out: traffic.packets_out,
+            bytes_out: traffic.bytes_out,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `jvpn-controlplane`: owns the sessions. Runs without any privilege.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use jvpn_controlplane::audit::{AuditWriter, DEFAULT_CAPACITY, Encoder, WriterSettings};
+use jvpn_controlplane::config::Config;
+use jvpn_controlplane::engine::Engine;
+use jvpn_controlplane::io::Shell;
+use jvpn_controlplane::node_state::NodeState;
+use jvpn_crypto::keys::{PresharedKey, StaticSecret};
+use jvpn_crypto::rng::OsRandom;
+use jvpn_host::status::StatusListener;
+use jvpn_host::{clock, keyfile, privileges, signals};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Control plane of a Jumping VPN gateway: handshakes, reattaches, policy, the state of every session, the audit log.
+///
+/// It needs no privilege: started as root it reads its keys and becomes `user`, without any capability. It gets the
+/// shared tables and the UDP socket from jvpn-dataplane over dataplane_socket, waits for it, and outlives it.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Example configuration:
+
+  node_id = \"gw1\"
+  state_dir = \"/var/lib/jvpn\"
+  private_key_file = \"/etc/jvpn/gateway.key\"      # jvpn genkey > gateway.key (umask 077)
+  audit_file = \"/var/log/jvpn/audit.jsonl\"        # or \"-\" for standard output
+  [policy]
+  preset = \"edge\"
+  [tunnel]
+  gateway_address = \"10.77.0.1\"
+  routes = [\"192.168.50.0/24\"]
+  [[peer]]
+  name = \"laptop\"
+  public_key = \"...\"                              # jvpn pubkey < laptop.key
+  addresses = [\"10.77.0.2/32\"]
+
+Look at it while it runs: jvpn status --socket /run/jvpn/controlplane-status.sock"
+)]
+struct Args {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// How long the audit sink may take for the last lines.
+const AUDIT_PATIENCE: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    jvpn_host::logging::init();
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> Result<()> {
+    let args = Args::parse();
+    let config =
+        Config::load(&args.config).with_context(|| format!("configuration {}", args.config.display()))?;
+    let private_key: StaticSecret = keyfile::read_secret(&config.private_key_file)?
+        .parse()
+        .with_context(|| format!("private_key_file {}", config.private_key_file.display()))?;
+    let settings = config.settings(read_psk)?;
+    let mut rng = OsRandom::checked().context("the system's randomness")?;
+    let shutdown = signals::shutdown_stream().context("signal handlers")?;
+    let sink = audit_sink(config.audit_file.as_deref())?;
+    prepare_state_dir(&config)?;
+    let status = StatusListener::bind(&config.status_socket, 0o600)
+        .with_context(|| format!("status_socket {}", config.status_socket.display()))?;
+    privileges::drop_to(&config.user)?;
+
+    let state = NodeState::open(&config.state_dir, &mut rng).context("state_dir")?;
+    let now = clock::now();
+    let encoder = Encoder { node_id: config.node_id.clone(), unix_offset_ms: unix_offset_ms() };
+    let writer_settings = WriterSettings { capacity: DEFAULT_CAPACITY, encoder, clock: clock::now };
+    let (writer, audit) = AuditWriter::start(sink, writer_settings).context("audit writer")?;
+    let engine = Engine::new(settings, private_key, Box::new(state), Box::new(rng), now);
+    tracing::info!(node = %config.node_id, user = %config.user, peers = config.peers.len(), "control plane starts, unprivileged");
+    let ended = Shell::new(engine, audit, status, shutdown, config.dataplane_socket, config.node_id).run();
+    if !writer.finish(AUDIT_PATIENCE) {
+        tracing::warn!("the audit sink did not take its last lines in time");
+    }
+    ended.context("control plane")
+}
+
+fn read_psk(path: &Path) -> Result<PresharedKey> {
+    keyfile::read_secret(path)?.parse().with_context(|| format!("preshared_key_file {}", path.display()))
+}
+
+fn audit_sink(path: Option<&Path>) -> Result<Box<dyn Write + Send>> {
+    let Some(path) = path else { return Ok(Box::new(io::stdout())) };
+    let file: File = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o640)
+        .open(path)
+        .with_context(|| format!("audit_file {}", path.display()))?;
+    Ok(Box::new(io::BufWriter::new(file)))
+}
+
+/// Makes the state directory, for the unprivileged user alone.
+fn prepare_state_dir(config: &Config) -> Result<()> {
+    let dir = &config.state_dir;
+    let what = || format!("state_dir {}", dir.display());
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(what)?;
+    if nix::unistd::Uid::effective().is_root() {
+        let (uid, gid) = privileges::lookup(&config.user)?;
+        chown(dir, Some(uid.as_raw()), Some(gid.as_raw())).with_context(what)?;
+        for entry in std::fs::read_dir(dir).with_context(what)? {
+            let path = entry.with_context(what)?.path();
+            std::os::unix::fs::lchown(&path, Some(uid.as_raw()), Some(gid.as_raw())).with_context(what)?;
+        }
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).or_else(|error| {
+        // A directory that an administrator gave us need not be ours to change, as long as we can write there.
+        if error.kind() == io::ErrorKind::PermissionDenied { Ok(()) } else { Err(error) }
+    })?;
+    Ok(())
+}
+
+/// Unix time less CLOCK_BOOTTIME, ms.
+fn unix_offset_ms() -> i64 {
+    let unix_ms = i64::try_from(clock::unix_ns() / 1_000_000).unwrap_or(i64::MAX);
+    unix_ms.saturating_sub(i64::try_from(clock::now().as_millis()).unwrap_or(0))
+}

@@ -1,0 +1,60 @@
+//! R0.2: after start-up the packet path allocates nothing – counted by the allocator, over 100,000 packets each way.
+
+mod common;
+
+use common::*;
+use jvpn_dataplane::pipeline::Verdict;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// Counts what the current thread allocates or frees.
+struct Counting;
+
+thread_local! {
+    static TOUCHED: Cell<u64> = const { Cell::new(0) };
+}
+
+fn touched() -> u64 {
+    TOUCHED.with(Cell::get)
+}
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        TOUCHED.with(|n| n.set(n.get() + 1));
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        TOUCHED.with(|n| n.set(n.get() + 1));
+        // SAFETY: the caller's contract is the system allocator's.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+#[test]
+fn r0_2_the_packet_path_allocates_nothing() {
+    const PACKETS: u64 = 100_000;
+    let mut bench = Bench::attached();
+    let up: Vec<Vec<u8>> =
+        (1..=PACKETS).map(|n| data_frame(n, &inner(CLIENT, SERVER, 64, &n.to_be_bytes()))).collect();
+    let down = lan_frame(&inner(SERVER, CLIENT, 64, &[7; 1_000]));
+    let mut scratch = down.clone();
+    assert!(touched() > 0, "the counter counts");
+
+    let before = touched();
+    let mut forwarded = (0u64, 0u64);
+    for frame in &up {
+        forwarded.0 += u64::from(matches!(bench.inbound(frame), Verdict::ToLan(_)));
+        scratch.copy_from_slice(&down);
+        forwarded.1 += u64::from(matches!(bench.outbound(&mut scratch), Verdict::ToWan(_)));
+    }
+    let refused = bench.inbound(&up[0]);
+    let after = touched();
+    assert_eq!(forwarded, (PACKETS, PACKETS), "every packet took the whole way");
+    assert!(matches!(refused, Verdict::Drop(_)));
+    assert_eq!(after - before, 0, "allocations or frees on the packet path");
+}
