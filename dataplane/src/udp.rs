@@ -3,13 +3,10 @@
 //! answering with ICMP port-unreachable.
 
 use jvpn_abi::wire::MsgType;
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, getsockname, setsockopt, socket,
-    sockopt,
-};
-use std::ffi::OsString;
+use nix::sys::socket::{SockaddrIn, getsockname, setsockopt, sockopt};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Kernel buffers for bursts of handshakes, octets.
@@ -20,18 +17,17 @@ const BUFFER: usize = 4 << 20;
 /// # Errors
 /// If the port is taken or the system refuses.
 pub fn open(interface: &str, port: u16) -> io::Result<OwnedFd> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let fd = socket(AddressFamily::Inet, SockType::Datagram, flags, SockProtocol::Udp)?;
-    setsockopt(&fd, sockopt::BindToDevice, &OsString::from(interface))?;
-    setsockopt(&fd, sockopt::Ipv4PacketInfo, &true)?;
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    socket.bind_device(Some(interface.as_bytes()))?;
+    setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
     // Refused by a system limit is no reason to stop: the buffers are then as large as it allows.
-    let _limited =
-        setsockopt(&fd, sockopt::RcvBufForce, &BUFFER).or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &BUFFER));
-    let _limited =
-        setsockopt(&fd, sockopt::SndBufForce, &BUFFER).or_else(|_| setsockopt(&fd, sockopt::SndBuf, &BUFFER));
-    refuse_data(&fd)?;
-    bind(fd.as_raw_fd(), &SockaddrIn::from(std::net::SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port)))?;
-    Ok(fd)
+    let _limited = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER));
+    let _limited = setsockopt(&socket, sockopt::SndBufForce, &BUFFER)
+        .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &BUFFER));
+    socket.attach_filter(&refuse_data())?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    Ok(socket.into())
 }
 
 /// Whether a socket that came from a control plane is the one on this port.
@@ -41,28 +37,16 @@ pub fn is_on_port(fd: &OwnedFd, port: u16) -> bool {
 }
 
 /// Classic BPF (linux/filter.h): drop what starts with the DATA octet behind the UDP header, accept the rest.
-fn refuse_data(fd: &OwnedFd) -> io::Result<()> {
-    let data = u32::from(MsgType::Data.octet());
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut program = [
+fn refuse_data() -> [SockFilter; 4] {
+    let instruction =
+        |code: u32, jump_true, jump_false, k| SockFilter::new(code as u16, jump_true, jump_false, k);
+    [
         // A datagram without payload has no octet 8: the load fails and the filter drops it.
         instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 8),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, data),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::from(MsgType::Data.octet())),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: `filter` and the program that it points to are valid for the call; the kernel copies both.
-    let outcome = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    ]
 }
 
 #[cfg(test)]

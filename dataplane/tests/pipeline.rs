@@ -1,4 +1,5 @@
 //! The pipeline driven in memory, with the real tables, mailbox and installer around it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //!
 //! A frame that would be redirected finds no socket here, so it is counted as `no_socket` and dropped; that it reaches
 //! a socket when there is one is shown by the namespace tests.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use aya::Ebpf;
 use aya::maps::LpmTrie;

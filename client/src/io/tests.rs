@@ -11,11 +11,10 @@ use serde_json::Value;
 use std::net::UdpSocket;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Signal handlers and the like are the process's: one of these tests at a time.
@@ -33,7 +32,7 @@ struct FarSide {
 struct Rig {
     far: FarSide,
     folder: tempfile::TempDir,
-    client: Option<JoinHandle<anyhow::Result<()>>>,
+    client: Option<Child>,
     _serial: MutexGuard<'static, ()>,
 }
 
@@ -154,6 +153,10 @@ impl Rig {
             "link set gwB up",
         ]);
         ip("route add default via 10.0.2.1 dev upB");
+        for device in ["all", "upA", "upB"] {
+            // Strict: what comes in must be routed back out over the same device.
+            std::fs::write(format!("/proc/sys/net/ipv4/conf/{device}/rp_filter"), "1").unwrap();
+        }
         let folder = tempfile::tempdir().unwrap();
         write_secret(&folder.path().join("client.key"), &local.to_base64());
         let text = format!(
@@ -171,10 +174,19 @@ impl Rig {
         self.folder.path().join("agent.sock")
     }
 
-    /// Starts the client in this thread's namespace.
+    /// Starts a client in this thread's namespace, as a process of its own.
     fn start(&mut self) {
-        let config = Config::load(&self.folder.path().join("client.toml")).unwrap();
-        self.client = Some(std::thread::spawn(move || super::run(&config)));
+        self.client = Some(self.spawn());
+    }
+
+    fn spawn(&self) -> Child {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "io::tests::client_process", "--nocapture"])
+            .env("JVPN_TEST_CLIENT", self.folder.path().join("client.toml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     }
 
     fn status(&self) -> Option<Value> {
@@ -198,7 +210,18 @@ impl Rig {
 
     fn stop(&mut self) {
         assert_eq!(query(&self.socket(), "down").unwrap()["ok"], true);
-        self.client.take().unwrap().join().unwrap().unwrap();
+        let output = self.client.take().unwrap().wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(client) = &mut self.client {
+            // Only after a failed test; it may be gone already.
+            let _gone = client.kill();
+            let _reaped = client.wait();
+        }
     }
 }
 
@@ -297,9 +320,43 @@ fn a_second_client_is_refused() {
     let Some(mut rig) = Rig::new() else { return };
     rig.start();
     rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
-    let config = Config::load(&rig.folder.path().join("client.toml")).unwrap();
-    let error = format!("{:#}", super::run(&config).unwrap_err());
+    let output = rig.spawn().wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success());
     assert!(error.contains("agent.sock") && error.contains("another running process"), "{error}");
     assert!(echo(1));
     rig.stop();
+}
+
+/// Not a test by itself: the client as a process of its own, for the tests that kill it.
+#[test]
+fn client_process() {
+    if let Some(path) = std::env::var_os("JVPN_TEST_CLIENT") {
+        super::run(&Config::load(Path::new(&path)).unwrap()).unwrap();
+    }
+}
+
+/// A killed client leaves rules and routes; the next one removes them and gets a new session. SIGTERM leaves nothing.
+#[test]
+fn a_killed_client_comes_back_and_a_terminated_one_cleans_up() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.start();
+    let first = rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED")["session_id"].clone();
+    let mut client = rig.client.take().unwrap();
+    client.kill().unwrap();
+    client.wait().unwrap();
+    let left = rules_and_routes();
+    assert!(left.contains("18944") && !left.contains("jvpn0"), "the device dies with its process: {left}");
+
+    rig.start();
+    let second =
+        rig.wait_for("the tunnel coming up again", |s| s["state"] == "ATTACHED")["session_id"].clone();
+    assert_ne!(first, second, "R1.2: another session, under another name");
+    assert!(echo(1));
+    assert_eq!(rules_and_routes().lines().filter(|line| line.contains("18944")).count(), 4, "nothing twice");
+    let mut client = rig.client.take().unwrap();
+    let pid = nix::unistd::Pid::from_raw(client.id().cast_signed());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(client.wait().unwrap().success());
+    assert_eq!(rules_and_routes(), "");
 }

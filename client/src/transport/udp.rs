@@ -23,6 +23,8 @@ const QUEUE_PATIENCE_MS: u16 = 2;
 pub struct Udp {
     socket: Socket,
     gateway: SockaddrStorage,
+    /// The gateway once per datagram of a batch, as `sendmmsg` takes it.
+    addresses: Box<[Option<SockaddrStorage>; BATCH]>,
     headers_in: MultiHeaders<SockaddrStorage>,
     headers_out: MultiHeaders<SockaddrStorage>,
     health: TransportHealth,
@@ -60,7 +62,8 @@ impl Udp {
         socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
         Ok(Self {
             socket,
-            gateway: storage(gateway),
+            gateway: SockaddrStorage::from(gateway),
+            addresses: Box::new([Some(SockaddrStorage::from(gateway)); BATCH]),
             headers_in: MultiHeaders::preallocate(BATCH, None),
             headers_out: MultiHeaders::preallocate(BATCH, None),
             health: TransportHealth::default(),
@@ -73,13 +76,12 @@ impl Udp {
             std::array::from_fn(|at| [IoSlice::new(frames.frame(range.start + at))]);
         let count = range.len().min(BATCH);
         let slices = slices.get(..count).unwrap_or_default();
-        let addresses = [Some(self.gateway); BATCH];
         let fd = self.socket.as_raw_fd();
         let sent = sendmmsg(
             fd,
             &mut self.headers_out,
             slices,
-            addresses.get(..count).unwrap_or_default(),
+            self.addresses.get(..count).unwrap_or_default(),
             [],
             MsgFlags::MSG_DONTWAIT,
         )?
@@ -202,10 +204,6 @@ fn force_buffers(socket: &Socket) {
     if let Err(error) = forced {
         tracing::debug!(%error, "socket buffers are bounded by net.core.rmem_max and wmem_max");
     }
-}
-
-fn storage(addr: SocketAddr) -> SockaddrStorage {
-    SockaddrStorage::from(addr)
 }
 
 fn endpoint(addr: &SockaddrStorage) -> Option<Endpoint> {

@@ -12,12 +12,12 @@ use jvpn_abi::wire::internal::{PROBE_LEN, ProbeFrame, ProbeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, TAG_LEN};
 use jvpn_crypto::window::{Window, WindowError};
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// An opened frame: where its plaintext is and whose it was.
-struct Plain {
-    slot: Arc<SlotContext>,
+struct Plain<'a> {
+    slot: &'a SlotContext,
+    context: &'a Context,
     len: usize,
 }
 
@@ -38,7 +38,7 @@ impl Pipeline {
     }
 
     fn try_inbound(
-        &mut self,
+        &self,
         now: Now,
         frame: &[u8],
         lan_out: &mut [u8],
@@ -48,14 +48,14 @@ impl Pipeline {
         let body =
             lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + plain.len).ok_or(DropReason::InnerMalformed)?;
         match body.first().map(|octet| octet >> 4) {
-            Some(4) => self.forward(plain, lan_out, wan_out),
+            Some(4) => self.forward(&plain, lan_out, wan_out),
             Some(0) => self.internal_frame(&plain, body, wan_out),
             Some(_) | None => Err(DropReason::InnerMalformed),
         }
     }
 
     /// Authenticates a frame; its plaintext lies behind the place of the LAN's Ethernet header afterwards.
-    fn open(&mut self, now: Now, frame: &[u8], lan_out: &mut [u8]) -> Result<Plain, DropReason> {
+    fn open(&self, now: Now, frame: &[u8], lan_out: &mut [u8]) -> Result<Plain<'_>, DropReason> {
         if self.tables.fenced(now) {
             return Err(DropReason::Fenced);
         }
@@ -87,18 +87,16 @@ impl Pipeline {
         let out = lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + len).ok_or(DropReason::NoTxFrame)?;
         let opened = slot.open.open(header.counter, aad, sealed, out).map_err(|_| DropReason::OpenFailed)?;
         window.commit(opened).map_err(window_reason)?;
-        let slot = Arc::clone(slot);
-        let fresh = note_heard(now, &slot, context, frame);
-        if fresh {
+        if note_heard(now, slot, context, frame) {
             self.push_confirmed(slot_index);
         }
-        Ok(Plain { slot, len })
+        Ok(Plain { slot, context, len })
     }
 
     /// An inner IPv4 packet: to the LAN, or an answer to an echo for the gateway itself.
     fn forward(
-        &mut self,
-        plain: Plain,
+        &self,
+        plain: &Plain<'_>,
         lan_out: &mut [u8],
         wan_out: &mut [u8],
     ) -> Result<Verdict, DropReason> {
@@ -109,7 +107,7 @@ impl Pipeline {
             return Err(DropReason::InnerSourceDenied);
         }
         if inner.destination == self.config.gateway_address {
-            return self.echo(&plain, packet, &inner, wan_out);
+            return self.echo(plain, packet, &inner, wan_out);
         }
         if inner.len > self.config.mtu {
             return Err(DropReason::TooBig);
@@ -126,37 +124,38 @@ impl Pipeline {
         let next_hop = self.next_hop(inner.destination)?;
         decrement_ttl(packet);
         write_ethernet(lan_out, next_hop, self.config.lan_mac).ok_or(DropReason::NoTxFrame)?;
-        if let Some(context) = self.tables.contexts.get(plain.slot.slot.index() as usize) {
-            add(&context.packets_in, 1);
-            add(&context.bytes_in, inner.len as u64);
-        }
+        add(&plain.context.packets_in, 1);
+        add(&plain.context.bytes_in, inner.len as u64);
         Ok(Verdict::ToLan(ETHERNET_LEN + inner.len))
     }
 
     fn echo(
         &self,
-        plain: &Plain,
+        plain: &Plain<'_>,
         packet: &mut [u8],
         inner: &InnerV4,
         wan_out: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         answer_echo(packet, inner).ok_or(DropReason::NoRoute)?;
         let reply = packet.get(..inner.len).ok_or(DropReason::InnerMalformed)?;
-        let len = self.seal_reply(plain, reply, wan_out)?;
+        let len = seal_into(plain.slot, plain.context, reply, wan_out)?;
         self.count(DropReason::EchoAnswered);
         Ok(Verdict::ToWan(len))
     }
 
     /// PROBE is answered here, without the control plane; PROBE_ACK is only noted.
-    fn internal_frame(&self, plain: &Plain, body: &[u8], wan_out: &mut [u8]) -> Result<Verdict, DropReason> {
+    fn internal_frame(
+        &self,
+        plain: &Plain<'_>,
+        body: &[u8],
+        wan_out: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
         let probe = ProbeFrame::parse(body).ok_or(DropReason::UnknownInternalFrame)?;
-        let context =
-            self.tables.contexts.get(plain.slot.slot.index() as usize).ok_or(DropReason::SlotOutOfRange)?;
-        context.peer_interval_ms.store(u64::from(probe.next_interval_ms), Ordering::Relaxed);
+        plain.context.peer_interval_ms.store(u64::from(probe.next_interval_ms), Ordering::Relaxed);
         if probe.kind == ProbeKind::ProbeAck {
             return Err(DropReason::ProbeAnswered);
         }
-        let state = key_state(context, plain.slot.key_number);
+        let state = key_state(plain.context, plain.slot.key_number);
         let ack: [u8; PROBE_LEN] = ProbeFrame {
             kind: ProbeKind::ProbeAck,
             next_interval_ms: 0,
@@ -165,15 +164,9 @@ impl Pipeline {
             ..probe
         }
         .encode();
-        let len = self.seal_reply(plain, &ack, wan_out)?;
+        let len = seal_into(plain.slot, plain.context, &ack, wan_out)?;
         self.count(DropReason::ProbeAnswered);
         Ok(Verdict::ToWan(len))
-    }
-
-    fn seal_reply(&self, plain: &Plain, plaintext: &[u8], wan_out: &mut [u8]) -> Result<usize, DropReason> {
-        let context =
-            self.tables.contexts.get(plain.slot.slot.index() as usize).ok_or(DropReason::SlotOutOfRange)?;
-        seal_into(&plain.slot, context, plaintext, wan_out)
     }
 }
 

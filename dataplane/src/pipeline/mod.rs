@@ -13,6 +13,7 @@ use jvpn_abi::tables::{Context, EVENT_RING_LEN, NEXT_HOP_KNOWN, WorkerReport};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason};
 use jvpn_crypto::limits::HARD_PACKETS;
+use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,8 +53,9 @@ pub struct Pipeline {
     slots: Box<[Option<Arc<SlotContext>>]>,
     lan: Arc<LanView>,
     misses: Arc<ArrayQueue<Ipv4Addr>>,
-    missed: bool,
-    confirmed_any: bool,
+    // Cells, so that a packet's handling borrows the worker's slots without counting references.
+    missed: Cell<bool>,
+    confirmed_any: Cell<bool>,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -82,7 +84,16 @@ impl Pipeline {
     ) -> Self {
         let slots = (0..tables.bindings.slots()).map(|_| None).collect();
         let lan = Arc::new(LanView::default());
-        Self { tables, worker, config, slots, lan, misses, missed: false, confirmed_any: false }
+        Self {
+            tables,
+            worker,
+            config,
+            slots,
+            lan,
+            misses,
+            missed: Cell::new(false),
+            confirmed_any: Cell::new(false),
+        }
     }
 
     /// This worker's report.
@@ -114,10 +125,7 @@ impl Pipeline {
 
     /// What happened since the last call that others must be told.
     pub fn after_batch(&mut self) -> AfterBatch {
-        let after = AfterBatch { confirmed: self.confirmed_any, missed: self.missed };
-        self.confirmed_any = false;
-        self.missed = false;
-        after
+        AfterBatch { confirmed: self.confirmed_any.take(), missed: self.missed.take() }
     }
 
     /// Counts a verdict's reason.
@@ -126,7 +134,7 @@ impl Pipeline {
     }
 
     /// The installed binding of a slot, if it is the one that BINDINGS binds now.
-    fn bound(&self, slot_index: u32) -> Result<(&Arc<SlotContext>, &Context), DropReason> {
+    fn bound(&self, slot_index: u32) -> Result<(&SlotContext, &Context), DropReason> {
         let (Some(place), Some(context)) =
             (self.slots.get(slot_index as usize), self.tables.contexts.get(slot_index as usize))
         else {
@@ -144,7 +152,7 @@ impl Pipeline {
     }
 
     /// Tells the control plane, through the event ring, that a binding was confirmed.
-    fn push_confirmed(&mut self, slot_index: u32) {
+    fn push_confirmed(&self, slot_index: u32) {
         let report = self.tables.report(self.worker);
         let written = report.events_written.load(Ordering::Relaxed);
         let waiting = written.wrapping_sub(report.events_read.load(Ordering::Acquire));
@@ -154,18 +162,18 @@ impl Pipeline {
             report.events[written as usize % EVENT_RING_LEN].store(u64::from(slot_index), Ordering::Relaxed);
             report.events_written.store(written.wrapping_add(1), Ordering::Release);
         }
-        self.confirmed_any = true;
+        self.confirmed_any.set(true);
     }
 
     /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.
-    fn next_hop(&mut self, destination: Ipv4Addr) -> Result<Mac, DropReason> {
+    fn next_hop(&self, destination: Ipv4Addr) -> Result<Mac, DropReason> {
         match self.lan.next_hop(destination) {
             NextHop::Known(mac) => Ok(mac),
             NextHop::None => Err(DropReason::NoRoute),
             NextHop::Unresolved(hop) => {
                 // A full queue is no loss: the next packet asks again.
                 let _full = self.misses.push(hop);
-                self.missed = true;
+                self.missed.set(true);
                 Err(DropReason::NeighbourMissing)
             }
         }

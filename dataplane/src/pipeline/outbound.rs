@@ -7,7 +7,6 @@ use crate::tables::add;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::ETHERNET_LEN;
 use jvpn_abi::tables::SteeringMark;
-use std::sync::Arc;
 
 impl Pipeline {
     /// Handles one frame from the LAN port, which XDP marked with a slot. `wan_out` is a TX frame of the WAN port.
@@ -30,7 +29,6 @@ impl Pipeline {
         }
         let mark = SteeringMark::decode(frame).ok_or(DropReason::NoSteeringMark)?;
         let (slot, context) = self.bound(mark.slot_index)?;
-        let slot = Arc::clone(slot);
         let packet = frame.get_mut(ETHERNET_LEN..).ok_or(DropReason::TooShort)?;
         let inner = InnerV4::parse(packet).ok_or(DropReason::InnerMalformed)?;
         // ROUTES is a hint; that the destination is this peer's is decided here.
@@ -45,7 +43,7 @@ impl Pipeline {
         }
         decrement_ttl(packet);
         let packet = packet.get(..inner.len).ok_or(DropReason::InnerMalformed)?;
-        let len = seal_into(&slot, context, packet, wan_out)?;
+        let len = seal_into(slot, context, packet, wan_out)?;
         add(&context.packets_out, 1);
         add(&context.bytes_out, inner.len as u64);
         Ok(len)

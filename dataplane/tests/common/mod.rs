@@ -1,5 +1,6 @@
 //! A worker's pipeline in memory: the real tables, mailbox and installer, and a client that seals and opens.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use bytemuck::Zeroable;
 use crossbeam_queue::ArrayQueue;
