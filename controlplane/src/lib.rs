@@ -10,5 +10,6 @@ pub mod engine;
 pub mod io;
 pub mod limits;
 pub mod node_state;
+pub mod reports;
 pub mod tables;
 pub mod udp;

@@ -4,19 +4,17 @@
 //! believed only within its bounds.
 
 use crate::engine::{ContextView, TableCommand, TableEvent, Traffic};
+use crate::reports::Reading;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData, MapError};
-use jvpn_abi::tables::{
-    BindingEntry, BindingWord, Context, EVENT_RING_LEN, InstallEntry, InstallOp, MAX_WORKERS, Reports,
-    WorkerReport,
-};
+use jvpn_abi::tables::{BindingEntry, BindingWord, Context, InstallEntry, InstallOp, MAX_WORKERS, Reports};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::{BootTime, CONTRACT_VERSION};
 use jvpn_session::messages::Prefix;
 use jvpn_tables::handover::{Connection, HandoverError, Hello, WELCOME_FIXED_FDS, Welcome};
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::{Bindings, Doorbell, Mapping, TableError};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -72,28 +70,7 @@ pub struct Tables {
     context_fd: OwnedFd,
     udp: OwnedFd,
     welcome: Welcome,
-    phase: Phase,
-    quiesced: u64,
-    events_lost: Vec<u64>,
-    installing: VecDeque<Installing>,
-}
-
-/// Where a connection stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Everything was unbound; waiting for the workers to pass that.
-    Clearing(u64),
-    /// The engine knows of the data plane.
-    Up,
-}
-
-/// An entry on its way to the workers.
-#[derive(Debug)]
-struct Installing {
-    seq: u64,
-    slot_index: u32,
-    /// The tag that CONTEXT must carry if the installer took the entry; `None` for a removal.
-    expect: Option<u64>,
+    reading: Reading,
 }
 
 impl Tables {
@@ -156,7 +133,12 @@ impl Tables {
             led: HashMap::new(),
             mailbox: KeyMailbox::map(keys.as_fd())?,
             contexts,
-            events_lost: reports[0].worker.iter().map(|w| w.events_lost.load(Ordering::Acquire)).collect(),
+            reading: Reading::new(
+                &reports[0],
+                welcome.slots,
+                welcome.workers as usize,
+                welcome.context_kept != 0,
+            ),
             reports,
             installer_bell: Doorbell::from_fd(installer_bell),
             report_bell: Doorbell::from_fd(report_bell),
@@ -164,9 +146,6 @@ impl Tables {
             context_fd: context,
             udp,
             welcome,
-            phase: Phase::Clearing(0),
-            quiesced: 0,
-            installing: VecDeque::new(),
         })
     }
 
@@ -183,7 +162,7 @@ impl Tables {
         }
         let seq = self.reports().requested_unbind_seq.load(Ordering::SeqCst).wrapping_add(1);
         self.request_unbind(seq);
-        self.phase = Phase::Clearing(seq);
+        self.reading.clearing(seq);
         Ok(())
     }
 
@@ -226,10 +205,6 @@ impl Tables {
     fn reports(&self) -> &Reports {
         // One element was mapped in `map`.
         &self.reports[0]
-    }
-
-    fn workers(&self) -> impl Iterator<Item = &WorkerReport> {
-        self.reports().worker.iter().take(self.worker_bells.len())
     }
 
     fn request_unbind(&self, seq: u64) {
@@ -290,7 +265,7 @@ impl Tables {
         if !self.mailbox.put(entry) {
             return Some(TableEvent::InstallRefused { seq });
         }
-        self.installing.push_back(Installing { seq, slot_index: slot.index(), expect });
+        self.reading.expect(seq, slot.index(), expect);
         self.installer_bell.ring();
         None
     }
@@ -322,72 +297,8 @@ impl Tables {
 
     /// What the data plane has reported since the last call.
     pub fn poll_events(&mut self, into: &mut Vec<TableEvent>) {
-        let passed = self.workers().map(|w| w.unbind_seq.load(Ordering::Acquire)).min().unwrap_or(0);
-        if let Phase::Clearing(seq) = self.phase {
-            if passed < seq {
-                return;
-            }
-            self.phase = Phase::Up;
-            self.quiesced = passed;
-            into.push(TableEvent::DataPlaneUp {
-                slots: self.welcome.slots,
-                context_kept: self.welcome.context_kept != 0,
-            });
-        }
-        if passed > self.quiesced {
-            self.quiesced = passed;
-            into.push(TableEvent::Quiesced { seq: passed });
-        }
-        self.poll_installed(into);
-        self.poll_confirmed(into);
-    }
-
-    fn poll_installed(&mut self, into: &mut Vec<TableEvent>) {
-        let applied = self.workers().map(|w| w.install_seq.load(Ordering::Acquire)).min().unwrap_or(0);
-        while let Some(first) = self.installing.front()
-            && first.seq <= applied
-        {
-            // The installer makes the tag before it hands out; a refused entry leaves another one.
-            let tag =
-                self.contexts.get(first.slot_index as usize).map_or(0, |c| c.tag.load(Ordering::Acquire));
-            let seq = first.seq;
-            let taken = first.expect.is_none_or(|word| word == tag);
-            into.push(if taken { TableEvent::Installed { seq } } else { TableEvent::InstallRefused { seq } });
-            self.installing.pop_front();
-        }
-    }
-
-    fn poll_confirmed(&mut self, into: &mut Vec<TableEvent>) {
-        for index in 0..self.worker_bells.len() {
-            let Some(worker) = self.reports().worker.get(index) else { continue };
-            let (written, read) =
-                (worker.events_written.load(Ordering::Acquire), worker.events_read.load(Ordering::Relaxed));
-            let lost = worker.events_lost.load(Ordering::Acquire);
-            let waiting = written.wrapping_sub(read);
-            let mut slots: Vec<u64> = Vec::new();
-            if waiting <= EVENT_RING_LEN as u64 {
-                slots.extend((0..waiting).filter_map(|n| {
-                    let at = read.wrapping_add(n) as usize % EVENT_RING_LEN;
-                    worker.events.get(at).map(|event| event.load(Ordering::Relaxed))
-                }));
-            }
-            worker.events_read.store(written, Ordering::Release);
-            // Events were lost, or the ring's counters make no sense: every slot may have been confirmed.
-            if waiting > EVENT_RING_LEN as u64 || self.events_lost.get(index) != Some(&lost) {
-                slots = (0..u64::from(self.welcome.slots)).collect();
-                if let Some(known) = self.events_lost.get_mut(index) {
-                    *known = lost;
-                }
-            }
-            into.extend(slots.into_iter().filter_map(|slot_index| self.confirmation(slot_index)));
-        }
-    }
-
-    fn confirmation(&self, slot_index: u64) -> Option<TableEvent> {
-        let context = self.contexts.get(usize::try_from(slot_index).ok()?)?;
-        let word = BindingWord(context.confirmed.load(Ordering::Acquire));
-        let slot_index = u32::try_from(slot_index).ok()?;
-        word.is_bound().then_some(TableEvent::Confirmed { slot_index, word })
+        // One element was mapped in `map`.
+        self.reading.poll(&self.reports[0], &self.contexts, into);
     }
 }
 
