@@ -60,7 +60,7 @@ pub struct Recovery {
     pub cause: &'static str,
     /// From the last frame heard on the old path to the client's decision to leave it.
     pub detect_ms: u64,
-    /// From the first accepted request to the first frame over the new binding.
+    /// From that decision to the first frame over the new binding, as the client has it.
     pub reattach_ms: u64,
     /// Longest time without an answer from the LAN, as an application on the client sees it.
     pub outage_ms: u64,

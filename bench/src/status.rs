@@ -49,7 +49,7 @@ impl ControlPlaneStatus {
             anyhow::bail!("{} live sessions where one is expected", live.len())
         };
         Ok(SessionView {
-            session_id: text(session, "session_id"),
+            session_id: text(session, "id"),
             state: text(session, "state"),
             state_version: session
                 .get("state_version")
@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn only_one_live_session_is_taken() {
-        let session = |id: &str, state: &str| json!({"session_id": id, "state": state, "state_version": 7, "remote": "r"});
+        let session =
+            |id: &str, state: &str| json!({"id": id, "state": state, "state_version": 7, "remote": "r"});
         let status = |sessions| ControlPlaneStatus(json!({ "sessions": sessions }));
         let one =
             status(json!([session("a", "TERMINATED"), session("b", "ATTACHED")])).only_session().unwrap();

@@ -1,7 +1,8 @@
 //! What a person reads while the demo runs and at its end.
-#![allow(clippy::print_stdout, reason = "this is where the command talks to its user")]
+//!
+//! A reader who goes away (`| head`) must not end a run half-way: what cannot be written is left out.
 
-use std::io::Write;
+use std::io::{Write, stderr, stdout};
 use std::time::Instant;
 
 use crate::events::{Event, Source};
@@ -22,14 +23,12 @@ impl Timeline {
 
     /// A heading.
     pub fn step(&self, text: &str) {
-        println!("\n{text}");
-        flush();
+        print(&format!("\n{text}"));
     }
 
     /// One line.
     pub fn say(&self, text: &str) {
-        println!("  {:8.3}  {text}", self.start.elapsed().as_secs_f64());
-        flush();
+        print(&format!("  {:8.3}  {text}", self.start.elapsed().as_secs_f64()));
     }
 
     /// A line for an event of the processes, if it is one that a person wants to see.
@@ -46,11 +45,6 @@ impl Timeline {
             recovery.detect_ms, recovery.reattach_ms, recovery.outage_ms
         ));
     }
-}
-
-fn flush() {
-    // Nothing sensible is left to do when standard output is gone.
-    let _ = std::io::stdout().flush();
 }
 
 fn describe(event: &Event) -> Option<String> {
@@ -88,70 +82,87 @@ fn suppressed(event: &Event) -> String {
 }
 
 fn describe_client(event: &Event) -> Option<String> {
-    let shown =
-        ["event_type", "event"].into_iter().map(|field| event.text(field)).find(|text| !text.is_empty())?;
-    let details: Vec<String> = ["previous_state", "new_state", "cause", "reason", "device", "path", "uplink"]
-        .into_iter()
-        .map(|field| (field, event.text(field)))
-        .filter(|(_, text)| !text.is_empty())
-        .map(|(field, text)| format!("{field} {text}"))
-        .collect();
-    Some(format!("client   {shown}  {}", details.join(", ")).trim_end().to_owned())
+    let text = |field| event.text(field);
+    let number = |field| event.number(field).unwrap_or_default();
+    Some(match text("event") {
+        "session_started" => format!("client   session {}", text("session_id")),
+        "state_change" => {
+            let from = if text("from").is_empty() { "–" } else { text("from") };
+            format!("client   {from} → {}  {} on {}", text("to"), text("reason"), text("uplink"))
+        }
+        "recovery_started" => {
+            format!("client   leaves {}: {} after {} ms", text("from"), text("cause"), number("detect_ms"))
+        }
+        "recovery_complete" => {
+            format!("client   {} → {}, attempts: {}", text("from"), text("to"), number("attempts"))
+        }
+        "refused" => format!("client   refused on {}: {}", text("uplink"), text("reason")),
+        "session_ended" => format!("client   session ended: {}", text("reason")),
+        "link" => format!("client   link {} {}", text("uplink"), text("to")),
+        "trouble" => format!("client   {}", text("message")),
+        _ => return None,
+    })
 }
 
 /// The table at the end.
 pub fn closing_table(report: &Report, summaries: &[CauseSummary], failures: &[String]) {
-    println!("\n  {:<22}{:>5}{:>18}{:>18}{:>18}", "cause", "n", "noticed ms", "reattached ms", "outage ms");
-    println!("  {:<22}{:>5}{:>18}{:>18}{:>18}", "", "", "p50 / max", "p50 / max", "p50 / max");
+    let columns = |name: &str, n: &str, cells: [String; 3]| {
+        let [detect, reattach, outage] = cells;
+        print(&format!("  {name:<22}{n:>5}{detect:>18}{reattach:>18}{outage:>18}"));
+    };
+    print("");
+    columns("cause", "n", ["noticed ms", "reattached ms", "outage ms"].map(str::to_owned));
+    columns("", "", ["p50 / max"; 3].map(str::to_owned));
     for summary in summaries {
-        let spread = |spread: crate::report::Spread| format!("{} / {}", spread.p50, spread.max);
-        println!(
-            "  {:<22}{:>5}{:>18}{:>18}{:>18}",
-            summary.cause,
-            summary.count,
-            spread(summary.detect_ms),
-            spread(summary.reattach_ms),
-            spread(summary.outage_ms)
-        );
+        let cells = [summary.detect_ms, summary.reattach_ms, summary.outage_ms];
+        let cells = cells.map(|spread| format!("{} / {}", spread.p50, spread.max));
+        columns(summary.cause, &summary.count.to_string(), cells);
     }
-    println!();
-    let row = |name: &str, value: String| println!("  {name:<40}{value}");
+    print("");
+    for (name, value) in closing_rows(report) {
+        print(&format!("  {name:<40}{value}"));
+    }
+    print("");
+    if failures.is_empty() {
+        print("  Everything held.");
+    }
+    for failure in failures {
+        print(&format!("  FAILED: {failure}"));
+    }
+}
+
+fn closing_rows(report: &Report) -> Vec<(String, String)> {
     let yes = |holds: bool| if holds { "yes" } else { "NO" }.to_owned();
-    row("session", report.session_id.clone());
-    row("TCP connection lived throughout", yes(report.tcp_survived));
-    row("download checksum right", yes(report.sha256_ok));
-    row(
-        "held-back DATA released / forwarded",
-        format!("{} / {}", report.held_back_released, report.held_back_forwarded),
-    );
-    row("replays sent / refused", format!("{} / {}", report.replays_sent, report.replays_rejected));
-    row("DATA seen by the kernel's socket", report.kernel_socket_bound_data.to_string());
-    row("XDP / AF_XDP mode", format!("{} / {}", report.xdp_mode, report.af_xdp_mode));
+    let pair = |a: u64, b: u64| format!("{a} / {b}");
+    let mut rows = vec![
+        ("session".to_owned(), report.session_id.clone()),
+        ("TCP connection lived throughout".to_owned(), yes(report.tcp_survived)),
+        ("download checksum right".to_owned(), yes(report.sha256_ok)),
+        (
+            "held-back DATA released / forwarded".to_owned(),
+            pair(report.held_back_released, report.held_back_forwarded),
+        ),
+        ("replays sent / refused".to_owned(), pair(report.replays_sent, report.replays_rejected)),
+        ("DATA seen by the kernel's socket".to_owned(), report.kernel_socket_bound_data.to_string()),
+        ("XDP / AF_XDP mode".to_owned(), format!("{} / {}", report.xdp_mode, report.af_xdp_mode)),
+    ];
     for (index, worker) in report.workers.iter().enumerate() {
         let cpu = worker.cpu.map_or("?".to_owned(), |cpu| cpu.to_string());
         let (inward, outward) = (worker.packets_in, worker.packets_out);
-        row(&format!("worker {index} on core {cpu}"), format!("{inward} packets in, {outward} out"));
+        rows.push((format!("worker {index} on core {cpu}"), format!("{inward} packets in, {outward} out")));
     }
-    println!();
-    if failures.is_empty() {
-        println!("  Everything held.");
-    }
-    for failure in failures {
-        println!("  FAILED: {failure}");
-    }
-    flush();
+    rows
 }
 
 /// Plain lines.
 pub fn print(text: &str) {
-    println!("{text}");
-    flush();
+    let mut out = stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// Why the command failed, for the person who typed it.
 pub fn complain(error: &anyhow::Error) {
-    flush();
-    eprintln!("error: {error:#}");
+    let _ = writeln!(stderr().lock(), "error: {error:#}");
 }
 
 #[cfg(test)]

@@ -10,10 +10,7 @@ use crate::frame::Datagram;
 use crate::impair::{Impairment, Impairments};
 use crate::inject::Injector;
 use crate::topology::{Rig, Uplink};
-use crate::{Interrupt, TUNNEL_PORT};
-
-/// First octet of DATA.
-const DATA: u8 = 0x10;
+use crate::{DATA_OCTET, Interrupt, TUNNEL_PORT};
 
 /// DATA of one uplink being held back.
 #[derive(Debug)]
@@ -44,7 +41,7 @@ impl Holding {
         let impairments = Impairments::new(rig);
         // First the rule, then the recording: whatever is recorded was not forwarded.
         impairments.start(uplink, impairment)?;
-        let wanted = Match::arriving(TUNNEL_PORT, Some(DATA));
+        let wanted = Match::arriving(TUNNEL_PORT, Some(DATA_OCTET));
         let capture = Capture::start(rig.router(), uplink.router_interface(), wanted, Keep::All)?;
         Ok(Self { impairments, uplink, impairment, capture, source })
     }
@@ -121,7 +118,7 @@ impl Held {
 /// No DATA passes within a few seconds.
 pub fn outer_source(rig: &Rig, uplink: Uplink, interrupt: &Interrupt) -> Result<SocketAddrV4> {
     const PATIENCE: Duration = Duration::from_secs(5);
-    let wanted = Match::arriving(TUNNEL_PORT, Some(DATA));
+    let wanted = Match::arriving(TUNNEL_PORT, Some(DATA_OCTET));
     let capture = Capture::start(rig.router(), "rW", wanted.both_ways(), Keep::Last(1))?;
     let source = crate::wait::until("DATA on its way to the gateway", PATIENCE, interrupt, || {
         Ok(capture

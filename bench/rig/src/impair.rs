@@ -10,10 +10,7 @@ use anyhow::{Context, Result};
 
 use crate::tool::{CONNTRACK, IP, NFT};
 use crate::topology::{Rig, Uplink};
-use crate::{Namespace, TUNNEL_PORT};
-
-/// First octet of DATA.
-const DATA: u8 = 0x10;
+use crate::{DATA_OCTET, Namespace, TUNNEL_PORT};
 
 /// What the router does to traffic that it forwards over an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +43,14 @@ impl Impairment {
             Self::DropFromGateway(octet) => {
                 vec![format!("oifname {interface} udp sport {TUNNEL_PORT} @th,64,8 {octet:#x}")]
             }
-            Self::HoldData => vec![format!("iifname {interface} udp dport {TUNNEL_PORT} @th,64,8 {DATA:#x}")],
+            Self::HoldData => {
+                vec![format!("iifname {interface} udp dport {TUNNEL_PORT} @th,64,8 {DATA_OCTET:#x}")]
+            }
             Self::HoldDataOfLength(octets) => {
                 // `udp length` counts the header of 8 octets too.
                 let length = octets.saturating_add(8);
                 vec![format!(
-                    "iifname {interface} udp dport {TUNNEL_PORT} udp length {length} @th,64,8 {DATA:#x}"
+                    "iifname {interface} udp dport {TUNNEL_PORT} udp length {length} @th,64,8 {DATA_OCTET:#x}"
                 )]
             }
         }

@@ -41,3 +41,6 @@ pub use topology::{Rig, Uplink};
 
 /// The gateway's UDP port.
 pub const TUNNEL_PORT: u16 = 4500;
+
+/// First octet of DATA on the wire.
+pub const DATA_OCTET: u8 = 0x10;

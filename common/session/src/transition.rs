@@ -1,6 +1,6 @@
 //! The transition function: pure, total over state × event, and the only code that changes a state.
 //!
-//! The normative table is in `docs/PROTOCOL.md`; `tests/transition_table.rs` compares the two.
+//! The normative table is in `docs/PROTOCOL.md`; `tests/transition_table.md` holds the outcome of every state × event.
 
 use crate::core::{Anchor, Attempts, SessionCore};
 use crate::event::{Event, Generation, Origin, ReattachClaim};

@@ -55,7 +55,7 @@ fn event(op: Op, drive: &Drive) -> Option<Event> {
             let anchor = if op.flag { core.confirmed() } else { core.pending() };
             let version = anchor.map_or(0, |anchor| anchor.version.0);
             let anchor_version = version.saturating_add_signed(op.offset.into());
-            let claim = ReattachClaim { under, anchor_version, voluntary: op.wait_ms % 2 == 0 };
+            let claim = ReattachClaim { under, anchor_version, voluntary: op.wait_ms.is_multiple_of(2) };
             Event::ReattachProven(proof(), claim)
         }
         2 => Event::BindingConfirmed { epoch },

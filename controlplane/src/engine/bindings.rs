@@ -36,15 +36,17 @@ impl World {
         let until = now.after(QUIESCE_TIMEOUT);
         let attempt = Attempt { binding, stage: Stage::Quiescing, until, answer, refusal };
         session.attempt = Some(attempt);
-        if let Some(drain) = session.draining {
-            // Asked again: whoever overslept the first time is woken, and the sequence is this attempt's own.
-            if let Some(retired) = self.retiring.remove(&drain.seq) {
-                session.draining = Some(self.unbind(retired.slot, retired.word, session.id()));
-                return;
-            }
-            session.draining = None;
+        if session.draining.is_none() {
+            self.install(session, now);
         }
-        self.install(session, now);
+    }
+
+    /// Asks again for an unbind that the workers did not pass in time: whoever overslept is woken.
+    pub(super) fn unbind_again(&mut self, session: &mut Session) {
+        let Some(retired) = session.draining.and_then(|drain| self.retiring.remove(&drain.seq)) else {
+            return;
+        };
+        session.draining = Some(self.unbind(retired.slot, retired.word, session.id()));
     }
 
     /// Stores the unbound word and notes whom to tell when every worker has passed it.

@@ -184,7 +184,11 @@ impl World {
         };
         self.counters.count(Counter::ReattachAccepted);
         let binding = Binding::new(&secret, session.suite, slot, next.core.epoch(), at.remote, at.local);
+        let draining = session.draining;
         self.commit(session, next, at.now, view);
+        if session.draining == draining {
+            self.unbind_again(session);
+        }
         self.turn_generations(session, known.under, GenerationSecrets { resume: secret.resume(), handle });
         if let Some(recovery) = &mut session.recovery {
             recovery.detect_ms.get_or_insert(ask.detect_ms);

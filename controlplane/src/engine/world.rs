@@ -24,9 +24,18 @@ pub(super) enum DataPlane {
     Lost,
 }
 
+/// Whether a peer may have sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Allowed,
+    /// Taken from the allow-list by an operator, until the next start.
+    Revoked,
+}
+
 /// A peer of the allow-list and its sessions.
 pub(super) struct Peer {
     pub(super) settings: PeerSettings,
+    pub(super) standing: Standing,
     /// The session past its birth.
     pub(super) live: Option<SessionId>,
     /// The session in BIRTH.
@@ -73,18 +82,19 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(
-        settings: Settings,
+        mut settings: Settings,
         private_key: StaticSecret,
         durable: Box<dyn Durable + Send>,
         rng: Box<dyn Random + Send>,
         now: BootTime,
     ) -> Self {
-        let peer =
-            |peer: &PeerSettings| (peer.public_key, Peer { settings: peer.clone(), live: None, birth: None });
+        let peers = std::mem::take(&mut settings.peers).into_iter().map(|settings| {
+            (settings.public_key, Peer { settings, standing: Standing::Allowed, live: None, birth: None })
+        });
         Self {
             public_key: private_key.public(),
             private_key,
-            peers: settings.peers.iter().map(peer).collect(),
+            peers: peers.collect(),
             slots: Slots::new(durable.serial_floor()),
             durable,
             rng,
@@ -179,14 +189,15 @@ impl World {
         self.peers.get(peer).map(|peer| peer.settings.prefixes.clone()).unwrap_or_default()
     }
 
-    /// Takes a peer from the allow-list. Its prefixes stay until its sessions have ended.
+    /// Takes a peer from the allow-list. Its prefixes stay known until its sessions have ended.
     pub(super) fn revoke(&mut self, peer: &PublicKey) {
-        self.settings.peers.retain(|settings| settings.public_key != *peer);
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.standing = Standing::Revoked;
+        }
     }
 
     pub(super) fn is_allowed(&self, peer: &PublicKey) -> bool {
-        self.peers.contains_key(peer)
-            && self.settings.peers.iter().any(|settings| settings.public_key == *peer)
+        self.peers.get(peer).is_some_and(|peer| peer.standing == Standing::Allowed)
     }
 
     /// Forgets a handle of a session.

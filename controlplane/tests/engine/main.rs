@@ -1,4 +1,5 @@
 //! The engine against a fake data plane on virtual time, with real cryptography and seeded randomness.
+#![allow(clippy::unwrap_used, reason = "test code: a failure is the message")]
 
 mod birth;
 mod client;

@@ -167,7 +167,9 @@ impl Tables {
                 self.entries.insert(slot.index(), *entry);
                 match self.install {
                     Answers::Refused => Some(TableEvent::InstallRefused { seq }),
-                    other => self.answer(other, TableEvent::Installed { seq }),
+                    Answers::AtOnce | Answers::Held | Answers::Never => {
+                        self.answer(self.install, TableEvent::Installed { seq })
+                    }
                 }
             }
             TableCommand::Bind { slot, word, remote, local } => {
@@ -233,6 +235,8 @@ pub(crate) struct Rig {
     pub(crate) rng: Seeded,
     pub(crate) sent: VecDeque<Transmit>,
     pub(crate) lines: Vec<Line>,
+    /// Lines that [`Self::events`] has shown.
+    shown: usize,
     pub(crate) gateway: PublicKey,
     pub(crate) state_broken: Arc<AtomicBool>,
 }
@@ -283,6 +287,7 @@ impl Rig {
             rng,
             sent: VecDeque::new(),
             lines: Vec::new(),
+            shown: 0,
             gateway,
             state_broken,
         }
@@ -440,7 +445,8 @@ impl Rig {
 
     /// Names of the audit events since the last call.
     pub(crate) fn events(&mut self) -> Vec<&'static str> {
-        std::mem::take(&mut self.lines).iter().map(|line| line.event.kind.name()).collect()
+        let shown = std::mem::replace(&mut self.shown, self.lines.len());
+        self.lines.iter().skip(shown).map(|line| line.event.kind.name()).collect()
     }
 }
 

@@ -15,7 +15,7 @@ use jvpn_rig::inject::Injector;
 use jvpn_rig::{TUNNEL_PORT, Uplink};
 use serde_json::json;
 
-use super::lab::{Lab, PATIENCE};
+use super::lab::{Incident, Lab, PATIENCE};
 use crate::peers::heartbeat::{MARKER_LEN, Phase};
 
 /// Recorded DATA that is replayed: of the first binding, and of the living one.
@@ -132,9 +132,8 @@ impl Lab<'_> {
 
         let holding = Holding::start(self.rig, Uplink::A, Impairment::HoldData, self.interrupt)?;
         self.traffic()?.heartbeat.set_phase(Phase::HeldForSwitch);
-        self.recover("data_held_back", Uplink::B, |lab| {
-            holding.wait_for(MARKERS_HELD, PATIENCE, lab.interrupt)
-        })?;
+        let held = Incident { cause: "data_held_back", noticed_as: "path_dead", to: Uplink::B };
+        self.recover(held, |lab| holding.wait_for(MARKERS_HELD, PATIENCE, lab.interrupt))?;
         self.traffic()?.heartbeat.set_phase(Phase::Ordinary);
         // What the client had queued goes over B, legitimately; from here on no marker of this phase is on
         // its way.

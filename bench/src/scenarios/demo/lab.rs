@@ -97,6 +97,17 @@ pub(super) struct Lab<'a> {
     pub(super) rebindings: u16,
 }
 
+/// Something that is done to the network, and what is to come of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Incident {
+    /// As the report calls it.
+    pub(super) cause: &'static str,
+    /// As the client calls it.
+    pub(super) noticed_as: &'static str,
+    /// Where the session is afterwards.
+    pub(super) to: Uplink,
+}
+
 /// Traffic that runs through the whole demo.
 #[derive(Debug)]
 pub(super) struct Traffic {
@@ -192,8 +203,7 @@ impl<'a> Lab<'a> {
     /// Does something to the network and waits until the session is back over `to`, with all traffic flowing.
     pub(super) fn recover(
         &mut self,
-        cause: &'static str,
-        to: Uplink,
+        Incident { cause, noticed_as, to }: Incident,
         break_it: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<Event> {
         self.respect_the_budget()?;
@@ -206,14 +216,21 @@ impl<'a> Lab<'a> {
         let path = switch.text("new_transport").to_owned();
         let expected = to.outer_address().to_string();
         ensure!(path.contains(&expected), "the client came back over {path}; it was expected at {expected}");
-        let complete = self
-            .await_event("the end of the recovery", cursor, PATIENCE, |e| e.is_audit("RECOVERY_COMPLETE"))?;
+        self.await_event("the end of the recovery", cursor, PATIENCE, |e| e.is_audit("RECOVERY_COMPLETE"))?;
         self.await_event("the session is ATTACHED again", cursor, PATIENCE, |event| {
             event.is_audit("STATE_CHANGE")
                 && event.text("new_state") == "ATTACHED"
                 && event.text("reason_code") == "TRANSPORT_SWITCH_OK"
         })?;
         self.same_session(&switch)?;
+        let complete = self.await_event("the client's report", cursor, PATIENCE, |event| {
+            event.source == Source::Client && event.text("event") == "recovery_complete"
+        })?;
+        let cause_seen = complete.text("cause");
+        ensure!(
+            cause_seen == noticed_as,
+            "the client noticed {cause_seen}; it was expected to notice {noticed_as}"
+        );
         let traffic = self.traffic()?;
         traffic.heartbeat.wait_for_replies(25, PATIENCE, self.interrupt)?;
         let outage = traffic.heartbeat.longest_pause(start);

@@ -7,7 +7,7 @@ use jvpn_rig::impair::Impairment;
 use jvpn_rig::{TUNNEL_PORT, Uplink};
 use serde_json::json;
 
-use super::lab::{Lab, PATIENCE};
+use super::lab::{Incident, Lab, PATIENCE};
 use crate::peers::download::Download;
 
 /// Determines the content of the large download.
@@ -31,7 +31,8 @@ impl Lab<'_> {
         if let Some(download) = &download {
             download.wait_for_share(30, self.interrupt)?;
         }
-        self.recover("silent_cut", Uplink::B, |lab| lab.impairments.start(Uplink::A, Impairment::Cut))?;
+        let cut = Incident { cause: "silent_cut", noticed_as: "path_dead", to: Uplink::B };
+        self.recover(cut, |lab| lab.impairments.start(Uplink::A, Impairment::Cut))?;
         if let Some(download) = download {
             let result = download.finish(self.interrupt)?;
             self.report.sha256_ok = result.sha256_ok;
@@ -47,7 +48,8 @@ impl Lab<'_> {
 
     /// Step 3: B loses its carrier; the client comes back over A.
     pub(super) fn link_down(&mut self) -> Result<()> {
-        self.recover("link_down", Uplink::A, |lab| lab.impairments.link_down(Uplink::B))?;
+        let down = Incident { cause: "link_down", noticed_as: "link_down", to: Uplink::A };
+        self.recover(down, |lab| lab.impairments.link_down(Uplink::B))?;
         self.impairments.link_up(Uplink::B)
     }
 
@@ -58,7 +60,8 @@ impl Lab<'_> {
         let first = NAT_FIRST + block * NAT_BLOCK;
         let ports = first..=first + NAT_BLOCK - 1;
         let hints = self.count_from_gateway(MsgType::Control)?;
-        let switch = self.recover("nat_rebinding", Uplink::A, |lab| lab.impairments.rebind_nat(&ports))?;
+        let rebinding = Incident { cause: "nat_rebinding", noticed_as: "path_hint", to: Uplink::A };
+        let switch = self.recover(rebinding, |lab| lab.impairments.rebind_nat(&ports))?;
         let path = switch.text("new_transport");
         let port = path.rsplit(':').next().and_then(|port| port.parse::<u16>().ok());
         let port = port.with_context(|| format!("the path {path} has no port"))?;
@@ -74,7 +77,8 @@ impl Lab<'_> {
         let answers = self.count_from_gateway(MsgType::ReattachAck)?;
         let dropped_before = self.impairments.dropped(Uplink::B, answers_lost)?;
         let requests_before = self.observers.requests[0].count();
-        self.recover("lost_answer", Uplink::A, |lab| {
+        let lost = Incident { cause: "lost_answer", noticed_as: "path_dead", to: Uplink::A };
+        self.recover(lost, |lab| {
             lab.impairments.start(Uplink::B, answers_lost)?;
             lab.impairments.start(Uplink::A, Impairment::Cut)?;
             answers.wait_for("answers that get lost", LOST_ANSWERS, PATIENCE, lab.interrupt)?;

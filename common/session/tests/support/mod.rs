@@ -1,5 +1,6 @@
 //! What the tests of this crate share: proofs minted by the real cryptography, and a session to drive.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "test code: a failure is the message")]
 
 use jvpn_abi::BootTime;
 use jvpn_crypto::Proven;

@@ -1,0 +1,193 @@
+//! The gateway's host: the two processes, each of which can die and come back, and what the kernel and the disk keep
+//! between them.
+
+pub(crate) mod data_plane;
+mod node;
+pub(crate) mod tables;
+
+pub use data_plane::{DataPlaneError, INNER_GATEWAY, SERVER};
+
+use super::dice::Dice;
+use data_plane::DataPlane;
+use jvpn_abi::tables::Context;
+use jvpn_abi::{BootTime, Endpoint};
+use jvpn_controlplane::engine::{Engine, Settings, Status};
+use jvpn_controlplane::tables::Contexts;
+use jvpn_crypto::keys::{PublicKey, StaticSecret};
+use jvpn_tables::Mapping;
+use node::NodeMemory;
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use tables::TableWriter;
+
+/// Datagrams that wait in the gateway's UDP socket; more are lost.
+const SOCKET_MAX: usize = 512;
+/// The first stream of the seed that engines draw from; each start takes the next.
+const ENGINE_STREAM: u64 = 1_000;
+
+/// The control-plane process.
+pub(crate) struct ControlPlane {
+    pub(crate) engine: Engine,
+    pub(crate) writer: Option<TableWriter>,
+    /// CONTEXT of the data plane that is there, or of the last one.
+    contexts: Option<Mapping<Context>>,
+    legacy: Option<OwnedFd>,
+    connected_to: Option<u64>,
+}
+
+impl ControlPlane {
+    /// Engine and CONTEXT, for a call of the one with the other.
+    pub(crate) fn parts(&mut self) -> (&mut Engine, Contexts<'_>) {
+        let contexts = Contexts(self.contexts.as_deref().unwrap_or_default());
+        (&mut self.engine, contexts)
+    }
+
+    /// The engine's own view.
+    pub(crate) fn status(&self, now: BootTime) -> Status {
+        self.engine.status(now, &self.view())
+    }
+
+    /// CONTEXT.
+    pub(crate) fn view(&self) -> Contexts<'_> {
+        Contexts(self.contexts.as_deref().unwrap_or_default())
+    }
+}
+
+/// The host.
+pub(crate) struct Host {
+    pub(crate) control: Option<ControlPlane>,
+    pub(crate) data_plane: Option<DataPlane>,
+    /// What waits in the gateway's UDP socket. Whichever process lives holds it.
+    pub(crate) socket: VecDeque<(Endpoint, Vec<u8>)>,
+    settings: Settings,
+    secret: StaticSecret,
+    node: NodeMemory,
+    seed: u64,
+    slots: u32,
+    workers: usize,
+    starts: u64,
+    data_planes: u64,
+}
+
+/// What the host is made of.
+pub(crate) struct HostSetup {
+    pub(crate) settings: Settings,
+    pub(crate) secret: StaticSecret,
+    pub(crate) node_key: [u8; 32],
+    pub(crate) seed: u64,
+    pub(crate) slots: u32,
+    pub(crate) workers: usize,
+}
+
+impl Host {
+    /// A host on which nothing runs.
+    pub(crate) fn new(setup: HostSetup) -> Self {
+        Self {
+            control: None,
+            data_plane: None,
+            socket: VecDeque::new(),
+            settings: setup.settings,
+            secret: setup.secret,
+            node: NodeMemory::new(setup.node_key),
+            seed: setup.seed,
+            slots: setup.slots,
+            workers: setup.workers,
+            starts: 0,
+            data_planes: 0,
+        }
+    }
+
+    pub(crate) fn public_key(&self) -> PublicKey {
+        self.secret.public()
+    }
+
+    pub(crate) const fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// Starts the data-plane process, unless it runs.
+    pub(crate) fn start_data_plane(&mut self) -> Result<(), DataPlaneError> {
+        if self.data_plane.is_none() {
+            self.data_plane = Some(DataPlane::start(self.slots)?);
+            self.data_planes += 1;
+        }
+        Ok(())
+    }
+
+    /// Kills the data-plane process. Its memory goes on if a control plane holds it.
+    pub(crate) fn kill_data_plane(&mut self) {
+        self.data_plane = None;
+        if self.control.is_none() {
+            self.socket.clear();
+        }
+    }
+
+    /// Starts the control-plane process, unless it runs.
+    pub(crate) fn start_control_plane(&mut self, now: BootTime) {
+        if self.control.is_some() {
+            return;
+        }
+        let rng = Dice::new(self.seed, ENGINE_STREAM + self.starts);
+        self.starts += 1;
+        let engine = Engine::new(
+            self.settings.clone(),
+            self.secret.clone(),
+            Box::new(self.node.open()),
+            Box::new(rng),
+            now,
+        );
+        let (writer, contexts, legacy, connected_to) = (None, None, None, None);
+        self.control = Some(ControlPlane { engine, writer, contexts, legacy, connected_to });
+    }
+
+    /// Kills the control-plane process with everything that it knew.
+    pub(crate) fn kill_control_plane(&mut self) {
+        self.control = None;
+        if self.data_plane.is_none() {
+            self.socket.clear();
+        }
+    }
+
+    /// Whether the data plane that the control plane knows is gone and it has not been told yet.
+    pub(crate) fn is_loss_unseen(&self) -> bool {
+        let known = self.control.as_ref().and_then(|control| control.connected_to);
+        known.is_some() && (self.data_plane.is_none() || known != Some(self.data_planes))
+    }
+
+    /// The control plane sees that its data plane is gone.
+    pub(crate) fn disconnect(&mut self) {
+        if let Some(control) = &mut self.control {
+            control.writer = None;
+            control.connected_to = None;
+        }
+    }
+
+    /// The control plane connects to a data plane that waits. `true`: it did, and workers must pass the clearing.
+    pub(crate) fn connect(&mut self) -> Result<bool, DataPlaneError> {
+        let (Some(control), Some(data_plane)) = (&mut self.control, &mut self.data_plane) else {
+            return Ok(false);
+        };
+        if control.writer.is_some() {
+            return Ok(false);
+        }
+        data_plane.accept(control.legacy.take(), self.workers)?;
+        control.writer = TableWriter::connect(data_plane)?;
+        control.legacy = data_plane.context()?;
+        control.contexts = match &control.legacy {
+            Some(context) => Some(Mapping::new("CONTEXT", context.as_fd(), self.slots as usize)?),
+            None => None,
+        };
+        control.connected_to = Some(self.data_planes);
+        Ok(true)
+    }
+
+    /// A datagram reaches the socket. `false`: it found no room, or nobody.
+    pub(crate) fn receive(&mut self, remote: Endpoint, datagram: Vec<u8>) -> bool {
+        let held = self.control.is_some() || self.data_plane.is_some();
+        let fits = held && self.socket.len() < SOCKET_MAX;
+        if fits {
+            self.socket.push_back((remote, datagram));
+        }
+        fits
+    }
+}

@@ -1,0 +1,208 @@
+//! The audit log against its own rules: contiguous versions, chained states, one event per transition, bounded switches,
+//! bounded time in each passing state.
+
+use jvpn_abi::{BootTime, Reason};
+use jvpn_controlplane::audit::{AuditKind, Line};
+use jvpn_session::messages::SessionId;
+use jvpn_session::{Policy, State, StateVersion};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// A birth ends after 5 s; whoever looks may come a little later (a stalled process is late by as much).
+const BIRTH_MAX: Duration = Duration::from_secs(5);
+/// How late a timer may fire: as long as the simulation lets a process stall, and some.
+const LATENESS: Duration = Duration::from_secs(4);
+const MINUTE: Duration = Duration::from_secs(60);
+
+type Verdict = Result<(), (&'static str, String)>;
+
+/// What the log says about a session.
+#[derive(Clone, Debug)]
+pub struct Trail {
+    /// State after the last transition.
+    pub state: State,
+    /// Reason of the last transition.
+    pub reason: Reason,
+    /// Version of the last transition.
+    pub version: StateVersion,
+    /// Every transition: when, to what, why.
+    pub changes: Vec<(BootTime, State, Reason)>,
+    /// When it was last bound.
+    lost_at: BootTime,
+    born_at: BootTime,
+    switches: VecDeque<BootTime>,
+    ended: bool,
+}
+
+/// The whole log of the running control plane.
+#[derive(Debug)]
+pub struct AuditTrail {
+    policy: Policy,
+    /// Sessions of the control plane that runs.
+    sessions: BTreeMap<SessionId, Trail>,
+    /// Every session ever.
+    known: BTreeSet<SessionId>,
+    /// Starts of control planes.
+    pub starts: u64,
+    /// Confirmed switches, all sessions.
+    pub switches: u64,
+    /// Security events by name, suppressed ones included.
+    pub security: BTreeMap<&'static str, u64>,
+}
+
+impl AuditTrail {
+    pub(super) fn new(policy: &Policy) -> Self {
+        Self {
+            policy: policy.clone(),
+            sessions: BTreeMap::new(),
+            known: BTreeSet::new(),
+            starts: 0,
+            switches: 0,
+            security: BTreeMap::new(),
+        }
+    }
+
+    /// The state of a session, as logged.
+    #[must_use]
+    pub fn state(&self, session: SessionId) -> Option<State> {
+        self.sessions.get(&session).map(|trail| trail.state)
+    }
+
+    /// Everything logged about a session of the running control plane.
+    #[must_use]
+    pub fn session(&self, session: SessionId) -> Option<&Trail> {
+        self.sessions.get(&session)
+    }
+
+    pub(super) fn line(&mut self, line: &Line) -> Verdict {
+        let event = &line.event;
+        if matches!(event.kind, AuditKind::NodeStarted) {
+            self.starts += 1;
+            self.sessions.clear();
+            return Ok(());
+        }
+        if let AuditKind::Security { violation } = &event.kind {
+            *self.security.entry(violation.name()).or_default() += 1 + line.suppressed.unwrap_or(0);
+        }
+        let Some((id, version)) = event.session else { return Ok(()) };
+        let Some(reason) = event.reason else {
+            return Err(("R1.5", format!("an event of {id} without a reason: {event:?}")));
+        };
+        match &event.kind {
+            AuditKind::SessionCreated { .. } => {
+                if !self.known.insert(id) {
+                    return Err(("I2", format!("{id} is created twice")));
+                }
+                Ok(())
+            }
+            AuditKind::StateChange { previous, new } => {
+                self.change(id, version, event.at, reason, *previous, *new)
+            }
+            AuditKind::TransportSwitch { .. } => self.switch(id, version, event.at),
+            AuditKind::Termination { .. } => self.termination(id),
+            AuditKind::NodeStarted
+            | AuditKind::RecoveryComplete { .. }
+            | AuditKind::ReattachReject { .. }
+            | AuditKind::Security { .. }
+            | AuditKind::RateLimit { .. }
+            | AuditKind::Policy { .. }
+            | AuditKind::TelemetryDegraded { .. } => Ok(()),
+        }
+    }
+
+    /// I3, I4, I8: versions contiguous per term from 0, states chained, nothing after TERMINATED.
+    fn change(
+        &mut self,
+        id: SessionId,
+        version: StateVersion,
+        at: BootTime,
+        reason: Reason,
+        previous: Option<State>,
+        new: State,
+    ) -> Verdict {
+        let Some(trail) = self.sessions.get_mut(&id) else {
+            if previous.is_some() || new != State::Birth || version.sequence() != 0 || !self.known.contains(&id) {
+                return Err(("I3", format!("{id} begins with {previous:?} to {new:?} at {version}")));
+            }
+            let trail = Trail {
+                state: new,
+                reason,
+                version,
+                changes: vec![(at, new, reason)],
+                lost_at: at,
+                born_at: at,
+                switches: VecDeque::new(),
+                ended: false,
+            };
+            self.sessions.insert(id, trail);
+            return Ok(());
+        };
+        if trail.state == State::Terminated {
+            return Err(("I4", format!("{id} goes to {new:?} after its end")));
+        }
+        if version != trail.version.next() && version != trail.version.next_term() {
+            return Err(("I3", format!("{id} goes from version {} to {version}", trail.version)));
+        }
+        if previous != Some(trail.state) {
+            return Err(("I8", format!("{id} was {:?}, the event says {previous:?} to {new:?}", trail.state)));
+        }
+        if trail.state.is_bound() {
+            trail.lost_at = at;
+        }
+        trail.state = new;
+        trail.version = version;
+        trail.reason = reason;
+        trail.changes.push((at, new, reason));
+        Ok(())
+    }
+
+    /// I7: no more confirmed switches in any minute than policy allows.
+    fn switch(&mut self, id: SessionId, version: StateVersion, at: BootTime) -> Verdict {
+        self.switches += 1;
+        let max = self.policy.max_switches_per_min as usize;
+        let Some(trail) = self.sessions.get_mut(&id) else {
+            return Err(("I8", format!("{id} switches before it is there")));
+        };
+        if version != trail.version || !trail.state.is_bound() {
+            return Err(("I8", format!("{id} switches in {:?} at {version}", trail.state)));
+        }
+        trail.switches.push_back(at);
+        while trail.switches.front().is_some_and(|first| first.after(MINUTE) <= at) {
+            trail.switches.pop_front();
+        }
+        if trail.switches.len() > max {
+            return Err(("I7", format!("{id} switched {} times in a minute", trail.switches.len())));
+        }
+        Ok(())
+    }
+
+    fn termination(&mut self, id: SessionId) -> Verdict {
+        let Some(trail) = self.sessions.get_mut(&id) else {
+            return Err(("I8", format!("{id} terminates before it is there")));
+        };
+        if trail.state != State::Terminated || trail.ended {
+            return Err(("I8", format!("{id} terminates in {:?}, before: {}", trail.state, trail.ended)));
+        }
+        trail.ended = true;
+        Ok(())
+    }
+
+    /// I6, R1.6: BIRTH, RECOVERING and the session itself end when they must.
+    pub(super) fn clocks(&self, now: BootTime) -> Verdict {
+        for (id, trail) in &self.sessions {
+            let over = |since: BootTime, span: Duration| now > since.after(span + LATENESS);
+            let late = match trail.state {
+                State::Birth => over(trail.born_at, BIRTH_MAX),
+                State::Recovering => over(trail.lost_at, self.policy.transport_loss_ttl),
+                State::Attached | State::Volatile | State::Degraded => {
+                    over(trail.born_at, self.policy.session_ttl)
+                }
+                State::Terminated => false,
+            };
+            if late {
+                return Err(("I6", format!("{id} is still {:?}, {:?}", trail.state, trail.reason)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! Slots, keys and counters as they appear on the wire and in the tables: who seals what, once, and in what order.
+
+use super::super::network::PathId;
+use jvpn_abi::tables::{InstallEntry, InstallOp};
+use jvpn_abi::wire::control::ControlHeader;
+use jvpn_abi::wire::{DataHeader, MsgType, SlotId};
+use jvpn_client::paths::UplinkId;
+use jvpn_session::messages::SessionId;
+use std::collections::{BTreeMap, BTreeSet};
+
+type Verdict = Result<(), (&'static str, String)>;
+
+/// One slot's life. A slot is one binding and is never used again, so neither are its keys.
+#[derive(Clone, Debug, Default)]
+struct Slot {
+    keys: Option<([u8; 32], [u8; 32])>,
+    session: Option<SessionId>,
+    /// Next counters: DATA sealed by the client, by the gateway; CONTROL by the gateway, per incarnation.
+    next_up: u64,
+    next_down: u64,
+    next_control: BTreeMap<u32, u64>,
+    /// The path that its client sends over.
+    path: Option<PathId>,
+    /// A newer binding of its session was bound: nothing of it may be accepted or sealed.
+    left: bool,
+}
+
+/// All slots.
+#[derive(Debug, Default)]
+pub(crate) struct Seals {
+    slots: BTreeMap<SlotId, Slot>,
+    keys: BTreeSet<[u8; 32]>,
+    /// Slots of each session, in the order in which they were bound.
+    bound: BTreeMap<SessionId, Vec<SlotId>>,
+    /// The slot that each client sends under.
+    sending: BTreeMap<usize, SlotId>,
+    /// Slots that each client has left.
+    client_left: BTreeSet<(usize, SlotId)>,
+}
+
+impl Seals {
+    /// I11, R1.1: the client's counters rise, each slot has one path, and a slot that was left is not taken up again.
+    pub(super) fn up(&mut self, path: PathId, datagram: &[u8]) -> Verdict {
+        let Some(header) = DataHeader::parse(datagram) else { return Ok(()) };
+        let slot = self.slots.entry(header.slot).or_default();
+        if header.counter < slot.next_up {
+            return Err(("I11", format!("client {path:?} seals {header:?} again")));
+        }
+        slot.next_up = header.counter + 1;
+        if *slot.path.get_or_insert(path) != path {
+            return Err(("R1.1", format!("{:?} over {path:?} and {:?}", header.slot, slot.path)));
+        }
+        if self.client_left.contains(&(path.client, header.slot)) {
+            return Err(("R1.1", format!("client {path:?} sends under {:?} after it left it", header.slot)));
+        }
+        let before = self.sending.insert(path.client, header.slot);
+        if let Some(before) = before.filter(|before| *before != header.slot) {
+            self.client_left.insert((path.client, before));
+        }
+        Ok(())
+    }
+
+    /// I11: no counter is sealed twice under one key, by whichever process.
+    pub(super) fn down(&mut self, datagram: &[u8]) -> Verdict {
+        let kind = datagram.first().copied().and_then(MsgType::from_octet);
+        if kind == Some(MsgType::Data) {
+            let Some(header) = DataHeader::parse(datagram) else {
+                return Err(("R5.1", "the gateway sends malformed DATA".to_owned()));
+            };
+            let slot = self.slots.entry(header.slot).or_default();
+            if header.counter < slot.next_down {
+                return Err(("I11", format!("the gateway seals {header:?} again")));
+            }
+            slot.next_down = header.counter + 1;
+        } else if kind == Some(MsgType::Control) {
+            let Some(header) = ControlHeader::parse(datagram) else {
+                return Err(("R5.1", "the gateway sends malformed CONTROL".to_owned()));
+            };
+            let slot = self.slots.entry(header.slot).or_default();
+            let next = slot.next_control.entry(header.incarnation).or_default();
+            if header.counter < *next {
+                return Err(("I11", format!("the gateway seals {header:?} again")));
+            }
+            *next = header.counter + 1;
+        }
+        Ok(())
+    }
+
+    /// I11: slots and keys are new with each binding, and an adopted one has those it had.
+    pub(super) fn installs(&mut self, entry: &InstallEntry) -> Verdict {
+        let id = SlotId(entry.slot);
+        let slot = self.slots.entry(id).or_default();
+        let keys = (entry.open_key, entry.seal_key);
+        if entry.op == InstallOp::Adopt as u32 {
+            return if slot.keys == Some(keys) {
+                Ok(())
+            } else {
+                Err(("I11", format!("{id:?} is adopted with other keys")))
+            };
+        }
+        if slot.keys.is_some() {
+            return Err(("I11", format!("{id:?} is used for a second binding")));
+        }
+        slot.keys = Some(keys);
+        if !self.keys.insert(keys.0) || !self.keys.insert(keys.1) {
+            return Err(("I11", format!("{id:?} has a key that another slot had")));
+        }
+        Ok(())
+    }
+
+    /// I1: from here on nothing of an earlier slot of this session may be accepted or sealed.
+    pub(super) fn binds(&mut self, id: SlotId, session: Option<SessionId>) -> Verdict {
+        let slot = self.slots.entry(id).or_default();
+        if slot.left {
+            return Err(("I1", format!("{id:?} is bound again after a newer one")));
+        }
+        let Some(session) = session else { return Ok(()) };
+        slot.session = Some(session);
+        let bound = self.bound.entry(session).or_default();
+        if bound.last() != Some(&id) {
+            for earlier in bound.iter() {
+                if let Some(earlier) = self.slots.get_mut(earlier) {
+                    earlier.left = true;
+                }
+            }
+            bound.push(id);
+        }
+        Ok(())
+    }
+
+    /// I1, outside view: a worker accepted or sealed a frame under this slot.
+    pub(super) fn used(&self, id: SlotId) -> Verdict {
+        match self.slots.get(&id) {
+            Some(slot) if slot.left => {
+                Err(("I1", format!("a frame of {id:?} after a newer binding of {:?}", slot.session)))
+            }
+            Some(_) => Ok(()),
+            None => Err(("I1", format!("a frame of {id:?}, which was never installed"))),
+        }
+    }
+
+    pub(super) fn uplink_of(&self, client: usize) -> Option<UplinkId> {
+        let slot = self.sending.get(&client)?;
+        self.slots.get(slot)?.path.map(|path| path.uplink)
+    }
+}
