@@ -1,7 +1,7 @@
 //! The client's timeline: one JSON object per line, in a file that never holds up the agent.
 //!
 //! Lines go through a bounded channel to a thread of their own; a disk that does not keep up costs lines (counted),
-//! never packets. The file is bounded: when it has grown to [`FILE_MAX`], it is renamed to `<name>.old` and begun anew.
+//! never packets. The file is bounded: when it has grown to 64 MiB, it is renamed to `<name>.old` and begun anew.
 
 use crate::agent::Event;
 use crate::paths::{LinkState, Paths, UplinkId};

@@ -1,5 +1,6 @@
-//! The configuration of the control plane: TOML in, checked settings out. Every refusal names the key, its value and
-//! what to write instead. Key material stays in files of its own; this module knows only their paths.
+//! The configuration of the control plane: TOML in, checked settings out. Every refusal names the key, its
+//! value and what to write instead. Key material stays in files of its own; this module knows only their
+//! paths.
 
 use crate::engine::{PeerSettings, Settings, TunnelSettings};
 use jvpn_abi::tables::MAX_PREFIXES;
@@ -360,7 +361,8 @@ impl Claims {
         let (addr, len) = prefix.mapped();
         let start = u128::from_be_bytes(addr);
         let last = start | u128::MAX.checked_shr(u32::from(len)).unwrap_or(0);
-        // Claimed prefixes are disjoint: only the nearest from below can hold this one, only those inside can be held.
+        // Claimed prefixes are disjoint: only the nearest from below can hold this one, only those inside can
+        // be held.
         let below = self.0.range(..=(start, u8::MAX)).next_back().filter(|((other, other_len), _)| {
             start <= other | u128::MAX.checked_shr(u32::from(*other_len)).unwrap_or(0)
         });

@@ -1,5 +1,5 @@
-//! The limits that the control plane keeps itself, behind the edge limit in XDP. Deterministic token buckets over the
-//! time handed in; what they refuse is counted, and nothing they protect is reached.
+//! The limits that the control plane keeps itself, behind the edge limit in XDP. Deterministic token buckets
+//! over the time handed in; what they refuse is counted, and nothing they protect is reached.
 
 use jvpn_abi::BootTime;
 use jvpn_abi::limit::{Bucket, Rate};

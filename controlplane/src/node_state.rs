@@ -1,5 +1,6 @@
-//! What must outlive the process on one node: the node key, the floor of slot serials, the last handshake timestamp of
-//! each peer. Small files of mode 0600 in the state directory; nothing that depends on them leaves before they are synced.
+//! What must outlive the process on one node: the node key, the floor of slot serials, the last handshake
+//! timestamp of each peer. Small files of mode 0600 in the state directory; nothing that depends on them
+//! leaves before they are synced.
 
 use crate::engine::Durable;
 use jvpn_abi::wire::data::MAX_SLOT_SERIAL;
@@ -73,8 +74,8 @@ pub struct NodeState {
 }
 
 impl NodeState {
-    /// Opens or makes the state in `directory`. Serials go on above everything that may have been used; when they are
-    /// used up a new node key starts over.
+    /// Opens or makes the state in `directory`. Serials go on above everything that may have been used; when
+    /// they are used up a new node key starts over.
     ///
     /// # Errors
     /// [`StateError`]; the control plane must not start.
@@ -294,7 +295,8 @@ mod tests {
         assert_eq!(state.serial_floor(), 0);
     }
 
-    /// R2.2, R1.8: timestamps survive a restart; a record that a crash cut short is forgotten, damage is refused.
+    /// R2.2, R1.8: timestamps survive a restart; a record that a crash cut short is forgotten, damage is
+    /// refused.
     #[test]
     fn r2_2_handshake_timestamps_survive_and_damage_is_refused() {
         let dir = tempfile::tempdir().unwrap();

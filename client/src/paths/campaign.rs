@@ -1,6 +1,6 @@
 //! A burst of attempts to get a binding (by reattach) or a session (by handshake): which uplink, when again, when fresh.
 //!
-//! An attempt is one request. It may be repeated identically, at most [`REPEATS_MAX`] times; then it has failed, and the
+//! An attempt is one request. It may be repeated identically, at most twice; then it has failed, and the
 //! next one goes out over the next usable uplink. After each round over all usable uplinks the waiting time doubles.
 //! At most one attempt is open at any time.
 

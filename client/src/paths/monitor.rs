@@ -1,7 +1,7 @@
 //! Watches the one bound path: when to probe, when an answer counts as missed, when the path is dead.
 //!
 //! Probes travel as data, so silence of the data path is what is measured. Frames that still arrive postpone the
-//! verdict (a long queue makes answers late, it does not kill the path), but only for [`ANSWERLESS_MAX`].
+//! verdict (a long queue makes answers late, it does not kill the path), but only for a second.
 
 use super::rtt::Rtt;
 use jvpn_abi::BootTime;

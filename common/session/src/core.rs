@@ -1,7 +1,7 @@
 //! What a transition reads and writes: the plain part of a session, without keys, sockets or tables.
 //!
-//! Fields change in [`crate::transition`] only, but for two facts that are no transitions: the nonce mark and the
-//! progress of an installation.
+//! Fields change in [`crate::transition`] only, but for two facts that are no transitions: the nonce mark and
+//! the progress of an installation.
 
 use crate::messages::SessionId;
 use crate::policy::{BIRTH_TIMEOUT, BURST_PAUSE, Policy};

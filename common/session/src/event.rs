@@ -1,5 +1,5 @@
-//! Everything that can happen to a session, once. Each event knows its name, its place in the order of simultaneous
-//! events, and whether a peer causes it.
+//! Everything that can happen to a session, once. Each event knows its name, its place in the order of
+//! simultaneous events, and whether a peer causes it.
 
 use jvpn_abi::BootTime;
 use jvpn_crypto::Proven;
@@ -24,10 +24,12 @@ pub struct ReattachClaim {
     pub voluntary: bool,
 }
 
-/// An event. Timers and levels carry what is needed to judge whether they still apply: `transition` trusts no timer.
+/// An event. Timers and levels carry what is needed to judge whether they still apply: `transition` trusts no
+/// timer.
 #[derive(Debug)]
 pub enum Event {
-    /// A handshake was proven. It bears a session of its own ([`crate::birth`]) and never applies to an existing one.
+    /// A handshake was proven. It bears a session of its own ([`crate::birth`]) and never applies to an
+    /// existing one.
     HandshakeProven(Proven),
     /// A reattach was proven.
     ReattachProven(Proven, ReattachClaim),

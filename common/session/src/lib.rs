@@ -1,4 +1,5 @@
-//! The session: states, events, one pure transition function, policy, and the messages inside sealed payloads.
+//! The session: states, events, one pure transition function, policy, and the messages inside sealed
+//! payloads.
 //!
 //! Nothing here reads a clock, a socket or randomness.
 #![forbid(unsafe_code)]

@@ -1,6 +1,7 @@
 //! Policy: numbers only. Every value is checked when it is loaded; a bad policy never starts.
 //!
-//! Durations are text with a unit (`"30s"`, `"15min"`, `"24h"`, `"200ms"`). A preset changes numbers, never rules.
+//! Durations are text with a unit (`"30s"`, `"15min"`, `"24h"`, `"200ms"`). A preset changes numbers, never
+//! rules.
 
 use crate::messages::ClientPolicy;
 use serde::Deserialize;

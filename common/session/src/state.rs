@@ -1,4 +1,5 @@
-//! The six states of a session and the four phases of its binding. One definition, used by gateway, client and bench.
+//! The six states of a session and the four phases of its binding. One definition, used by gateway, client
+//! and bench.
 
 /// State of a session. Numbers are stable: CONTROL and the shared journal carry them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,7 +64,8 @@ impl State {
         !matches!(self, Self::Terminated)
     }
 
-    /// Whether the state has exactly one confirmed binding (ATTACHED, VOLATILE, DEGRADED); the others have none.
+    /// Whether the state has exactly one confirmed binding (ATTACHED, VOLATILE, DEGRADED); the others have
+    /// none.
     #[must_use]
     pub const fn is_bound(self) -> bool {
         matches!(self, Self::Attached | Self::Volatile | Self::Degraded)

@@ -7,7 +7,8 @@ use std::time::Duration;
 /// The span that `max_switches_per_min` counts over.
 pub const BUDGET_SPAN: Duration = Duration::from_secs(60);
 
-/// When the switches of the last minute were confirmed. Holds at most as many moments as policy allows switches (≤ 60).
+/// When the switches of the last minute were confirmed. Holds at most as many moments as policy allows
+/// switches (≤ 60).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SwitchLog(VecDeque<BootTime>);
 

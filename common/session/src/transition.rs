@@ -1,6 +1,7 @@
 //! The transition function: pure, total over state × event, and the only code that changes a state.
 //!
-//! The normative table is in `docs/PROTOCOL.md`; `tests/transition_table.md` holds the outcome of every state × event.
+//! The normative table is in `docs/PROTOCOL.md`; `tests/transition_table.md` holds the outcome of every state
+//! × event.
 
 use crate::core::{Anchor, Attempts, SessionCore};
 use crate::event::{Event, Generation, Origin, ReattachClaim};
@@ -63,7 +64,8 @@ pub enum Rejection {
         /// How long the peer should wait.
         retry_after: Duration,
     },
-    /// Ownership is elsewhere now: unbind, quiesce, drop this copy. The session itself goes on at its new owner.
+    /// Ownership is elsewhere now: unbind, quiesce, drop this copy. The session itself goes on at its new
+    /// owner.
     Relinquished,
 }
 

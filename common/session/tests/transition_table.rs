@@ -1,6 +1,8 @@
-//! R1.4, R1.5: the whole table, state × event, as a text that is reviewed. The normative rows of `docs/PROTOCOL.md` are among them.
+//! R1.4, R1.5: the whole table, state × event, as a text that is reviewed. The normative rows of
+//! `docs/PROTOCOL.md` are among them.
 //!
-//! After a change on purpose: `UPDATE_TABLES=1 cargo test -p jvpn-session --test transition_table`, then review the diff.
+//! After a change on purpose: `UPDATE_TABLES=1 cargo test -p jvpn-session --test transition_table`, then
+//! review the diff.
 
 #![allow(clippy::unwrap_used, reason = "test code: a failure is the message")]
 

@@ -1,5 +1,5 @@
-//! Audit events and their spelling in JSON. Names are stable; addresses only where the table in `docs/PROTOCOL.md`
-//! allows them; never keys, payload or secrets.
+//! Audit events and their spelling in JSON. Names are stable; addresses only where the table in
+//! `docs/PROTOCOL.md` allows them; never keys, payload or secrets.
 
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_session::messages::SessionId;

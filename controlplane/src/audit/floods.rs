@@ -1,5 +1,5 @@
-//! Summaries of events that an attacker could cause at will: the first of a kind is written at once, the rest of the
-//! interval is counted. Total occurrences = sum of (1 + `suppressed`) over the lines. Bounded memory.
+//! Summaries of events that an attacker could cause at will: the first of a kind is written at once, the rest
+//! of the interval is counted. Total occurrences = sum of (1 + `suppressed`) over the lines. Bounded memory.
 
 use super::event::{AuditEvent, AuditKind, LimitScope, Line, Violation};
 use jvpn_abi::{BootTime, Reason};
@@ -8,7 +8,8 @@ use std::time::Duration;
 /// At most one line per kind, reason and session in this span.
 pub const FLOOD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Kinds that one owner (a session, or the node) tells apart: more than there are (class, reason) pairs in use.
+/// Kinds that one owner (a session, or the node) tells apart: more than there are (class, reason) pairs in
+/// use.
 const KINDS_MAX: usize = 64;
 
 /// What makes two events equal for the summary.

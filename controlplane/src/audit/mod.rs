@@ -1,7 +1,7 @@
 //! Audit: what happened to sessions, as JSON lines. A failed or slow sink never reaches the engine.
 //!
-//! [`event`] says what there is to report and how it is spelled; [`floods`] summarises what could flood the log;
-//! [`writer`] is the bounded channel to the thread that writes. State changes are never summarised.
+//! [`event`] says what there is to report and how it is spelled; [`floods`] summarises what could flood the
+//! log; [`writer`] is the bounded channel to the thread that writes. State changes are never summarised.
 
 pub mod event;
 pub mod floods;

@@ -1,7 +1,8 @@
-//! The way from the engine to the sink: a bounded channel that never blocks the sender, and a thread that writes.
+//! The way from the engine to the sink: a bounded channel that never blocks the sender, and a thread that
+//! writes.
 //!
-//! What does not fit, and what the sink refuses, is dropped and counted; as soon as the sink takes lines again it gets
-//! TELEMETRY_DEGRADED with the number. Nothing of this is visible to the engine.
+//! What does not fit, and what the sink refuses, is dropped and counted; as soon as the sink takes lines
+//! again it gets TELEMETRY_DEGRADED with the number. Nothing of this is visible to the engine.
 
 use super::event::{AuditEvent, AuditKind, Encoder, Line};
 use jvpn_abi::BootTime;
@@ -213,7 +214,8 @@ mod tests {
         let (writer, handle) = AuditWriter::start(Box::new(sink), settings(4)).unwrap();
         handle.send(line(0));
         has_entered.recv().unwrap();
-        // The writer hangs now with line 0 in hand: four fit the channel, the rest is dropped without waiting.
+        // The writer hangs now with line 0 in hand: four fit the channel, the rest is dropped without
+        // waiting.
         for n in 1..=100 {
             handle.send(line(n));
         }

@@ -12,15 +12,16 @@ use std::net::IpAddr;
 /// A change to the shared tables. Carry them out in the order in which they are polled, and before any
 /// [`Transmit`] that is polled after them: an answer must never overtake the binding that it announces.
 pub enum TableCommand {
-    /// Store the unbound word, raise `requested_unbind_seq` to `seq`, wake the workers. Answer: [`TableEvent::Quiesced`].
+    /// Store the unbound word, raise `requested_unbind_seq` to `seq`, wake the workers. Answer:
+    /// [`TableEvent::Quiesced`].
     Unbind {
         /// The slot.
         slot: SlotId,
         /// Rises by one per unbind.
         seq: u64,
     },
-    /// Put the entry into KEYS and ring the doorbell; wipe it then. Answer: [`TableEvent::Installed`] once every
-    /// worker has it, or [`TableEvent::InstallRefused`], also if KEYS is full.
+    /// Put the entry into KEYS and ring the doorbell; wipe it then. Answer: [`TableEvent::Installed`] once
+    /// every worker has it, or [`TableEvent::InstallRefused`], also if KEYS is full.
     Install {
         /// Rises by one per entry of KEYS.
         seq: u64,
@@ -89,7 +90,8 @@ pub enum TableEvent {
         /// Sequence of the unbind.
         seq: u64,
     },
-    /// Every worker has applied exactly this install entry. Also reported for removals, where it means nothing.
+    /// Every worker has applied exactly this install entry. Also reported for removals, where it means
+    /// nothing.
     Installed {
         /// Sequence of the entry.
         seq: u64,
@@ -106,7 +108,8 @@ pub enum TableEvent {
         /// The word that the worker confirmed.
         word: BindingWord,
     },
-    /// A data plane is there. Report it only when no slot of BINDINGS is bound and every worker has passed that.
+    /// A data plane is there. Report it only when no slot of BINDINGS is bound and every worker has passed
+    /// that.
     DataPlaneUp {
         /// Slots in its tables.
         slots: u32,
@@ -189,7 +192,8 @@ pub enum AdminError {
     NoPeer(String),
 }
 
-/// What must outlive the process, written before anything that depends on it leaves. Handed in, like randomness.
+/// What must outlive the process, written before anything that depends on it leaves. Handed in, like
+/// randomness.
 pub trait Durable {
     /// The key of the tokens in RESET.
     fn node_key(&self) -> &NodeKey;

@@ -1,5 +1,5 @@
-//! The life of bindings in the shared tables: unbind, quiesce, install, bind, confirm; and a data plane that goes away
-//! and comes back.
+//! The life of bindings in the shared tables: unbind, quiesce, install, bind, confirm; and a data plane that
+//! goes away and comes back.
 
 use super::Engine;
 use super::api::{ContextView, TableCommand};
@@ -344,7 +344,8 @@ impl Engine {
                     Some(_) => world.lose_binding(session, now, view),
                     None => {}
                 }
-                // Frames for a session that recovers are dropped at its old slot instead of leaking to the kernel.
+                // Frames for a session that recovers are dropped at its old slot instead of leaking to the
+                // kernel.
                 if session.binding.is_none()
                     && let Some(slot) = session.routed
                 {

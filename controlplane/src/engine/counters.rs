@@ -1,4 +1,5 @@
-//! What the engine counts: every datagram that led nowhere, every rejection by its reason, every event that was ignored.
+//! What the engine counts: every datagram that led nowhere, every rejection by its reason, every event that
+//! was ignored.
 
 use jvpn_abi::Reason;
 use std::collections::BTreeMap;

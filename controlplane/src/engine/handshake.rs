@@ -1,7 +1,8 @@
 //! HANDSHAKE_INIT: from a datagram to a session in BIRTH with its first binding under way.
 //!
-//! Order: MAC (silence for scanners) · the node's limit · Noise message · allow-list · timestamp, made durable before
-//! anything leaves · versions and suites by the server's preference · sessions and slots · birth.
+//! Order: MAC (silence for scanners) · the node's limit · Noise message · allow-list · timestamp, made
+//! durable before anything leaves · versions and suites by the server's preference · sessions and slots ·
+//! birth.
 
 use super::api::ContextView;
 use super::counters::Counter;

@@ -161,7 +161,8 @@ impl World {
         }
     }
 
-    /// The end: nothing bound, nothing routed, DATA and CONTROL keys gone. What authenticates a refusal stays a while.
+    /// The end: nothing bound, nothing routed, DATA and CONTROL keys gone. What authenticates a refusal stays
+    /// a while.
     fn end(&mut self, session: &mut Session, now: BootTime, view: &dyn ContextView) {
         self.tell_end(session);
         self.unbind_all(session, now, view);
@@ -189,7 +190,8 @@ impl World {
         self.report(session, now, session.core.reason(), kind);
     }
 
-    /// Tells the client over its confirmed binding that the session ends. An unconfirmed one sends nothing unasked.
+    /// Tells the client over its confirmed binding that the session ends. An unconfirmed one sends nothing
+    /// unasked.
     fn tell_end(&mut self, session: &mut Session) {
         let reason = session.core.reason();
         if reason == Reason::PeerTerminate {

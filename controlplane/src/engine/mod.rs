@@ -1,9 +1,11 @@
-//! The engine: every decision about sessions, and nothing else. It is handed datagrams, reports, moments and randomness;
-//! it hands out table commands, datagrams and audit lines. It has no socket, no clock and no table.
+//! The engine: every decision about sessions, and nothing else. It is handed datagrams, reports, moments and
+//! randomness; it hands out table commands, datagrams and audit lines. It has no socket, no clock and no
+//! table.
 //!
 //! How to drive it:
 //! 1. Call one `handle_*`.
-//! 2. Carry out everything from [`Engine::poll_command`], in order; then send everything from [`Engine::poll_transmit`];
+//! 2. Carry out everything from [`Engine::poll_command`], in order; then send everything from
+//!    [`Engine::poll_transmit`];
 //!    pass [`Engine::poll_audit`] on. In this order, so that an answer never overtakes its binding.
 //! 3. Sleep until [`Engine::poll_timeout`], a datagram or a report.
 //!
@@ -59,7 +61,8 @@ struct Arrival {
 impl Engine {
     /// An engine without sessions. It answers nobody until [`TableEvent::DataPlaneUp`].
     ///
-    /// `now` also numbers the first unbind and install sequences, so that they are above those of an earlier process.
+    /// `now` also numbers the first unbind and install sequences, so that they are above those of an earlier
+    /// process.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -190,7 +193,8 @@ impl Engine {
         self.world.live
     }
 
-    /// Runs `f` on a session and puts its next deadline into the timer queue. `None` if there is no such session.
+    /// Runs `f` on a session and puts its next deadline into the timer queue. `None` if there is no such
+    /// session.
     fn with<R>(&mut self, id: SessionId, f: impl FnOnce(&mut World, &mut Session) -> R) -> Option<R> {
         let session = self.sessions.get_mut(&id)?;
         let result = f(&mut self.world, session);

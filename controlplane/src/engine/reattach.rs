@@ -1,5 +1,5 @@
-//! REATTACH_REQUEST: the checks in their order, cheap ones first; nothing mutates before the last one passes, but the
-//! nonce mark, which rises with the proof whatever follows.
+//! REATTACH_REQUEST: the checks in their order, cheap ones first; nothing mutates before the last one passes,
+//! but the nonce mark, which rises with the proof whatever follows.
 //!
 //! | Check | Where |
 //! |---|---|
@@ -13,7 +13,8 @@
 //! | 11 ownership | one node owns every session it knows |
 //! | 13 commit | `World::switch` |
 //!
-//! Failures before 6 meet silence: nobody may use up a session's limit, or learn anything, with a handle he saw.
+//! Failures before 6 meet silence: nobody may use up a session's limit, or learn anything, with a handle he
+//! saw.
 
 use super::api::ContextView;
 use super::counters::Counter;
@@ -204,8 +205,8 @@ impl World {
         self.begin(session, binding, answer, Some(refusal), at.now);
     }
 
-    /// A request under the pending generation confirms that *generation* and erases the older; one under the confirmed
-    /// generation replaces the pending one, which its client cannot hold any more.
+    /// A request under the pending generation confirms that *generation* and erases the older; one under the
+    /// confirmed generation replaces the pending one, which its client cannot hold any more.
     fn turn_generations(&mut self, session: &mut Session, under: Generation, fresh: GenerationSecrets) {
         self.handles.insert(fresh.handle.0, session.core.id());
         let older = session.pending.replace(fresh);

@@ -1,4 +1,5 @@
-//! Slots: one fresh (index, serial) per binding. A serial of an index is never handed out twice under one node key.
+//! Slots: one fresh (index, serial) per binding. A serial of an index is never handed out twice under one
+//! node key.
 
 use super::api::Durable;
 use crate::node_state::StateError;
@@ -6,8 +7,8 @@ use jvpn_abi::wire::SlotId;
 use jvpn_abi::wire::data::{MAX_SLOT_SERIAL, MAX_SLOTS};
 use std::collections::{BTreeMap, VecDeque};
 
-/// Indexes rest in the queue until this many wait, so that one index does not use up its serials alone; beyond that
-/// they are reused before fresh ones, so that the tables' memory stays small.
+/// Indexes rest in the queue until this many wait, so that one index does not use up its serials alone;
+/// beyond that they are reused before fresh ones, so that the tables' memory stays small.
 const RESTING: usize = 64;
 
 /// Why there is no slot.

@@ -1,4 +1,5 @@
-//! Deadlines: one entry per session in an ordered queue, and the order of what is due together. No scan per tick.
+//! Deadlines: one entry per session in an ordered queue, and the order of what is due together. No scan per
+//! tick.
 
 use super::Engine;
 use super::api::ContextView;

@@ -1,5 +1,6 @@
-//! Samples of DATA that no binding accepts: a NAT that rebound, a slot of an earlier life, a replay. Nothing here
-//! forwards anything or changes a session; the client may get a hint or a RESET, never larger than its question.
+//! Samples of DATA that no binding accepts: a NAT that rebound, a slot of an earlier life, a replay. Nothing
+//! here forwards anything or changes a session; the client may get a hint or a RESET, never larger than its
+//! question.
 
 use super::api::ContextView;
 use super::counters::Counter;

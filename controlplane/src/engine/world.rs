@@ -1,4 +1,5 @@
-//! What all sessions share: peers, keys of the node, slots, limits, queues towards the outside, the timer queue.
+//! What all sessions share: peers, keys of the node, slots, limits, queues towards the outside, the timer
+//! queue.
 
 use super::api::{Durable, PeerSettings, Settings, TableCommand, Transmit};
 use super::counters::Counters;
@@ -101,7 +102,8 @@ impl World {
             handles: BTreeMap::new(),
             by_slot: BTreeMap::new(),
             data_plane: DataPlane::NeverSeen,
-            // CLOCK_BOOTTIME in ns grows faster than any process counts, so a successor starts above its predecessor.
+            // CLOCK_BOOTTIME in ns grows faster than any process counts, so a successor starts above its
+            // predecessor.
             unbind_seq: now.0,
             install_seq: now.0,
             retiring: BTreeMap::new(),

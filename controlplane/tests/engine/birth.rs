@@ -114,7 +114,8 @@ fn r2_4_what_proves_nothing_meets_silence() {
     rig.check_audit();
 }
 
-/// R5.1: no common version or suite is an authenticated refusal; order does not matter, stripping breaks the transcript.
+/// R5.1: no common version or suite is an authenticated refusal; order does not matter, stripping breaks the
+/// transcript.
 #[test]
 fn r5_1_versions_and_suites_are_negotiated() {
     let mut rig = Rig::with_suites(Policy::default(), vec![Suite::ChaCha20Poly1305]);

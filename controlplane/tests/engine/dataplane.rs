@@ -49,7 +49,8 @@ fn r7_3_a_restarted_data_plane_goes_on() {
     rig.check_audit();
 }
 
-/// R7.3: without its CONTEXT the bindings are gone: RECOVERING (DATA_PLANE_LOST), and a reattach brings it back.
+/// R7.3: without its CONTEXT the bindings are gone: RECOVERING (DATA_PLANE_LOST), and a reattach brings it
+/// back.
 #[test]
 fn r7_3_a_data_plane_without_memory_makes_sessions_recover() {
     let mut rig = Rig::new(Policy::default());

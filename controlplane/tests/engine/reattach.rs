@@ -18,7 +18,8 @@ fn rig() -> (Rig, Client) {
     (rig, client)
 }
 
-/// R1.1, R1.2, R1.5: unbind, quiesce, install, bind, answer, confirm, routes; two transitions, the same SessionID.
+/// R1.1, R1.2, R1.5: unbind, quiesce, install, bind, answer, confirm, routes; two transitions, the same
+/// SessionID.
 #[test]
 fn r1_1_a_switch_unbinds_before_it_installs() {
     let (mut rig, mut client) = rig();
@@ -154,7 +155,8 @@ fn r2_4_replayed_requests_change_nothing() {
     let bound = rig.tables.bound.clone();
     rig.events();
     for _ in 0..50 {
-        // The newest handle is the last erased; older ones are not known any more and get a handle RESET at most.
+        // The newest handle is the last erased; older ones are not known any more and get a handle RESET at
+        // most.
         for request in &recorded {
             rig.sent.clear();
             rig.datagram(crate::rig::endpoint(66, 666), request);
@@ -193,7 +195,8 @@ fn r2_3_forged_requests_cost_the_session_nothing() {
     assert!(ack.len() > 100, "the genuine one is granted");
 }
 
-/// R1.3, R1.4: an older or newer anchor is refused, authenticated; the nonce is burnt, the refusal repeatable.
+/// R1.3, R1.4: an older or newer anchor is refused, authenticated; the nonce is burnt, the refusal
+/// repeatable.
 #[test]
 fn r1_3_stale_and_future_versions_are_refused_and_burn_the_nonce() {
     let (mut rig, mut client) = rig();
@@ -292,7 +295,8 @@ fn r7_3_no_reset_before_the_data_plane_is_known() {
     assert_eq!(fresh.counter(Counter::ResetHeldBack), 1);
 }
 
-/// R1.8: a worker that does not quiesce makes the installation fail; the session stays unbound and can come back.
+/// R1.8: a worker that does not quiesce makes the installation fail; the session stays unbound and can come
+/// back.
 #[test]
 fn r1_8_no_quiescence_no_installation() {
     let (mut rig, mut client) = rig();

@@ -113,7 +113,8 @@ fn r1_6_a_pause_ends_the_burst() {
     assert_eq!(rig.state(&client).0, "ATTACHED");
 }
 
-/// R1.7: the switch that uses up the budget leads into DEGRADED; then COOLDOWN with the exact time; then back.
+/// R1.7: the switch that uses up the budget leads into DEGRADED; then COOLDOWN with the exact time; then
+/// back.
 #[test]
 fn r1_7_the_budget_leads_into_degraded_and_back() {
     let mut rig = Rig::new(Policy { max_switches_per_min: 3, ..Policy::default() });

@@ -1,5 +1,5 @@
-//! Any sequence of messages, losses, replays, reports and pauses keeps the invariants; and when the trouble is over every
-//! client gets back in (I13).
+//! Any sequence of messages, losses, replays, reports and pauses keeps the invariants; and when the trouble
+//! is over every client gets back in (I13).
 
 use crate::client::{Client, Sent};
 use crate::rig::{Answers, PATH_A, PATH_B, PATH_C, PEERS, Rig, endpoint};
@@ -127,8 +127,8 @@ impl World {
         Self { rig, actors, recorded: Vec::new() }
     }
 
-    /// Sends a datagram and returns what came back to this endpoint, of one type. Delayed answers to others may be
-    /// among it.
+    /// Sends a datagram and returns what came back to this endpoint, of one type. Delayed answers to others
+    /// may be among it.
     fn ask(&mut self, from: Endpoint, datagram: &[u8], wanted: MsgType) -> Vec<Vec<u8>> {
         self.recorded.push(datagram.to_vec());
         self.rig.sent.clear();

@@ -9,7 +9,8 @@ use jvpn_session::Policy;
 use jvpn_session::messages::ControlMessage;
 use std::time::Duration;
 
-/// R7.1: a NAT rebinds: the first DATA from the new endpoint brings a hint there, and the reattach is granted.
+/// R7.1: a NAT rebinds: the first DATA from the new endpoint brings a hint there, and the reattach is
+/// granted.
 #[test]
 fn r7_1_a_rebinding_nat_brings_a_hint() {
     let mut rig = Rig::new(Policy::default());
@@ -64,7 +65,8 @@ fn r2_4_replayed_and_forged_data_meets_silence() {
     assert_eq!(rig.lines.iter().filter(|line| line.event.reason == Some(Reason::ReplayDetected)).count(), 1);
 }
 
-/// Genuine DATA of the binding before, held back and released after the switch: counted, neither hint nor RESET.
+/// Genuine DATA of the binding before, held back and released after the switch: counted, neither hint nor
+/// RESET.
 #[test]
 fn r1_1_held_back_data_of_the_former_binding_is_only_counted() {
     let mut rig = Rig::new(Policy::default());
@@ -106,7 +108,8 @@ fn i13_data_under_pending_keys_from_elsewhere_brings_a_hint() {
     client.switch(&mut rig, PATH_C());
 }
 
-/// A slot that is not known, or not under this serial, gets a RESET with its token, smaller than the question.
+/// A slot that is not known, or not under this serial, gets a RESET with its token, smaller than the
+/// question.
 #[test]
 fn r2_3_an_unknown_slot_gets_a_reset() {
     let mut rig = Rig::new(Policy::default());
