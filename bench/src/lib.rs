@@ -10,5 +10,6 @@ pub mod events;
 pub mod peers;
 pub mod report;
 pub mod scenarios;
+pub mod simulation;
 pub mod status;
 pub mod timeline;

@@ -1,0 +1,269 @@
+//! The gateway's turns: the control plane's loop in the order of its shell, the installer, the workers, the ports.
+
+use super::agenda::{Actor, Happening};
+use super::client::whole_ms;
+use super::gateway::data_plane::{Did, Steered};
+use super::gateway::tables::Rung;
+use super::network::GATEWAY;
+use super::observer::{Confirmation, Violation};
+use super::{LAN_LATENCY, Simulation};
+use jvpn_abi::Endpoint;
+use jvpn_abi::wire::{DataHeader, SlotId};
+use jvpn_controlplane::engine::{AdminCommand, ContextView, TableCommand, TableEvent};
+use jvpn_session::messages::SessionId;
+use sha2::Digest;
+use std::collections::BTreeMap;
+
+/// Datagrams handled before the reports are looked at again, as the shell has it.
+const DATAGRAMS_PER_TURN: usize = 64;
+
+impl Simulation {
+    /// An operator's wish.
+    ///
+    /// # Errors
+    /// The first [`Violation`]; also if the engine refuses.
+    pub fn admin(&mut self, command: &AdminCommand) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(control) = &mut self.host.control else { return Ok(()) };
+        let (engine, view) = control.parts();
+        let outcome = engine.handle_admin(now, command, &view);
+        if let Err(error) = outcome {
+            return Err(self.observer.violation("admin", error));
+        }
+        self.drain()?;
+        self.check()
+    }
+
+    /// One turn of the control plane's loop.
+    pub(super) fn control_turn(&mut self) -> Result<(), Violation> {
+        if self.host.control.is_none() {
+            return Ok(());
+        }
+        if self.host.is_loss_unseen() {
+            // What the workers confirmed before their end counts.
+            self.reports()?;
+            self.host.disconnect();
+            self.table_event(TableEvent::DataPlaneLost)?;
+        }
+        let connected = self.host.connect().map_err(|error| self.observer.violation("simulator", error))?;
+        if connected {
+            self.wake_workers();
+        }
+        self.reports()?;
+        self.datagrams()?;
+        let now = self.now;
+        let Some(control) = &mut self.host.control else { return Ok(()) };
+        let (engine, view) = control.parts();
+        if engine.poll_timeout().is_some_and(|due| due <= now) {
+            engine.handle_timeout(now, &view);
+            self.drain()?;
+        }
+        if let Some(due) = self.host.control.as_ref().and_then(|control| control.engine.poll_timeout()) {
+            if due <= now {
+                return Err(self.observer.violation("I9", "a timer of the engine does not pass"));
+            }
+            self.agenda.wake(Actor::Control, whole_ms(due));
+        }
+        self.check()
+    }
+
+    fn reports(&mut self) -> Result<(), Violation> {
+        let mut events = Vec::new();
+        if let Some(writer) = self.host.control.as_mut().and_then(|control| control.writer.as_mut()) {
+            writer.poll_events(&mut events);
+        }
+        events.into_iter().try_for_each(|event| self.table_event(event))
+    }
+
+    fn table_event(&mut self, event: TableEvent) -> Result<(), Violation> {
+        self.trace(|| format!("tables report {event:?}"));
+        let now = self.now;
+        let Some(control) = &mut self.host.control else { return Ok(()) };
+        let (engine, view) = control.parts();
+        engine.handle_table_event(now, event, &view);
+        self.drain()
+    }
+
+    fn datagrams(&mut self) -> Result<(), Violation> {
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let now = self.now;
+            let Some(control) = &mut self.host.control else { return Ok(()) };
+            if control.writer.is_none() {
+                return Ok(());
+            }
+            let Some((remote, datagram)) = self.host.socket.pop_front() else { return Ok(()) };
+            let (engine, view) = control.parts();
+            engine.handle_datagram(now, remote, GATEWAY, &datagram, &view);
+            self.drain()?;
+        }
+        self.wake_soon(Actor::Control);
+        Ok(())
+    }
+
+    /// Commands, then answers, then audit lines.
+    fn drain(&mut self) -> Result<(), Violation> {
+        loop {
+            let mut refused = Vec::new();
+            while let Some(command) = self.host.control.as_mut().and_then(|c| c.engine.poll_command()) {
+                refused.extend(self.command(command)?);
+            }
+            while let Some(answer) = self.host.control.as_mut().and_then(|c| c.engine.poll_transmit()) {
+                let connected = self.host.control.as_ref().is_some_and(|c| c.writer.is_some());
+                if connected {
+                    self.gateway_sends(answer.remote, answer.payload)?;
+                }
+            }
+            while let Some(line) = self.host.control.as_mut().and_then(|c| c.engine.poll_audit()) {
+                let text = self.encoder.encode(&line);
+                self.trace(|| text.clone());
+                self.audit_digest.update(text.as_bytes());
+                self.audit.push(text);
+                self.observer.audit(&line)?;
+            }
+            if refused.is_empty() {
+                return Ok(());
+            }
+            for event in refused {
+                let now = self.now;
+                let Some(control) = &mut self.host.control else { return Ok(()) };
+                let (engine, view) = control.parts();
+                engine.handle_table_event(now, event, &view);
+            }
+        }
+    }
+
+    fn command(&mut self, command: TableCommand) -> Result<Option<TableEvent>, Violation> {
+        self.trace(|| format!("command {command:?}"));
+        match &command {
+            TableCommand::Install { entry, .. } => self.observer.installs(entry)?,
+            TableCommand::Bind { slot, .. } => {
+                let owner = self.owners().get(&slot.0).copied();
+                self.observer.binds(*slot, owner)?;
+            }
+            TableCommand::Unbind { .. }
+            | TableCommand::Remove { .. }
+            | TableCommand::RouteAdd { .. }
+            | TableCommand::RouteRemove { .. } => {}
+        }
+        let Some(writer) = self.host.control.as_mut().and_then(|control| control.writer.as_mut()) else {
+            return Ok(None);
+        };
+        let (refused, rung) = writer.carry_out(command);
+        match rung {
+            Rung::Nobody => {}
+            Rung::Installer => self.wake_soon(Actor::Installer),
+            Rung::Workers => self.wake_workers(),
+        }
+        Ok(refused)
+    }
+
+    fn wake_workers(&mut self) {
+        for index in 0..self.host.workers() {
+            self.wake_soon(Actor::Worker(index));
+        }
+    }
+
+    fn gateway_sends(&mut self, remote: Endpoint, datagram: Vec<u8>) -> Result<(), Violation> {
+        self.observer.gateway_sends(remote, &datagram)?;
+        self.trace_datagram(remote, "down", &datagram);
+        let flights = self.network.send_down(self.now, remote, datagram);
+        self.take_off(flights);
+        Ok(())
+    }
+
+    /// Which session the engine says has which slot bound.
+    fn owners(&self) -> BTreeMap<u32, SessionId> {
+        let Some(control) = &self.host.control else { return BTreeMap::new() };
+        let sessions = control.status(self.now).sessions;
+        let owner =
+            |session: jvpn_controlplane::engine::SessionStatus| Some((session.slot?, session.id.parse().ok()?));
+        sessions.into_iter().filter_map(owner).collect()
+    }
+
+    /// Tables against the engine's account, once the control plane is settled with its data plane.
+    fn check(&mut self) -> Result<(), Violation> {
+        let Some(control) = &self.host.control else { return Ok(()) };
+        let Some(writer) = control.writer.as_ref().filter(|writer| writer.is_up()) else { return Ok(()) };
+        let view = control.view();
+        let mut bound = Vec::new();
+        for slot_index in 0..writer.bindings.slots() {
+            let word = writer.bindings.word(slot_index);
+            let Some(slot) = SlotId::new(slot_index, word.serial()).filter(|_| word.is_bound()) else { continue };
+            let confirmed = view.confirmed(slot_index, word);
+            bound.push((slot, if confirmed { Confirmation::Given } else { Confirmation::Awaited }));
+        }
+        let owners = if bound.is_empty() { BTreeMap::new() } else { self.owners() };
+        self.observer.tables(&bound, &owners)
+    }
+
+    /// The installer thread's turn.
+    pub(super) fn installer_turn(&mut self) {
+        let handed = self.host.data_plane.as_ref().is_some_and(|data_plane| data_plane.installer_turn());
+        if handed {
+            self.wake_workers();
+        }
+    }
+
+    /// A worker's turn.
+    pub(super) fn worker_turn(&mut self, index: usize) -> Result<(), Violation> {
+        let Some(data_plane) = &mut self.host.data_plane else { return Ok(()) };
+        let mut did = Vec::new();
+        let turn = data_plane.worker_turn(index, self.now, &mut did);
+        if turn.rang {
+            self.wake_soon(Actor::Control);
+        }
+        if turn.again {
+            self.wake_soon(Actor::Worker(index));
+        }
+        for act in did {
+            match act {
+                Did::Accepted(slot) => {
+                    self.observer.used(slot)?;
+                    let entry = self.host.data_plane.as_ref().and_then(|d| d.entry(slot.index()));
+                    if let Some(entry) = entry {
+                        self.observer.proven(entry.remote());
+                    }
+                }
+                Did::ToLan(packet) => {
+                    self.agenda.put(self.now.after(LAN_LATENCY), Happening::AtServer(packet));
+                }
+                Did::ToWan(remote, datagram) => {
+                    if let Some(header) = DataHeader::parse(&datagram) {
+                        self.observer.used(header.slot)?;
+                    }
+                    self.gateway_sends(remote, datagram)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A datagram reaches the WAN port.
+    pub(super) fn at_gateway(&mut self, remote: Endpoint, datagram: Vec<u8>) {
+        self.observer.gateway_receives(remote, datagram.len());
+        let now = self.now;
+        let steered = match &mut self.host.data_plane {
+            Some(data_plane) => data_plane.wan(now, remote, datagram),
+            // Without XDP the socket's own filter keeps DATA out.
+            None if DataHeader::parse(&datagram).is_some() => Steered::Dropped,
+            None => Steered::Socket(datagram),
+        };
+        match steered {
+            Steered::Worker(index) => self.wake_soon(Actor::Worker(index)),
+            Steered::Socket(datagram) => {
+                if self.host.receive(remote, datagram) {
+                    self.wake_soon(Actor::Control);
+                }
+            }
+            Steered::Dropped => {}
+        }
+    }
+
+    /// A packet of the server reaches the LAN port.
+    pub(super) fn from_server(&mut self, packet: &[u8]) {
+        let Some(data_plane) = &mut self.host.data_plane else { return };
+        if let Steered::Worker(index) = data_plane.lan(packet) {
+            self.wake_soon(Actor::Worker(index));
+        }
+    }
+}
