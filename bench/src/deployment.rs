@@ -5,12 +5,12 @@ use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::process::Supervised;
-use jvpn_rig::{Interrupt, Rig, wait};
+use jvpn_rig::{Interrupt, Namespace, Rig, wait};
 
 use crate::status::{ControlPlaneStatus, DataPlaneStatus};
 
@@ -43,6 +43,12 @@ pub struct Places {
 }
 
 impl Places {
+    /// Where the data plane hands its descriptors over.
+    #[must_use]
+    pub fn handover_socket(&self) -> PathBuf {
+        self.run_dir.join("dataplane.sock")
+    }
+
     /// Audit of the control plane, JSON lines.
     #[must_use]
     pub fn audit_file(&self) -> PathBuf {
@@ -74,19 +80,67 @@ impl Places {
     }
 }
 
-/// Gateway and client, running. They end with this value, the client first.
+/// What one of the processes does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `jvpn up`.
+    Client,
+    /// `jvpn-controlplane`.
+    ControlPlane,
+    /// `jvpn-dataplane`.
+    DataPlane,
+}
+
+impl Role {
+    /// All of them, in the order in which they end.
+    pub const ALL: [Self; 3] = [Self::Client, Self::ControlPlane, Self::DataPlane];
+
+    /// Its program.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Client => "jvpn",
+            Self::ControlPlane => "jvpn-controlplane",
+            Self::DataPlane => "jvpn-dataplane",
+        }
+    }
+
+    /// Its configuration, in [`Places::config_dir`].
+    #[must_use]
+    pub const fn config_file(self) -> &'static str {
+        match self {
+            Self::Client => "client.toml",
+            Self::ControlPlane => "controlplane.toml",
+            Self::DataPlane => "dataplane.toml",
+        }
+    }
+
+    const fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Client => &["up"],
+            Self::ControlPlane | Self::DataPlane => &[],
+        }
+    }
+
+    fn namespace(self, rig: &Rig) -> &Namespace {
+        match self {
+            Self::Client => rig.client(),
+            Self::ControlPlane | Self::DataPlane => rig.gateway(),
+        }
+    }
+}
+
+/// Gateway and client. What runs ends with this value, the client first.
 #[derive(Debug)]
 pub struct Deployment {
     // In this order they are dropped.
     client: Option<Supervised>,
-    control_plane: Supervised,
-    data_plane: Supervised,
+    control_plane: Option<Supervised>,
+    data_plane: Option<Supervised>,
     settings: Settings,
     places: Places,
+    launched: Vec<Role>,
 }
-
-/// Names of the programs.
-const PROGRAMS: [&str; 3] = ["jvpn", "jvpn-controlplane", "jvpn-dataplane"];
 
 /// The directory that has the programs: `JVPN_BIN_DIR`, else where this program is.
 ///
@@ -100,7 +154,7 @@ pub fn find_programs() -> Result<PathBuf> {
             own.parent().context("this program has no directory")?.to_owned()
         }
     };
-    for program in PROGRAMS {
+    for program in Role::ALL.map(Role::program) {
         if !dir.join(program).is_file() {
             bail!(
                 "{program} is not in {}: build it (cargo xtask build), or name the directory in JVPN_BIN_DIR",
@@ -143,49 +197,109 @@ pub fn prepare(rig: &Rig, settings: &Settings) -> Result<Places> {
 }
 
 impl Deployment {
+    /// A deployment of which nothing runs yet.
+    #[must_use]
+    pub fn new(settings: &Settings, places: &Places) -> Self {
+        let (settings, places) = (settings.clone(), places.clone());
+        Self { client: None, control_plane: None, data_plane: None, settings, places, launched: Vec::new() }
+    }
+
     /// Starts gateway and client.
     ///
     /// # Errors
     /// One of them ends or does not answer; the text has its last words.
     pub fn start(rig: &Rig, settings: &Settings, places: &Places, interrupt: &Interrupt) -> Result<Self> {
-        let start = |program: &str, namespace, args: &[&str], config: &str| -> Result<Supervised> {
-            let mut command = Command::new(settings.bin_dir.join(program));
-            command.args(args).arg("--config").arg(places.config_dir.join(config));
-            rig.start(program, namespace, command, &settings.out_dir.join(format!("{program}.log")))
-        };
-        let mut data_plane = start("jvpn-dataplane", rig.gateway(), &[], "dataplane.toml")?;
-        wait::until("jvpn-dataplane answers", START_PATIENCE, interrupt, || {
-            data_plane.check()?;
-            Ok(DataPlaneStatus::query(&places.data_plane_socket()).ok())
-        })
-        .with_context(|| format!("its last words:\n{}", data_plane.last_words()))?;
-        let mut control_plane = start("jvpn-controlplane", rig.gateway(), &[], "controlplane.toml")?;
-        wait::until("jvpn-controlplane answers", START_PATIENCE, interrupt, || {
-            data_plane.check()?;
-            control_plane.check()?;
-            Ok(ControlPlaneStatus::query(&places.control_plane_socket()).ok())
-        })
-        .with_context(|| format!("its last words:\n{}", control_plane.last_words()))?;
-        let client = Some(start("jvpn", rig.client(), &["up"], "client.toml")?);
-        Ok(Self { client, control_plane, data_plane, settings: settings.clone(), places: places.clone() })
+        let mut deployment = Self::new(settings, places);
+        for role in [Role::DataPlane, Role::ControlPlane, Role::Client] {
+            deployment.launch(rig, role, interrupt)?;
+        }
+        Ok(deployment)
     }
 
-    /// Whether all of them run.
+    /// Starts one of them, again if it has run before, and waits until it answers. Each start has a log of
+    /// its own.
     ///
     /// # Errors
-    /// One has ended.
+    /// It runs already, or it ends or does not answer; the text has its last words.
+    pub fn launch(&mut self, rig: &Rig, role: Role, interrupt: &Interrupt) -> Result<()> {
+        let program = role.program();
+        ensure!(self.process(role).is_none(), "{program} runs already");
+        let mut command = Command::new(self.settings.bin_dir.join(program));
+        command.args(role.args()).arg("--config").arg(self.places.config_dir.join(role.config_file()));
+        let before = self.launched.iter().filter(|one| **one == role).count();
+        let number = if before == 0 { String::new() } else { format!("-{}", before + 1) };
+        let log = self.settings.out_dir.join(format!("{program}{number}.log"));
+        self.launched.push(role);
+        let mut process = rig.start(program, role.namespace(rig), command, &log)?;
+        let socket = match role {
+            Role::Client => self.places.client_socket(),
+            Role::ControlPlane => self.places.control_plane_socket(),
+            Role::DataPlane => self.places.data_plane_socket(),
+        };
+        wait::until(&format!("{program} answers"), START_PATIENCE, interrupt, || {
+            process.check()?;
+            self.check()?;
+            Ok(jvpn_host::status::query(&socket, "status").ok())
+        })
+        .with_context(|| format!("its last words:\n{}", process.last_words()))?;
+        *self.place(role) = Some(process);
+        Ok(())
+    }
+
+    /// Ends one of them as a crash would (SIGKILL).
+    ///
+    /// # Errors
+    /// It does not run, or could not be waited for.
+    pub fn kill(&mut self, role: Role) -> Result<()> {
+        let process = self.place(role).take();
+        process.with_context(|| format!("{} does not run", role.program()))?.kill().map(drop)
+    }
+
+    /// Ends one of them in order (SIGTERM), and says how it ended.
+    ///
+    /// # Errors
+    /// It does not run, or could not be waited for.
+    pub fn end(&mut self, role: Role) -> Result<ExitStatus> {
+        let process = self.place(role).take();
+        process.with_context(|| format!("{} does not run", role.program()))?.stop()
+    }
+
+    /// Its process ID, if it runs.
+    #[must_use]
+    pub fn pid(&self, role: Role) -> Option<u32> {
+        self.process(role).map(Supervised::pid)
+    }
+
+    const fn process(&self, role: Role) -> Option<&Supervised> {
+        match role {
+            Role::Client => self.client.as_ref(),
+            Role::ControlPlane => self.control_plane.as_ref(),
+            Role::DataPlane => self.data_plane.as_ref(),
+        }
+    }
+
+    const fn place(&mut self, role: Role) -> &mut Option<Supervised> {
+        match role {
+            Role::Client => &mut self.client,
+            Role::ControlPlane => &mut self.control_plane,
+            Role::DataPlane => &mut self.data_plane,
+        }
+    }
+
+    /// Whether all that were started and not ended run.
+    ///
+    /// # Errors
+    /// One has ended by itself.
     pub fn check(&mut self) -> Result<()> {
-        self.data_plane.check()?;
-        self.control_plane.check()?;
-        self.client.as_mut().map_or(Ok(()), Supervised::check)
+        Role::ALL.into_iter().try_for_each(|role| self.place(role).as_mut().map_or(Ok(()), Supervised::check))
     }
 
     /// The last words of all of them, for an error that none of them explains.
     #[must_use]
     pub fn last_words(&self) -> String {
-        let all = [self.client.as_ref(), Some(&self.control_plane), Some(&self.data_plane)];
-        all.into_iter()
-            .flatten()
+        Role::ALL
+            .into_iter()
+            .filter_map(|role| self.process(role))
             .map(|process| format!("  {}:\n{}", process.name(), process.last_words()))
             .collect::<Vec<_>>()
             .join("\n")
@@ -212,11 +326,10 @@ impl Deployment {
     /// # Errors
     /// One could not be ended.
     pub fn stop(mut self) -> Result<()> {
-        if let Some(client) = self.client.take() {
-            client.stop()?;
-        }
-        self.control_plane.stop()?;
-        self.data_plane.stop().map(drop)
+        Role::ALL
+            .into_iter()
+            .filter_map(|role| self.place(role).take())
+            .try_for_each(|process| process.stop().map(drop))
     }
 
     /// They go on when this value goes; gives the commands to look at them.
@@ -224,7 +337,7 @@ impl Deployment {
     pub fn release(mut self, rig: &Rig) -> String {
         let bin = self.settings.bin_dir.join("jvpn");
         let status = |socket: PathBuf| format!("  {} status --socket {}", bin.display(), socket.display());
-        let enter = |namespace: &jvpn_rig::Namespace| {
+        let enter = |namespace: &Namespace| {
             format!("  nsenter --net={}/{}", jvpn_rig::netns::NETNS_DIR, namespace.name())
         };
         let lines = [
@@ -241,11 +354,7 @@ impl Deployment {
             "To remove it all:".to_owned(),
             "  cargo xtask demo --down".to_owned(),
         ];
-        if let Some(client) = self.client.take() {
-            client.release();
-        }
-        self.control_plane.release();
-        self.data_plane.release();
+        Role::ALL.into_iter().filter_map(|role| self.place(role).take()).for_each(Supervised::release);
         lines.join("\n")
     }
 }
@@ -303,7 +412,7 @@ gateway_address = "10.77.0.1"
 pool = "10.77.0.0/16"
 mtu = 1280
 "#,
-        control = places.run_dir.join("dataplane.sock").display(),
+        control = places.handover_socket().display(),
         status = places.data_plane_socket().display(),
         port = jvpn_rig::TUNNEL_PORT,
     )
@@ -338,7 +447,7 @@ name = "demo-client"
 public_key = "{client_key}"
 addresses = ["10.77.0.2/32"]
 "#,
-        data_plane = places.run_dir.join("dataplane.sock").display(),
+        data_plane = places.handover_socket().display(),
         status = places.control_plane_socket().display(),
         state = places.control_plane_dir.join("state").display(),
         key = places.config_dir.join("gateway.key").display(),

@@ -258,6 +258,11 @@ impl Shell {
                     tracing::debug!(remote = %answer.remote, %error, "answer not sent");
                 }
             }
+            while let Some(change) = self.engine.poll_handle_change() {
+                if let Some(tables) = &mut self.tables {
+                    tables.tell_edge(change);
+                }
+            }
             while let Some(line) = self.engine.poll_audit() {
                 self.audit.send(line);
             }

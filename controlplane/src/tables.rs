@@ -3,10 +3,10 @@
 //! Orders of stores are the contract of `docs/ARCHITECTURE.md`; what is read here comes from another process and is
 //! believed only within its bounds.
 
-use crate::engine::{ContextView, TableCommand, TableEvent, Traffic};
+use crate::engine::{ContextView, HandleChange, TableCommand, TableEvent, Traffic};
 use crate::reports::Reading;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::{HashMap as EdgeHandles, Map, MapData, MapError};
 use jvpn_abi::tables::{BindingEntry, BindingWord, Context, InstallEntry, InstallOp, MAX_WORKERS, Reports};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::{BootTime, CONTRACT_VERSION};
@@ -60,6 +60,7 @@ pub struct Tables {
     process: OwnedFd,
     bindings: Bindings,
     routes: LpmTrie<MapData, [u8; 16], u32>,
+    handles: EdgeHandles<MapData, [u8; 8], u8>,
     led: HashMap<(u32, [u8; 16]), u32>,
     mailbox: KeyMailbox,
     contexts: Mapping<Context>,
@@ -116,7 +117,8 @@ impl Tables {
             .collect::<Vec<_>>()
             .try_into()
             .map_err(|_| implausible("too few descriptors".to_owned()))?;
-        let [bindings, routes, _gate, keys, context, reports, udp, installer_bell, report_bell] = fixed;
+        let [bindings, routes, _gate, keys, context, reports, udp, installer_bell, report_bell, handles] =
+            fixed;
         let contexts = Mapping::new("CONTEXT", context.as_fd(), welcome.slots as usize)?;
         let reports: Mapping<Reports> = Mapping::new("REPORTS", reports.as_fd(), 1)?;
         let contract = reports[0].contract_version.load(Ordering::Acquire);
@@ -130,6 +132,7 @@ impl Tables {
             process,
             bindings: Bindings::map(bindings.as_fd(), welcome.slots)?,
             routes: LpmTrie::try_from(Map::LpmTrie(MapData::from_fd(routes)?))?,
+            handles: EdgeHandles::try_from(Map::HashMap(MapData::from_fd(handles)?))?,
             led: HashMap::new(),
             mailbox: KeyMailbox::map(keys.as_fd())?,
             contexts,
@@ -159,6 +162,10 @@ impl Tables {
         let left: Vec<Key<[u8; 16]>> = self.routes.keys().collect::<Result<_, _>>()?;
         for key in left {
             self.routes.remove(&key)?;
+        }
+        let known: Vec<[u8; 8]> = self.handles.keys().collect::<Result<_, _>>()?;
+        for handle in known {
+            self.handles.remove(&handle)?;
         }
         let seq = self.reports().requested_unbind_seq.load(Ordering::SeqCst).wrapping_add(1);
         self.request_unbind(seq);
@@ -252,6 +259,17 @@ impl Tables {
                 self.route_remove(&prefix, slot.index());
                 None
             }
+        }
+    }
+
+    /// Tells the edge of a handle. What it does not learn only costs the request its reserved share.
+    pub fn tell_edge(&mut self, change: HandleChange) {
+        let outcome = match change {
+            HandleChange::Known(handle) => self.handles.insert(handle, 1, 0),
+            HandleChange::Forgotten(handle) => self.handles.remove(&handle),
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "HANDLES not updated");
         }
     }
 

@@ -7,7 +7,7 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use jvpn_abi::tables::Gate;
+use jvpn_abi::tables::{EDGE_CLASSES, Gate};
 use jvpn_abi::{CONTRACT_VERSION, DropReason};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -152,7 +152,9 @@ pub fn counters(bpf: &Ebpf) -> Result<Vec<(DropReason, u64)>> {
 /// If there is no such map.
 pub fn table_fd<'a>(bpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
     let map = bpf.map(name).ok_or_else(|| anyhow!("the XDP object has no map {name}"))?;
-    let (Map::Array(data) | Map::LpmTrie(data)) = map else { bail!("map {name} has an unexpected type") };
+    let (Map::Array(data) | Map::LpmTrie(data) | Map::HashMap(data)) = map else {
+        bail!("map {name} has an unexpected type")
+    };
     let data: &MapData = data;
     Ok(data.fd().as_fd())
 }
@@ -160,14 +162,22 @@ pub fn table_fd<'a>(bpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
 fn write_gate(bpf: &mut Ebpf, config: &Config) -> Result<()> {
     let cpus =
         u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?).unwrap_or(1);
+    let limits = &config.limits;
     let gate = Gate {
         contract_version: CONTRACT_VERSION,
         port: config.wan.port,
         log: u16::from(config.xdp_log),
         // One node owns all its sessions: no lease, no fence.
         fence_deadline_ns: u64::MAX,
-        control: Limits::per_cpu(config.limits.control_per_second, cpus),
-        sample: Limits::per_cpu(config.limits.sample_per_second, cpus),
+        class: [
+            Limits::per_cpu(limits.known_handles_per_second, cpus),
+            Limits::per_cpu(limits.unknown_handles_per_second, cpus),
+            Limits::per_cpu(limits.handshakes_per_second, cpus),
+            Limits::per_cpu(limits.session_per_second, cpus),
+        ],
+        // One source mostly hashes to one CPU, so its limit is not divided: it is a bound, not a share.
+        source: [Limits::per_cpu(limits.source_per_second, 1); EDGE_CLASSES],
+        sample: Limits::per_cpu(limits.sample_per_second, cpus),
     };
     set_gate(bpf, gate)
 }

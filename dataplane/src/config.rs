@@ -75,19 +75,35 @@ pub struct Tunnel {
     pub mtu: u16,
 }
 
-/// Edge limits of the XDP program, for the whole port.
+/// Edge limits of the XDP program, for the whole port: what may reach the control plane per second. Each class has its
+/// own share, so that a flood of one cannot starve another.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Control datagrams per second that may reach the control plane.
-    pub control_per_second: u32,
-    /// Samples of unbound DATA per second that may reach the control plane.
+    /// Reattach requests with a handle of a live session.
+    pub known_handles_per_second: u32,
+    /// Reattach requests with any other handle.
+    pub unknown_handles_per_second: u32,
+    /// Handshakes.
+    pub handshakes_per_second: u32,
+    /// Control messages inside sessions and path probes.
+    pub session_per_second: u32,
+    /// Datagrams of one class from one source prefix (/24 of IPv4, /56 of IPv6).
+    pub source_per_second: u32,
+    /// Samples of unbound DATA.
     pub sample_per_second: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { control_per_second: 20_000, sample_per_second: 2_000 }
+        Self {
+            known_handles_per_second: 10_000,
+            unknown_handles_per_second: 1_000,
+            handshakes_per_second: 4_000,
+            session_per_second: 20_000,
+            source_per_second: 1_000,
+            sample_per_second: 2_000,
+        }
     }
 }
 
@@ -162,10 +178,16 @@ impl Config {
                 MTU_BOUNDS.end()
             ));
         }
-        if self.limits.control_per_second == 0 {
-            return Err(
-                "limits.control_per_second = 0 would shut every client out; it must be at least 1".to_owned()
-            );
+        for (key, rate) in [
+            ("known_handles_per_second", self.limits.known_handles_per_second),
+            ("unknown_handles_per_second", self.limits.unknown_handles_per_second),
+            ("handshakes_per_second", self.limits.handshakes_per_second),
+            ("session_per_second", self.limits.session_per_second),
+            ("source_per_second", self.limits.source_per_second),
+        ] {
+            if rate == 0 {
+                return Err(format!("limits.{key} = 0 would shut clients out; it must be at least 1"));
+            }
         }
         self.tunnel.pool()?;
         Ok(())
@@ -244,7 +266,11 @@ mod tests {
             ("\"10.77.0.1\"", "\"10.78.0.1\"", "gateway_address"),
             ("\"10.77.0.0/16\"", "\"10.77.0.0\"", "tunnel.pool"),
             ("\"10.77.0.0/16\"", "\"10.77.0.0/33\"", "tunnel.pool"),
-            ("[tunnel]", "[limits]\ncontrol_per_second = 0\n[tunnel]", "control_per_second"),
+            ("[tunnel]", "[limits]\nknown_handles_per_second = 0\n[tunnel]", "known_handles_per_second"),
+            ("[tunnel]", "[limits]\nunknown_handles_per_second = 0\n[tunnel]", "unknown_handles_per_second"),
+            ("[tunnel]", "[limits]\nhandshakes_per_second = 0\n[tunnel]", "handshakes_per_second"),
+            ("[tunnel]", "[limits]\nsession_per_second = 0\n[tunnel]", "session_per_second"),
+            ("[tunnel]", "[limits]\nsource_per_second = 0\n[tunnel]", "source_per_second"),
             ("[tunnel]", "[tunnel]\nmtu = 200", "tunnel.mtu"),
             ("[tunnel]", "[tunnel]\nmtu = 9000", "tunnel.mtu"),
         ];

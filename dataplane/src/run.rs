@@ -201,9 +201,9 @@ impl<'a> Gateway<'a> {
         let (Some(shared), Some(threads), Some(udp)) = (&self.shared, &self.threads, &self.udp) else {
             bail!("data plane is not complete");
         };
-        let tables = ["BINDINGS", "ROUTES", "GATE"].map(|name| self.steering.table(name));
-        let [bindings, routes, gate] = tables;
-        let (bindings, routes, gate) = (bindings?, routes?, gate?);
+        let tables = ["BINDINGS", "ROUTES", "GATE", "HANDLES"].map(|name| self.steering.table(name));
+        let [bindings, routes, gate, handles] = tables;
+        let (bindings, routes, gate, handles) = (bindings?, routes?, gate?, handles?);
         let mut send = vec![
             bindings.as_fd(),
             routes.as_fd(),
@@ -214,6 +214,7 @@ impl<'a> Gateway<'a> {
             udp.as_fd(),
             threads.installer_bell.as_fd(),
             threads.report_bell.as_fd(),
+            handles.as_fd(),
         ];
         send.extend(threads.links.iter().map(|links| links.queues.bell.as_fd()));
         let workers = u32::try_from(threads.links.len()).unwrap_or(0);

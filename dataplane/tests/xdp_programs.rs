@@ -5,12 +5,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use aya::Ebpf;
-use aya::maps::LpmTrie;
 use aya::maps::lpm_trie::Key;
+use aya::maps::{HashMap, LpmTrie};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use jvpn_abi::limit::Rate;
 use jvpn_abi::steer;
-use jvpn_abi::tables::{BindingEntry, BindingWord, Gate, SteeringMark};
+use jvpn_abi::tables::{BindingEntry, BindingWord, EDGE_CLASSES, Gate, SteeringMark};
 use jvpn_abi::wire::{DataHeader, SlotId};
 use jvpn_abi::{CONTRACT_VERSION, DropReason, Endpoint};
 use jvpn_dataplane::attach;
@@ -29,14 +29,19 @@ struct Loaded {
     bindings: Bindings,
 }
 
-fn loaded(control: Rate, sample: Rate) -> Loaded {
+fn loaded(class: Rate, sample: Rate) -> Loaded {
+    loaded_with([class; EDGE_CLASSES], [PLENTY; EDGE_CLASSES], sample)
+}
+
+fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample: Rate) -> Loaded {
     let mut bpf = attach::load(SLOTS).unwrap();
     let gate = Gate {
         contract_version: CONTRACT_VERSION,
         port: PORT,
         log: 0,
         fence_deadline_ns: u64::MAX,
-        control,
+        class,
+        source,
         sample,
     };
     attach::set_gate(&mut bpf, gate).unwrap();
@@ -73,7 +78,8 @@ impl Loaded {
             port: PORT,
             log: 0,
             fence_deadline_ns: deadline,
-            control: PLENTY,
+            class: [PLENTY; EDGE_CLASSES],
+            source: [PLENTY; EDGE_CLASSES],
             sample: PLENTY,
         };
         attach::set_gate(&mut self.bpf, gate).unwrap();
@@ -166,6 +172,44 @@ fn control_datagrams_meet_the_edge_limit() {
     assert_eq!(x.counters(), BTreeMap::from([(DropReason::ControlPassed, 3), (DropReason::EdgeLimited, 7)]));
 }
 
+/// R3.1, R3.2: each class has its own share, each source prefix its own; known handles are not starved by unknown ones.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn classes_and_sources_have_their_own_shares() {
+    let few = |burst| Rate { per_second: 1, burst };
+    let class = [few(50), few(2), few(3), few(4)];
+    let mut x = loaded_with(class, [few(5); EDGE_CLASSES], PLENTY);
+    core_affinity::set_for_current(core_affinity::CoreId { id: 0 });
+    let known = [0xee; 8];
+    let mut handles: HashMap<_, [u8; 8], u8> = HashMap::try_from(x.bpf.map_mut("HANDLES").unwrap()).unwrap();
+    handles.insert(known, 1, 0).unwrap();
+    let datagram = |kind: u8, handle: [u8; 8]| {
+        let mut payload = vec![kind; 256];
+        payload[4..12].copy_from_slice(&handle);
+        payload
+    };
+    let from =
+        |net: u8, host: u8, payload: &[u8]| udp_frame(([203, 0, net, host], 9), (LOCAL, PORT), payload);
+    let mut passed =
+        |frame: &dyn Fn(u8) -> Vec<u8>| (0..20).filter(|n| x.run("wan", &frame(*n)).0 == XDP_PASS).count();
+    // Unknown handles from twenty prefixes use up their class, and only that.
+    assert_eq!(passed(&|n| from(n, 1, &datagram(0x24, [n; 8]))), 2);
+    assert_eq!(passed(&|n| from(n, 1, &datagram(0x20, [n; 8]))), 3);
+    assert_eq!(passed(&|n| from(n, 1, &datagram(0x28, [n; 8]))), 4);
+    assert_eq!(passed(&|n| from(n, 1, &datagram(0x24, known))), 20);
+    // One prefix, whatever the host, is held to its own limit before it costs the class anything.
+    assert_eq!(passed(&|n| from(200, n, &datagram(0x24, known))), 5);
+    assert_eq!(passed(&|n| from(n + 100, 1, &datagram(0x24, known))), 20);
+    assert_eq!(x.counters()[&DropReason::SourceLimited], 15);
+    let mut handles: HashMap<_, [u8; 8], u8> = HashMap::try_from(x.bpf.map_mut("HANDLES").unwrap()).unwrap();
+    handles.remove(&known).unwrap();
+    assert_eq!(
+        x.run("wan", &from(250, 1, &datagram(0x24, known))).0,
+        XDP_DROP,
+        "an erased handle is unknown"
+    );
+}
+
 /// A sample of unbound DATA reaches the kernel marked, with a true checksum; over the limit it is dropped.
 #[test]
 #[ignore = "needs root: loads XDP programs"]
@@ -248,7 +292,7 @@ fn host_and_kernel_classify_alike() {
         let counted = |reason| x.counters().get(&reason).copied() > before.get(&reason).copied();
         let alike = match host {
             steer::WanClass::Kernel => action == XDP_PASS && counted(DropReason::PassedToKernel),
-            steer::WanClass::Control => action == XDP_PASS && counted(DropReason::ControlPassed),
+            steer::WanClass::Control(_) => action == XDP_PASS && counted(DropReason::ControlPassed),
             steer::WanClass::Refused(reason) => action == XDP_DROP && counted(reason),
             steer::WanClass::Data(_) => {
                 counted(DropReason::SlotUnbound) || counted(DropReason::SlotOutOfRange)

@@ -10,19 +10,24 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
-use aya_ebpf::maps::{Array, PerCpuArray, XskMap};
+use aya_ebpf::maps::{Array, HashMap, LruPerCpuHashMap, PerCpuArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use frame::Frame;
-use jvpn_abi::steer::{self, DataFrame, WanClass};
+use jvpn_abi::limit::{Bucket, Rate};
+use jvpn_abi::steer::{self, ControlFrame, DataFrame, WanClass};
 use jvpn_abi::tables::{
-    BindingEntry, COUNTERS_LEN, EdgeBuckets, Gate, MAX_ROUTES, MAX_WORKERS, SteeringMark,
+    BindingEntry, COUNTERS_LEN, EdgeBuckets, EdgeClass, Gate, MAX_HANDLES, MAX_ROUTES, MAX_SOURCES,
+    MAX_WORKERS, SourceKey, SteeringMark,
 };
 use jvpn_abi::wire::data::MAX_SLOTS;
 use jvpn_abi::{BootTime, DropReason};
 
 /// BPF_F_MMAPABLE (linux/bpf.h): user space maps the table and stores words directly.
 const MMAPABLE: u32 = 1 << 10;
+
+/// BPF_F_NO_PREALLOC (linux/bpf.h): memory grows with the entries.
+const NO_PREALLOC: u32 = 1;
 
 #[map]
 static BINDINGS: Array<BindingEntry> = Array::with_max_entries(MAX_SLOTS, MMAPABLE);
@@ -32,6 +37,10 @@ static GATE: Array<Gate> = Array::with_max_entries(1, MMAPABLE);
 static ROUTES: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(MAX_ROUTES, 0);
 #[map]
 static LIMITS: PerCpuArray<EdgeBuckets> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static SOURCES: LruPerCpuHashMap<SourceKey, Bucket> = LruPerCpuHashMap::with_max_entries(MAX_SOURCES, 0);
+#[map]
+static HANDLES: HashMap<[u8; 8], u8> = HashMap::with_max_entries(MAX_HANDLES, NO_PREALLOC);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
 #[map]
@@ -45,7 +54,7 @@ pub fn wan(ctx: XdpContext) -> u32 {
     let Some(gate) = GATE.get(0) else { return xdp_action::XDP_PASS };
     match steer::classify_wan(&Frame::of(&ctx), gate.port) {
         WanClass::Kernel => pass(DropReason::PassedToKernel),
-        WanClass::Control => control(gate),
+        WanClass::Control(datagram) => control(&ctx, gate, &datagram),
         WanClass::Refused(reason) => {
             if gate.log != 0 {
                 debug!(&ctx, "refused, reason {}", reason.number());
@@ -76,12 +85,54 @@ pub fn lan(ctx: XdpContext) -> u32 {
     redirect(&LAN_XSKS, &ctx)
 }
 
+/// First the sender's own share, then that of the class: who floods uses up his own first.
 #[inline(always)]
-fn control(gate: &Gate) -> u32 {
+fn control(ctx: &XdpContext, gate: &Gate, datagram: &ControlFrame) -> u32 {
+    let now = boot_time();
+    // SAFETY: the value is only looked at for its presence.
+    let class = datagram.class(&Frame::of(ctx), |handle| unsafe { HANDLES.get(handle) }.is_some());
+    let (source_rate, class_rate) = rates(gate, class);
+    let key = SourceKey { prefix: steer::source_prefix(&datagram.remote), class: class as u32 };
+    if !take_of_source(&key, now, source_rate) {
+        return dropped(DropReason::SourceLimited);
+    }
     let Some(buckets) = LIMITS.get_ptr_mut(0) else { return xdp_action::XDP_DROP };
     // SAFETY: a per-CPU element is only touched by this CPU, and XDP does not nest on one CPU.
-    let admitted = unsafe { (*buckets).control.take(boot_time(), gate.control) };
-    if admitted { pass(DropReason::ControlPassed) } else { dropped(DropReason::EdgeLimited) }
+    let bucket = unsafe { &mut *buckets };
+    let bucket = match class {
+        EdgeClass::KnownHandle => &mut bucket.class[0],
+        EdgeClass::UnknownHandle => &mut bucket.class[1],
+        EdgeClass::Handshake => &mut bucket.class[2],
+        EdgeClass::Session => &mut bucket.class[3],
+    };
+    if bucket.take(now, class_rate) {
+        pass(DropReason::ControlPassed)
+    } else {
+        dropped(DropReason::EdgeLimited)
+    }
+}
+
+/// Indexed by constants: the verifier then needs no bounds check.
+#[inline(always)]
+fn rates(gate: &Gate, class: EdgeClass) -> (Rate, Rate) {
+    match class {
+        EdgeClass::KnownHandle => (gate.source[0], gate.class[0]),
+        EdgeClass::UnknownHandle => (gate.source[1], gate.class[1]),
+        EdgeClass::Handshake => (gate.source[2], gate.class[2]),
+        EdgeClass::Session => (gate.source[3], gate.class[3]),
+    }
+}
+
+#[inline(always)]
+fn take_of_source(key: &SourceKey, now: BootTime, rate: Rate) -> bool {
+    if let Some(bucket) = SOURCES.get_ptr_mut(key) {
+        // SAFETY: a per-CPU value is only touched by this CPU.
+        return unsafe { (*bucket).take(now, rate) };
+    }
+    let mut bucket = Bucket::default();
+    let admitted = bucket.take(now, rate);
+    // A table that takes no entry (memory is short) must not open the gate: then nothing new passes.
+    admitted && SOURCES.insert(key, &bucket, 0).is_ok()
 }
 
 #[inline(always)]
@@ -104,7 +155,13 @@ fn sample(ctx: &XdpContext, gate: &Gate, data: &DataFrame, reason: DropReason) -
     // SAFETY: as in `control`.
     let admitted = unsafe { (*buckets).sample.take(boot_time(), gate.sample) };
     if gate.log != 0 {
-        debug!(ctx, "unbound DATA, slot {}, reason {}, sampled {}", data.slot.0, reason.number(), admitted as u32);
+        debug!(
+            ctx,
+            "unbound DATA, slot {}, reason {}, sampled {}",
+            data.slot.0,
+            reason.number(),
+            admitted as u32
+        );
     }
     if !admitted || !Frame::of(ctx).mark_sample(data.payload_at) {
         return xdp_action::XDP_DROP;

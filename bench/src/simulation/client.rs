@@ -1,12 +1,12 @@
 //! A client's host: the production agent, its links and its tunnel device, on virtual time.
 
-use super::Simulation;
+use super::{Setup, Simulation};
 use super::agenda::Actor;
 use super::dice::Dice;
 use super::network::{GATEWAY, PathId};
 use super::observer::Violation;
 use super::packet::Numbered;
-use jvpn_abi::wire::{DATA_HEADER_LEN, MsgType, TAG_LEN};
+use jvpn_abi::wire::{DATA_HEADER_LEN, MsgType, Suite, TAG_LEN};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::agent::{Agent, AgentConfig, FRAME_OVERHEAD, Inner};
 use jvpn_client::paths::{UplinkId, UplinkSpec};
@@ -20,7 +20,9 @@ const INBOX_MAX: usize = 1_024;
 /// Unix time at boot time zero, ns.
 const UNIX_AT_BOOT: u64 = 1_700_000_000_000_000_000;
 /// The first stream of the seed that agents draw from.
-const AGENT_STREAM: u64 = 10_000;
+const AGENT_STREAM: u64 = 1 << 32;
+/// Starts of one client's process that have streams of their own.
+const STARTS_MAX: u64 = 1 << 16;
 
 /// A client's host.
 pub(super) struct ClientHost {
@@ -33,6 +35,36 @@ pub(super) struct ClientHost {
     pub(super) traffic_every: Option<Duration>,
     next_number: u64,
     inner: Ipv4Addr,
+    identity: Identity,
+}
+
+/// What a client's process starts from.
+struct Identity {
+    client: usize,
+    secret: StaticSecret,
+    gateway: PublicKey,
+    suites: Vec<Suite>,
+    uplinks: u8,
+    seed: u64,
+    starts: u64,
+}
+
+impl Identity {
+    /// A new process: no session, no memory, other randomness.
+    fn start(&mut self) -> Agent {
+        let spec = |n: u8| UplinkSpec { device: format!("up{n}"), priority: u32::from(n) + 1 };
+        let config = AgentConfig {
+            local: self.secret.clone(),
+            gateway: self.gateway,
+            preshared: PresharedKey::default(),
+            endpoint: GATEWAY,
+            suites: self.suites.clone(),
+            uplinks: (0..self.uplinks).map(spec).collect(),
+        };
+        let stream = AGENT_STREAM + self.client as u64 * STARTS_MAX + self.starts;
+        self.starts += 1;
+        Agent::new(config, Box::new(Dice::new(self.seed, stream)))
+    }
 }
 
 /// Inner address of a client.
@@ -42,26 +74,11 @@ pub fn inner_address(client: usize) -> Ipv4Addr {
 }
 
 impl ClientHost {
-    pub(super) fn new(
-        client: usize,
-        secret: StaticSecret,
-        gateway: PublicKey,
-        suites: Vec<jvpn_abi::wire::Suite>,
-        uplinks: u8,
-        seed: u64,
-    ) -> Self {
-        let spec = |n: u8| UplinkSpec { device: format!("up{n}"), priority: u32::from(n) + 1 };
-        let config = AgentConfig {
-            local: secret,
-            gateway,
-            preshared: PresharedKey::default(),
-            endpoint: GATEWAY,
-            suites,
-            uplinks: (0..uplinks).map(spec).collect(),
-        };
-        let rng = Dice::new(seed, AGENT_STREAM + client as u64);
+    pub(super) fn new(client: usize, secret: StaticSecret, gateway: PublicKey, setup: &Setup) -> Self {
+        let (suites, uplinks, seed) = (setup.suites.clone(), setup.uplinks, setup.seed);
+        let mut identity = Identity { client, secret, gateway, suites, uplinks, seed, starts: 0 };
         Self {
-            agent: Agent::new(config, Box::new(rng)),
+            agent: identity.start(),
             inbox: VecDeque::new(),
             packets: VecDeque::new(),
             links_changed: true,
@@ -69,7 +86,15 @@ impl ClientHost {
             traffic_every: None,
             next_number: 0,
             inner: inner_address(client),
+            identity,
         }
+    }
+
+    fn restart(&mut self) {
+        self.agent = self.identity.start();
+        self.inbox.clear();
+        self.packets.clear();
+        self.links_changed = true;
     }
 
     /// A datagram reaches a socket.
@@ -141,6 +166,13 @@ impl Simulation {
             self.client_sends(PathId { client, uplink }, frame)?;
         }
         self.flush_client(client)
+    }
+
+    /// A client's process is killed and starts again.
+    pub(super) fn restart_client(&mut self, client: usize) {
+        self.clients[client].restart();
+        self.observer.client_restarted(client);
+        self.wake_soon(Actor::Client(client));
     }
 
     fn look_at_links(&mut self, client: usize) -> Result<(), Violation> {

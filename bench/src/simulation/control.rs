@@ -18,20 +18,10 @@ use std::collections::BTreeMap;
 const DATAGRAMS_PER_TURN: usize = 64;
 
 impl Simulation {
-    /// An operator's wish.
-    ///
-    /// # Errors
-    /// The first [`Violation`]; also if the engine refuses.
-    pub fn admin(&mut self, command: &AdminCommand) -> Result<(), Violation> {
-        let now = self.now;
-        let Some(control) = &mut self.host.control else { return Ok(()) };
-        let (engine, view) = control.parts();
-        let outcome = engine.handle_admin(now, command, &view);
-        if let Err(error) = outcome {
-            return Err(self.observer.violation("admin", error));
-        }
-        self.drain()?;
-        self.check()
+    /// An operator's wish, which the control plane meets at its next turn.
+    pub fn admin(&mut self, command: AdminCommand) {
+        self.host.admin.push_back(command);
+        self.wake_soon(Actor::Control);
     }
 
     /// One turn of the control plane's loop.
@@ -64,7 +54,21 @@ impl Simulation {
             }
             self.agenda.wake(Actor::Control, whole_ms(due));
         }
+        self.wishes()?;
         self.check()
+    }
+
+    fn wishes(&mut self) -> Result<(), Violation> {
+        while let Some(command) = self.host.admin.pop_front() {
+            let now = self.now;
+            let Some(control) = &mut self.host.control else { return Ok(()) };
+            let (engine, view) = control.parts();
+            if let Err(error) = engine.handle_admin(now, &command, &view) {
+                self.trace(|| format!("{command:?}: {error}"));
+            }
+            self.drain()?;
+        }
+        Ok(())
     }
 
     fn reports(&mut self) -> Result<(), Violation> {

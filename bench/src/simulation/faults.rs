@@ -6,6 +6,7 @@ use super::dice::Dice;
 use super::network::{Fate, Flow, Heading, PathId, Sight, Weather};
 use super::observer::Violation;
 use super::{Setup, Simulation};
+use jvpn_abi::wire::MsgType;
 use jvpn_client::paths::{LinkState, UplinkId};
 use jvpn_controlplane::engine::AdminCommand;
 use std::time::Duration;
@@ -41,12 +42,16 @@ pub enum Fault {
     StartControlPlane,
     /// Whatever a path carries upwards is held from now on.
     Hold(PathId),
-    /// What is held goes on, and nothing is held any more.
+    /// Whatever of this type a path carries is lost from now on.
+    LoseType(PathId, MsgType),
+    /// What is held goes on, and nothing is held or picked out any more.
     Release,
     /// Recorded datagrams are sent again, from where they came from or from elsewhere.
     Replay(u32),
     /// An operator ends a client's sessions; the client comes back by itself.
     Terminate(usize),
+    /// A client's process is killed and starts again without memory.
+    RestartClient(usize),
 }
 
 impl Simulation {
@@ -101,12 +106,18 @@ impl Simulation {
                     if sight.path == held && sight.heading == Heading::Up { Fate::Hold } else { Fate::Pass }
                 }));
             }
+            Fault::LoseType(path, kind) => {
+                self.network.filter = Some(Box::new(move |sight: &Sight<'_>| {
+                    if sight.path == path && sight.kind() == Some(kind) { Fate::Lose } else { Fate::Pass }
+                }));
+            }
             Fault::Release => {
                 self.network.filter = None;
                 self.release();
             }
             Fault::Replay(count) => self.replay(count),
-            Fault::Terminate(client) => return self.terminate_peer(client),
+            Fault::Terminate(client) => self.admin(AdminCommand::TerminatePeer(format!("client{client}"))),
+            Fault::RestartClient(client) => self.restart_client(client),
             Fault::KillDataPlane
             | Fault::StartDataPlane
             | Fault::KillControlPlane
@@ -132,10 +143,6 @@ impl Simulation {
         Ok(())
     }
 
-    fn terminate_peer(&mut self, client: usize) -> Result<(), Violation> {
-        self.admin(&AdminCommand::TerminatePeer(format!("client{client}")))
-    }
-
     /// Who replays knows every datagram of the last minutes and may send from any address.
     fn replay(&mut self, count: u32) {
         for _ in 0..count {
@@ -158,7 +165,7 @@ impl Simulation {
         }
     }
 
-    /// Everything works again: processes run, links are up, paths are good, nothing is held.
+    /// Everything works again: processes and hosts run, links are up, paths are good, nothing is held.
     ///
     /// # Errors
     /// The first [`Violation`].
@@ -169,6 +176,9 @@ impl Simulation {
             if !self.network.link(path).is_usable() {
                 self.strike(Fault::LinkUp(path, 1))?;
             }
+        }
+        for (actor, _) in std::mem::take(&mut self.stalled) {
+            self.wake_soon(actor);
         }
         self.strike(Fault::StartDataPlane)?;
         self.strike(Fault::StartControlPlane)
@@ -188,6 +198,8 @@ pub fn schedule(setup: &Setup, span: Duration) -> Vec<(Duration, Fault)> {
         draw(setup, &mut dice, at, &mut plan);
         at += dice.between(Duration::from_millis(20), Duration::from_millis(pause * 2));
     }
+    // What has not ended by then is ended by whoever heals the world.
+    plan.retain(|(at, _)| *at < span);
     plan.sort_by_key(|(at, _)| *at);
     plan
 }
@@ -202,7 +214,7 @@ fn draw(setup: &Setup, dice: &mut Dice, at: Duration, plan: &mut Vec<(Duration, 
     let address = dice.below(200) as u8 + 10;
     let worker = dice.below(setup.workers as u64) as usize;
     let mut put = |after: Duration, fault: Fault| plan.push((at + after, fault));
-    match dice.below(40) {
+    match dice.below(44) {
         0..=4 => {
             put(Duration::ZERO, Fault::CutBoth(path));
             put(long, Fault::Heal(path));
@@ -239,8 +251,25 @@ fn draw(setup: &Setup, dice: &mut Dice, at: Duration, plan: &mut Vec<(Duration, 
             put(Duration::ZERO, Fault::KillControlPlane);
             put(short, Fault::StartControlPlane);
         }
-        _ => put(Duration::ZERO, Fault::Terminate(client)),
+        39 => put(Duration::ZERO, Fault::Terminate(client)),
+        40 => put(Duration::ZERO, Fault::RestartClient(client)),
+        _ => {
+            put(Duration::ZERO, Fault::LoseType(path, picked(dice)));
+            put(long, Fault::Release);
+        }
     }
+}
+
+fn picked(dice: &mut Dice) -> MsgType {
+    [
+        MsgType::ReattachAck,
+        MsgType::ReattachRequest,
+        MsgType::ReattachReject,
+        MsgType::Control,
+        MsgType::Data,
+        MsgType::HandshakeResponse,
+        MsgType::Reset,
+    ][dice.below(7) as usize]
 }
 
 fn weather(dice: &mut Dice) -> Weather {

@@ -37,7 +37,7 @@ use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::agent::AgentStatus;
 use jvpn_client::paths::UplinkId;
 use jvpn_controlplane::audit::Encoder;
-use jvpn_controlplane::engine::{PeerSettings, Settings, TunnelSettings};
+use jvpn_controlplane::engine::{PeerSettings, SessionStatus, Settings, TunnelSettings};
 use jvpn_crypto::keys::{PresharedKey, StaticSecret};
 use jvpn_crypto::rng::{Random, RandomError};
 use jvpn_session::Policy;
@@ -57,6 +57,9 @@ const WAKE_LATENCY: (Duration, Duration) = (Duration::from_micros(5), Duration::
 const LAN_LATENCY: Duration = Duration::from_micros(100);
 /// Happenings at one moment of virtual time; more is a livelock.
 const AT_ONCE_MAX: u32 = 100_000;
+
+/// States with a confirmed binding.
+const BOUND: [&str; 3] = ["ATTACHED", "VOLATILE", "DEGRADED"];
 
 /// Streams of the seed.
 mod stream {
@@ -129,7 +132,7 @@ pub struct Simulation {
     latency: Dice,
     strikes: Dice,
     stalled: BTreeMap<Actor, BootTime>,
-    /// No client can reach the gateway at this moment's number of happenings.
+    /// Happenings at this moment.
     at_once: u32,
     audit_digest: Sha256,
     encoder: Encoder,
@@ -164,7 +167,7 @@ impl Simulation {
         let host = Host::new(HostSetup { settings, secret, node_key, seed, slots, workers });
         let gateway = host.public_key();
         let client = |(client, secret): (usize, StaticSecret)| {
-            ClientHost::new(client, secret, gateway, setup.suites.clone(), setup.uplinks, seed)
+            ClientHost::new(client, secret, gateway, setup)
         };
         let mut simulation = Self {
             now: START,
@@ -223,6 +226,20 @@ impl Simulation {
     #[must_use]
     pub fn gateway(&self) -> Option<jvpn_controlplane::engine::Status> {
         self.host.control.as_ref().map(|control| control.status(self.now))
+    }
+
+    /// Whether every client is attached to the gateway and the gateway to it: one session, one slot.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let Some(gateway) = self.gateway() else { return false };
+        (0..self.clients.len()).all(|client| {
+            let status = self.client(client);
+            let (Some(id), Some(path)) = (status.session_id, status.path) else { return false };
+            let agrees = |session: &SessionStatus| {
+                session.id == id && BOUND.contains(&session.state) && session.slot == Some(path.slot)
+            };
+            BOUND.contains(&status.state) && gateway.sessions.iter().any(agrees)
+        })
     }
 
     /// Packets that a client's application has sent.

@@ -3,18 +3,6 @@ use jvpn_bench::simulation::{Setup, Simulation};
 use jvpn_bench::simulation::observer::Violation;
 use std::time::{Duration, Instant};
 
-fn settled(sim: &Simulation) -> bool {
-    let Some(gateway) = sim.gateway() else { return false };
-    (0..sim.clients()).all(|client| {
-        let status = sim.client(client);
-        let (Some(id), Some(path)) = (status.session_id, status.path) else { return false };
-        matches!(status.state, "ATTACHED" | "VOLATILE" | "DEGRADED")
-            && gateway.sessions.iter().any(|session| {
-                session.id == id && matches!(session.state, "ATTACHED" | "VOLATILE" | "DEGRADED") && session.slot == Some(path.slot)
-            })
-    })
-}
-
 fn one(seed: u64, traced: bool) -> Result<Duration, Violation> {
     let setup = Setup {
         seed,
@@ -30,15 +18,28 @@ fn one(seed: u64, traced: bool) -> Result<Duration, Violation> {
     for (at, fault) in schedule(&setup, span) {
         sim.plan(at, fault);
     }
-    sim.run(span + Duration::from_secs(30))?;
+    sim.run(span)?;
     sim.heal()?;
+    let echoed: Vec<usize> = (0..sim.clients()).map(|c| sim.observer.client(c).echoed.len()).collect();
     let bound = Duration::from_secs(90);
-    let Some(took) = sim.run_until(bound, settled)? else {
+    let Some(took) = sim.run_until(bound, |sim| sim.is_settled() && (0..sim.clients()).all(|c| sim.observer.client(c).echoed.len() > echoed[c] + 2))? else {
         for client in 0..sim.clients() {
             println!("{:?}", sim.client(client).state);
         }
         panic!("seed {seed}: not back after {bound:?}");
     };
+    sim.run(Duration::from_secs(3))?;
+    let before: Vec<_> = (0..sim.clients()).map(|c| (sim.observer.client(c).recoveries.len(), sim.observer.client(c).echoed.len())).collect();
+    sim.run(Duration::from_secs(8))?;
+    assert!(sim.is_settled(), "unsettled again");
+    for (c, (recoveries, echoed)) in before.into_iter().enumerate() {
+        let watch = sim.observer.client(c);
+        assert_eq!(watch.recoveries.len(), recoveries, "client {c} recovers without a fault");
+        assert!(watch.echoed.len() >= echoed + 150, "client {c}: {} of 160", watch.echoed.len() - echoed);
+    }
+    let status = sim.gateway().unwrap();
+    assert_eq!(status.slots_in_use, sim.clients(), "slots leak");
+    assert_eq!(status.live_sessions, sim.clients(), "sessions leak");
     Ok(took)
 }
 

@@ -201,13 +201,15 @@ reasons! {
         NoSteeringMark = 32, "no_steering_mark";
         /// The replay window was locked for too long by another worker.
         WindowBusy = 33, "window_busy";
+        /// XDP: control datagram over the limit of its source prefix.
+        SourceLimited = 34, "source_limited";
     }
 }
 
 /// How many packet counters there are.
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
-const _: () = assert!(DROP_REASONS == 34, "counters in the shared tables are sized by this");
+const _: () = assert!(DROP_REASONS == 35, "counters in the shared tables are sized by this");
 
 #[cfg(test)]
 mod tests {

@@ -5,9 +5,10 @@
 
 use crate::endpoint::Endpoint;
 use crate::reason::DropReason;
-use crate::tables::{BindingEntry, BindingWord, Gate};
+use crate::tables::{BindingEntry, BindingWord, EdgeClass, Gate};
 use crate::time::BootTime;
 use crate::wire::data::DATA_OVERHEAD;
+use crate::wire::reattach::{HANDLE_AT, HANDLE_LEN};
 use crate::wire::{MsgType, SlotId};
 
 /// Read access to a frame. Every read is bounds-checked by the implementation.
@@ -44,10 +45,64 @@ pub enum WanClass {
     Kernel,
     /// DATA for a slot.
     Data(DataFrame),
-    /// A control datagram for the control plane, subject to the edge limit.
-    Control,
+    /// A control datagram for the control plane, subject to the edge limits.
+    Control(ControlFrame),
     /// Refused at once.
     Refused(DropReason),
+}
+
+/// The parts of a control datagram that the edge looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ControlFrame {
+    /// Its type; one that [`MsgType::is_control_to_gateway`].
+    pub kind: MsgType,
+    /// Where it comes from.
+    pub remote: Endpoint,
+    /// Position of the UDP payload in the frame.
+    pub payload_at: usize,
+}
+
+impl ControlFrame {
+    /// The class of its limits. `is_known` looks a handle up and is asked for a reattach only.
+    #[inline(always)]
+    pub fn class<V: View + ?Sized>(
+        &self,
+        frame: &V,
+        is_known: impl FnOnce(&[u8; HANDLE_LEN]) -> bool,
+    ) -> EdgeClass {
+        match self.kind {
+            MsgType::HandshakeInit => EdgeClass::Handshake,
+            MsgType::ReattachRequest => match frame.octets::<HANDLE_LEN>(self.payload_at + HANDLE_AT) {
+                Some(handle) if is_known(&handle) => EdgeClass::KnownHandle,
+                Some(_) | None => EdgeClass::UnknownHandle,
+            },
+            MsgType::Data
+            | MsgType::UnboundSample
+            | MsgType::HandshakeResponse
+            | MsgType::Retry
+            | MsgType::ReattachAck
+            | MsgType::ReattachReject
+            | MsgType::Control
+            | MsgType::Reset
+            | MsgType::PathProbe
+            | MsgType::PathEcho => EdgeClass::Session,
+        }
+    }
+}
+
+/// The prefix that a source is counted under: /24 of IPv4, /56 of IPv6 (what one customer is usually given).
+#[must_use]
+#[inline(always)]
+pub const fn source_prefix(remote: &Endpoint) -> [u8; 16] {
+    let mut prefix = remote.addr;
+    let is_v4 = prefix[0] | prefix[1] == 0 && prefix[10] & prefix[11] == 0xff;
+    if is_v4 {
+        prefix[15] = 0;
+    } else {
+        let [a, b, c, d, e, f, g, ..] = prefix;
+        prefix = [a, b, c, d, e, f, g, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    }
+    prefix
 }
 
 /// The parts of a DATA frame that steering looks at.
@@ -140,7 +195,9 @@ fn classify_payload<V: View + ?Sized>(
             let slot = SlotId(u32::from_be_bytes(slot));
             WanClass::Data(DataFrame { slot, remote, local, payload_at: at })
         }
-        Some(kind) if kind.is_control_to_gateway() => WanClass::Control,
+        Some(kind) if kind.is_control_to_gateway() => {
+            WanClass::Control(ControlFrame { kind, remote, payload_at: at })
+        }
         Some(_) | None => WanClass::Refused(DropReason::UnknownType),
     }
 }

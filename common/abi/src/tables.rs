@@ -126,18 +126,53 @@ pub struct Gate {
     pub log: u16,
     /// Fence deadline, ns of `CLOCK_BOOTTIME`: after it nothing is accepted. `u64::MAX` = no lease needed.
     pub fence_deadline_ns: u64,
-    /// Edge limit for control datagrams, per CPU.
-    pub control: Rate,
+    /// Limits for control datagrams of all sources together, by [`EdgeClass`], per CPU.
+    pub class: [Rate; EDGE_CLASSES],
+    /// Limits for control datagrams of one source prefix, by [`EdgeClass`], per CPU.
+    pub source: [Rate; EDGE_CLASSES],
     /// Limit for samples of unbound DATA, per CPU.
     pub sample: Rate,
 }
+
+/// Classes of control datagrams at the edge. Each has its own share, so that a flood of one cannot starve another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum EdgeClass {
+    /// REATTACH_REQUEST with a handle that HANDLES knows.
+    KnownHandle = 0,
+    /// REATTACH_REQUEST with any other handle.
+    UnknownHandle = 1,
+    /// HANDSHAKE_INIT.
+    Handshake = 2,
+    /// CONTROL and PATH_PROBE.
+    Session = 3,
+}
+
+/// How many classes there are.
+pub const EDGE_CLASSES: usize = 4;
+
+/// Key of SOURCES: who asks, and for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct SourceKey {
+    /// Source prefix, IPv4-mapped ([`crate::steer::source_prefix`]).
+    pub prefix: [u8; 16],
+    /// [`EdgeClass`].
+    pub class: u32,
+}
+
+/// Entries of SOURCES (per CPU): the least recently used prefix goes when it is full.
+pub const MAX_SOURCES: u32 = 1 << 14;
+
+/// Entries of HANDLES: two generations and the one erased last, for every session.
+pub const MAX_HANDLES: u32 = 1 << 18;
 
 /// The one entry of LIMITS, per CPU.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct EdgeBuckets {
-    /// Control datagrams.
-    pub control: Bucket,
+    /// Control datagrams, by [`EdgeClass`].
+    pub class: [Bucket; EDGE_CLASSES],
     /// Samples of unbound DATA.
     pub sample: Bucket,
 }

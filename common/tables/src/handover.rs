@@ -83,7 +83,7 @@ impl Hello {
 }
 
 /// Data plane to control plane. Descriptors, in this order: BINDINGS, ROUTES, GATE, KEYS, CONTEXT, REPORTS, UDP socket,
-/// installer doorbell, report doorbell, then one doorbell per worker.
+/// installer doorbell, report doorbell, HANDLES, then one doorbell per worker.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Welcome {
@@ -100,7 +100,7 @@ pub struct Welcome {
 }
 
 /// Descriptors in a WELCOME before those of the workers.
-pub const WELCOME_FIXED_FDS: usize = 9;
+pub const WELCOME_FIXED_FDS: usize = 10;
 
 impl Welcome {
     /// A welcome of this version.

@@ -335,6 +335,7 @@ impl Engine {
         }
         self.world.slots.resize(slots);
         self.world.data_plane = DataPlane::Up;
+        self.world.handles.announce_all();
         let limit = self.world.slots.limit();
         for id in self.all_ids() {
             self.with(id, |world, session| {

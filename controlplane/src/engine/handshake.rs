@@ -223,7 +223,7 @@ impl World {
         // Two of 2^17 handles meet with probability 2^-47; a few draws more than suffice.
         for _ in 0..4 {
             let handle = self.random()?;
-            if !self.handles.contains_key(&handle) {
+            if !self.handles.contains(&handle) {
                 return Some(Handle(handle));
             }
         }

@@ -15,6 +15,7 @@ mod api;
 mod bindings;
 mod control;
 mod counters;
+mod handles;
 mod handshake;
 mod lifecycle;
 mod reattach;
@@ -31,6 +32,7 @@ pub use api::{
 };
 pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};
+pub use handles::HandleChange;
 pub use status::{SessionStatus, Status};
 
 use crate::audit::{AuditKind, Line};
@@ -163,6 +165,11 @@ impl Engine {
     /// The next command for the shared tables.
     pub fn poll_command(&mut self) -> Option<TableCommand> {
         self.world.commands.pop_front()
+    }
+
+    /// The next change to HANDLES. It helps the edge to tell friend from noise and may lag behind everything else.
+    pub fn poll_handle_change(&mut self) -> Option<HandleChange> {
+        self.world.handles.poll_change()
     }
 
     /// The next datagram to send. Drain [`Self::poll_command`] first.

@@ -54,7 +54,7 @@ impl Engine {
             return self.world.counters.reattach_rejected(Reason::Malformed);
         };
         self.world.counters.count(Counter::ReattachReceived);
-        let Some(id) = self.world.handles.get(&frame.handle()).copied() else {
+        let Some(id) = self.world.handles.get(&frame.handle()) else {
             return self.world.reset_handle(at, frame.handle());
         };
         self.run_due(id, at.now, Priority::REATTACH, view);

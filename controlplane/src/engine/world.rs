@@ -3,6 +3,7 @@
 
 use super::api::{Durable, PeerSettings, Settings, TableCommand, Transmit};
 use super::counters::Counters;
+use super::handles::Handles;
 use super::session::Session;
 use super::slots::Slots;
 use crate::audit::{AuditEvent, AuditKind, Floods, Line};
@@ -58,7 +59,7 @@ pub(super) struct World {
     pub(super) rng: Box<dyn Random + Send>,
     pub(super) peers: BTreeMap<PublicKey, Peer>,
     /// Handles of confirmed, pending and last erased generations.
-    pub(super) handles: BTreeMap<[u8; 8], SessionId>,
+    pub(super) handles: Handles,
     /// Slots of bindings and of former bindings.
     pub(super) by_slot: BTreeMap<SlotId, SessionId>,
     pub(super) slots: Slots,
@@ -99,7 +100,7 @@ impl World {
             slots: Slots::new(durable.serial_floor()),
             durable,
             rng,
-            handles: BTreeMap::new(),
+            handles: Handles::default(),
             by_slot: BTreeMap::new(),
             data_plane: DataPlane::NeverSeen,
             // CLOCK_BOOTTIME in ns grows faster than any process counts, so a successor starts above its

@@ -64,7 +64,7 @@ impl Pipeline {
         let data = match classify_wan(frame, port) {
             WanClass::Data(data) => data,
             WanClass::Refused(reason) => return Err(reason),
-            WanClass::Kernel | WanClass::Control => return Err(DropReason::UnknownType),
+            WanClass::Kernel | WanClass::Control(_) => return Err(DropReason::UnknownType),
         };
         let slot_index = data.slot.index();
         let (slot, context) = self.bound(slot_index)?;

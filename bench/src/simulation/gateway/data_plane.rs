@@ -2,12 +2,11 @@
 //! Frames reach a worker's queue and are handled at its next turn, so quiescence takes real time here too.
 
 use super::super::network::GATEWAY;
-use bytemuck::Zeroable;
 use crossbeam_queue::ArrayQueue;
-use jvpn_abi::limit::Rate;
+use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_abi::steer::{self, ETHERNET_LEN, WanClass, classify_wan};
 use jvpn_abi::tables::{
-    BINDING_WORDS, BindingEntry, Context, EdgeBuckets, KeyRing, Reports, SteeringMark,
+    BINDING_WORDS, BindingEntry, Context, KeyRing, Reports, SteeringMark,
 };
 use jvpn_abi::wire::{MsgType, SlotId};
 use jvpn_abi::{BootTime, Endpoint};
@@ -45,7 +44,7 @@ const FRAME: usize = 2_048;
 const BATCH: usize = 64;
 /// Frames that wait for a worker; more are lost, as in a ring.
 const RING: usize = 2_048;
-/// The edge limits that the data plane has by default.
+/// One edge limit per kind of traffic. (The finer ones of the XDP program are its own tests' business.)
 const CONTROL: Rate = Rate { per_second: 20_000, burst: 20_000 };
 const SAMPLE: Rate = Rate { per_second: 2_000, burst: 2_000 };
 
@@ -113,7 +112,8 @@ pub(crate) struct DataPlane {
     pub(crate) routes: Routes,
     words: Mapping<AtomicU64>,
     gate: OwnedFd,
-    buckets: EdgeBuckets,
+    control: Bucket,
+    sample: Bucket,
     running: Option<Running>,
     lan_out: Vec<u8>,
     wan_out: Vec<u8>,
@@ -132,7 +132,8 @@ impl DataPlane {
             bindings,
             gate,
             routes: Routes::default(),
-            buckets: EdgeBuckets::zeroed(),
+            control: Bucket::default(),
+            sample: Bucket::default(),
             running: None,
             lan_out: vec![0; FRAME],
             wan_out: vec![0; FRAME],
@@ -193,8 +194,8 @@ impl DataPlane {
         let Some(frame) = outer_frame(remote, &datagram) else { return Steered::Dropped };
         match classify_wan(frame.as_slice(), GATEWAY.port) {
             WanClass::Kernel | WanClass::Refused(_) => Steered::Dropped,
-            WanClass::Control => {
-                if self.buckets.control.take(now, CONTROL) {
+            WanClass::Control(_) => {
+                if self.control.take(now, CONTROL) {
                     Steered::Socket(datagram)
                 } else {
                     Steered::Dropped
@@ -221,7 +222,7 @@ impl DataPlane {
     }
 
     fn sample(&mut self, now: BootTime, mut datagram: Vec<u8>) -> Steered {
-        if !self.buckets.sample.take(now, SAMPLE) {
+        if !self.sample.take(now, SAMPLE) {
             return Steered::Dropped;
         }
         if let Some(kind) = datagram.first_mut() {

@@ -11,7 +11,7 @@ use super::dice::Dice;
 use data_plane::DataPlane;
 use jvpn_abi::tables::Context;
 use jvpn_abi::{BootTime, Endpoint};
-use jvpn_controlplane::engine::{Engine, Settings, Status};
+use jvpn_controlplane::engine::{AdminCommand, Engine, Settings, Status};
 use jvpn_controlplane::tables::Contexts;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_tables::Mapping;
@@ -59,6 +59,8 @@ pub(crate) struct Host {
     pub(crate) data_plane: Option<DataPlane>,
     /// What waits in the gateway's UDP socket. Whichever process lives holds it.
     pub(crate) socket: VecDeque<(Endpoint, Vec<u8>)>,
+    /// What operators wish.
+    pub(crate) admin: VecDeque<AdminCommand>,
     settings: Settings,
     secret: StaticSecret,
     node: NodeMemory,
@@ -86,6 +88,7 @@ impl Host {
             control: None,
             data_plane: None,
             socket: VecDeque::new(),
+            admin: VecDeque::new(),
             settings: setup.settings,
             secret: setup.secret,
             node: NodeMemory::new(setup.node_key),
