@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::process::Supervised;
 use jvpn_rig::{Interrupt, Namespace, Rig, wait};
+use serde_json::Value;
 
 use crate::status::{ControlPlaneStatus, DataPlaneStatus};
 
@@ -142,7 +143,7 @@ pub struct Deployment {
     launched: Vec<Role>,
 }
 
-/// The directory that has the programs: `JVPN_BIN_DIR`, else where this program is.
+/// The directory that has the programs: `JVPN_BIN_DIR`, else where this program was built.
 ///
 /// # Errors
 /// One of them is not there.
@@ -151,7 +152,9 @@ pub fn find_programs() -> Result<PathBuf> {
         Some(dir) => PathBuf::from(dir),
         None => {
             let own = std::env::current_exe().context("cannot tell where this program is")?;
-            own.parent().context("this program has no directory")?.to_owned()
+            let dir = own.parent().context("this program has no directory")?;
+            // Cargo keeps test programs one level below the others.
+            if dir.ends_with("deps") { dir.with_file_name("") } else { dir.to_owned() }
         }
     };
     for program in Role::ALL.map(Role::program) {
@@ -243,7 +246,24 @@ impl Deployment {
         })
         .with_context(|| format!("its last words:\n{}", process.last_words()))?;
         *self.place(role) = Some(process);
-        Ok(())
+        self.await_gateway(interrupt)
+    }
+
+    /// Once both of its processes run, waits until they have met: a client that comes earlier is put off.
+    fn await_gateway(&mut self, interrupt: &Interrupt) -> Result<()> {
+        if self.control_plane.is_none() || self.data_plane.is_none() {
+            return Ok(());
+        }
+        let has_met = |socket: PathBuf, field: &str, wanted: Value| -> Result<bool> {
+            Ok(jvpn_host::status::query(&socket, "status")?.get(field) == Some(&wanted))
+        };
+        wait::until("control plane and data plane meet", START_PATIENCE, interrupt, || {
+            self.check()?;
+            let met = has_met(self.places.data_plane_socket(), "control_plane_connected", true.into())?
+                && has_met(self.places.control_plane_socket(), "data_plane", "up".into())?;
+            Ok(met.then_some(()))
+        })
+        .with_context(|| format!("last words:\n{}", self.last_words()))
     }
 
     /// Ends one of them as a crash would (SIGKILL).
@@ -478,6 +498,10 @@ priority = 1
 device = "upB"
 gateway = "10.0.2.1"
 priority = 2
+
+[paths]
+# The demo says itself which path breaks when; going back on its own would come in between.
+fail_back = false
 "#,
         status = places.client_socket().display(),
         events = places.client_events_file().display(),

@@ -83,6 +83,75 @@ enum Command {
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
     },
+    /// On a gateway: list its sessions
+    #[command(after_help = "Example:\n  jvpn sessions")]
+    Sessions {
+        #[command(flatten)]
+        gateway: Gateway,
+    },
+    /// On a gateway: show one session, with --timeline its last transitions
+    #[command(after_help = "Example:\n  jvpn session 00112233445566778899aabbccddeeff --timeline")]
+    Session {
+        /// SessionId, as 'jvpn sessions' shows it
+        id: String,
+        /// The last transitions too: when, from, to, reason, state_version
+        #[arg(long)]
+        timeline: bool,
+        #[command(flatten)]
+        gateway: Gateway,
+    },
+    /// On a gateway: end a session
+    #[command(
+        after_help = "Example:\n  jvpn terminate 00112233445566778899aabbccddeeff --reason 'lost laptop'"
+    )]
+    Terminate {
+        /// SessionId
+        id: String,
+        /// Your reason, for the gateway's log
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+        #[command(flatten)]
+        gateway: Gateway,
+    },
+    /// On a gateway: change who may connect
+    #[command(subcommand)]
+    Peers(Peers),
+    /// Look at a policy before a gateway gets it
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+/// Which gateway, and how to show its answer.
+#[derive(Debug, clap::Args)]
+struct Gateway {
+    /// The control plane's status socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKETS[1])]
+    socket: PathBuf,
+    /// The answer as it is, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Peers {
+    /// Read peers_file again: add, change, remove peers without touching the others
+    ///
+    /// A peer that is gone from the file loses its sessions (KEY_REVOKED); one with other addresses or another
+    /// pre-shared key must connect anew. A file with a mistake changes nothing.
+    Reload {
+        #[command(flatten)]
+        gateway: Gateway,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Check a policy file (the content of [policy]) against its bounds and print what it amounts to
+    #[command(after_help = "Example:\n  jvpn policy check policy.toml")]
+    Check {
+        /// TOML with preset and overrides
+        file: PathBuf,
+    },
 }
 
 /// Runs the command line; errors go to standard error with what to do next.
@@ -105,7 +174,35 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Up { config } => up(&config),
         Command::Down { socket } => down(&socket),
         Command::Status { json, socket } => status(json, socket.as_deref()),
+        Command::Sessions { gateway } => gateway.show("sessions", &[]),
+        Command::Session { id, timeline, gateway } => {
+            gateway.show(&format!("session {id}"), if timeline { &[] } else { &["timeline"] })
+        }
+        Command::Terminate { id, reason, gateway } => gateway.show(&format!("terminate {id} {reason}"), &[]),
+        Command::Peers(Peers::Reload { gateway }) => gateway.show("reload-peers", &[]),
+        Command::Policy(PolicyCommand::Check { file }) => check_policy(&file),
     }
+}
+
+impl Gateway {
+    /// Asks, and prints the answer without the fields in `hidden`; an error in it is this command's error.
+    fn show(&self, request: &str, hidden: &[&str]) -> anyhow::Result<()> {
+        let mut answer = jvpn_host::status::query(&self.socket, request)?;
+        if let Some(message) = answer.get("error").and_then(serde_json::Value::as_str) {
+            bail!("{message}");
+        }
+        if let Some(fields) = answer.as_object_mut() {
+            fields.retain(|key, _| !hidden.contains(&key.as_str()));
+        }
+        print_line(&if self.json { answer.to_string() } else { show::text(&self.socket, &answer) })
+    }
+}
+
+fn check_policy(path: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let policy =
+        jvpn_session::Policy::from_toml(&text).with_context(|| format!("policy {}", path.display()))?;
+    print_line(&format!("{} is valid:\n{policy:#?}", path.display()))
 }
 
 fn genkey() -> anyhow::Result<()> {
@@ -188,7 +285,19 @@ mod tests {
     fn the_command_line_is_consistent_and_teaches() {
         Cli::command().debug_assert();
         let help = Cli::command().render_long_help().to_string();
-        for word in ["genkey", "pubkey", "up", "down", "status", "[[uplink]]", "umask 077"] {
+        for word in [
+            "genkey",
+            "pubkey",
+            "up",
+            "down",
+            "status",
+            "sessions",
+            "terminate",
+            "peers",
+            "policy",
+            "[[uplink]]",
+            "umask 077",
+        ] {
             assert!(help.contains(word), "--help does not mention {word}");
         }
         assert!(Cli::try_parse_from(["jvpn", "up"]).is_err(), "a configuration must be named");

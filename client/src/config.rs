@@ -3,6 +3,7 @@
 use crate::link::TABLES;
 use crate::link::model::UplinkRouting;
 use crate::paths::UplinkSpec;
+use crate::paths::candidates::CandidateSettings;
 use jvpn_abi::wire::Suite;
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_host::config::ConfigError;
@@ -11,6 +12,7 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Longest device name that Linux takes, octets (IFNAMSIZ - 1).
 const DEVICE_NAME_MAX: usize = 15;
@@ -29,6 +31,9 @@ pub struct Config {
     pub interface: Interface,
     /// Where it leads.
     pub gateway: Gateway,
+    /// How uplinks beside the bound one are watched.
+    #[serde(default)]
+    pub paths: PathsConfig,
     /// Over which links.
     #[serde(rename = "uplink")]
     pub uplinks: Vec<UplinkConfig>,
@@ -69,10 +74,86 @@ pub struct Gateway {
     /// Its static public key.
     #[serde(rename = "public_key", deserialize_with = "public_key")]
     key: PublicKey,
-    /// Its outer address and port.
-    pub endpoint: SocketAddr,
+    /// Its outer address or name, and port.
+    pub endpoint: GatewayEndpoint,
     /// Pre-shared key, if there is one.
     pub preshared_key_file: Option<PathBuf>,
+}
+
+/// Where the gateway is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum GatewayEndpoint {
+    /// An address, known for good.
+    Address(SocketAddr),
+    /// A name, looked up at the start and again while nothing answers.
+    Name {
+        /// Host name.
+        host: String,
+        /// UDP port.
+        port: u16,
+    },
+}
+
+impl TryFrom<String> for GatewayEndpoint {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        if let Ok(address) = text.parse() {
+            return Ok(Self::Address(address));
+        }
+        let wrong = || {
+            format!(
+                "endpoint '{text}' is neither address:port nor name:port, as 198.51.100.1:4500 or vpn.example:4500"
+            )
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        if !is_host_name(host) {
+            return Err(wrong());
+        }
+        Ok(Self::Name { host: host.to_owned(), port })
+    }
+}
+
+impl std::fmt::Display for GatewayEndpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address}"),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// Labels of letters, digits and hyphens (RFC 1123 section 2.1); an address with a mistake is no name.
+fn is_host_name(host: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = host.rsplit('.').next().unwrap_or_default();
+    host.len() <= 253 && host.split('.').all(label) && !last.bytes().all(|octet| octet.is_ascii_digit())
+}
+
+/// `[paths]`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PathsConfig {
+    /// Seconds between probes of an uplink that is not bound.
+    pub candidate_interval_s: u32,
+    /// The same on metered uplinks.
+    pub metered_interval_s: u32,
+    /// Whether to go back to a better uplink once it works again.
+    pub fail_back: bool,
+    /// How many seconds it has to answer without loss before.
+    pub fail_back_hold_s: u32,
+}
+
+impl Default for PathsConfig {
+    fn default() -> Self {
+        Self { candidate_interval_s: 10, metered_interval_s: 60, fail_back: true, fail_back_hold_s: 30 }
+    }
 }
 
 /// `[[uplink]]`.
@@ -85,6 +166,9 @@ pub struct UplinkConfig {
     pub gateway: Option<IpAddr>,
     /// Smaller is preferred; without it the order in the file counts.
     pub priority: Option<u32>,
+    /// Costs by volume: not taken while an unmetered one works, and probed less often.
+    #[serde(default)]
+    pub metered: bool,
 }
 
 fn default_status_socket() -> PathBuf {
@@ -167,8 +251,20 @@ impl Config {
         let spec = |(position, uplink): (u32, &UplinkConfig)| UplinkSpec {
             device: uplink.device.clone(),
             priority: uplink.priority.unwrap_or(position),
+            metered: uplink.metered,
         };
         (1..).zip(&self.uplinks).map(spec).collect()
+    }
+
+    /// How uplinks beside the bound one are watched.
+    #[must_use]
+    pub fn candidates(&self) -> CandidateSettings {
+        let seconds = |value: u32| Duration::from_secs(u64::from(value));
+        CandidateSettings {
+            interval: seconds(self.paths.candidate_interval_s),
+            metered_interval: seconds(self.paths.metered_interval_s),
+            fail_back_hold: self.paths.fail_back.then(|| seconds(self.paths.fail_back_hold_s)),
+        }
     }
 
     /// The uplinks as routing sees them.
@@ -215,14 +311,30 @@ impl Config {
                 self.interface.rule_priority
             ));
         }
-        let endpoint = self.gateway.endpoint;
+        self.endpoint_problem()
+            .or_else(|| self.paths.problem())
+            .or_else(|| self.uplink_problem())
+            .or_else(|| self.suite_problem())
+    }
+
+    fn endpoint_problem(&self) -> Option<String> {
+        let endpoint = match &self.gateway.endpoint {
+            GatewayEndpoint::Address(address) => *address,
+            GatewayEndpoint::Name { port, .. } if *port > 0 => return None,
+            GatewayEndpoint::Name { .. } => {
+                return Some(format!(
+                    "[gateway] endpoint = '{}' has no port to send to",
+                    self.gateway.endpoint
+                ));
+            }
+        };
         if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
             return Some(format!("[gateway] endpoint = '{endpoint}' is no address to send to"));
         }
         if endpoint.is_ipv6() {
             return Some(format!("[gateway] endpoint = '{endpoint}': only IPv4 is spoken outside so far"));
         }
-        self.uplink_problem().or_else(|| self.suite_problem())
+        None
     }
 
     fn uplink_problem(&self) -> Option<String> {
@@ -245,7 +357,8 @@ impl Config {
                 return Some(format!("[[uplink]] device = '{device}' is named twice"));
             }
             if let Some(gateway) = uplink.gateway
-                && (gateway.is_ipv4() != self.gateway.endpoint.is_ipv4() || gateway.is_unspecified())
+                // Only IPv4 is spoken outside so far.
+                && (gateway.is_ipv6() || gateway.is_unspecified())
             {
                 return Some(format!(
                     "[[uplink]] device = '{device}', gateway = '{gateway}' cannot lead to {}",
@@ -271,6 +384,19 @@ impl Config {
             }
         }
         None
+    }
+}
+
+impl PathsConfig {
+    fn problem(&self) -> Option<String> {
+        let fields = [
+            ("candidate_interval_s", self.candidate_interval_s, 1, 3_600),
+            ("metered_interval_s", self.metered_interval_s, 1, 86_400),
+            ("fail_back_hold_s", self.fail_back_hold_s, 1, 86_400),
+        ];
+        let (name, value, min, max) =
+            fields.into_iter().find(|(_, value, min, max)| !(*min..=*max).contains(value))?;
+        Some(format!("[paths] {name} = {value}: choose one from {min} to {max}"))
     }
 }
 

@@ -30,6 +30,10 @@ priority = 7
 
 [[uplink]]
 device = "upB"
+metered = true
+
+[paths]
+candidate_interval_s = 5
 "#
     )
 }
@@ -47,6 +51,16 @@ fn a_good_file_is_taken_over() {
     assert_eq!(config.suites(), [Suite::ChaCha20Poly1305, Suite::Aes256Gcm]);
     let specs = config.uplink_specs();
     assert_eq!((specs[0].priority, specs[1].priority), (7, 2), "without a priority the order counts");
+    assert_eq!((specs[0].metered, specs[1].metered), (false, true));
+    let seconds = Duration::from_secs;
+    let candidates = config.candidates();
+    assert_eq!((candidates.interval, candidates.fail_back_hold), (seconds(5), Some(seconds(30))));
+    assert_eq!(config.gateway.endpoint, GatewayEndpoint::Address("198.51.100.1:4500".parse().unwrap()));
+    let named = load(&good().replace("198.51.100.1:4500", "vpn-1.example.net:4500")).unwrap();
+    let name = GatewayEndpoint::Name { host: "vpn-1.example.net".to_owned(), port: 4_500 };
+    assert_eq!(named.gateway.endpoint, name);
+    let never = load(&good().replace("candidate_interval_s = 5", "fail_back = false")).unwrap();
+    assert_eq!(never.candidates().fail_back_hold, None);
     let routing = config.routing();
     assert_eq!((routing[0].table, routing[1].table), (19_000, 19_001));
     assert_eq!(routing[1].gateway, None);
@@ -86,7 +100,10 @@ fn each_wrong_field_is_named() {
         ("198.51.100.1:4500", "198.51.100.1:0", "endpoint"),
         ("198.51.100.1:4500", "0.0.0.0:4500", "endpoint"),
         ("198.51.100.1:4500", "224.0.0.1:4500", "endpoint"),
-        ("198.51.100.1:4500", "gateway.example:4500", "endpoint"),
+        ("198.51.100.1:4500", "gateway.example", "endpoint"),
+        ("198.51.100.1:4500", "gateway.example:0", "endpoint"),
+        ("198.51.100.1:4500", "gateway_1.example:4500", "endpoint"),
+        ("198.51.100.1:4500", "198.51.100.299:4500", "endpoint"),
         ("198.51.100.1:4500", "[2001:db8::1]:4500", "endpoint"),
         (r#"device = "upB""#, r#"device = "upA""#, "twice"),
         (r#"device = "upB""#, r#"device = "jvpn0""#, "tunnel"),
@@ -95,6 +112,12 @@ fn each_wrong_field_is_named() {
         ("10.0.1.1", "fe80::1", "gateway"),
         ("10.0.1.1", "10.0.1.299", "gateway"),
         ("priority = 7", "priority = \"high\"", "priority"),
+        ("metered = true", "metered = 1", "metered"),
+        ("candidate_interval_s = 5", "candidate_interval_s = 0", "candidate_interval_s"),
+        ("candidate_interval_s = 5", "metered_interval_s = 100000", "metered_interval_s"),
+        ("candidate_interval_s = 5", "fail_back_hold_s = 0", "fail_back_hold_s"),
+        ("candidate_interval_s = 5", "fail_back = 3", "fail_back"),
+        ("candidate_interval_s = 5", "hold = 3", "hold"),
         (r#""aes-256-gcm"]"#, r#""rot13"]"#, "rot13"),
         (r#""aes-256-gcm"]"#, r#""chacha20-poly1305"]"#, "twice"),
         (r#"["chacha20-poly1305", "aes-256-gcm"]"#, "[]", "suites"),

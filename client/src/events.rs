@@ -117,6 +117,13 @@ impl Line {
                 uplink: device(*uplink),
                 ..base
             },
+            Event::SwitchCancelled { session, to, reason } => Self {
+                event: "switch_cancelled",
+                session_id: anchor(*session),
+                to: device(*to),
+                reason: Some(reason.name()),
+                ..base
+            },
             Event::SessionEnded { session, reason } => Self {
                 event: "session_ended",
                 session_id: anchor(*session),
@@ -243,6 +250,7 @@ fn write_lines(mut target: Target, waiting: &Receiver<Vec<u8>>, lost: &AtomicU64
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::paths::candidates::CandidateSettings;
     use jvpn_abi::Reason;
     use jvpn_session::State;
 
@@ -251,7 +259,7 @@ mod tests {
     fn lines_are_json_and_a_broken_sink_is_counted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("events.jsonl");
-        let paths = Paths::new(Vec::new());
+        let paths = Paths::new(Vec::new(), CandidateSettings::default());
         let event = Event::StateChange {
             session: SessionId([7; 16]),
             from: Some(State::Attached),

@@ -70,6 +70,16 @@ struct ConfigFile {
     policy: PolicyFile,
     tunnel: TunnelFile,
     #[serde(default)]
+    peers_file: Option<PathBuf>,
+    #[serde(default)]
+    peer: Vec<PeerFile>,
+}
+
+/// A file of its own with more peers; read again on request.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeersFile {
+    #[serde(default)]
     peer: Vec<PeerFile>,
 }
 
@@ -145,6 +155,10 @@ pub struct Config {
     pub tunnel: TunnelSettings,
     /// The allow-list, without secrets.
     pub peers: Vec<PeerConfig>,
+    /// Where more peers are listed; read again on request.
+    pub peers_file: Option<PathBuf>,
+    inline_peers: Vec<PeerFile>,
+    tunnel_file: TunnelFile,
 }
 
 /// A peer as configured: its pre-shared key is still in its file.
@@ -183,31 +197,26 @@ impl Config {
     ///
     /// # Errors
     /// What `read_psk` says.
-    pub fn settings<E>(
-        &self,
-        mut read_psk: impl FnMut(&Path) -> Result<PresharedKey, E>,
-    ) -> Result<Settings, E> {
-        let mut peers = Vec::with_capacity(self.peers.len());
-        for peer in &self.peers {
-            let preshared_key = match &peer.preshared_key_file {
-                Some(path) => read_psk(path)?,
-                None => PresharedKey::default(),
-            };
-            peers.push(PeerSettings {
-                name: peer.name.clone(),
-                public_key: peer.public_key,
-                preshared_key,
-                addresses: peer.addresses.clone(),
-                prefixes: peer.prefixes.clone(),
-            });
-        }
+    pub fn settings<E>(&self, read_psk: impl FnMut(&Path) -> Result<PresharedKey, E>) -> Result<Settings, E> {
         Ok(Settings {
             policy: self.policy.clone(),
             policy_name: self.policy_name.clone(),
             suites: self.suites.clone(),
             tunnel: self.tunnel.clone(),
-            peers,
+            peers: peer_settings(&self.peers, read_psk)?,
         })
+    }
+
+    /// Reads the peers file again. Peers in the configuration itself stay as they were at start.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; nothing has changed then.
+    pub fn reload_peers(&self) -> Result<Vec<PeerConfig>, ConfigError> {
+        let Some(path) = &self.peers_file else {
+            let problem = "is not configured; only peers in a file of their own can be reloaded";
+            return Err(refuse("peers_file", "", problem));
+        };
+        all_peers(&self.inline_peers, Some(path), &self.tunnel_file, &self.tunnel)
     }
 
     fn check(file: ConfigFile) -> Result<Self, ConfigError> {
@@ -228,7 +237,10 @@ impl Config {
             check_path("audit_file", &file.audit_file)?;
         }
         let tunnel = check_tunnel(&file.tunnel)?;
-        let peers = check_peers(&file.peer, &file.tunnel, &tunnel)?;
+        if let Some(path) = &file.peers_file {
+            check_path("peers_file", path)?;
+        }
+        let peers = all_peers(&file.peer, file.peers_file.as_deref(), &file.tunnel, &tunnel)?;
         Ok(Self {
             suites: check_suites(&file.suites)?,
             policy: Policy::from_file(&file.policy)?,
@@ -242,8 +254,61 @@ impl Config {
             audit_file: (!to_stdout).then_some(file.audit_file),
             tunnel,
             peers,
+            peers_file: file.peers_file,
+            inline_peers: file.peer,
+            tunnel_file: file.tunnel,
         })
     }
+}
+
+/// Peers of the configuration and of the peers file, checked together.
+fn all_peers(
+    inline: &[PeerFile],
+    file: Option<&Path>,
+    tunnel_file: &TunnelFile,
+    tunnel: &TunnelSettings,
+) -> Result<Vec<PeerConfig>, ConfigError> {
+    let mut peers = inline.to_vec();
+    if let Some(path) = file {
+        peers.extend(jvpn_host::config::load::<PeersFile>(path)?.peer);
+    }
+    check_peers(&peers, tunnel_file, tunnel)
+}
+
+/// Peers as the engine takes them, with the pre-shared keys read by `read_psk`.
+///
+/// # Errors
+/// What `read_psk` says.
+pub fn peer_settings<E>(
+    peers: &[PeerConfig],
+    mut read_psk: impl FnMut(&Path) -> Result<PresharedKey, E>,
+) -> Result<Vec<PeerSettings>, E> {
+    peers
+        .iter()
+        .map(|peer| {
+            let preshared_key = match &peer.preshared_key_file {
+                Some(path) => read_psk(path)?,
+                None => PresharedKey::default(),
+            };
+            Ok(PeerSettings {
+                name: peer.name.clone(),
+                public_key: peer.public_key,
+                preshared_key,
+                addresses: peer.addresses.clone(),
+                prefixes: peer.prefixes.clone(),
+            })
+        })
+        .collect()
+}
+
+/// Reads a pre-shared key from its file.
+///
+/// # Errors
+/// If the file is exposed, missing, or holds no key.
+pub fn read_psk(path: &Path) -> Result<PresharedKey, ConfigError> {
+    let secret = jvpn_host::keyfile::read_secret(path)
+        .map_err(|error| refuse("preshared_key_file", path.display(), error.to_string()))?;
+    secret.parse().map_err(|error| refuse("preshared_key_file", path.display(), format!("{error}")))
 }
 
 fn check_name(key: &str, name: &str) -> Result<(), ConfigError> {

@@ -3,28 +3,33 @@
 //! One thread. Every input is handed to the engine, then its commands are carried out, then its answers are sent, then
 //! its audit lines are passed on: in this order an answer never overtakes the binding that it announces.
 
+use crate::admin::{self, Surroundings};
 use crate::audit::AuditHandle;
-use crate::engine::{AdminCommand, Engine, TableEvent};
-use crate::tables::{Contexts, Legacy, Tables, TablesError};
+use crate::config::Config;
+use crate::engine::{Engine, TableCommand, TableEvent};
+use crate::journal::{Journal, JournalError};
+use crate::store::Scan;
+use crate::store::writer::StoreWriter;
+use crate::tables::{Contexts, JournalHandout, Legacy, Offer, Tables, TablesError};
 use crate::udp::{self, MAX_DATAGRAM};
 use jvpn_abi::BootTime;
 use jvpn_abi::tables::Context;
+use jvpn_crypto::rng::OsRandom;
 use jvpn_host::clock;
 use jvpn_host::status::StatusListener;
-use jvpn_session::messages::SessionId;
 use jvpn_tables::Mapping;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use serde_json::{Value, json};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How often an absent data plane is tried.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 /// How long a process that closed its connection may take to be seen as ended.
 const EXIT_PATIENCE_MS: u16 = 1_000;
+/// Records of JOURNAL beyond `max_sessions`: its head, and births that will replace a session.
+const JOURNAL_SPARE: u32 = 1_024;
 /// Datagrams handled before the reports are looked at again.
 const DATAGRAMS_PER_TURN: usize = 64;
 /// Longest sleep: what depends on CONTEXT without a timer is at most this late.
@@ -36,13 +41,16 @@ pub enum RunError {
     /// The data plane is of another version, or offers nonsense.
     #[error(transparent)]
     Tables(#[from] TablesError),
+    /// There is no JOURNAL to write to.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// The poll loop's own means failed.
-    #[error("{step}: {source}")]
+    #[error("{step}: {cause}")]
     System {
         /// What was tried.
         step: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The data plane lives but has closed its connection: nobody knows what it still forwards.
     #[error(
@@ -58,15 +66,19 @@ pub struct Shell {
     audit: AuditHandle,
     status: StatusListener,
     shutdown: UnixStream,
-    dataplane_socket: PathBuf,
     tables: Option<Tables>,
+    store: StoreWriter,
+    /// What was stored when this process started, until it is known whose memory goes on.
+    stored: Scan,
+    /// From the first data plane on; handed to every later one.
+    journal: Option<Journal>,
     legacy: Option<Legacy>,
     last_contexts: Option<Mapping<Context>>,
     next_connect: BootTime,
     waiting_told: bool,
     buffer: Vec<u8>,
     unsent: u64,
-    node_id: String,
+    config: Config,
 }
 
 impl Shell {
@@ -77,23 +89,25 @@ impl Shell {
         audit: AuditHandle,
         status: StatusListener,
         shutdown: UnixStream,
-        dataplane_socket: PathBuf,
-        node_id: String,
+        config: Config,
+        (store, stored): (StoreWriter, Scan),
     ) -> Self {
         Self {
+            store,
+            stored,
             engine,
             audit,
             status,
             shutdown,
-            dataplane_socket,
             tables: None,
+            journal: None,
             legacy: None,
             last_contexts: None,
             next_connect: BootTime(0),
             waiting_told: false,
             buffer: vec![0; MAX_DATAGRAM],
             unsent: 0,
-            node_id,
+            config,
         }
     }
 
@@ -112,6 +126,9 @@ impl Shell {
                 self.lose_data_plane()?;
             }
             self.reports();
+            if woken.stored {
+                self.store_outcomes();
+            }
             if woken.datagrams {
                 self.datagrams()?;
             }
@@ -132,12 +149,12 @@ impl Shell {
             return Ok(());
         }
         self.next_connect = now.after(RECONNECT_EVERY);
-        match Tables::connect(&self.dataplane_socket, self.legacy.as_ref()) {
-            Ok(tables) => {
-                tracing::info!("connected to the data plane; clearing what is bound");
-                self.tables = Some(tables);
+        let wish = self.config.policy.max_sessions.saturating_add(JOURNAL_SPARE);
+        let offer = self.journal.as_ref().map_or(Offer::Wish(wish), Offer::Mine);
+        match Tables::connect(&self.config.dataplane_socket, self.legacy.as_ref(), offer) {
+            Ok((tables, journal)) => {
                 self.waiting_told = false;
-                Ok(())
+                self.take_over(tables, journal, now)
             }
             Err(TablesError::Handover(error))
                 if !matches!(error, jvpn_tables::handover::HandoverError::Version { .. }) =>
@@ -149,6 +166,87 @@ impl Shell {
                 Ok(())
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A data plane is there: goes on from what an earlier control plane left in it, or clears it.
+    fn take_over(
+        &mut self,
+        mut tables: Tables,
+        handout: JournalHandout,
+        now: BootTime,
+    ) -> Result<(), RunError> {
+        if self.journal.is_some() {
+            tracing::info!("connected to the next data plane; clearing what is bound");
+            tables.clear(None)?;
+            self.tables = Some(tables);
+            return Ok(());
+        }
+        let mut rng = OsRandom::checked().map_err(JournalError::from)?;
+        let node_key = self.engine.node_key();
+        let mut journal = Journal::open(handout.fd, handout.elements, node_key, &mut rng, now)?;
+        let contents = handout.kept.then(|| journal.read(node_key));
+        match contents {
+            Some(Ok(contents)) => {
+                let (records, damaged) = (contents.snapshots.len(), contents.damaged.len());
+                let bound = |slot_index| tables.word(slot_index);
+                let capacity = journal.capacity();
+                let kept = self.engine.adopt(now, capacity, contents.snapshots, &contents.damaged, &bound);
+                tracing::info!(
+                    records,
+                    damaged,
+                    bindings = kept.words.len(),
+                    "going on from JOURNAL; forwarding was not interrupted"
+                );
+                tables.clear(Some(&kept))?;
+                self.match_store();
+            }
+            unusable => {
+                if let Some(Err(error)) = unusable {
+                    tracing::error!(%error, "nothing to go on from: every binding ends");
+                }
+                tracing::info!("connected to the data plane; clearing what is bound");
+                journal.begin(node_key);
+                self.engine.keep_journal(journal.capacity());
+                tables.clear(None)?;
+                self.end_stored(now);
+            }
+        }
+        self.journal = Some(journal);
+        self.tables = Some(tables);
+        self.drain();
+        Ok(())
+    }
+
+    /// JOURNAL is what counts: a record without its session is left from one that ended.
+    fn match_store(&mut self) {
+        let Scan { sessions, unreadable } = std::mem::take(&mut self.stored);
+        let readable = sessions.into_iter().map(|(id, stored)| (id, stored.version));
+        for (id, version) in readable.chain(unreadable) {
+            if !self.engine.note_stored(id, version) {
+                self.engine.forget_stored(id, version);
+            }
+        }
+    }
+
+    /// The memory of every stored session is gone.
+    fn end_stored(&mut self, now: BootTime) {
+        let Scan { sessions, unreadable } = std::mem::take(&mut self.stored);
+        for (id, stored) in sessions {
+            self.engine.end_stored(now, id, &stored);
+        }
+        for (id, version) in unreadable {
+            tracing::warn!(session = %id, "its record does not open under this node's key and is removed");
+            self.engine.forget_stored(id, version);
+        }
+    }
+
+    fn store_outcomes(&mut self) {
+        let outcomes: Vec<_> = self.store.outcomes().collect();
+        for outcome in outcomes {
+            let view = contexts(&self.tables, &self.last_contexts);
+            self.engine.handle_store_outcome(clock::now(), outcome, &view);
+            self.drain();
         }
     }
 
@@ -164,10 +262,13 @@ impl Shell {
         let mut fds = vec![
             PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.status.listener().as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.store.bell(), PollFlags::POLLIN),
         ];
         if let Some(tables) = &self.tables {
             fds.push(PollFd::new(tables.report_bell().as_fd(), PollFlags::POLLIN));
-            fds.push(PollFd::new(tables.udp(), PollFlags::POLLIN));
+            // Until the tables are in order, datagrams wait in the socket instead of being turned away.
+            let wanted = if tables.is_up() { PollFlags::POLLIN } else { PollFlags::empty() };
+            fds.push(PollFd::new(tables.udp(), wanted));
             fds.push(PollFd::new(tables.process(), PollFlags::POLLIN));
             fds.push(PollFd::new(tables.connection(), PollFlags::POLLIN));
         }
@@ -176,10 +277,16 @@ impl Shell {
         let timeout = PollTimeout::try_from(sleep_ms).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
-            Err(error) => return Err(RunError::System { step: "poll", source: error.into() }),
+            Err(error) => return Err(RunError::System { step: "poll", cause: error.into() }),
         }
         let any = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
-        Ok(Woken { shutdown: any(0), status: any(1), datagrams: any(3), lost: any(4) || any(5) })
+        Ok(Woken {
+            shutdown: any(0),
+            status: any(1),
+            stored: any(2),
+            datagrams: any(4),
+            lost: any(5) || any(6),
+        })
     }
 
     /// The data plane's process has ended, or says so.
@@ -187,7 +294,7 @@ impl Shell {
         let Some(tables) = &self.tables else { return Ok(()) };
         let mut fds = [PollFd::new(tables.process(), PollFlags::POLLIN)];
         let ended = poll(&mut fds, PollTimeout::from(EXIT_PATIENCE_MS)).map_err(|error| {
-            RunError::System { step: "wait for the data plane's end", source: error.into() }
+            RunError::System { step: "wait for the data plane's end", cause: error.into() }
         })?;
         if ended == 0 {
             return Err(RunError::Abandoned);
@@ -219,7 +326,7 @@ impl Shell {
         tables.poll_events(&mut events);
         for event in events {
             let now = clock::now();
-            if matches!(event, TableEvent::DataPlaneUp { .. }) {
+            if matches!(event, TableEvent::DataPlaneUp { .. } | TableEvent::Adopted { .. }) {
                 tracing::info!("data plane is up");
             }
             self.engine.handle_table_event(now, event, &contexts(&self.tables, &self.last_contexts));
@@ -231,7 +338,7 @@ impl Shell {
         for _ in 0..DATAGRAMS_PER_TURN {
             let Some(tables) = &self.tables else { return Ok(()) };
             let received = udp::receive(tables.udp(), &mut self.buffer)
-                .map_err(|source| RunError::System { step: "receive a datagram", source })?;
+                .map_err(|cause| RunError::System { step: "receive a datagram", cause })?;
             let Some(received) = received else { return Ok(()) };
             let view = contexts(&self.tables, &self.last_contexts);
             let datagram = self.buffer.get(..received.len).unwrap_or_default();
@@ -247,6 +354,15 @@ impl Shell {
             let mut refused = Vec::new();
             while let Some(command) = self.engine.poll_command() {
                 tracing::debug!(?command, "table");
+                if let TableCommand::Journal { index, snapshot } = &command
+                    && let Some(journal) = &mut self.journal
+                {
+                    match snapshot {
+                        Some(snapshot) => journal.write(*index, snapshot),
+                        None => journal.clear(*index),
+                    }
+                    continue;
+                }
                 if let Some(tables) = &mut self.tables {
                     refused.extend(tables.carry_out(command));
                 }
@@ -263,6 +379,9 @@ impl Shell {
                     tables.tell_edge(change);
                 }
             }
+            while let Some(request) = self.engine.poll_store() {
+                self.store.send(request);
+            }
             while let Some(line) = self.engine.poll_audit() {
                 self.audit.send(line);
             }
@@ -277,45 +396,19 @@ impl Shell {
     }
 
     fn answer_status(&mut self) {
-        let Self { status, engine, tables, last_contexts, audit, unsent, node_id, .. } = self;
-        let mut acted = false;
+        let Self { status, engine, tables, last_contexts, audit, unsent, config, .. } = self;
+        let around = Surroundings {
+            node_id: config.node_id.clone(),
+            data_plane_connected: tables.is_some(),
+            audit_dropped: audit.dropped(),
+            datagrams_unsent: *unsent,
+        };
         status.serve_waiting(|request| {
             let view = contexts(tables, last_contexts);
-            let now = clock::now();
-            let mut words = request.split_whitespace();
-            let admin = match (words.next(), words.next()) {
-                (Some("terminate"), Some(id)) => match id.parse::<SessionId>() {
-                    Ok(id) => AdminCommand::TerminateSession(id),
-                    Err(()) => return json!({ "error": format!("'{id}' is not a session ID (32 hexadecimal digits)") }),
-                },
-                (Some("terminate-peer"), Some(name)) => AdminCommand::TerminatePeer(name.to_owned()),
-                (Some("revoke-peer"), Some(name)) => AdminCommand::RevokePeer(name.to_owned()),
-                (Some("status") | None, _) => {
-                    let mut document = serde_json::to_value(engine.status(now, &view)).unwrap_or(Value::Null);
-                    if let Some(fields) = document.as_object_mut() {
-                        fields.insert("process".into(), json!("jvpn-controlplane"));
-                        fields.insert("pid".into(), json!(std::process::id()));
-                        fields.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
-                        fields.insert("node_id".into(), json!(node_id));
-                        fields.insert("data_plane_connected".into(), json!(tables.is_some()));
-                        fields.insert("audit_dropped".into(), json!(audit.dropped()));
-                        fields.insert("datagrams_unsent".into(), json!(*unsent));
-                    }
-                    return document;
-                }
-                (Some(other), _) => {
-                    return json!({ "error": format!("unknown request '{other}'; known: status, terminate ID, terminate-peer NAME, revoke-peer NAME") });
-                }
-            };
-            acted = true;
-            match engine.handle_admin(now, &admin, &view) {
-                Ok(()) => json!({ "ok": true }),
-                Err(error) => json!({ "error": error.to_string() }),
-            }
+            admin::answer(request, engine, config, &around, clock::now(), &view)
         });
-        if acted {
-            self.drain();
-        }
+        // A request may have ended sessions.
+        self.drain();
     }
 }
 
@@ -324,6 +417,7 @@ impl Shell {
 struct Woken {
     shutdown: bool,
     status: bool,
+    stored: bool,
     datagrams: bool,
     lost: bool,
 }

@@ -4,12 +4,15 @@
 //! holding it up. [`node_state`] keeps what must outlive the process. [`config`] is what an operator writes.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod audit;
 pub mod config;
 pub mod engine;
 pub mod io;
+pub mod journal;
 pub mod limits;
 pub mod node_state;
 pub mod reports;
+pub mod store;
 pub mod tables;
 pub mod udp;

@@ -41,6 +41,14 @@ pub const SAMPLES_PER_SECOND: u32 = 5_000;
 /// Path hints per second of one session.
 pub const HINTS_PER_SECOND: u32 = 5;
 
+/// Path probes per second of the whole node: three MACs and a derivation or two each.
+pub const PATH_PROBES_PER_SECOND: u32 = 20_000;
+/// Batches of tickets per second of one session: 32 probes, more than a client with suspicion and four candidates
+/// sends for longer than a moment …
+pub const TICKETS_PER_SECOND: u32 = 2;
+/// … and how many at once: what it holds, from nothing.
+pub const TICKETS_BURST: u32 = 4;
+
 /// The node's limits.
 #[derive(Clone, Debug)]
 pub struct NodeLimits {
@@ -54,6 +62,8 @@ pub struct NodeLimits {
     pub handle_resets: Limit,
     /// Unbound samples.
     pub samples: Limit,
+    /// Path probes.
+    pub path_probes: Limit,
 }
 
 impl NodeLimits {
@@ -66,6 +76,7 @@ impl NodeLimits {
             slot_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
             handle_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
             samples: Limit::new(SAMPLES_PER_SECOND, SAMPLES_PER_SECOND),
+            path_probes: Limit::new(PATH_PROBES_PER_SECOND, PATH_PROBES_PER_SECOND),
         }
     }
 }
@@ -77,6 +88,8 @@ pub struct SessionLimits {
     pub reattach: Limit,
     /// Path hints.
     pub hints: Limit,
+    /// Batches of tickets for path probes.
+    pub tickets: Limit,
 }
 
 impl SessionLimits {
@@ -86,6 +99,7 @@ impl SessionLimits {
         Self {
             reattach: Limit::new(policy.reattach_per_second, policy.reattach_burst),
             hints: Limit::new(HINTS_PER_SECOND, HINTS_PER_SECOND),
+            tickets: Limit::new(TICKETS_PER_SECOND, TICKETS_BURST),
         }
     }
 }

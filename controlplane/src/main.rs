@@ -3,11 +3,14 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use jvpn_controlplane::audit::{AuditWriter, DEFAULT_CAPACITY, Encoder, WriterSettings};
-use jvpn_controlplane::config::Config;
-use jvpn_controlplane::engine::Engine;
+use jvpn_controlplane::config::{Config, read_psk};
+use jvpn_controlplane::engine::{Durable, Engine};
 use jvpn_controlplane::io::Shell;
 use jvpn_controlplane::node_state::NodeState;
-use jvpn_crypto::keys::{PresharedKey, StaticSecret};
+use jvpn_controlplane::store::embedded::EmbeddedStore;
+use jvpn_controlplane::store::writer::StoreWriter;
+use jvpn_controlplane::store::{ClosedStore, Scan, SessionStore};
+use jvpn_crypto::keys::{NodeKey, StaticSecret};
 use jvpn_crypto::rng::OsRandom;
 use jvpn_host::status::StatusListener;
 use jvpn_host::{clock, keyfile, privileges, signals};
@@ -67,7 +70,8 @@ fn start() -> Result<()> {
     let args = Args::parse();
     let config =
         Config::load(&args.config).with_context(|| format!("configuration {}", args.config.display()))?;
-    let private_key: StaticSecret = keyfile::read_secret(&config.private_key_file)?
+    let private_key: StaticSecret = keyfile::read_secret(&config.private_key_file)
+        .context("private_key_file")?
         .parse()
         .with_context(|| format!("private_key_file {}", config.private_key_file.display()))?;
     let settings = config.settings(read_psk)?;
@@ -80,21 +84,33 @@ fn start() -> Result<()> {
     privileges::drop_to(&config.user)?;
 
     let state = NodeState::open(&config.state_dir, &mut rng).context("state_dir")?;
+    let (store, stored) = open_store(&config.state_dir, state.node_key(), &mut rng);
+    let store = StoreWriter::start(store).context("session store")?;
     let now = clock::now();
     let encoder = Encoder { node_id: config.node_id.clone(), unix_offset_ms: unix_offset_ms() };
     let writer_settings = WriterSettings { capacity: DEFAULT_CAPACITY, encoder, clock: clock::now };
     let (writer, audit) = AuditWriter::start(sink, writer_settings).context("audit writer")?;
-    let engine = Engine::new(settings, private_key, Box::new(state), Box::new(rng), now);
+    let mut engine = Engine::new(settings, private_key, Box::new(state), Box::new(rng), now);
+    engine.keep_store();
     tracing::info!(node = %config.node_id, user = %config.user, peers = config.peers.len(), "control plane starts, unprivileged");
-    let ended = Shell::new(engine, audit, status, shutdown, config.dataplane_socket, config.node_id).run();
+    let ended = Shell::new(engine, audit, status, shutdown, config, (store, stored)).run();
     if !writer.finish(AUDIT_PATIENCE) {
         tracing::warn!("the audit sink did not take its last lines in time");
     }
     ended.context("control plane")
 }
 
-fn read_psk(path: &Path) -> Result<PresharedKey> {
-    keyfile::read_secret(path)?.parse().with_context(|| format!("preshared_key_file {}", path.display()))
+/// The session store and what is in it. If it cannot be had, sessions that live go on and no new ones are made.
+fn open_store(dir: &Path, node_key: &NodeKey, rng: &mut OsRandom) -> (Box<dyn SessionStore>, Scan) {
+    let opened =
+        EmbeddedStore::open(dir, node_key, rng).and_then(|store| store.scan().map(|scan| (store, scan)));
+    match opened {
+        Ok((store, scan)) => (Box::new(store), scan),
+        Err(error) => {
+            tracing::error!(%error, "no new sessions until this control plane is started with a store that works");
+            (Box::new(ClosedStore(error)), Scan::default())
+        }
+    }
 }
 
 fn audit_sink(path: Option<&Path>) -> Result<Box<dyn Write + Send>> {

@@ -30,12 +30,12 @@ const COMPACT_LEAST: usize = 4_096;
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// A file could not be read or written.
-    #[error("node state {path}: {source}; the state directory must exist and be writable for this user")]
+    #[error("node state {path}: {cause}; the state directory must exist and be writable for this user")]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The secret file was refused.
     #[error(transparent)]
@@ -133,7 +133,7 @@ impl Durable for NodeState {
 fn load_node(path: &Path) -> Result<Option<(NodeKey, u32)>, StateError> {
     let text = match keyfile::read_secret(path) {
         Ok(text) => text,
-        Err(KeyFileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(KeyFileError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
     let damaged = |problem| StateError::Damaged { path: path.to_owned(), problem };
@@ -173,7 +173,7 @@ struct HandshakeLog {
 
 impl HandshakeLog {
     fn open(path: PathBuf) -> Result<Self, StateError> {
-        let io = |source| StateError::Io { path: path.clone(), source };
+        let io = |cause| StateError::Io { path: path.clone(), cause };
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -214,7 +214,7 @@ impl HandshakeLog {
         let written = self.file.seek(SeekFrom::Start(end)).and_then(|_| self.file.write_all(&record));
         written
             .and_then(|()| self.file.sync_data())
-            .map_err(|source| StateError::Io { path: self.path.clone(), source })?;
+            .map_err(|cause| StateError::Io { path: self.path.clone(), cause })?;
         self.records += 1;
         self.last.insert(*peer, timestamp_ns);
         Ok(())

@@ -13,6 +13,8 @@ use std::sync::atomic::Ordering;
 enum Phase {
     /// Everything was unbound under this sequence; waiting for the workers to pass it.
     Clearing(u64),
+    /// What was not kept was unbound under this sequence; waiting as well.
+    Adopting(u64),
     /// The engine knows of the data plane.
     Up,
 }
@@ -52,6 +54,18 @@ impl Reading {
         self.phase = Phase::Clearing(seq);
     }
 
+    /// What an earlier control plane left was adopted, the rest unbound under `seq`: once every worker has passed that,
+    /// the data plane is adopted.
+    pub const fn adopting(&mut self, seq: u64) {
+        self.phase = Phase::Adopting(seq);
+    }
+
+    /// Whether the engine was told of the data plane.
+    #[must_use]
+    pub const fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Up)
+    }
+
     /// An entry was put into KEYS. `expect` is the tag that shows that the installer took it; `None` for a removal.
     pub fn expect(&mut self, seq: u64, slot_index: u32, expect: Option<u64>) {
         self.installing.push_back(Installing { seq, slot_index, expect });
@@ -60,13 +74,20 @@ impl Reading {
     /// What is new since the last call.
     pub fn poll(&mut self, reports: &Reports, contexts: &[Context], into: &mut Vec<TableEvent>) {
         let passed = self.lowest(reports, |worker| worker.unbind_seq.load(Ordering::Acquire));
-        if let Phase::Clearing(seq) = self.phase {
+        let (seq, event) = match self.phase {
+            Phase::Clearing(seq) => {
+                (seq, Some(TableEvent::DataPlaneUp { slots: self.slots, context_kept: self.context_kept }))
+            }
+            Phase::Adopting(seq) => (seq, Some(TableEvent::Adopted { slots: self.slots })),
+            Phase::Up => (0, None),
+        };
+        if let Some(event) = event {
             if passed < seq {
                 return;
             }
             self.phase = Phase::Up;
             self.quiesced = passed;
-            into.push(TableEvent::DataPlaneUp { slots: self.slots, context_kept: self.context_kept });
+            into.push(event);
         }
         if passed > self.quiesced {
             self.quiesced = passed;
@@ -85,10 +106,12 @@ impl Reading {
     fn poll_installed(&mut self, reports: &Reports, contexts: &[Context], into: &mut Vec<TableEvent>) {
         let applied = self.lowest(reports, |worker| worker.install_seq.load(Ordering::Acquire));
         while let Some(first) = self.installing.pop_front_if(|first| first.seq <= applied) {
-            // The installer makes the tag before it hands out; a refused entry leaves another one.
+            // The installer makes the tag before it hands out; a refused binding leaves another one. A refused rekey
+            // leaves the same, but is the last that was refused.
             let tag = contexts.get(first.slot_index as usize).map_or(0, |c| c.tag.load(Ordering::Acquire));
             let seq = first.seq;
-            let taken = first.expect.is_none_or(|word| word == tag);
+            let refused = reports.refused_seq.load(Ordering::Acquire) == seq;
+            let taken = first.expect.is_none_or(|word| word == tag && !refused);
             into.push(if taken { TableEvent::Installed { seq } } else { TableEvent::InstallRefused { seq } });
         }
     }
@@ -195,6 +218,26 @@ mod tests {
         assert_eq!(poll(&mut reading, &memory), expected);
         memory.reports[0].worker[0].install_seq.store(3, Ordering::Relaxed);
         assert_eq!(poll(&mut reading, &memory), [TableEvent::Installed { seq: 3 }]);
+    }
+
+    /// A rekey leaves the tag as it is, so its refusal is told by the sequence that was refused last.
+    #[test]
+    fn a_refused_rekey_is_told_apart() {
+        let memory = memory();
+        let mut reading = Reading::new(&memory.reports[0], SLOTS, 1, true);
+        let word = BindingWord::bound(SlotId::new(3, 1).unwrap(), 1);
+        let _up = poll(&mut reading, &memory);
+        memory.contexts[3].tag.store(word.0, Ordering::Relaxed);
+        for (seq, refused) in [(1, false), (2, true), (3, false)] {
+            reading.expect(seq, 3, Some(word.0));
+            if refused {
+                memory.reports[0].refused_seq.store(seq, Ordering::Relaxed);
+            }
+            memory.reports[0].worker[0].install_seq.store(seq, Ordering::Relaxed);
+            let event =
+                if refused { TableEvent::InstallRefused { seq } } else { TableEvent::Installed { seq } };
+            assert_eq!(poll(&mut reading, &memory), [event]);
+        }
     }
 
     /// No confirmation is lost, not even when the ring was full.

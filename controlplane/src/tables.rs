@@ -3,11 +3,14 @@
 //! Orders of stores are the contract of `docs/ARCHITECTURE.md`; what is read here comes from another process and is
 //! believed only within its bounds.
 
-use crate::engine::{ContextView, HandleChange, TableCommand, TableEvent, Traffic};
+use crate::engine::{ContextView, HandleChange, Kept, TableCommand, TableEvent, Traffic};
+use crate::journal::Journal;
 use crate::reports::Reading;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as EdgeHandles, Map, MapData, MapError};
-use jvpn_abi::tables::{BindingEntry, BindingWord, Context, InstallEntry, InstallOp, MAX_WORKERS, Reports};
+use jvpn_abi::tables::{
+    BindingEntry, BindingWord, Context, InstallEntry, InstallOp, KeyState, MAX_WORKERS, Reports,
+};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::{BootTime, CONTRACT_VERSION};
 use jvpn_session::messages::Prefix;
@@ -36,12 +39,12 @@ pub enum TablesError {
     #[error("the data plane offers {0}; are both processes of one release?")]
     Implausible(String),
     /// Its exit could not be watched.
-    #[error("cannot watch the data plane's process {pid}: {source}")]
+    #[error("cannot watch the data plane's process {pid}: {cause}")]
     Watch {
         /// Its process ID.
         pid: i32,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 }
 
@@ -51,6 +54,26 @@ pub struct Legacy {
     context: OwnedFd,
     udp: OwnedFd,
     slots: u32,
+}
+
+/// JOURNAL in the greeting.
+#[derive(Clone, Copy, Debug)]
+pub enum Offer<'a> {
+    /// The one that this process writes: the data plane keeps it for the next.
+    Mine(&'a Journal),
+    /// None yet: the data plane hands out what it keeps, or makes one of so many elements.
+    Wish(u32),
+}
+
+/// JOURNAL as the data plane handed it out.
+#[derive(Debug)]
+pub struct JournalHandout {
+    /// Its memory.
+    pub fd: OwnedFd,
+    /// Elements.
+    pub elements: u32,
+    /// Whether a control plane may have written to it.
+    pub kept: bool,
 }
 
 /// The tables of one data plane, mapped, with everything needed to write them.
@@ -75,29 +98,35 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Greets the data plane at `path`, hands over what an earlier one left, and clears every binding.
+    /// Greets the data plane at `path` and hands over what an earlier one left. [`Self::clear`] follows.
     ///
     /// # Errors
     /// If nobody is there, or it is of another version.
-    pub fn connect(path: &Path, legacy: Option<&Legacy>) -> Result<Self, TablesError> {
+    pub fn connect(
+        path: &Path,
+        legacy: Option<&Legacy>,
+        journal: Offer<'_>,
+    ) -> Result<(Self, JournalHandout), TablesError> {
         let connection = Connection::connect(path)?;
         let pid = connection.peer_pid()?;
-        let watch = |source: rustix::io::Errno| TablesError::Watch { pid, source: source.into() };
+        let watch = |cause: rustix::io::Errno| TablesError::Watch { pid, cause: cause.into() };
         let process = rustix::process::Pid::from_raw(pid)
             .ok_or(rustix::io::Errno::SRCH)
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()))
             .map_err(watch)?;
-        match legacy {
-            Some(left) => {
-                let hello = Hello::new(true, true, left.slots);
-                connection.send_hello(&hello, &[left.context.as_fd(), left.udp.as_fd()])?;
+        let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
+        fds.extend(legacy.iter().flat_map(|left| [left.context.as_fd(), left.udp.as_fd()]));
+        let hello = Hello::new(legacy.is_some(), legacy.is_some(), legacy.map_or(0, |left| left.slots));
+        let hello = match journal {
+            Offer::Mine(journal) => {
+                fds.push(journal.fd());
+                hello.with_journal(true, journal.elements())
             }
-            None => connection.send_hello(&Hello::new(false, false, 0), &[])?,
-        }
+            Offer::Wish(elements) => hello.with_journal(false, elements),
+        };
+        connection.send_hello(&hello, &fds)?;
         let (welcome, fds) = connection.receive_welcome()?;
-        let mut tables = Self::map(connection, process, welcome, fds)?;
-        tables.clear()?;
-        Ok(tables)
+        Self::map(connection, process, welcome, fds)
     }
 
     fn map(
@@ -105,7 +134,7 @@ impl Tables {
         process: OwnedFd,
         welcome: Welcome,
         fds: Vec<OwnedFd>,
-    ) -> Result<Self, TablesError> {
+    ) -> Result<(Self, JournalHandout), TablesError> {
         let implausible = |what: String| TablesError::Implausible(what);
         if welcome.workers == 0 || welcome.workers as usize > MAX_WORKERS {
             return Err(implausible(format!("{} workers", welcome.workers)));
@@ -117,8 +146,24 @@ impl Tables {
             .collect::<Vec<_>>()
             .try_into()
             .map_err(|_| implausible("too few descriptors".to_owned()))?;
-        let [bindings, routes, _gate, keys, context, reports, udp, installer_bell, report_bell, handles] =
-            fixed;
+        let [
+            bindings,
+            routes,
+            _gate,
+            keys,
+            context,
+            reports,
+            udp,
+            installer_bell,
+            report_bell,
+            handles,
+            journal,
+        ] = fixed;
+        let journal = JournalHandout {
+            fd: journal,
+            elements: welcome.journal_records,
+            kept: welcome.journal_kept != 0,
+        };
         let contexts = Mapping::new("CONTEXT", context.as_fd(), welcome.slots as usize)?;
         let reports: Mapping<Reports> = Mapping::new("REPORTS", reports.as_fd(), 1)?;
         let contract = reports[0].contract_version.load(Ordering::Acquire);
@@ -127,7 +172,7 @@ impl Tables {
                 "tables of contract version {contract}, this process has {CONTRACT_VERSION}"
             )));
         }
-        Ok(Self {
+        let tables = Self {
             connection,
             process,
             bindings: Bindings::map(bindings.as_fd(), welcome.slots)?,
@@ -149,19 +194,45 @@ impl Tables {
             context_fd: context,
             udp,
             welcome,
-        })
+        };
+        Ok((tables, journal))
     }
 
-    /// Unbinds every slot and removes every route that an earlier control plane left.
-    fn clear(&mut self) -> Result<(), TablesError> {
+    /// The word of a slot now.
+    #[must_use]
+    pub fn word(&self, slot_index: u32) -> BindingWord {
+        self.bindings.word(slot_index)
+    }
+
+    /// Removes every binding and route that an earlier control plane left, but for what `kept` names: that is not
+    /// touched. `None` keeps nothing, and the data plane is new to the engine.
+    ///
+    /// # Errors
+    /// If a table refuses.
+    pub fn clear(&mut self, kept: Option<&Kept>) -> Result<(), TablesError> {
+        let words = kept.map(|kept| &kept.words);
         for slot_index in 0..self.welcome.slots {
-            if self.bindings.word(slot_index) != BindingWord::UNBOUND {
+            let word = self.bindings.word(slot_index);
+            let is_named = words.and_then(|words| words.get(&slot_index)) == Some(&word);
+            if word != BindingWord::UNBOUND && !is_named {
                 self.bindings.unbind(slot_index);
             }
         }
-        let left: Vec<Key<[u8; 16]>> = self.routes.keys().collect::<Result<_, _>>()?;
-        for key in left {
-            self.routes.remove(&key)?;
+        let routes = kept.iter().flat_map(|kept| &kept.routes);
+        let named: HashMap<(u32, [u8; 16]), u32> = routes
+            .map(|(prefix, slot)| {
+                let (addr, len) = prefix.mapped();
+                ((u32::from(len), addr), slot.index())
+            })
+            .collect();
+        let left: Vec<(Key<[u8; 16]>, u32)> = self.routes.iter().collect::<Result<_, _>>()?;
+        for (key, slot_index) in left {
+            let name = (key.prefix_len(), key.data());
+            if named.get(&name) == Some(&slot_index) {
+                self.led.insert(name, slot_index);
+            } else {
+                self.routes.remove(&key)?;
+            }
         }
         let known: Vec<[u8; 8]> = self.handles.keys().collect::<Result<_, _>>()?;
         for handle in known {
@@ -169,7 +240,10 @@ impl Tables {
         }
         let seq = self.reports().requested_unbind_seq.load(Ordering::SeqCst).wrapping_add(1);
         self.request_unbind(seq);
-        self.reading.clearing(seq);
+        match kept {
+            Some(_) => self.reading.adopting(seq),
+            None => self.reading.clearing(seq),
+        }
         Ok(())
     }
 
@@ -195,6 +269,12 @@ impl Tables {
     #[must_use]
     pub fn connection(&self) -> BorrowedFd<'_> {
         self.connection.as_fd()
+    }
+
+    /// Whether the engine knows of this data plane: until then nobody is served.
+    #[must_use]
+    pub const fn is_up(&self) -> bool {
+        self.reading.is_up()
     }
 
     /// Rings when there is something to [`Self::poll_events`].
@@ -228,6 +308,8 @@ impl Tables {
                 self.request_unbind(seq);
                 None
             }
+            // Memory of its own, which outlives these tables: the loop writes it.
+            TableCommand::Journal { .. } => None,
             TableCommand::Install { seq, mut entry } => {
                 entry.seq = seq;
                 let expect = Some(entry.word);
@@ -328,6 +410,11 @@ impl Contexts<'_> {
     fn at(&self, slot_index: u32) -> Option<&Context> {
         self.0.get(slot_index as usize)
     }
+
+    fn key(&self, slot_index: u32, key_number: u32) -> Option<&KeyState> {
+        let state = self.at(slot_index)?.keys.get(key_number as usize % 2)?;
+        (state.key_number_plus_one.load(Ordering::Acquire) == u64::from(key_number) + 1).then_some(state)
+    }
 }
 
 impl ContextView for Contexts<'_> {
@@ -346,11 +433,19 @@ impl ContextView for Contexts<'_> {
     }
 
     fn highest_counter(&self, slot_index: u32, key_number: u32) -> Option<u64> {
-        let state = self.at(slot_index)?.keys.get(key_number as usize % 2)?;
-        if state.key_number_plus_one.load(Ordering::Acquire) != u64::from(key_number) + 1 {
-            return None;
-        }
-        state.window_end.load(Ordering::Acquire).checked_sub(1)
+        self.key(slot_index, key_number)?.window_end.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    fn sending_key(&self, slot_index: u32) -> Option<u32> {
+        u32::try_from(self.at(slot_index)?.send_key.load(Ordering::Acquire).checked_sub(1)?).ok()
+    }
+
+    fn sealed(&self, slot_index: u32, key_number: u32) -> Option<u64> {
+        Some(self.key(slot_index, key_number)?.send_counter.load(Ordering::Acquire))
+    }
+
+    fn failed_opens(&self, slot_index: u32) -> u64 {
+        self.at(slot_index).map_or(0, |context| context.failed_opens.load(Ordering::Acquire))
     }
 
     fn traffic(&self, slot_index: u32) -> Traffic {

@@ -13,7 +13,7 @@ use crate::udp;
 use crate::worker::{Worker, WorkerLinks};
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_queue::ArrayQueue;
-use jvpn_abi::tables::{Context, KeyRing, Reports};
+use jvpn_abi::tables::{Context, JournalRecord, KeyRing, Reports};
 use jvpn_host::signals;
 use jvpn_host::status::StatusListener;
 use jvpn_tables::Doorbell;
@@ -33,6 +33,8 @@ use std::thread::JoinHandle;
 const MISSES: usize = 256;
 /// How long the installer waits for a worker with a full queue, ms.
 const BLOCKED_WAIT_MS: u8 = 1;
+/// Most elements of a JOURNAL: what is asked for beyond that is a mistake. Its pages cost nothing until they are used.
+const JOURNAL_RECORDS_MAX: u32 = 1 << 20;
 /// How long a control plane may take to say HELLO, s.
 const HELLO_PATIENCE_S: i64 = 2;
 
@@ -100,7 +102,30 @@ struct SharedMemory {
     context_kept: bool,
     reports: OwnedFd,
     keys: OwnedFd,
+    journal: Journal,
     tables: Arc<Tables>,
+}
+
+/// JOURNAL as the data plane holds it: a descriptor to hand on. What is in it is sealed and none of its business.
+struct Journal {
+    fd: OwnedFd,
+    records: u32,
+    /// Whether a control plane may have written to it.
+    kept: bool,
+}
+
+impl Journal {
+    /// The one that the control plane brought, or a fresh one of the size it wishes.
+    fn take(handed: Option<OwnedFd>, records: u32) -> Result<Self> {
+        let records = records.clamp(1, JOURNAL_RECORDS_MAX);
+        match handed {
+            Some(fd) if is_sealed(fd.as_fd()) => Ok(Self { fd, records, kept: true }),
+            Some(_) | None => {
+                let octets = records as usize * size_of::<JournalRecord>();
+                Ok(Self { fd: shared_memory("JOURNAL", c"jvpn-journal", octets)?, records, kept: false })
+            }
+        }
+    }
 }
 
 impl<'a> Gateway<'a> {
@@ -189,14 +214,16 @@ impl<'a> Gateway<'a> {
         let patience = TimeVal::seconds(HELLO_PATIENCE_S);
         setsockopt(connection, sockopt::ReceiveTimeout, &patience).context("HELLO timeout")?;
         let (hello, mut fds) = connection.receive_hello()?;
+        let journal = if hello.has_journal != 0 { fds.pop() } else { None };
         let udp = if hello.has_udp != 0 { fds.pop() } else { None };
         let context = if hello.has_context != 0 { fds.pop() } else { None };
         self.take_udp(udp)?;
         if self.threads.is_none() {
-            self.start(&hello, context)?;
+            self.start(&hello, context, journal)?;
         } else if let Some(shared) = &mut self.shared {
             // A control plane that restarted: whether its memory goes on is its own knowledge, ours did.
             shared.context_kept = false;
+            shared.journal.kept = true;
         }
         let (Some(shared), Some(threads), Some(udp)) = (&self.shared, &self.threads, &self.udp) else {
             bail!("data plane is not complete");
@@ -215,10 +242,12 @@ impl<'a> Gateway<'a> {
             threads.installer_bell.as_fd(),
             threads.report_bell.as_fd(),
             handles.as_fd(),
+            shared.journal.fd.as_fd(),
         ];
         send.extend(threads.links.iter().map(|links| links.queues.bell.as_fd()));
         let workers = u32::try_from(threads.links.len()).unwrap_or(0);
-        let welcome = Welcome::new(self.config.slots, workers, shared.context_kept, self.config.wan.port);
+        let welcome = Welcome::new(self.config.slots, workers, shared.context_kept, self.config.wan.port)
+            .with_journal(shared.journal.kept, shared.journal.records);
         connection.send_welcome(&welcome, &send)?;
         Ok(())
     }
@@ -246,7 +275,7 @@ impl<'a> Gateway<'a> {
     }
 
     /// Makes or adopts the shared memory and starts every thread.
-    fn start(&mut self, hello: &Hello, context: Option<OwnedFd>) -> Result<()> {
+    fn start(&mut self, hello: &Hello, context: Option<OwnedFd>, journal: Option<OwnedFd>) -> Result<()> {
         let slots = self.config.slots;
         let (context, context_kept) = match context {
             Some(fd) if hello.context_slots == slots && is_sealed(fd.as_fd()) => (fd, true),
@@ -277,7 +306,8 @@ impl<'a> Gateway<'a> {
             self.steering.table("GATE")?.as_fd(),
         )?);
         self.threads = Some(self.spawn(&tables, mailbox)?);
-        self.shared = Some(SharedMemory { context, context_kept, reports, keys, tables });
+        let journal = Journal::take(journal, hello.journal_records)?;
+        self.shared = Some(SharedMemory { context, context_kept, reports, keys, journal, tables });
         Ok(())
     }
 

@@ -1,28 +1,28 @@
-//! Installed bindings: what workers hold per slot, and the installer that makes it outside the hot path.
-//!
-//! The installer takes entries from the key mailbox, clears or adopts CONTEXT, expands the keys and hands one shared,
-//! immutable [`SlotContext`] to every worker through a queue. Workers neither allocate nor free: what they replace goes
-//! back through another queue and is dropped here.
+//! Installed bindings: what workers hold per slot, the words of CONTEXT that say how far a binding is, and the
+//! [`Installer`] that makes it all outside the hot path.
+
+mod installer;
+
+pub use installer::{Installed, Installer};
 
 use crate::frame::{Mac, OuterTemplate};
-use crate::tables::Tables;
 use crossbeam_queue::ArrayQueue;
-use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState, MAX_PREFIXES};
+use jvpn_abi::tables::{BindingWord, Context, InstallEntry, KeyState, MAX_PREFIXES};
 use jvpn_abi::wire::{Suite, data::SlotId};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::aead::{OpenKey, SealKey};
-use jvpn_crypto::window::Window;
+use jvpn_crypto::limits::HARD_PACKETS;
 use jvpn_tables::Doorbell;
-use jvpn_tables::keys::KeyMailbox;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use zeroize::Zeroize;
 
 /// Installs that may wait for one worker. More than the key mailbox holds, so that a batch of entries fits.
 const WORKER_QUEUE: usize = 1_024;
 
-/// A binding as workers use it: keys expanded, headers prepared, prefixes ready to compare.
+/// A binding as workers use it: keys expanded, headers prepared, prefixes ready to compare. Never changed: a rekey hands
+/// out another one that shares what stays.
+#[derive(Clone)]
 pub struct SlotContext {
     /// The word that must stand in BINDINGS for this to be valid.
     pub word: BindingWord,
@@ -30,19 +30,53 @@ pub struct SlotContext {
     pub slot: SlotId,
     /// Shard for DATA towards the client.
     pub shard: u16,
-    /// Number of the keys; its lowest bit is the key phase.
-    pub key_number: u32,
-    /// Opens frames of the client.
-    pub open: OpenKey,
-    /// Seals frames to the client.
-    pub seal: SealKey,
     /// The client's side of the path.
     pub remote: Endpoint,
     /// The gateway's side of the path.
     pub local: Endpoint,
     /// Outer headers towards the client.
     pub outer: OuterTemplate,
-    prefixes: Vec<(u128, u128)>,
+    prefixes: Arc<[(u128, u128)]>,
+    /// By key phase. Two during a rekey.
+    keys: [Option<Arc<KeySet>>; 2],
+}
+
+/// The keys of one key number, expanded.
+pub struct KeySet {
+    /// Counts the rekeys of a binding; its lowest bit is the key phase.
+    pub number: u32,
+    /// Opens frames of the client.
+    pub open: OpenKey,
+    /// Seals frames to the client.
+    pub seal: SealKey,
+    /// Counters from this one on are neither sealed nor accepted.
+    pub hard_packets: u64,
+}
+
+impl std::fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeySet").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl KeySet {
+    fn expand(entry: &InstallEntry) -> Result<Self, Refusal> {
+        let suite = Suite::from_number(entry.suite).ok_or(Refusal::Suite)?;
+        let hard_packets = if entry.hard_packets == 0 { HARD_PACKETS } else { entry.hard_packets };
+        Ok(Self {
+            number: entry.key_number,
+            open: OpenKey::new(suite, &entry.open_key),
+            seal: SealKey::new(suite, &entry.seal_key),
+            hard_packets: hard_packets.min(HARD_PACKETS),
+        })
+    }
+
+    /// The key phase that its frames carry.
+    #[must_use]
+    #[inline]
+    pub const fn phase(&self) -> bool {
+        self.number & 1 == 1
+    }
 }
 
 impl std::fmt::Debug for SlotContext {
@@ -75,6 +109,9 @@ pub enum Refusal {
     /// CONTEXT is not the one that an adopted binding left: its counters are unknown, so its keys must not be used.
     #[error("CONTEXT of the slot belongs to another binding")]
     NotAdoptable,
+    /// A rekey of a binding that is not installed, or a key number that does not follow the one in use.
+    #[error("the key number does not fit the keys of this binding")]
+    KeyNumber,
 }
 
 impl SlotContext {
@@ -88,7 +125,7 @@ impl SlotContext {
         if !word.is_bound() || word.serial() != slot.serial() {
             return Err(Refusal::Slot);
         }
-        let suite = Suite::from_number(entry.suite).ok_or(Refusal::Suite)?;
+        let keys = KeySet::expand(entry)?;
         let remote = Endpoint { addr: entry.remote_addr, port: entry.remote_port };
         let local = Endpoint { addr: entry.local_addr, port: entry.local_port };
         let v4 = |endpoint: Endpoint| {
@@ -98,14 +135,38 @@ impl SlotContext {
             word,
             slot,
             shard: entry.shard,
-            key_number: entry.key_number,
-            open: OpenKey::new(suite, &entry.open_key),
-            seal: SealKey::new(suite, &entry.seal_key),
             remote,
             local,
             outer: OuterTemplate::new(wan, v4(local)?, v4(remote)?),
-            prefixes: prefixes(entry)?,
-        })
+            prefixes: prefixes(entry)?.into(),
+            keys: [None, None],
+        }
+        .with_keys(keys))
+    }
+
+    /// The keys of a phase, if there are any.
+    #[must_use]
+    #[inline]
+    pub fn keys(&self, phase: bool) -> Option<&KeySet> {
+        self.keys[usize::from(phase)].as_deref()
+    }
+
+    /// The keys of a number.
+    #[must_use]
+    #[inline]
+    pub fn keys_of(&self, number: u32) -> Option<&KeySet> {
+        self.keys(number & 1 == 1).filter(|keys| keys.number == number)
+    }
+
+    fn with_keys(mut self, keys: KeySet) -> Self {
+        let place = usize::from(keys.phase());
+        self.keys[place] = Some(Arc::new(keys));
+        self
+    }
+
+    fn without_keys(mut self, number: u32) -> Self {
+        self.keys[(number % 2) as usize] = None;
+        self
     }
 
     /// Whether the peer may use this inner address.
@@ -171,162 +232,10 @@ impl WorkerQueues {
     }
 }
 
-/// The installer: everything about a binding that may allocate, block or take time.
-#[derive(Debug)]
-pub struct Installer {
-    tables: Arc<Tables>,
-    workers: Vec<Arc<WorkerQueues>>,
-    wan: Mac,
-}
-
-/// What one run of the installer did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Installed {
-    /// Entries handed to the workers.
-    pub handed: u32,
-    /// Entries refused.
-    pub refused: u32,
-    /// A worker's queue is full: run again soon, entries wait in the mailbox.
-    pub blocked: bool,
-}
-
-impl Installer {
-    /// An installer for these workers.
-    #[must_use]
-    pub const fn new(tables: Arc<Tables>, workers: Vec<Arc<WorkerQueues>>, wan: Mac) -> Self {
-        Self { tables, workers, wan }
-    }
-
-    /// Drops what workers retired and installs whatever waits in the mailbox.
-    pub fn run(&self, mailbox: &KeyMailbox) -> Installed {
-        let mut done = Installed::default();
-        loop {
-            self.free_retired();
-            if self.workers.iter().any(|worker| {
-                worker.handouts.len() >= WORKER_QUEUE - 1 || worker.retired.len() >= WORKER_QUEUE
-            }) {
-                done.blocked = true;
-                break;
-            }
-            let Some(mut entry) = mailbox.take() else { break };
-            let outcome = self.install(&entry);
-            let seq = entry.seq;
-            entry.zeroize_keys();
-            match outcome {
-                Ok(()) => done.handed += 1,
-                Err(refusal) => {
-                    tracing::warn!(seq, slot = entry.slot, %refusal, "install entry refused");
-                    let reports = self.tables.reports();
-                    reports.refused.fetch_add(1, Ordering::Relaxed);
-                    reports.refused_seq.store(seq, Ordering::Release);
-                    // The workers pass the sequence too, so that later ones can be told apart.
-                    self.hand_out(seq, SlotId(entry.slot).index(), &None);
-                    done.refused += 1;
-                }
-            }
-            self.tables.reports().installer_seq.store(seq, Ordering::Release);
-        }
-        if done.handed + done.refused > 0 {
-            self.workers.iter().for_each(|worker| worker.bell.ring());
-        }
-        done
-    }
-
-    fn free_retired(&self) {
-        for worker in &self.workers {
-            while worker.retired.pop().is_some() {}
-        }
-    }
-
-    fn install(&self, entry: &InstallEntry) -> Result<(), Refusal> {
-        let slot = SlotId(entry.slot);
-        let context = self.tables.contexts.get(slot.index() as usize).ok_or(Refusal::Slot)?;
-        let op = [InstallOp::Install, InstallOp::Adopt, InstallOp::Remove]
-            .into_iter()
-            .find(|op| *op as u32 == entry.op);
-        let handout = match op.ok_or(Refusal::Operation)? {
-            InstallOp::Remove => None,
-            InstallOp::Install => {
-                let expanded = SlotContext::expand(entry, self.wan)?;
-                clear(context, BindingWord(entry.word), entry.key_number);
-                Some(Arc::new(expanded))
-            }
-            InstallOp::Adopt => {
-                let expanded = SlotContext::expand(entry, self.wan)?;
-                adopt(context, BindingWord(entry.word), entry.key_number)?;
-                Some(Arc::new(expanded))
-            }
-        };
-        self.hand_out(entry.seq, slot.index(), &handout);
-        Ok(())
-    }
-
-    fn hand_out(&self, seq: u64, slot_index: u32, context: &Option<Arc<SlotContext>>) {
-        for worker in &self.workers {
-            let handout = Handout { seq, slot_index, context: context.clone() };
-            // `run` left room for one.
-            let full = worker.handouts.push(handout).is_err();
-            debug_assert!(!full, "the worker's queue was checked for room");
-        }
-    }
-}
-
-/// Wiping of entries that were copied out of the mailbox.
-trait ZeroizeKeys {
-    fn zeroize_keys(&mut self);
-}
-
-impl ZeroizeKeys for InstallEntry {
-    fn zeroize_keys(&mut self) {
-        self.open_key.zeroize();
-        self.seal_key.zeroize();
-    }
-}
-
 /// The key set that a key number uses.
 #[must_use]
 pub fn key_state(context: &Context, key_number: u32) -> &KeyState {
     &context.keys[(key_number % 2) as usize]
-}
-
-/// Makes CONTEXT new for a binding: nothing of the one before is left, the tag last.
-fn clear(context: &Context, word: BindingWord, key_number: u32) {
-    context.tag.store(0, Ordering::SeqCst);
-    let small = [
-        &context.confirmed,
-        &context.confirmed_at_ns,
-        &context.next_hop_mac,
-        &context.last_heard_ns,
-        &context.peer_interval_ms,
-        &context.packets_in,
-        &context.bytes_in,
-        &context.packets_out,
-        &context.bytes_out,
-    ];
-    small.into_iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
-    for key in &context.keys {
-        for cell in
-            [&key.send_counter, &key.key_number_plus_one, &key.window_lock, &key.window_end, &key.received]
-        {
-            cell.store(0, Ordering::Relaxed);
-        }
-        key.window.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
-    }
-    key_state(context, key_number).key_number_plus_one.store(u64::from(key_number) + 1, Ordering::Relaxed);
-    context.tag.store(word.0, Ordering::SeqCst);
-}
-
-/// Goes on with a CONTEXT that an earlier data plane left: only if it is this binding's.
-fn adopt(context: &Context, word: BindingWord, key_number: u32) -> Result<(), Refusal> {
-    let state = key_state(context, key_number);
-    if context.tag.load(Ordering::SeqCst) != word.0
-        || state.key_number_plus_one.load(Ordering::SeqCst) != u64::from(key_number) + 1
-    {
-        return Err(Refusal::NotAdoptable);
-    }
-    // A worker that died inside the window's lock left it locked; no worker of this process holds it yet.
-    context.keys.iter().for_each(|key| Window::new(key).release_abandoned_lock());
-    Ok(())
 }
 
 /// Whether a confirmed word stands in CONTEXT for this binding.
@@ -341,4 +250,31 @@ pub fn is_confirmed(context: &Context, word: BindingWord) -> bool {
 pub fn confirm(context: &Context, word: BindingWord, now: BootTime) -> bool {
     context.confirmed_at_ns.store(now.0, Ordering::Relaxed);
     context.confirmed.compare_exchange(0, word.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
+}
+
+/// The key number that workers seal with, plus one; 0 = none.
+#[inline]
+fn sending(context: &Context) -> u64 {
+    context.send_key.load(Ordering::Acquire)
+}
+
+/// The keys to seal with now. Read for each packet, so that every worker follows a flip at its next one: the word lies in
+/// the line that sealing reads anyway.
+#[must_use]
+#[inline]
+pub fn sending_keys<'a>(slot: &'a SlotContext, context: &Context) -> Option<&'a KeySet> {
+    let number = u32::try_from(sending(context).checked_sub(1)?).ok()?;
+    slot.keys_of(number)
+}
+
+/// A frame opened under `keys`: if they are the next ones, from now on they seal too. `true` for the one caller that did
+/// it.
+#[must_use]
+#[inline]
+pub fn flip(context: &Context, keys: &KeySet) -> bool {
+    let (before, next) = (u64::from(keys.number), u64::from(keys.number) + 1);
+    // Key number 0 has no predecessor.
+    sending(context) == before
+        && before != 0
+        && context.send_key.compare_exchange(before, next, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }

@@ -3,9 +3,11 @@
 mod common;
 
 use common::*;
+use jvpn_abi::tables::InstallOp;
 use jvpn_dataplane::pipeline::Verdict;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::sync::atomic::Ordering;
 
 /// Counts what the current thread allocates or frees.
 struct Counting;
@@ -56,5 +58,30 @@ fn r0_2_the_packet_path_allocates_nothing() {
     let after = touched();
     assert_eq!(forwarded, (PACKETS, PACKETS), "every packet took the whole way");
     assert!(matches!(refused, Verdict::Drop(_)));
+    assert_eq!(after - before, 0, "allocations or frees on the packet path");
+}
+
+/// R5.2, R0.2: the same with two keys, and with the flip from one to the other.
+#[test]
+fn r0_2_a_flip_allocates_nothing() {
+    const PACKETS: u64 = 10_000;
+    let mut bench = Bench::attached();
+    assert!(bench.install(InstallOp::AddKey, next_key));
+    let packet = inner(CLIENT, SERVER, 64, b"up");
+    let up: Vec<_> = (1..=PACKETS)
+        .map(|n| if n > PACKETS / 2 { next_frame(n, &packet) } else { data_frame(n, &packet) })
+        .collect();
+    let down = lan_frame(&inner(SERVER, CLIENT, 64, &[7; 1_000]));
+    let mut scratch = down.clone();
+    let before = touched();
+    let mut forwarded = (0u64, 0u64);
+    for frame in &up {
+        forwarded.0 += u64::from(matches!(bench.inbound(frame), Verdict::ToLan(_)));
+        scratch.copy_from_slice(&down);
+        forwarded.1 += u64::from(matches!(bench.outbound(&mut scratch), Verdict::ToWan(_)));
+    }
+    let after = touched();
+    assert_eq!(forwarded, (PACKETS, PACKETS));
+    assert_eq!(bench.context().send_key.load(Ordering::Relaxed), 2, "it flipped");
     assert_eq!(after - before, 0, "allocations or frees on the packet path");
 }

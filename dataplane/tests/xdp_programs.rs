@@ -243,9 +243,10 @@ fn odd_frames() {
     let to_kernel = [
         edited(&|f| f[12..14].copy_from_slice(&[8, 6])),
         edited(&|f| f[12..14].copy_from_slice(&[0x81, 0])),
-        edited(&|f| f[14] = 0x46),
-        edited(&|f| f[20] = 0x20),
+        // A later fragment, and a first one or options of a datagram that is none of ours.
         edited(&|f| f[21] = 1),
+        edited(&|f| (f[20], f[37]) = (0x20, f[37] ^ 1)),
+        edited(&|f| f[14] = 0x46),
         edited(&|f| f[23] = 6),
         edited(&|f| f[37] ^= 1),
         edited(&|f| f.truncate(20)),
@@ -255,6 +256,12 @@ fn odd_frames() {
     }
     assert_eq!(x.counters(), BTreeMap::from([(DropReason::PassedToKernel, to_kernel.len() as u64)]));
     let refused = [
+        // A first fragment for our port, and options in front of it (one word: the UDP header moves).
+        edited(&|f| f[20] = 0x20),
+        edited(&|f| {
+            f[14] = 0x46;
+            f.splice(34..34, [1, 1, 1, 0]);
+        }),
         edited(&|f| f[42] = 0x11),
         edited(&|f| f[42] = 0x21),
         edited(&|f| f[42] = 0x7f),
@@ -267,6 +274,7 @@ fn odd_frames() {
     }
     assert_eq!(x.counters()[&DropReason::UnknownType], 3);
     assert_eq!(x.counters()[&DropReason::TooShort], 3);
+    assert_eq!(x.counters()[&DropReason::OddHeaders], 2);
 }
 
 /// The programs classify exactly as the host's copy of the same code does, on frames of every length and on noise.

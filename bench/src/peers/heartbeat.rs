@@ -145,6 +145,12 @@ impl Heartbeat {
         self.shared.sent.load(Ordering::Relaxed)
     }
 
+    /// Replies that have come so far.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.shared.replies().len() as u64
+    }
+
     /// Waits until `count` more replies have come.
     ///
     /// # Errors

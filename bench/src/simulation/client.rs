@@ -1,14 +1,15 @@
 //! A client's host: the production agent, its links and its tunnel device, on virtual time.
 
-use super::{Setup, Simulation};
 use super::agenda::Actor;
 use super::dice::Dice;
 use super::network::{GATEWAY, PathId};
 use super::observer::Violation;
 use super::packet::Numbered;
+use super::{Setup, Simulation};
 use jvpn_abi::wire::{DATA_HEADER_LEN, MsgType, Suite, TAG_LEN};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::agent::{Agent, AgentConfig, FRAME_OVERHEAD, Inner};
+use jvpn_client::paths::candidates::CandidateSettings;
 use jvpn_client::paths::{UplinkId, UplinkSpec};
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use std::collections::VecDeque;
@@ -45,6 +46,7 @@ struct Identity {
     gateway: PublicKey,
     suites: Vec<Suite>,
     uplinks: u8,
+    candidates: CandidateSettings,
     seed: u64,
     starts: u64,
 }
@@ -52,7 +54,8 @@ struct Identity {
 impl Identity {
     /// A new process: no session, no memory, other randomness.
     fn start(&mut self) -> Agent {
-        let spec = |n: u8| UplinkSpec { device: format!("up{n}"), priority: u32::from(n) + 1 };
+        let spec =
+            |n: u8| UplinkSpec { device: format!("up{n}"), priority: u32::from(n) + 1, metered: false };
         let config = AgentConfig {
             local: self.secret.clone(),
             gateway: self.gateway,
@@ -60,6 +63,7 @@ impl Identity {
             endpoint: GATEWAY,
             suites: self.suites.clone(),
             uplinks: (0..self.uplinks).map(spec).collect(),
+            candidates: self.candidates,
         };
         let stream = AGENT_STREAM + self.client as u64 * STARTS_MAX + self.starts;
         self.starts += 1;
@@ -76,7 +80,8 @@ pub fn inner_address(client: usize) -> Ipv4Addr {
 impl ClientHost {
     pub(super) fn new(client: usize, secret: StaticSecret, gateway: PublicKey, setup: &Setup) -> Self {
         let (suites, uplinks, seed) = (setup.suites.clone(), setup.uplinks, setup.seed);
-        let mut identity = Identity { client, secret, gateway, suites, uplinks, seed, starts: 0 };
+        let candidates = setup.candidates;
+        let mut identity = Identity { client, secret, gateway, suites, uplinks, candidates, seed, starts: 0 };
         Self {
             agent: identity.start(),
             inbox: VecDeque::new(),

@@ -8,6 +8,7 @@ use super::network::GATEWAY;
 use super::observer::{Confirmation, Violation};
 use super::{LAN_LATENCY, Simulation};
 use jvpn_abi::Endpoint;
+use jvpn_abi::tables::BindingWord;
 use jvpn_abi::wire::{DataHeader, SlotId};
 use jvpn_controlplane::engine::{AdminCommand, ContextView, TableCommand, TableEvent};
 use jvpn_session::messages::SessionId;
@@ -144,7 +145,8 @@ impl Simulation {
                 let owner = self.owners().get(&slot.0).copied();
                 self.observer.binds(*slot, owner)?;
             }
-            TableCommand::Unbind { .. }
+            TableCommand::Journal { .. }
+            | TableCommand::Unbind { .. }
             | TableCommand::Remove { .. }
             | TableCommand::RouteAdd { .. }
             | TableCommand::RouteRemove { .. } => {}
@@ -179,8 +181,9 @@ impl Simulation {
     fn owners(&self) -> BTreeMap<u32, SessionId> {
         let Some(control) = &self.host.control else { return BTreeMap::new() };
         let sessions = control.status(self.now).sessions;
-        let owner =
-            |session: jvpn_controlplane::engine::SessionStatus| Some((session.slot?, session.id.parse().ok()?));
+        let owner = |session: jvpn_controlplane::engine::SessionStatus| {
+            Some((session.slot?, session.id.parse().ok()?))
+        };
         sessions.into_iter().filter_map(owner).collect()
     }
 
@@ -192,7 +195,9 @@ impl Simulation {
         let mut bound = Vec::new();
         for slot_index in 0..writer.bindings.slots() {
             let word = writer.bindings.word(slot_index);
-            let Some(slot) = SlotId::new(slot_index, word.serial()).filter(|_| word.is_bound()) else { continue };
+            let Some(slot) = SlotId::new(slot_index, word.serial()).filter(|_| word.is_bound()) else {
+                continue;
+            };
             let confirmed = view.confirmed(slot_index, word);
             bound.push((slot, if confirmed { Confirmation::Given } else { Confirmation::Awaited }));
         }
@@ -222,7 +227,7 @@ impl Simulation {
         for act in did {
             match act {
                 Did::Accepted(slot) => {
-                    self.observer.used(slot)?;
+                    self.used(slot)?;
                     let entry = self.host.data_plane.as_ref().and_then(|d| d.entry(slot.index()));
                     if let Some(entry) = entry {
                         self.observer.proven(entry.remote());
@@ -233,13 +238,24 @@ impl Simulation {
                 }
                 Did::ToWan(remote, datagram) => {
                     if let Some(header) = DataHeader::parse(&datagram) {
-                        self.observer.used(header.slot)?;
+                        self.used(header.slot)?;
                     }
                     self.gateway_sends(remote, datagram)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// I1: a worker used a slot in this turn, so its word was bound when the turn began: nobody stores words meanwhile.
+    fn used(&mut self, slot: SlotId) -> Result<(), Violation> {
+        let entry = self.host.data_plane.as_ref().and_then(|data_plane| data_plane.entry(slot.index()));
+        let word = BindingWord(entry.map_or(0, |entry| entry.word));
+        if !word.is_bound() || word.serial() != slot.serial() {
+            let what = format_args!("a frame of {slot:?} while its word is {:#x}", word.0);
+            return Err(self.observer.violation("I1", what));
+        }
+        self.observer.used(slot)
     }
 
     /// A datagram reaches the WAN port.

@@ -6,9 +6,10 @@ use super::dice::Dice;
 use super::network::{Fate, Flow, Heading, PathId, Sight, Weather};
 use super::observer::Violation;
 use super::{Setup, Simulation};
-use jvpn_abi::wire::MsgType;
+use jvpn_abi::wire::{MsgType, Suite};
 use jvpn_client::paths::{LinkState, UplinkId};
 use jvpn_controlplane::engine::AdminCommand;
+use jvpn_session::Policy;
 use std::time::Duration;
 
 /// One thing that happens to the world.
@@ -182,6 +183,35 @@ impl Simulation {
         }
         self.strike(Fault::StartDataPlane)?;
         self.strike(Fault::StartControlPlane)
+    }
+}
+
+/// A random world: how many clients, uplinks and workers, how large the tables, which policy, how much traffic.
+#[must_use]
+pub fn world(seed: u64) -> Setup {
+    const STREAM: u64 = 6;
+    let mut dice = Dice::new(seed, STREAM);
+    let clients = dice.below(4) as usize + 1;
+    let presets = ["edge", "mobile", "fintech", "satellite"];
+    let preset = Policy::preset(presets[dice.below(4) as usize]).unwrap_or_default();
+    let secs = Duration::from_secs;
+    // Short lives meet more ends.
+    let policy = if dice.chance(300) {
+        Policy { transport_loss_ttl: secs(20), recovery_window: secs(5), session_ttl: secs(60), ..preset }
+    } else {
+        preset
+    };
+    let every = [Some(20), Some(60), Some(400), None][dice.below(4) as usize];
+    Setup {
+        seed,
+        clients,
+        uplinks: dice.below(3) as u8 + 1,
+        workers: dice.below(3) as usize + 1,
+        slots: if dice.chance(250) { 3 * clients as u32 } else { 128 },
+        policy,
+        suites: vec![if dice.chance(500) { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 }],
+        traffic_every: every.map(Duration::from_millis),
+        ..Setup::default()
     }
 }
 

@@ -36,6 +36,7 @@ use jvpn_abi::wire::Suite;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::agent::AgentStatus;
 use jvpn_client::paths::UplinkId;
+use jvpn_client::paths::candidates::CandidateSettings;
 use jvpn_controlplane::audit::Encoder;
 use jvpn_controlplane::engine::{PeerSettings, SessionStatus, Settings, TunnelSettings};
 use jvpn_crypto::keys::{PresharedKey, StaticSecret};
@@ -88,6 +89,8 @@ pub struct Setup {
     pub suites: Vec<Suite>,
     /// Each client's application sends a packet this often.
     pub traffic_every: Option<Duration>,
+    /// How clients watch the uplinks beside the bound one.
+    pub candidates: CandidateSettings,
 }
 
 impl Default for Setup {
@@ -101,6 +104,8 @@ impl Default for Setup {
             policy: Policy::default(),
             suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
             traffic_every: Some(Duration::from_millis(20)),
+            // A scenario says which switches it wants.
+            candidates: CandidateSettings { fail_back_hold: None, ..CandidateSettings::default() },
         }
     }
 }
@@ -144,7 +149,10 @@ pub struct Simulation {
 
 impl std::fmt::Debug for Simulation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Simulation").field("now", &self.now).field("network", &self.network).finish_non_exhaustive()
+        f.debug_struct("Simulation")
+            .field("now", &self.now)
+            .field("network", &self.network)
+            .finish_non_exhaustive()
     }
 }
 
@@ -158,17 +166,15 @@ impl Simulation {
         let secret = StaticSecret::generate(&mut keys)?;
         let mut node_key = [0; 32];
         keys.fill(&mut node_key)?;
-        let secrets = (0..setup.clients)
-            .map(|_| StaticSecret::generate(&mut keys))
-            .collect::<Result<Vec<_>, _>>()?;
+        let secrets =
+            (0..setup.clients).map(|_| StaticSecret::generate(&mut keys)).collect::<Result<Vec<_>, _>>()?;
         let peers = secrets.iter().enumerate().map(|(client, secret)| peer(client, secret)).collect();
         let settings = settings(setup, peers)?;
         let (seed, slots, workers) = (setup.seed, setup.slots, setup.workers);
         let host = Host::new(HostSetup { settings, secret, node_key, seed, slots, workers });
         let gateway = host.public_key();
-        let client = |(client, secret): (usize, StaticSecret)| {
-            ClientHost::new(client, secret, gateway, setup)
-        };
+        let client =
+            |(client, secret): (usize, StaticSecret)| ClientHost::new(client, secret, gateway, setup);
         let mut simulation = Self {
             now: START,
             agenda: Agenda::default(),

@@ -51,7 +51,11 @@ impl Numbered {
             && inner.len == LEN
             && inner.protocol == PROTOCOL
             && fold(sum_words(packet.get(..20)?)) == 0
-            && packet.iter().enumerate().skip(HEAD + 8).all(|(index, octet)| *octet == filling(number, index));
+            && packet
+                .iter()
+                .enumerate()
+                .skip(HEAD + 8)
+                .all(|(index, octet)| *octet == filling(number, index));
         intact.then_some(Self { source: inner.source, destination: inner.destination, number })
     }
 

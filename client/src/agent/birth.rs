@@ -1,6 +1,7 @@
 //! Getting a session: handshakes over the usable uplinks until one is granted.
 
 use super::binding::{Binding, Generation};
+use super::rekey::KeyLimits;
 use super::session::Session;
 use super::{Agent, Event, Phase, Transmit};
 use crate::paths::UplinkId;
@@ -28,6 +29,8 @@ pub(super) struct Birth {
     /// The latest initiation; answers to earlier ones are ignored.
     open: Option<Open>,
     not_before: BootTime,
+    /// When the first handshake of this search was sent.
+    pub(super) asking_since: Option<BootTime>,
 }
 
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Birth {
     /// Nothing is sent before `not_before`.
     pub(super) const fn new(not_before: BootTime) -> Self {
         let campaign = Campaign::new(Repetition::Fresh, None);
-        Self { campaign, wake: not_before, open: None, not_before }
+        Self { campaign, wake: not_before, open: None, not_before, asking_since: None }
     }
 }
 
@@ -67,6 +70,7 @@ impl Agent {
         let stamp = self.unix_at_boot_ns.saturating_add(now.0).max(self.last_timestamp_ns.saturating_add(1));
         self.last_timestamp_ns = stamp;
         let Self { phase: Phase::Searching(birth), config, random, .. } = self else { return };
+        birth.asking_since.get_or_insert(now);
         let offer = HandshakeOffer {
             versions: vec![PROTOCOL_VERSION],
             suites: config.suites.iter().map(|suite| *suite as u8).collect(),
@@ -121,13 +125,14 @@ impl Agent {
     }
 
     fn refused(&mut self, now: BootTime, uplink: UplinkId, reason: Reason, retry_after_ms: u32) {
-        let Self { phase: Phase::Searching(birth), paths, .. } = self else { return };
+        let Phase::Searching(birth) = &mut self.phase else { return };
         birth.open = None;
         let wait = match retry_after_ms {
             0 => REFUSED_FOR_GOOD,
             ms => Duration::from_millis(u64::from(ms)),
         };
-        birth.campaign.failed(now, paths, now.after(wait));
+        // Whoever refuses has answered: the path works.
+        birth.campaign.again(now.after(wait));
         self.counters.refusals += 1;
         self.push_event(Event::Refused { session: None, reason, retry_after_ms, uplink });
     }
@@ -140,7 +145,8 @@ impl Agent {
         grant: Box<HandshakeGrant>,
         secret: &EpochSecret,
     ) {
-        let binding = Binding::new(&grant.binding, secret, grant.suite, uplink, now);
+        let limits = KeyLimits::from(&grant.policy);
+        let binding = Binding::new(&grant.binding, secret, grant.suite, uplink, limits, now);
         let generation = Generation::new(&grant.binding, secret);
         self.push_event(Event::SessionStarted { grant: grant.clone() });
         self.push_event(Event::StateChange {

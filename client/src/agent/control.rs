@@ -20,7 +20,7 @@ impl Agent {
             self.counters.wrong_slot += 1;
             return;
         }
-        let Ok(message) = session.binding.control_in.open(datagram) else {
+        let Ok(message) = session.binding.open_control(datagram) else {
             self.counters.unauthentic += 1;
             return;
         };
@@ -35,6 +35,9 @@ impl Agent {
             Some(ControlMessage::State { version, state, reason }) => {
                 self.gateway_state(now, version, State::from_number(state), reason);
             }
+            Some(ControlMessage::Tickets(batch)) => self.take_tickets(now, batch),
+            // What only a gateway is asked.
+            Some(ControlMessage::AskTickets) => self.counters.malformed += 1,
             None => self.counters.malformed += 1,
         }
     }

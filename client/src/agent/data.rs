@@ -1,18 +1,22 @@
 //! The path of every packet: sealed in place on the way out, opened in place on the way in. No allocation while a path
 //! carries data.
 
-use super::binding::{OpenError, Sending};
+use super::binding::{OpenError, Opened, Sending};
 use super::{Agent, Phase, Transmit};
 use crate::paths::UplinkId;
 use jvpn_abi::BootTime;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN};
 use jvpn_crypto::CryptoError;
+use std::time::Duration;
 
 /// Octets that a frame has beyond its inner packet: header space in front, tag space behind.
 pub const FRAME_OVERHEAD: usize = DATA_OVERHEAD;
 /// Largest inner packet that is sealed, octets. RFC 9001 B.1 gives the key limits for packets up to 2^11 octets.
 pub const MAX_INNER_LEN: usize = 2_048 - FRAME_OVERHEAD;
+
+/// The keys before a rekey receive for max(3 RTT, this) after the first frame under the new ones.
+const OVERLAP_MIN: Duration = Duration::from_secs(1);
 
 /// What became of an inner packet that wants out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +51,10 @@ impl Agent {
             return Inner::Dropped;
         }
         session.monitor.on_sent(now);
-        match session.binding.seal(frame, MAX_INNER_LEN) {
+        let expired = now >= session.binding.hard_limit_at();
+        let sealed =
+            if expired { Err(CryptoError::Exhausted) } else { session.binding.seal(frame, MAX_INNER_LEN) };
+        match sealed {
             Ok(()) => {
                 self.counters.packets_out += 1;
                 self.counters.bytes_out += len as u64;
@@ -102,18 +109,21 @@ impl Agent {
             self.counters.wrong_slot += 1;
             return None;
         }
-        let plaintext = match session.binding.open(datagram) {
-            Ok(plaintext) => plaintext,
+        let overlap = (session.monitor.rtt().smoothed().unwrap_or_default() * 3).max(OVERLAP_MIN);
+        let Opened { plaintext, newest } = match session.binding.open(now, overlap, datagram) {
+            Ok(opened) => opened,
             Err(error) => {
                 self.count_refused(error);
                 return None;
             }
         };
-        let first = !session.monitor.is_proven();
+        // What comes under the keys before says nothing about those that wait for their proof.
+        let first = newest && (!session.monitor.is_proven() || session.newer.is_some());
+        let counts = newest || session.monitor.is_proven();
         let inner = plaintext.first().is_some_and(|octet| octet >> 4 != 0);
-        if inner {
+        if inner && counts {
             session.monitor.on_received(now);
-        } else {
+        } else if counts {
             session.monitor.on_heard(now);
         }
         if first {
@@ -139,6 +149,7 @@ impl Agent {
             OpenError::WrongSlot => &mut self.counters.wrong_slot,
             OpenError::Replayed => &mut self.counters.replayed,
             OpenError::Forged => &mut self.counters.open_failed,
+            OpenError::Expired => &mut self.counters.key_expired,
         };
         *counter += 1;
     }

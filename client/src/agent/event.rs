@@ -44,6 +44,15 @@ pub enum Event {
         /// How it went.
         report: RecoveryReport,
     },
+    /// A voluntary switch did not take place: the session goes on where it was.
+    SwitchCancelled {
+        /// Which session.
+        session: SessionId,
+        /// The uplink that it would have gone to.
+        to: UplinkId,
+        /// Why not.
+        reason: Reason,
+    },
     /// The gateway refused a request, authenticated.
     Refused {
         /// The session, unless it was a handshake.

@@ -15,7 +15,9 @@ mod birth;
 mod control;
 mod data;
 mod event;
+mod probing;
 mod reattach;
+mod rekey;
 mod session;
 mod status;
 
@@ -24,6 +26,7 @@ pub use event::{Event, RecoveryReport};
 pub use status::{AgentStatus, Counters};
 
 use crate::hold::Hold;
+use crate::paths::candidates::CandidateSettings;
 use crate::paths::{LinkChange, LinkState, Paths, UplinkId, UplinkSpec};
 use birth::Birth;
 use jvpn_abi::wire::{MsgType, Suite};
@@ -37,6 +40,8 @@ use std::time::Duration;
 
 /// A timer that fires this late means that the host slept: whatever NAT state there was is gone.
 const WAKE_GAP: Duration = Duration::from_secs(10);
+/// A suspension shorter than this is none that a NAT would notice.
+const SUSPENSION_MIN: Duration = Duration::from_secs(1);
 /// Events that wait for a shell which does not take them; then the oldest are dropped.
 const EVENTS_MAX: usize = 1_024;
 
@@ -55,6 +60,8 @@ pub struct AgentConfig {
     pub suites: Vec<Suite>,
     /// Uplinks; [`UplinkId`] is the position.
     pub uplinks: Vec<UplinkSpec>,
+    /// How uplinks beside the bound one are watched.
+    pub candidates: CandidateSettings,
 }
 
 /// A datagram to send to the gateway.
@@ -88,6 +95,8 @@ pub struct Agent {
     counters: Counters,
     /// Unix time in ns at boot time zero, as last set.
     unix_at_boot_ns: u64,
+    /// By how much `CLOCK_BOOTTIME` is ahead of `CLOCK_MONOTONIC`: the time that the host has slept.
+    suspended: Option<Duration>,
     last_timestamp_ns: u64,
     recoveries: u64,
     last_recovery: Option<RecoveryReport>,
@@ -117,7 +126,7 @@ impl Agent {
     #[must_use]
     pub fn new(config: AgentConfig, random: Box<dyn Random>) -> Self {
         Self {
-            paths: Paths::new(config.uplinks.clone()),
+            paths: Paths::new(config.uplinks.clone(), config.candidates),
             config,
             random,
             phase: Phase::Searching(Box::new(Birth::new(BootTime(0)))),
@@ -126,6 +135,7 @@ impl Agent {
             events: VecDeque::new(),
             counters: Counters::default(),
             unix_at_boot_ns: 0,
+            suspended: None,
             last_timestamp_ns: 0,
             recoveries: 0,
             last_recovery: None,
@@ -159,14 +169,14 @@ impl Agent {
             Some(MsgType::ReattachReject) => self.handle_reject(now, uplink, datagram),
             Some(MsgType::Control) => self.handle_control(now, uplink, datagram),
             Some(MsgType::Reset) => self.handle_reset(now, uplink, datagram),
+            Some(MsgType::PathEcho) => self.handle_echo(now, uplink, datagram),
             // Kinds that only a gateway takes, or that this version does not speak.
             Some(
                 MsgType::UnboundSample
                 | MsgType::HandshakeInit
                 | MsgType::Retry
                 | MsgType::ReattachRequest
-                | MsgType::PathProbe
-                | MsgType::PathEcho,
+                | MsgType::PathProbe,
             )
             | None => {
                 self.counters.malformed += 1;
@@ -187,21 +197,85 @@ impl Agent {
         match change {
             LinkChange::Same => return,
             LinkChange::Lost => self.leave_uplink(now, uplink, SwitchCause::LinkDown),
-            LinkChange::Readdressed => self.leave_uplink(now, uplink, SwitchCause::AddressChange),
-            LinkChange::Gained => {
-                let Self { phase, paths, .. } = self;
-                match phase {
-                    Phase::Searching(birth) => birth.campaign.link_gained(now, paths),
-                    Phase::Session(session) => {
-                        if let Some(recovery) = &mut session.recovery {
-                            recovery.campaign.link_gained(now, paths);
-                        }
-                    }
-                    Phase::Ended(_) => {}
-                }
+            LinkChange::Readdressed => {
+                self.leave_uplink(now, uplink, SwitchCause::AddressChange);
+                self.link_gained(now);
             }
+            LinkChange::Gained => self.link_gained(now),
         }
         self.drive(now);
+    }
+
+    fn link_gained(&mut self, now: BootTime) {
+        let Self { phase, paths, .. } = self;
+        match phase {
+            Phase::Searching(birth) => birth.campaign.link_gained(now, paths),
+            Phase::Session(session) => {
+                if let Some(recovery) = &mut session.recovery {
+                    recovery.campaign.link_gained(now, paths);
+                }
+            }
+            Phase::Ended(_) => {}
+        }
+    }
+
+    /// Tells how far `CLOCK_MONOTONIC` is (ns), which stands still while the host sleeps: a host that has slept has lost
+    /// its NAT state and maybe its links, and need not wait for silence to know that.
+    pub fn handle_monotonic(&mut self, now: BootTime, monotonic_ns: u64) {
+        let suspended = Duration::from_nanos(now.0.saturating_sub(monotonic_ns));
+        let slept =
+            self.suspended.replace(suspended).is_some_and(|before| suspended > before + SUSPENSION_MIN);
+        if slept {
+            self.woke(now);
+            self.drive(now);
+        }
+    }
+
+    /// The host slept: what was known about paths is old, and the bound one is asked for anew.
+    fn woke(&mut self, now: BootTime) {
+        self.paths.forget_evidence();
+        let Phase::Session(session) = &mut self.phase else { return };
+        let uplink = session.binding.uplink;
+        match &mut session.recovery {
+            None => self.begin_recovery(now, SwitchCause::Wake, Some(uplink)),
+            Some(recovery) => recovery.campaign.again(now),
+        }
+    }
+
+    /// The gateway has another address now. Whatever was under way towards the old one is void.
+    pub fn set_endpoint(&mut self, now: BootTime, endpoint: Endpoint) {
+        if std::mem::replace(&mut self.config.endpoint, endpoint) == endpoint {
+            return;
+        }
+        self.paths.forget_evidence();
+        match &mut self.phase {
+            Phase::Session(session) => match &mut session.recovery {
+                None => {
+                    let uplink = session.binding.uplink;
+                    self.begin_recovery(now, SwitchCause::AddressChange, Some(uplink));
+                }
+                Some(recovery) => {
+                    recovery.request = None;
+                    recovery.campaign.again(now);
+                }
+            },
+            Phase::Searching(birth) => birth.campaign.again(now),
+            Phase::Ended(_) => {}
+        }
+        self.drive(now);
+    }
+
+    /// Since when nothing has been answered: the gateway may have moved. `None` while a path works, or none is usable.
+    #[must_use]
+    pub fn unanswered_since(&self) -> Option<BootTime> {
+        if self.paths.usable() == 0 {
+            return None;
+        }
+        match &self.phase {
+            Phase::Session(session) => session.recovery.as_ref().map(|recovery| recovery.decided_at),
+            Phase::Searching(birth) => birth.asking_since,
+            Phase::Ended(_) => None,
+        }
     }
 
     /// Time has passed.
@@ -211,8 +285,7 @@ impl Agent {
             && let Phase::Session(session) = &self.phase
             && session.recovery.is_none()
         {
-            let uplink = session.binding.uplink;
-            self.begin_recovery(now, SwitchCause::Wake, Some(uplink));
+            self.woke(now);
         }
         self.drive(now);
     }
@@ -270,6 +343,7 @@ impl Agent {
     /// Does what is due.
     fn drive(&mut self, now: BootTime) {
         self.drive_session(now);
+        self.drive_probing(now);
         self.drive_birth(now);
     }
 

@@ -1,6 +1,8 @@
 //! Recovery: leaving a path, asking for a new binding, taking the answer, and measuring how long it took.
 
 use super::binding::{Binding, Generation, Sending};
+use super::rekey::KeyLimits;
+use super::session::Session;
 use super::{Agent, Event, Phase, RecoveryReport, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::campaign::{Campaign, Repetition, Step};
@@ -26,8 +28,29 @@ pub(super) struct Recovery {
     pub(super) wake: BootTime,
     /// The latest request, until it is answered. Answers to earlier ones are ignored.
     pub(super) request: Option<Request>,
-    from: UplinkId,
+    pub(super) from: UplinkId,
+    /// The uplink that was chosen with the decision.
+    pub(super) target: UplinkId,
+    /// The state that a voluntary switch comes back to if it does not take place.
+    pub(super) before: State,
     last_heard: BootTime,
+}
+
+impl Recovery {
+    /// Its first request was answered before the recovery began.
+    pub(super) fn granted(&mut self, uplink: UplinkId) {
+        self.campaign = Campaign::granted(uplink);
+    }
+
+    /// Nothing is asked before `not_before`.
+    pub(super) fn starting(self, not_before: BootTime) -> Self {
+        Self { campaign: self.campaign.starting(not_before), ..self }
+    }
+
+    /// A voluntary switch that nobody has been told of: the old path can simply go on.
+    pub(super) fn is_only_planned(&self) -> bool {
+        self.cause == SwitchCause::Voluntary && self.campaign.attempts() == 0
+    }
 }
 
 /// The latest request.
@@ -56,6 +79,14 @@ enum Repeated {
     Yes,
 }
 
+impl Request {
+    /// The same datagram again.
+    pub(super) fn send_again(&mut self) -> Vec<u8> {
+        self.repeated = Repeated::Yes;
+        self.datagram.clone()
+    }
+}
+
 impl Agent {
     /// Leaves the bound path. During a birth there is nothing to reattach: it starts again instead.
     pub(super) fn begin_recovery(&mut self, now: BootTime, cause: SwitchCause, prefer: Option<UplinkId>) {
@@ -64,13 +95,14 @@ impl Agent {
             return;
         }
         let from = session.binding.uplink;
-        if prefer != Some(from) {
+        if prefer != Some(from) && !cause.is_voluntary() {
             paths.mark_failed(from, now);
         }
         if session.state == State::Birth {
             return self.end_session(now, Reason::HandshakeFail);
         }
         let last_heard = session.monitor.last_heard();
+        session.rekey = None;
         session.binding.sending = Sending::Stopped;
         session.recovery = Some(Recovery {
             campaign: Campaign::new(Repetition::Identical, prefer),
@@ -79,11 +111,17 @@ impl Agent {
             wake: now,
             request: None,
             from,
+            target: prefer.unwrap_or(from),
+            before: session.state,
             last_heard,
         });
         let session = session.id;
         let detect_ms = millis(now.since(last_heard));
         self.push_event(Event::RecoveryStarted { session, cause, from, detect_ms });
+        if cause.is_voluntary() {
+            // The old path still carries the session; the state follows the first request.
+            return;
+        }
         let reason = match cause {
             SwitchCause::LinkDown | SwitchCause::PathDead => Reason::TransportDead,
             SwitchCause::Voluntary
@@ -91,7 +129,8 @@ impl Agent {
             | SwitchCause::SlotReset
             | SwitchCause::AddressChange
             | SwitchCause::Wake
-            | SwitchCause::Retry => Reason::RecoveryStart,
+            | SwitchCause::Retry
+            | SwitchCause::Rekey => Reason::RecoveryStart,
         };
         self.set_state(State::Recovering, reason);
     }
@@ -101,11 +140,13 @@ impl Agent {
             let Self { phase: Phase::Session(session), paths, random, .. } = self else { return };
             let Some(recovery) = &mut session.recovery else { return };
             match recovery.campaign.poll(now, paths, Self::jitter(random.as_mut())) {
-                Step::Fresh(uplink) => self.send_request(now, uplink),
+                Step::Fresh(uplink) => {
+                    self.set_state(State::Recovering, Reason::RecoveryStart);
+                    self.send_request(now, uplink);
+                }
                 Step::Repeat(uplink) => {
                     if let Some(request) = &mut recovery.request {
-                        request.repeated = Repeated::Yes;
-                        let payload = request.datagram.clone();
+                        let payload = request.send_again();
                         self.outbox.push_back(Transmit { uplink, payload });
                         self.counters.requests_repeated += 1;
                     }
@@ -118,10 +159,37 @@ impl Agent {
         }
     }
 
-    /// A new request, under the newest generation that is held.
+    /// A new request of the recovery.
     fn send_request(&mut self, now: BootTime, uplink: UplinkId) {
-        let Self { phase: Phase::Session(session), config, random, .. } = self else { return };
+        let Phase::Session(session) = &mut self.phase else { return };
         let Some(recovery) = &mut session.recovery else { return };
+        let ask = ReattachAsk {
+            // Once an answer is overdue the old path may be gone, and no cooldown may keep the session from a new one.
+            cause: if recovery.cause.is_voluntary() && recovery.campaign.attempts() > 1 {
+                SwitchCause::Retry
+            } else {
+                recovery.cause
+            },
+            detect_ms: u32::try_from(millis(recovery.decided_at.since(recovery.last_heard)))
+                .unwrap_or(u32::MAX),
+            attempt: recovery.campaign.attempts(),
+        };
+        let request = self.make_request(now, uplink, ask);
+        if let Phase::Session(session) = &mut self.phase
+            && let Some(recovery) = &mut session.recovery
+        {
+            recovery.request = request;
+        }
+    }
+
+    /// Makes a request under the newest generation that is held, and sends it.
+    pub(super) fn make_request(
+        &mut self,
+        now: BootTime,
+        uplink: UplinkId,
+        ask: ReattachAsk,
+    ) -> Option<Request> {
+        let Self { phase: Phase::Session(session), config, random, .. } = self else { return None };
         let (generation, under) =
             session.newer.as_ref().map_or((&session.held, Under::Held), |newer| (newer, Under::Newer));
         session.nonce += 1;
@@ -134,27 +202,19 @@ impl Agent {
             nonce: session.nonce,
             handle: generation.handle.0,
         };
-        let ask = ReattachAsk {
-            cause: recovery.cause,
-            detect_ms: u32::try_from(millis(recovery.decided_at.since(recovery.last_heard)))
-                .unwrap_or(u32::MAX),
-            attempt: recovery.campaign.attempts(),
-        };
         let handle = generation.handle;
         match reattach::request(random.as_mut(), &params, &ask.encode()) {
             Ok((datagram, pending)) => {
                 let payload = datagram.clone();
-                let (sent_at, repeated) = (now, Repeated::No);
-                recovery.request =
-                    Some(Request { uplink, handle, pending, datagram, under, sent_at, repeated });
                 self.outbox.push_back(Transmit { uplink, payload });
                 self.counters.requests_sent += 1;
+                let (sent_at, repeated) = (now, Repeated::No);
+                Some(Request { uplink, handle, pending, datagram, under, sent_at, repeated })
             }
             Err(error) => {
-                recovery.request = None;
-                self.push_event(Event::Trouble {
-                    message: format!("no reattach request could be made: {error}"),
-                });
+                let message = format!("no reattach request could be made: {error}");
+                self.push_event(Event::Trouble { message });
+                None
             }
         }
     }
@@ -187,7 +247,12 @@ impl Agent {
         grant: &ReattachGrant,
         secret: &EpochSecret,
     ) {
-        let Self { phase: Phase::Session(session), paths, .. } = self else { return };
+        let Phase::Session(session) = &mut self.phase else { return };
+        if grant.rekey && !session.binding.takes_keys(&grant.binding, grant.key_number) {
+            let message = "the gateway's rekey names keys that do not follow ours".to_owned();
+            self.push_event(Event::Trouble { message });
+            return self.attempt_refused(now, Reason::Malformed, 0);
+        }
         let generation = Generation::new(&grant.binding, secret);
         // A request proves to the gateway that the generation it was made under arrived.
         if under == Under::Newer
@@ -196,11 +261,19 @@ impl Agent {
             session.held = newer;
         }
         session.newer = Some(generation);
-        let same_place = grant.binding.slot == session.binding.slot && uplink == session.binding.uplink;
-        if grant.rekey && same_place {
-            session.binding.rekey(&grant.binding, secret, now);
-        } else {
-            session.binding = Binding::new(&grant.binding, secret, session.grant.suite, uplink, now);
+        let recovering = session.recovery.is_some();
+        if grant.rekey {
+            self.take_keys(now, grant, secret);
+            if !recovering {
+                return self.drive_session(now);
+            }
+        } else if !recovering {
+            self.rekey_became_switch(now, uplink);
+        }
+        let Self { phase: Phase::Session(session), paths, .. } = self else { return };
+        if !grant.rekey {
+            let limits = KeyLimits::from(&session.grant.policy);
+            session.binding = Binding::new(&grant.binding, secret, session.grant.suite, uplink, limits, now);
         }
         let rtt = rtt.or_else(|| paths.uplink(uplink).and_then(|uplink| uplink.srtt));
         let timing = Timing::from(&session.grant.policy);
@@ -226,7 +299,10 @@ impl Agent {
         }
         paths.mark_good(session.binding.uplink, session.monitor.rtt().smoothed());
         let Some(recovery) = session.recovery.take() else {
-            return self.set_state(State::Attached, Reason::HandshakeOk);
+            if session.state == State::Birth {
+                self.set_state(State::Attached, Reason::HandshakeOk);
+            }
+            return;
         };
         let report = RecoveryReport {
             cause: recovery.cause,
@@ -266,6 +342,13 @@ impl Agent {
             // The gateway knows this generation under another version than ours: no request of ours will ever match.
             return self.end_session(now, reason);
         }
+        if self.stays(reason) {
+            return self.stay(
+                now,
+                reason,
+                Duration::from_millis(u64::from(retry_after_ms)).min(RETRY_AFTER_MAX),
+            );
+        }
         self.attempt_refused(now, reason, retry_after_ms);
     }
 
@@ -277,23 +360,28 @@ impl Agent {
 
     /// The path works, the gateway said no: the next request goes the same way, when it may.
     fn attempt_refused(&mut self, now: BootTime, reason: Reason, retry_after_ms: u32) {
-        let Phase::Session(session) = &mut self.phase else { return };
-        let Some(recovery) = &mut session.recovery else { return };
         let wait = match (retry_after_ms, reason) {
             // Only this nonce or datagram was at fault.
             (0, Reason::ReplayDetected) => Duration::ZERO,
             (0, _) => REFUSED_PAUSE,
             (ms, _) => Duration::from_millis(u64::from(ms)).min(RETRY_AFTER_MAX),
         };
-        recovery.campaign.again(now.after(wait));
+        let Phase::Session(session) = &mut self.phase else { return };
+        match &mut session.recovery {
+            Some(recovery) => recovery.campaign.again(now.after(wait)),
+            None => self.rekey_refused(now, reason, wait),
+        }
     }
 
     /// The gateway does not know the handle of the latest request, and its token says that it is the gateway.
     pub(super) fn handle_unknown(&mut self, now: BootTime) {
         let Phase::Session(session) = &mut self.phase else { return };
-        let Some(recovery) = &mut session.recovery else { return };
-        let Some(request) = recovery.request.take() else { return };
-        recovery.campaign.again(now);
+        let Some(request) = session.take_request() else { return };
+        match (&mut session.recovery, &mut session.rekey) {
+            (Some(recovery), _) => recovery.campaign.again(now),
+            (None, Some(rekey)) => rekey.wake = now,
+            (None, None) => {}
+        }
         if !self.drop_newer(request.under) {
             self.end_session(now, Reason::SessionNotFound);
         }
@@ -302,7 +390,7 @@ impl Agent {
     /// The token that a RESET for `handle` must carry: only for the latest request.
     pub(super) fn expected_handle_token(&self, handle: Handle) -> Option<[u8; 16]> {
         let Phase::Session(session) = &self.phase else { return None };
-        let request = session.recovery.as_ref()?.request.as_ref().filter(|r| r.handle == handle)?;
+        let request = session.request().filter(|request| request.handle == handle)?;
         match request.under {
             Under::Held => Some(session.held.handle_token),
             Under::Newer => session.newer.as_ref().map(|newer| newer.handle_token),
@@ -312,15 +400,40 @@ impl Agent {
     /// The latest request, if it went out over `uplink` and is still open.
     fn latest_request(&mut self, uplink: UplinkId) -> Option<&mut Request> {
         let Phase::Session(session) = &mut self.phase else { return None };
-        session.recovery.as_mut()?.request.as_mut().filter(|request| request.uplink == uplink)
+        session.request_mut().filter(|request| request.uplink == uplink)
     }
 
     /// The latest request is answered.
     fn close_request(&mut self) {
-        if let Phase::Session(session) = &mut self.phase
-            && let Some(recovery) = &mut session.recovery
-        {
-            recovery.request = None;
+        if let Phase::Session(session) = &mut self.phase {
+            let _answered = session.take_request();
+        }
+    }
+}
+
+impl Session {
+    /// The latest request, that of a recovery or that of a rekey: never both are there.
+    fn request(&self) -> Option<&Request> {
+        match (&self.recovery, &self.rekey) {
+            (Some(recovery), _) => recovery.request.as_ref(),
+            (None, Some(rekey)) => rekey.request.as_ref(),
+            (None, None) => None,
+        }
+    }
+
+    fn request_mut(&mut self) -> Option<&mut Request> {
+        match (&mut self.recovery, &mut self.rekey) {
+            (Some(recovery), _) => recovery.request.as_mut(),
+            (None, Some(rekey)) => rekey.request.as_mut(),
+            (None, None) => None,
+        }
+    }
+
+    fn take_request(&mut self) -> Option<Request> {
+        match (&mut self.recovery, &mut self.rekey) {
+            (Some(recovery), _) => recovery.request.take(),
+            (None, Some(rekey)) => rekey.request.take(),
+            (None, None) => None,
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use super::binding::{Binding, Generation, Sending};
 use super::birth::Birth;
+use super::probing::Probing;
 use super::reattach::Recovery;
+use super::rekey::Rekeying;
 use super::{Agent, Event, Phase, Suspicion, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::monitor::{Monitor, Step, Timing};
@@ -45,6 +47,9 @@ pub(super) struct Session {
     /// The nonce of the last request. Only rises.
     pub(super) nonce: u64,
     pub(super) recovery: Option<Recovery>,
+    /// New keys that were asked for.
+    pub(super) rekey: Option<Rekeying>,
+    pub(super) probing: Probing,
     /// Loss towards the gateway, as its probe answers tell it: {highest counter + 1, received}.
     pub(super) heard_by_gateway: Option<(u64, u64)>,
 }
@@ -71,6 +76,8 @@ impl Session {
             newer: None,
             nonce: 0,
             recovery: None,
+            rekey: None,
+            probing: Probing::new(),
             heard_by_gateway: None,
         }
     }
@@ -82,8 +89,10 @@ impl Session {
             Sending::Stopped => BootTime::NEVER,
         };
         match &self.recovery {
-            None => watch,
-            Some(recovery) => watch.min(recovery.wake).min(self.loss_deadline(recovery)),
+            None => watch.min(self.probing.wake).min(self.key_event()),
+            Some(recovery) => {
+                watch.min(self.probing.wake).min(recovery.wake).min(self.loss_deadline(recovery))
+            }
         }
     }
 
@@ -127,6 +136,7 @@ impl Agent {
                 Step::Wait(_) => break,
             }
         }
+        self.drive_rekey(now);
         self.drive_recovery(now);
     }
 
@@ -152,7 +162,7 @@ impl Agent {
     pub(super) fn key_exhausted(&mut self, now: BootTime) {
         let Phase::Session(session) = &self.phase else { return };
         let uplink = session.binding.uplink;
-        self.begin_recovery(now, SwitchCause::Retry, Some(uplink));
+        self.begin_recovery(now, SwitchCause::Rekey, Some(uplink));
     }
 
     /// The uplink was lost or got another address.
@@ -160,6 +170,21 @@ impl Agent {
         let prefer = (cause == SwitchCause::AddressChange).then_some(uplink);
         let Self { phase: Phase::Session(session), paths, .. } = self else { return };
         if let Some(recovery) = &mut session.recovery {
+            if recovery.is_only_planned() {
+                if uplink == recovery.target {
+                    return self.stay(now, Reason::TransportDead, Duration::ZERO);
+                }
+                if uplink == recovery.from {
+                    recovery.cause = cause;
+                    recovery.campaign.at_once();
+                }
+            } else if cause == SwitchCause::AddressChange
+                && recovery.from == uplink
+                && recovery.campaign.attempts() == 0
+            {
+                // A new address after a moment without any: the link was there all the time.
+                recovery.cause = cause;
+            }
             if recovery.campaign.uplink() == Some(uplink) {
                 recovery.request = None;
                 session.binding.sending = Sending::Stopped;

@@ -2,6 +2,7 @@
 
 use super::binding::Sending;
 use super::{Agent, Phase, RecoveryReport};
+use crate::paths::candidates::Evidence;
 use crate::paths::{LinkState, UplinkId};
 use jvpn_abi::BootTime;
 use serde::Serialize;
@@ -34,6 +35,14 @@ pub struct Counters {
     pub control_received: u64,
     /// Path hints among them.
     pub path_hints: u64,
+    /// Requests for path tickets.
+    pub tickets_asked: u64,
+    /// Path tickets received.
+    pub tickets_received: u64,
+    /// Path probes sent.
+    pub path_probes_sent: u64,
+    /// Their echoes.
+    pub path_echoes: u64,
     /// RESETs with the right token.
     pub resets: u64,
     /// RESETs with a wrong token, or about nothing of ours.
@@ -50,6 +59,10 @@ pub struct Counters {
     pub replayed: u64,
     /// DATA that did not authenticate.
     pub open_failed: u64,
+    /// DATA under a key past its hard limit.
+    pub key_expired: u64,
+    /// Rekeys: new keys for the binding that was there.
+    pub rekeys: u64,
     /// Inner packets or frames that make no sense.
     pub inner_malformed: u64,
     /// Inner packets of a kind that the tunnel does not carry.
@@ -77,6 +90,8 @@ pub struct AgentStatus {
     pub path: Option<PathStatus>,
     /// All uplinks.
     pub uplinks: Vec<UplinkStatus>,
+    /// Path tickets held.
+    pub tickets: usize,
     /// Inner addresses.
     pub addresses: Vec<String>,
     /// Prefixes routed into the tunnel.
@@ -123,6 +138,10 @@ pub struct PathStatus {
     pub epoch: u64,
     /// Slot in DATA.
     pub slot: u32,
+    /// Number of the keys in use within the epoch.
+    pub key_number: u32,
+    /// Their age, ms.
+    pub key_age_ms: u64,
     /// Whether DATA leaves over it now.
     pub sending: bool,
     /// Whether a frame has come over it.
@@ -157,6 +176,23 @@ pub struct UplinkStatus {
     pub link: LinkState,
     /// Last round-trip time over it, ms.
     pub rtt_ms: Option<f64>,
+    /// Costs by volume.
+    pub metered: bool,
+    /// What probes say about it, while it is not bound.
+    pub candidate: Option<CandidateStatus>,
+}
+
+/// A path that could be switched to.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct CandidateStatus {
+    /// In one word.
+    pub state: Evidence,
+    /// Since its last answer, ms.
+    pub answered_ms: Option<u64>,
+    /// Without loss for so long, ms.
+    pub stable_ms: Option<u64>,
+    /// Lost among the last probes, percent.
+    pub loss_percent: Option<f64>,
 }
 
 impl Agent {
@@ -183,7 +219,8 @@ impl Agent {
                 reason: view.reason.name(),
             }),
             path: self.path_status(now),
-            uplinks: self.uplink_status(),
+            uplinks: self.uplink_status(now),
+            tickets: session.map_or(0, |session| session.probing.tickets()),
             addresses: grant.map_or_else(Vec::new, |g| g.addresses.iter().map(ToString::to_string).collect()),
             routes: grant.map_or_else(Vec::new, |g| g.routes.iter().map(ToString::to_string).collect()),
             mtu: grant.map(|grant| grant.mtu),
@@ -201,12 +238,15 @@ impl Agent {
         let Phase::Session(session) = &self.phase else { return None };
         let (binding, monitor) = (&session.binding, &session.monitor);
         let (received, highest) = binding.received();
+        let (key_number, key_since) = binding.key_number();
         Some(PathStatus {
             uplink: binding.uplink,
             device: self.paths.device(binding.uplink).to_owned(),
             remote: self.config.endpoint.to_string(),
             epoch: binding.epoch,
             slot: binding.slot.0,
+            key_number,
+            key_age_ms: whole_ms(now.since(key_since)),
             sending: binding.sending == Sending::Allowed,
             proven: monitor.is_proven(),
             rtt_ms: monitor.rtt().smoothed().map(ms),
@@ -219,13 +259,29 @@ impl Agent {
         })
     }
 
-    fn uplink_status(&self) -> Vec<UplinkStatus> {
+    fn uplink_status(&self, now: BootTime) -> Vec<UplinkStatus> {
+        let bound = match &self.phase {
+            Phase::Session(session) => Some(session.binding.uplink),
+            Phase::Searching(_) | Phase::Ended(_) => None,
+        };
+        let candidate = |uplink: UplinkId| {
+            let usable = self.paths.is_usable(uplink) && bound.is_some_and(|bound| bound != uplink);
+            let view = self.paths.candidate(uplink, now).filter(|_| usable)?;
+            Some(CandidateStatus {
+                state: view.evidence,
+                answered_ms: view.answered_ago.map(whole_ms),
+                stable_ms: view.stable_for.map(whole_ms),
+                loss_percent: view.loss_percent,
+            })
+        };
         let one = |(uplink, about): (UplinkId, &crate::paths::Uplink)| UplinkStatus {
             uplink,
             device: about.spec.device.clone(),
             priority: about.spec.priority,
             link: about.link,
             rtt_ms: about.srtt.map(ms),
+            metered: about.spec.metered,
+            candidate: candidate(uplink),
         };
         self.paths.iter().map(one).collect()
     }

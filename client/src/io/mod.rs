@@ -3,10 +3,12 @@
 //! Level-triggered: what is not taken now is reported again, so one busy descriptor cannot starve the others. Without
 //! packets, events and due timers the process sleeps.
 
+mod alarm;
 pub mod frames;
+mod names;
 
 use crate::agent::{Agent, AgentConfig, Event, Inner};
-use crate::config::Config;
+use crate::config::{Config, GatewayEndpoint};
 use crate::events::EventSink;
 use crate::link::model::UplinkRouting;
 use crate::link::watch::{News, Watch};
@@ -14,6 +16,7 @@ use crate::link::{Links, TunnelSetup};
 use crate::paths::UplinkId;
 use crate::transport::{Transport, udp::Udp};
 use crate::tun::Tun;
+use alarm::Alarm;
 use anyhow::Context;
 use frames::{BATCH, Frames};
 use jvpn_abi::wire::{DATA_HEADER_LEN, TAG_LEN};
@@ -22,9 +25,11 @@ use jvpn_crypto::rng::OsRandom;
 use jvpn_host::status::StatusListener;
 use jvpn_host::{clock, signals};
 use jvpn_session::messages::{HandshakeGrant, Prefix};
+use names::Names;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde_json::{Value, json};
 use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -43,6 +48,8 @@ enum Token {
     Status,
     Links,
     Tunnel,
+    Alarm,
+    Names,
     Uplink(UplinkId),
 }
 
@@ -55,6 +62,8 @@ impl Token {
             Self::Status => 1,
             Self::Links => 2,
             Self::Tunnel => 3,
+            Self::Alarm => 4,
+            Self::Names => 5,
             Self::Uplink(id) => Self::FIRST_UPLINK + u64::from(id.0),
         }
     }
@@ -65,6 +74,8 @@ impl Token {
             1 => Self::Status,
             2 => Self::Links,
             3 => Self::Tunnel,
+            4 => Self::Alarm,
+            5 => Self::Names,
             other => Self::Uplink(UplinkId(u8::try_from(other.checked_sub(Self::FIRST_UPLINK)?).ok()?)),
         })
     }
@@ -87,6 +98,9 @@ struct Shell {
     watch: Watch,
     status: StatusListener,
     signals: UnixStream,
+    alarm: Alarm,
+    /// If the gateway is configured by name.
+    names: Option<Names>,
     events: EventSink,
     frames: Frames,
     sources: [Endpoint; BATCH],
@@ -120,23 +134,31 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 impl Shell {
     fn start(config: &Config) -> anyhow::Result<Self> {
         let random = OsRandom::checked()?;
+        // Before anything of the host is touched: these are what a user gets wrong.
+        let (local, preshared) = (config.secret()?, config.preshared()?);
         // Handlers first: from here on Ctrl-C cleans up.
         let signals = signals::shutdown_stream().context("cannot register signal handlers")?;
         let status = StatusListener::bind(&config.status_socket, STATUS_MODE)
             .with_context(|| format!("cannot serve {}", config.status_socket.display()))?;
-        let endpoint = Endpoint::from(config.gateway.endpoint);
-        let links = Links::open(config.routing(), config.gateway.endpoint.ip(), config.interface.table)?;
+        let (endpoint, names) = match &config.gateway.endpoint {
+            GatewayEndpoint::Address(address) => (Some(Endpoint::from(*address)), None),
+            GatewayEndpoint::Name { host, port } => (None, Some(Names::new(host.clone(), *port)?)),
+        };
+        // Until the name has been looked up nothing leads anywhere, and no uplink is usable.
+        let gateway = endpoint.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |known| known.socket_addr().ip());
+        let links = Links::open(config.routing(), gateway, config.interface.table)?;
         let watch = Watch::open()?;
         let tunnel = Tun::open(&config.interface.name)?;
         let events = EventSink::open(config.events_file.as_deref())?;
         let agent = Agent::new(
             AgentConfig {
-                local: config.secret()?,
+                local,
                 gateway: config.gateway.public_key(),
-                preshared: config.preshared()?,
-                endpoint,
+                preshared,
+                endpoint: endpoint.unwrap_or_default(),
                 suites: config.suites(),
                 uplinks: config.uplink_specs(),
+                candidates: config.candidates(),
             },
             Box::new(random),
         );
@@ -154,6 +176,8 @@ impl Shell {
             watch,
             status,
             signals,
+            alarm: Alarm::new().context("cannot make a timer")?,
+            names,
             events,
             frames: Frames::default(),
             sources: [Endpoint::default(); BATCH],
@@ -164,7 +188,7 @@ impl Shell {
             running: Running::Yes,
         };
         shell.subscribe()?;
-        shell.look_at_links(clock::now(), endpoint);
+        shell.refresh_links(clock::now());
         Ok(shell)
     }
 
@@ -176,19 +200,27 @@ impl Shell {
         add(self.status.listener().as_fd(), Token::Status)?;
         add(self.watch.as_fd(), Token::Links)?;
         add(self.tunnel.as_fd(), Token::Tunnel)?;
+        add(self.alarm.as_fd(), Token::Alarm)?;
+        if let Some(names) = &self.names {
+            add(names.as_fd(), Token::Names)?;
+        }
         Ok(())
     }
 
     /// Waits, takes what is there, does what is due.
     fn round(&mut self) -> anyhow::Result<()> {
         let mut ready = [EpollEvent::empty(); 64];
-        let timeout = self.timeout(clock::now());
+        let now = clock::now();
+        let timeout = self.timeout(now);
+        self.alarm.set(now, self.agent.poll_timeout());
         let count = match self.epoll.wait(&mut ready, timeout) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => 0,
             Err(errno) => return Err(errno).context("waiting for events failed"),
         };
         let tokens = || ready.iter().take(count).filter_map(|event| Token::from_number(event.data()));
+        // After a suspend neither what waits in the sockets nor what is due means what it meant.
+        self.agent.handle_monotonic(clock::now(), clock::monotonic_ns());
         // Sockets first: what has been answered must not be seen as silence by the timers below.
         for token in tokens() {
             if let Token::Uplink(id) = token {
@@ -202,6 +234,8 @@ impl Shell {
                 Token::Links => self.take_news(),
                 Token::Status => self.answer_status(),
                 Token::Signals => self.take_signal(),
+                Token::Alarm => self.alarm.clear(),
+                Token::Names => self.take_name(),
             }
         }
         let now = clock::now();
@@ -212,13 +246,43 @@ impl Shell {
         if self.agent.poll_suspicion() || self.look_again.is_some_and(|due| due <= now) {
             self.refresh_links(now);
         }
+        let lookup_due = self.lookup_due();
+        if let Some(names) = &mut self.names
+            && lookup_due.is_some_and(|due| due <= now)
+        {
+            names.start(now);
+        }
         self.flush(now);
         Ok(())
     }
 
+    /// When the gateway's name is to be looked up.
+    fn lookup_due(&self) -> Option<BootTime> {
+        self.names.as_ref()?.due(self.agent.unanswered_since())
+    }
+
+    /// A lookup has ended: the gateway may be somewhere else now.
+    fn take_name(&mut self) {
+        let current = Some(self.agent.endpoint()).filter(|known| *known != Endpoint::default());
+        let works = current.is_some() && self.agent.unanswered_since().is_none();
+        let Some(names) = &mut self.names else { return };
+        let Some(endpoint) = names.take(current, works).filter(|found| Some(*found) != current) else {
+            return;
+        };
+        let now = clock::now();
+        tracing::info!(%endpoint, "the gateway's name leads here");
+        self.links.set_gateway(endpoint.socket_addr().ip());
+        // Their datagrams would go on to the old address.
+        for uplink in &mut self.uplinks {
+            uplink.transport = None;
+        }
+        self.agent.set_endpoint(now, endpoint);
+        self.refresh_links(now);
+    }
+
     /// Milliseconds until something is due, rounded up so that the timer has really come.
     fn timeout(&self, now: BootTime) -> EpollTimeout {
-        let due = [self.agent.poll_timeout(), self.look_again].into_iter().flatten().min();
+        let due = [self.agent.poll_timeout(), self.look_again, self.lookup_due()].into_iter().flatten().min();
         due.map_or(EpollTimeout::NONE, |due| {
             let ms = due.since(now).as_nanos().div_ceil(1_000_000);
             EpollTimeout::try_from(i32::try_from(ms).unwrap_or(i32::MAX)).unwrap_or(EpollTimeout::ZERO)
@@ -311,7 +375,9 @@ impl Shell {
 
     fn refresh_links(&mut self, now: BootTime) {
         let endpoint = self.agent.endpoint();
-        self.look_at_links(now, endpoint);
+        if endpoint != Endpoint::default() {
+            self.look_at_links(now, endpoint);
+        }
     }
 
     /// Asks the host for the state of the links, opens and closes transports, and tells the agent.

@@ -79,6 +79,11 @@ impl Links {
         Ok(links)
     }
 
+    /// The gateway is elsewhere now; the next [`Self::refresh`] leads there.
+    pub const fn set_gateway(&mut self, gateway: IpAddr) {
+        self.gateway = gateway;
+    }
+
     /// Kernel indexes of the uplink devices, as last seen.
     #[must_use]
     pub const fn indexes(&self) -> &BTreeSet<u32> {

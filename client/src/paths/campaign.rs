@@ -2,7 +2,7 @@
 //!
 //! An attempt is one request. It may be repeated identically, at most twice; then it has failed, and the
 //! next one goes out over the next usable uplink. After each round over all usable uplinks the waiting time doubles.
-//! At most one attempt is open at any time.
+//! At most one attempt is open at any time, and the client's own limit ([`Paths::admit`]) holds over all bursts.
 
 use super::{Paths, UplinkId};
 use jvpn_abi::BootTime;
@@ -68,6 +68,39 @@ impl Campaign {
         Self { repetition, attempts: 0, in_round: 0, round: 0, open: None, not_before: BootTime(0), prefer }
     }
 
+    /// Nothing is sent before `not_before`.
+    #[must_use]
+    pub const fn starting(mut self, not_before: BootTime) -> Self {
+        self.not_before = not_before;
+        self
+    }
+
+    /// What is tried first, if nothing was tried yet.
+    #[must_use]
+    pub const fn preferred(&self) -> Option<UplinkId> {
+        self.prefer
+    }
+
+    /// What held the first attempt back does not count any more.
+    pub const fn at_once(&mut self) {
+        self.not_before = BootTime(0);
+    }
+
+    /// A burst whose first request was answered already, over `uplink`.
+    #[must_use]
+    pub const fn granted(uplink: UplinkId) -> Self {
+        let open = Attempt { uplink, repeats: 0, wait: WAIT_MIN, next_at: BootTime::NEVER, answered: true };
+        Self {
+            repetition: Repetition::Identical,
+            attempts: 1,
+            in_round: 1,
+            round: 0,
+            open: Some(open),
+            not_before: BootTime(0),
+            prefer: None,
+        }
+    }
+
     /// Requests made so far.
     #[must_use]
     pub const fn attempts(&self) -> u16 {
@@ -97,6 +130,10 @@ impl Campaign {
                     Repetition::Identical => REPEATS_MAX,
                 };
                 if open.repeats < allowed {
+                    if let Err(until) = paths.admit(now) {
+                        open.next_at = until;
+                        return Step::Wait(until);
+                    }
                     open.repeats += 1;
                     open.next_at = now.after(jittered(open.wait, jitter));
                     return Step::Repeat(open.uplink);
@@ -107,10 +144,16 @@ impl Campaign {
         if now < self.not_before {
             return Step::Wait(self.not_before);
         }
-        let preferred = self.prefer.take().filter(|id| paths.is_usable(*id));
+        let preferred = self.prefer.filter(|id| paths.is_usable(*id));
         let Some(uplink) = preferred.or_else(|| paths.pick(now)) else {
+            self.prefer = None;
             return Step::Wait(BootTime::NEVER);
         };
+        if let Err(until) = paths.admit(now) {
+            self.not_before = until;
+            return Step::Wait(until);
+        }
+        self.prefer = None;
         self.start(now, uplink, paths, jitter)
     }
 

@@ -1,5 +1,6 @@
 //! Bursts of attempts, on virtual time.
 
+use super::super::candidates::CandidateSettings;
 use super::super::{LinkState, UplinkSpec};
 use super::*;
 use proptest::prelude::*;
@@ -17,8 +18,8 @@ fn usable() -> LinkState {
 }
 
 fn two() -> Paths {
-    let spec = |device: &str, priority| UplinkSpec { device: device.to_owned(), priority };
-    let mut paths = Paths::new(vec![spec("a", 1), spec("b", 2)]);
+    let spec = |device: &str, priority| UplinkSpec { device: device.to_owned(), priority, metered: false };
+    let mut paths = Paths::new(vec![spec("a", 1), spec("b", 2)], CandidateSettings::default());
     paths.set_link(A, usable());
     paths.set_link(B, usable());
     paths

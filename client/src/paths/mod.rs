@@ -1,13 +1,17 @@
-//! Path logic: which uplinks can carry the session, when the bound one is dead, which is tried next and when.
+//! Path logic: which uplinks can carry the session, when the bound one is dead, which is tried next and when, and when
+//! the client goes back to a better one.
 //!
 //! Pure: moments, link states and random jitter are handed in, decisions come out. It knows no keys, no sockets and no
 //! session states, and it never decides that two paths carry data: it names one uplink at a time.
 
 pub mod campaign;
+pub mod candidates;
 pub mod monitor;
 pub mod rtt;
 
+use candidates::{CandidateSettings, Evidence, Watch};
 use jvpn_abi::BootTime;
+use jvpn_abi::limit::{Bucket, Rate};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,6 +19,8 @@ use std::time::Duration;
 /// How long a failed path is remembered when the next one is chosen. Longer than any burst of attempts over a handful
 /// of uplinks, short enough that yesterday's failure does not outrank the configured priority.
 const FAILURE_MEMORY: Duration = Duration::from_secs(60);
+/// Requests and handshakes of this client, whatever its links do: what a gateway allows one session by default.
+const ASKS: Rate = Rate { per_second: 5, burst: 5 };
 
 /// An uplink, by its place in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -36,6 +42,8 @@ pub struct UplinkSpec {
     pub device: String,
     /// Smaller is preferred.
     pub priority: u32,
+    /// Costs by volume: not taken while an unmetered one works, and probed less often.
+    pub metered: bool,
 }
 
 /// What the host says about an uplink.
@@ -89,7 +97,7 @@ pub enum LinkChange {
     Gained,
     /// It cannot any more.
     Lost,
-    /// It can, from another address than before.
+    /// It can, from another address than before, of whatever family; there may have been none in between.
     Readdressed,
 }
 
@@ -103,20 +111,70 @@ pub struct Uplink {
     /// Last smoothed round-trip time over it.
     pub srtt: Option<Duration>,
     failed_at: Option<BootTime>,
+    /// What datagrams left from when they last could.
+    source: Option<IpAddr>,
+    watch: Watch,
+}
+
+impl Uplink {
+    /// The order of preference; smaller is better.
+    const fn rank(&self) -> (bool, u32) {
+        (self.spec.metered, self.spec.priority)
+    }
+
+    fn recent_failure(&self, now: BootTime) -> Option<BootTime> {
+        self.failed_at.filter(|at| now.since(*at) < FAILURE_MEMORY)
+    }
+}
+
+/// What probes have said about an uplink, for people.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CandidateView {
+    /// In one word.
+    pub evidence: Evidence,
+    /// Since the last answer.
+    pub answered_ago: Option<Duration>,
+    /// Without loss for so long.
+    pub stable_for: Option<Duration>,
+    /// Lost among the last 32 probes, percent.
+    pub loss_percent: Option<f64>,
 }
 
 /// The uplinks, and the choice among them.
 #[derive(Clone, Debug)]
 pub struct Paths {
     uplinks: Vec<Uplink>,
+    settings: CandidateSettings,
+    /// Whether candidates were probed under suspicion last.
+    urgent: bool,
+    asks: Bucket,
 }
 
 impl Paths {
     /// All uplinks start as missing until the host says otherwise.
     #[must_use]
-    pub fn new(specs: Vec<UplinkSpec>) -> Self {
-        let fresh = |spec| Uplink { spec, link: LinkState::Missing, srtt: None, failed_at: None };
-        Self { uplinks: specs.into_iter().take(usize::from(u8::MAX)).map(fresh).collect() }
+    pub fn new(specs: Vec<UplinkSpec>, settings: CandidateSettings) -> Self {
+        let fresh = |spec| Uplink {
+            spec,
+            link: LinkState::Missing,
+            srtt: None,
+            failed_at: None,
+            source: None,
+            watch: Watch::default(),
+        };
+        let uplinks = specs.into_iter().take(usize::from(u8::MAX)).map(fresh).collect();
+        Self { uplinks, settings, urgent: false, asks: Bucket::default() }
+    }
+
+    /// Whether a request may leave now: a client limits itself before a gateway has to.
+    ///
+    /// # Errors
+    /// When it may be asked again.
+    pub fn admit(&mut self, now: BootTime) -> Result<(), BootTime> {
+        if self.asks.take(now, ASKS) {
+            return Ok(());
+        }
+        Err(now.after(Duration::from_millis(u64::from(self.asks.retry_after_ms(ASKS).max(1)))))
     }
 
     /// All uplinks in the order of the configuration.
@@ -136,25 +194,20 @@ impl Paths {
         self.uplink(id).map_or("?", |uplink| uplink.spec.device.as_str())
     }
 
-    /// Takes over what the host says. A link that comes back is a fresh chance: its failure is forgotten.
+    /// Takes over what the host says. A link that comes back or moves is a fresh chance: what was known is forgotten.
     pub fn set_link(&mut self, id: UplinkId, link: LinkState) -> LinkChange {
         let Some(uplink) = self.uplinks.get_mut(id.index()) else { return LinkChange::Same };
         let before = std::mem::replace(&mut uplink.link, link);
-        match (before, link) {
-            (LinkState::Usable { source: old }, LinkState::Usable { source: new }) if old == new => {
-                LinkChange::Same
-            }
-            (LinkState::Usable { .. }, LinkState::Usable { .. }) => {
-                uplink.failed_at = None;
-                LinkChange::Readdressed
-            }
-            (LinkState::Usable { .. }, _) => LinkChange::Lost,
-            (_, LinkState::Usable { .. }) => {
-                uplink.failed_at = None;
-                LinkChange::Gained
-            }
-            _ => LinkChange::Same,
+        let LinkState::Usable { source } = link else {
+            return if before.is_usable() { LinkChange::Lost } else { LinkChange::Same };
+        };
+        if before == link {
+            return LinkChange::Same;
         }
+        let moved = uplink.source.replace(source).is_some_and(|old| old != source);
+        uplink.failed_at = None;
+        uplink.watch.reset();
+        if moved { LinkChange::Readdressed } else { LinkChange::Gained }
     }
 
     /// Whether datagrams can leave over `id`.
@@ -173,6 +226,7 @@ impl Paths {
     pub fn mark_failed(&mut self, id: UplinkId, now: BootTime) {
         if let Some(uplink) = self.uplinks.get_mut(id.index()) {
             uplink.failed_at = Some(now);
+            uplink.watch.stable_since = None;
         }
     }
 
@@ -181,18 +235,41 @@ impl Paths {
         if let Some(uplink) = self.uplinks.get_mut(id.index()) {
             uplink.failed_at = None;
             uplink.srtt = srtt.or(uplink.srtt);
+            // From here on its data is watched; when it is left, it starts anew as a candidate.
+            uplink.watch.reset();
         }
     }
 
-    /// The uplink to try now: among the usable ones those without a recent failure by priority, then the one whose
-    /// failure is longest ago. `None` if none is usable.
+    /// The uplink to try now, of the usable ones. Evidence first: what answers, then what is not known, then what is
+    /// silent or failed, longest ago first. Among equals unmetered before metered, then priority, then how recently it
+    /// answered, then round-trip time. `None` if none is usable.
     #[must_use]
     pub fn pick(&self, now: BootTime) -> Option<UplinkId> {
-        let recent = |uplink: &Uplink| uplink.failed_at.filter(|at| now.since(*at) < FAILURE_MEMORY);
+        let key = |id: UplinkId, uplink: &Uplink| {
+            let evidence = self.evidence(uplink, now);
+            let trouble = match evidence {
+                Evidence::Silent => uplink.recent_failure(now).max(uplink.watch.silent_since),
+                Evidence::Answering | Evidence::Unknown => None,
+            };
+            let answered_s = uplink.watch.last_answer.map_or(u64::MAX, |at| now.since(at).as_secs());
+            (evidence, trouble, uplink.rank(), answered_s, uplink.srtt.unwrap_or(Duration::MAX), id)
+        };
         self.iter()
             .filter(|(_, uplink)| uplink.link.is_usable())
-            .min_by_key(|(id, uplink)| (recent(uplink), uplink.spec.priority, *id))
+            .min_by_key(|(id, uplink)| key(*id, uplink))
             .map(|(id, _)| id)
+    }
+
+    /// What probes have said about an uplink.
+    #[must_use]
+    pub fn candidate(&self, id: UplinkId, now: BootTime) -> Option<CandidateView> {
+        let uplink = self.uplink(id)?;
+        Some(CandidateView {
+            evidence: self.evidence(uplink, now),
+            answered_ago: uplink.watch.last_answer.map(|at| now.since(at)),
+            stable_for: uplink.watch.stable_since.map(|at| now.since(at)),
+            loss_percent: uplink.watch.loss_percent(),
+        })
     }
 }
 
@@ -209,8 +286,9 @@ mod tests {
     }
 
     fn three() -> Paths {
-        let spec = |device: &str, priority| UplinkSpec { device: device.to_owned(), priority };
-        Paths::new(vec![spec("a", 2), spec("b", 1), spec("c", 3)])
+        let spec =
+            |device: &str, priority| UplinkSpec { device: device.to_owned(), priority, metered: false };
+        Paths::new(vec![spec("a", 2), spec("b", 1), spec("c", 3)], CandidateSettings::default())
     }
 
     fn at(seconds: u64) -> BootTime {

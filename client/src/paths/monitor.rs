@@ -154,6 +154,11 @@ impl Monitor {
         self.touch(now);
     }
 
+    /// The next probe is due now: something has to be told to the gateway.
+    pub const fn probe_at_once(&mut self, now: BootTime) {
+        self.next_probe = now;
+    }
+
     /// An authenticated frame came.
     pub fn on_heard(&mut self, now: BootTime) {
         self.last_heard = now;

@@ -203,13 +203,15 @@ reasons! {
         WindowBusy = 33, "window_busy";
         /// XDP: control datagram over the limit of its source prefix.
         SourceLimited = 34, "source_limited";
+        /// XDP: a fragment, or IP options or extension headers, in front of our port.
+        OddHeaders = 35, "odd_headers";
     }
 }
 
 /// How many packet counters there are.
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
-const _: () = assert!(DROP_REASONS == 35, "counters in the shared tables are sized by this");
+const _: () = assert!(DROP_REASONS == 36, "counters in the shared tables are sized by this");
 
 #[cfg(test)]
 mod tests {

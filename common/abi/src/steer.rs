@@ -1,7 +1,8 @@
 //! The steering decision: pure code over a tiny view of a frame. The XDP programs run exactly this; host tests too.
 //!
-//! Odd frames (fragments, IP options, extension headers, VLAN tags, ARP) are passed to the kernel: XDP is a filter, not
-//! the judge. The worker repeats every check that matters.
+//! Odd frames (extension headers, VLAN tags, ARP) are passed to the kernel, but not what the kernel would turn into a
+//! datagram for our port behind the edge limits: fragments and IP options there are refused. XDP is a filter, not the
+//! judge; the worker repeats every check that matters.
 
 use crate::endpoint::Endpoint;
 use crate::reason::DropReason;
@@ -134,9 +135,12 @@ pub fn classify_wan<V: View + ?Sized>(frame: &V, port: u16) -> WanClass {
 #[inline(always)]
 fn classify_v4<V: View + ?Sized>(frame: &V, port: u16) -> WanClass {
     let Some(ip) = frame.octets::<IPV4_LEN>(ETHERNET_LEN) else { return WanClass::Kernel };
-    // Version 4 with five words of header, UDP, no fragment (neither "more fragments" nor an offset).
-    if ip[0] != 0x45 || ip[9] != PROTOCOL_UDP || (ip[6] & 0x3f) | ip[7] != 0 {
+    if ip[0] >> 4 != 4 || ip[9] != PROTOCOL_UDP {
         return WanClass::Kernel;
+    }
+    // Plain is five words of header and no fragment (neither "more fragments" nor an offset).
+    if ip[0] != 0x45 || (ip[6] & 0x3f) | ip[7] != 0 {
+        return odd_v4(frame, &ip, port);
     }
     let Some(udp) = frame.octets::<UDP_LEN>(ETHERNET_LEN + IPV4_LEN) else { return WanClass::Kernel };
     if u16::from_be_bytes([udp[2], udp[3]]) != port {
@@ -153,11 +157,57 @@ fn classify_v4<V: View + ?Sized>(frame: &V, port: u16) -> WanClass {
     classify_payload(frame, ETHERNET_LEN + IPV4_LEN + UDP_LEN, udp_len, remote, local)
 }
 
+/// Fragments and options. The tunnel sends neither, and the kernel would put together behind the edge limits what was
+/// cut in front of them: what starts a datagram for our port is refused. Its further fragments never find a start.
+#[inline(always)]
+fn odd_v4<V: View + ?Sized>(frame: &V, ip: &[u8; IPV4_LEN], port: u16) -> WanClass {
+    let starts = (ip[6] & 0x1f) | ip[7] == 0;
+    let header_len = ((ip[0] & 0x0f) as usize) * 4;
+    if !starts || header_len < IPV4_LEN {
+        return WanClass::Kernel;
+    }
+    match frame.octets::<4>(ETHERNET_LEN + header_len) {
+        Some(udp) if u16::from_be_bytes([udp[2], udp[3]]) == port => {
+            WanClass::Refused(DropReason::OddHeaders)
+        }
+        Some(_) | None => WanClass::Kernel,
+    }
+}
+
+/// Next header of a fragment (RFC 8200 §4.5).
+const FRAGMENT_HEADER: u8 = 44;
+/// Octets of the fragment header.
+const FRAGMENT_LEN: usize = 8;
+
+/// As [`odd_v4`], for the fragment header; other extension headers do not occur in front of UDP in practice.
+#[inline(always)]
+fn odd_v6<V: View + ?Sized>(frame: &V, port: u16) -> WanClass {
+    let Some(fragment) = frame.octets::<FRAGMENT_LEN>(ETHERNET_LEN + IPV6_LEN) else {
+        return WanClass::Kernel;
+    };
+    let starts = fragment[2] | (fragment[3] & 0xf8) == 0;
+    if fragment[0] != PROTOCOL_UDP || !starts {
+        return WanClass::Kernel;
+    }
+    match frame.octets::<4>(ETHERNET_LEN + IPV6_LEN + FRAGMENT_LEN) {
+        Some(udp) if u16::from_be_bytes([udp[2], udp[3]]) == port => {
+            WanClass::Refused(DropReason::OddHeaders)
+        }
+        Some(_) | None => WanClass::Kernel,
+    }
+}
+
 #[inline(always)]
 fn classify_v6<V: View + ?Sized>(frame: &V, port: u16) -> WanClass {
     let Some(ip) = frame.octets::<8>(ETHERNET_LEN) else { return WanClass::Kernel };
-    // Next header UDP: anything with an extension header goes to the kernel.
-    if ip[0] >> 4 != 6 || ip[6] != PROTOCOL_UDP {
+    if ip[0] >> 4 != 6 {
+        return WanClass::Kernel;
+    }
+    if ip[6] == FRAGMENT_HEADER {
+        return odd_v6(frame, port);
+    }
+    // Anything with another extension header goes to the kernel.
+    if ip[6] != PROTOCOL_UDP {
         return WanClass::Kernel;
     }
     let Some(source) = frame.octets::<16>(ETHERNET_LEN + 8) else { return WanClass::Kernel };

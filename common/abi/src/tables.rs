@@ -267,8 +267,11 @@ pub struct Context {
     pub confirmed_at_ns: AtomicU64,
     /// Next hop on the WAN, learned from authenticated frames: MAC address in the low 48 bits, bit 63 set when known.
     pub next_hop_mac: AtomicU64,
+    /// Key number + 1 that workers seal with; 0 = none. The first frame that opens under the next key number raises it
+    /// by one. In this line because whoever seals reads `confirmed` and `next_hop_mac` anyway.
+    pub send_key: AtomicU64,
     /// Zero.
-    pub reserved: [AtomicU64; 4],
+    pub reserved: [AtomicU64; 3],
 
     /// When the last authenticated frame came, ns of `CLOCK_BOOTTIME`.
     pub last_heard_ns: AtomicU64,
@@ -278,8 +281,10 @@ pub struct Context {
     pub packets_in: AtomicU64,
     /// Inner octets towards the LAN.
     pub bytes_in: AtomicU64,
+    /// Frames from the bound endpoint that did not open, under whichever key (RFC 9001 section 6.6 limits them).
+    pub failed_opens: AtomicU64,
     /// Zero.
-    pub reserved_2: [AtomicU64; 4],
+    pub reserved_2: [AtomicU64; 3],
 
     /// Packets of inner traffic towards the client.
     pub packets_out: AtomicU64,
@@ -288,7 +293,8 @@ pub struct Context {
     /// Zero.
     pub reserved_3: [AtomicU64; 6],
 
-    /// Two key sets: one in use, one during a rekey. Key number n is in set n % 2.
+    /// Two key sets: one in use, one during a rekey. Key number n is in set n % 2. A set is made new only when no worker
+    /// holds a key of it any more, so that no counter is taken twice under one key.
     pub keys: [KeyState; 2],
 }
 
@@ -373,6 +379,29 @@ pub enum InstallOp {
     Adopt = 2,
     /// Drop the binding's keys from every worker.
     Remove = 3,
+    /// Rekey: hand every worker one more key set, whose key number follows the one in use. Receive-only until a frame
+    /// opens under it. A set of that number that nothing was sealed or opened under is replaced.
+    AddKey = 4,
+    /// As `AddKey`, but the counter and window of that key number go on (a data plane that restarted).
+    AdoptKey = 5,
+    /// Drop the keys of `key_number` from every worker; never those that are sealed with.
+    DropKey = 6,
+}
+
+impl InstallOp {
+    /// The operation with this number.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Install,
+            2 => Self::Adopt,
+            3 => Self::Remove,
+            4 => Self::AddKey,
+            5 => Self::AdoptKey,
+            6 => Self::DropKey,
+            _ => return None,
+        })
+    }
 }
 
 /// One entry of the key mailbox. Wiped by the installer when taken; keys never rest here.
@@ -413,8 +442,10 @@ pub struct InstallEntry {
     pub prefix_lens: [u8; MAX_PREFIXES],
     /// Inner prefixes of the peer, IPv4-mapped.
     pub prefixes: [[u8; 16]; MAX_PREFIXES],
+    /// Counters from this one on are neither sealed nor accepted; 0 = only the suite's own limit counts.
+    pub hard_packets: u64,
     /// Zero.
-    pub reserved_2: [u8; 48],
+    pub reserved_2: [u8; 40],
 }
 
 /// u64 words of an [`InstallEntry`].
@@ -436,4 +467,53 @@ pub struct KeyRing {
     pub reserved_2: [AtomicU64; 7],
     /// The entries, as words.
     pub entries: [[AtomicU64; INSTALL_WORDS]; KEY_RING_LEN],
+}
+
+// ---------------------------------------------------------------------------------------------- JOURNAL
+
+/// u64 words of one copy of a JOURNAL record.
+pub const JOURNAL_COPY_WORDS: usize = 108;
+/// Octets of one copy.
+pub const JOURNAL_COPY_LEN: usize = JOURNAL_COPY_WORDS * 8;
+/// Octets before the sealed part of a copy: sequence and salt, which are its associated data.
+pub const JOURNAL_HEAD_LEN: usize = 24;
+/// Octets of plain text that a record carries.
+pub const JOURNAL_PLAIN_LEN: usize = JOURNAL_COPY_LEN - JOURNAL_HEAD_LEN - crate::wire::TAG_LEN;
+
+/// One element of JOURNAL: a session's record, twice. Both copies are the same octets, written one after the other, so
+/// that one of them is whole at any moment.
+///
+/// A copy: sequence (8 octets; 0 = free) ‖ salt of its writer's key (16) ‖ sealed plain text ‖ tag. Native byte order for
+/// the sequence: the memory never leaves its host.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct JournalRecord {
+    /// The copies.
+    pub copies: [[AtomicU64; JOURNAL_COPY_WORDS]; 2],
+}
+
+/// Octets per session in JOURNAL.
+pub const JOURNAL_RECORD_LEN: usize = size_of::<JournalRecord>();
+
+const _: () = assert!(JOURNAL_COPY_LEN <= 1_024 && JOURNAL_RECORD_LEN == 2 * JOURNAL_COPY_LEN);
+
+/// Version of the records' content; rises with every change of what the plain text holds.
+pub const JOURNAL_VERSION: u64 = 1;
+/// First word of JOURNAL.
+pub const JOURNAL_MAGIC: u64 = u64::from_be_bytes(*b"jvpnjrnl");
+
+/// Words of JOURNAL's element 0, which is its head; session records begin with element 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum JournalWord {
+    /// [`JOURNAL_MAGIC`], written last when the head is made.
+    Magic = 0,
+    /// [`JOURNAL_VERSION`].
+    Version = 1,
+    /// Names the node key that seals the records, without telling it.
+    KeyName = 2,
+    /// Records ever used: those behind were never touched.
+    Used = 3,
+    /// The same again.
+    UsedAgain = 4,
 }

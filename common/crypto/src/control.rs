@@ -23,6 +23,7 @@ const WINDOW_WORDS: usize = 8;
 /// Seals messages of one direction, epoch and incarnation.
 #[derive(Debug)]
 pub struct ControlSealer {
+    secret: ControlSecret,
     key: SealKey,
     slot: SlotId,
     incarnation: u32,
@@ -40,8 +41,26 @@ impl ControlSealer {
         slot: SlotId,
         incarnation: u32,
     ) -> Self {
-        let key = SealKey::new(suite, secret.control_key(direction, incarnation).as_bytes());
-        Self { key, slot, incarnation, counter: 0 }
+        Self::from_secret(secret.control_secret(direction), suite, slot, incarnation)
+    }
+
+    /// The same from what was kept of the epoch.
+    #[must_use]
+    pub fn from_secret(secret: ControlSecret, suite: Suite, slot: SlotId, incarnation: u32) -> Self {
+        let key = SealKey::new(suite, secret.key(incarnation).as_bytes());
+        Self { secret, key, slot, incarnation, counter: 0 }
+    }
+
+    /// What its keys come from.
+    #[must_use]
+    pub const fn secret(&self) -> &ControlSecret {
+        &self.secret
+    }
+
+    /// The incarnation that it seals with.
+    #[must_use]
+    pub const fn incarnation(&self) -> u32 {
+        self.incarnation
     }
 
     /// The datagram for a message of at most [`CONTROL_MESSAGE_MAX`] octets.
@@ -68,6 +87,15 @@ impl ControlSealer {
     }
 }
 
+/// The newest message that an opener has opened: what must be remembered over a restart so that nothing opens twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Highest incarnation of the sender.
+    pub incarnation: u32,
+    /// Highest counter in it.
+    pub highest_counter: u64,
+}
+
 /// Opens messages of one direction and epoch.
 #[derive(Debug)]
 pub struct ControlOpener {
@@ -90,7 +118,32 @@ impl ControlOpener {
     /// An opener that has seen nothing. Keeps what CONTROL keys come from, nothing else of the epoch.
     #[must_use]
     pub fn new(secret: &EpochSecret, suite: Suite, direction: Direction, slot: SlotId) -> Self {
-        Self { secret: secret.control_secret(direction), suite, slot, newest: None, failed_opens: 0 }
+        Self::from_secret(secret.control_secret(direction), suite, slot, None)
+    }
+
+    /// The same from what was kept of the epoch. Nothing up to `heard` opens a second time; of what was under way
+    /// below it, nothing opens at all.
+    #[must_use]
+    pub fn from_secret(secret: ControlSecret, suite: Suite, slot: SlotId, heard: Option<Heard>) -> Self {
+        let newest = heard.map(|heard| Incarnation {
+            number: heard.incarnation,
+            key: OpenKey::new(suite, secret.key(heard.incarnation).as_bytes()),
+            window: OwnRing::used_up_to(heard.highest_counter),
+        });
+        Self { secret, suite, slot, newest, failed_opens: 0 }
+    }
+
+    /// What its keys come from.
+    #[must_use]
+    pub const fn secret(&self) -> &ControlSecret {
+        &self.secret
+    }
+
+    /// The newest message that it has opened.
+    #[must_use]
+    pub fn heard(&self) -> Option<Heard> {
+        let newest = self.newest.as_ref()?;
+        Some(Heard { incarnation: newest.number, highest_counter: newest.window.highest()? })
     }
 
     /// The message in a datagram, once.

@@ -155,6 +155,12 @@ impl PresharedKey {
         encode(&self.0)
     }
 
+    /// Whether two keys are the same, in constant time.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        subtle::ConstantTimeEq::ct_eq(&self.0[..], &other.0[..]).into()
+    }
+
     #[cfg(feature = "handshake")]
     pub(crate) fn as_bytes(&self) -> &[u8; SECRET_LEN] {
         &self.0
@@ -172,6 +178,17 @@ impl fmt::Debug for PresharedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("PresharedKey(..)")
     }
+}
+
+/// What a node seals for itself.
+#[cfg(feature = "handshake")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SealPurpose {
+    /// Records of JOURNAL.
+    Journal = 1,
+    /// Records of the durable store.
+    Store = 2,
 }
 
 /// The secret of one gateway node, persistent: slot serials are unique under it, and RESET tokens are made
@@ -203,6 +220,21 @@ impl NodeKey {
     #[must_use]
     pub fn reset_token(&self, kind: ResetKind, value: [u8; 8]) -> [u8; MAC_LEN] {
         mac::mac(&self.0, &[b"jvpn1 reset", &[kind as u8], &value])
+    }
+
+    /// A key of this node for one purpose and one writer, who is told apart by a random `salt`: two writers under one
+    /// node key never share a key, so each may count from anywhere.
+    #[cfg(feature = "handshake")]
+    #[must_use]
+    pub fn sealing_key(&self, purpose: SealPurpose, salt: &[u8; 16]) -> Zeroizing<[u8; 32]> {
+        mac::expand(&self.0, &[b"jvpn1 seal", &[purpose as u8], salt])
+    }
+
+    /// Tells this node key from others without telling it: for memory that may stem from another one.
+    #[cfg(feature = "handshake")]
+    #[must_use]
+    pub fn name(&self) -> u64 {
+        u64::from_be_bytes(*mac::expand(&self.0, &[b"jvpn1 node key name"]))
     }
 }
 

@@ -15,9 +15,10 @@
 //! | [`aead`] | sealing and opening on the hot path, without allocation |
 //! | [`window`] | replay windows, shared between processes or owned |
 //! | `control` | sealed CONTROL datagrams |
+//! | `path` | tickets for path probes, made and judged without memory |
 //! | [`limits`] | how long a key may live |
 //!
-//! `schedule`, `handshake`, `reattach` and `control` need the feature `handshake`, which the data plane does
+//! `schedule`, `handshake`, `reattach`, `control` and `path` need the feature `handshake`, which the data plane does
 //! without.
 #![forbid(unsafe_code)]
 
@@ -32,6 +33,8 @@ pub mod limits;
 mod mac;
 #[cfg(feature = "handshake")]
 mod noise;
+#[cfg(feature = "handshake")]
+pub mod path;
 pub mod proof;
 #[cfg(feature = "handshake")]
 pub mod reattach;

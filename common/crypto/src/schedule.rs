@@ -18,7 +18,7 @@
 use crate::mac::{SECRET_LEN, Secret, expand};
 use jvpn_abi::wire::Direction;
 use std::fmt;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 const fn octet(direction: Direction) -> u8 {
     match direction {
@@ -71,7 +71,8 @@ impl EpochSecret {
     }
 
     /// What all CONTROL keys of one direction come from.
-    pub(crate) fn control_secret(&self, direction: Direction) -> ControlSecret {
+    #[must_use]
+    pub fn control_secret(&self, direction: Direction) -> ControlSecret {
         ControlSecret(expand(&self.0, &[b"jvpn1 control", &[octet(direction)]]))
     }
 
@@ -98,9 +99,22 @@ pub struct DataKeys {
 }
 
 /// What all CONTROL keys of one epoch and direction come from.
-pub(crate) struct ControlSecret(Secret);
+#[derive(Clone)]
+pub struct ControlSecret(Secret);
 
 impl ControlSecret {
+    /// The octets, for who keeps them sealed over a restart.
+    #[must_use]
+    pub fn as_octets(&self) -> &[u8; SECRET_LEN] {
+        &self.0
+    }
+
+    /// One that was kept.
+    #[must_use]
+    pub const fn from_octets(octets: Zeroizing<[u8; SECRET_LEN]>) -> Self {
+        Self(octets)
+    }
+
     pub(crate) fn key(&self, incarnation: u32) -> ControlKey {
         ControlKey(expand(&self.0, &[b"jvpn1 incarnation", &incarnation.to_be_bytes()]))
     }
@@ -120,6 +134,18 @@ impl ControlKey {
 pub struct Resume(Secret);
 
 impl Resume {
+    /// The octets, for who keeps them sealed over a restart.
+    #[must_use]
+    pub fn as_octets(&self) -> &[u8; SECRET_LEN] {
+        &self.0
+    }
+
+    /// One that was kept.
+    #[must_use]
+    pub const fn from_octets(octets: Zeroizing<[u8; SECRET_LEN]>) -> Self {
+        Self(octets)
+    }
+
     /// The psk of the Noise exchange. Derived, so that no key serves two algorithms.
     pub(crate) fn psk(&self) -> Secret {
         expand(&self.0, &[b"jvpn1 psk"])
@@ -148,6 +174,20 @@ impl Resume {
 /// from it.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Root([u8; SECRET_LEN]);
+
+impl Root {
+    /// The octets, for who keeps them sealed over a restart.
+    #[must_use]
+    pub const fn as_octets(&self) -> &[u8; SECRET_LEN] {
+        &self.0
+    }
+
+    /// One that was kept.
+    #[must_use]
+    pub const fn from_octets(octets: [u8; SECRET_LEN]) -> Self {
+        Self(octets)
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -175,6 +175,24 @@ impl<const WORDS: usize> OwnRing<WORDS> {
         Ring { end: &self.end, words: &self.words }
     }
 
+    /// A ring that accepts only counters above `highest`.
+    #[cfg(feature = "handshake")]
+    pub(crate) fn used_up_to(highest: u64) -> Self {
+        let ring = Self { end: AtomicU64::new(highest.saturating_add(1)), ..Self::default() };
+        for word in &ring.words {
+            word.store(u64::MAX, Ordering::Relaxed);
+        }
+        // What shares the newest word but lies above is still to come.
+        ring.ring().word(highest / 64).store(u64::MAX >> (63 - highest % 64), Ordering::Relaxed);
+        ring
+    }
+
+    /// The highest counter accepted.
+    #[cfg(feature = "handshake")]
+    pub(crate) fn highest(&self) -> Option<u64> {
+        self.end.load(Ordering::Relaxed).checked_sub(1)
+    }
+
     pub(crate) fn commit(&mut self, opened: &Opened) -> Result<(), WindowError> {
         self.ring().accept(opened.counter())?;
         self.received = self.received.wrapping_add(1);

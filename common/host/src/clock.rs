@@ -15,6 +15,15 @@ pub fn now() -> BootTime {
     })
 }
 
+/// Nanoseconds of `CLOCK_MONOTONIC` (stands still during suspend: the distance to [`now`] is the time slept).
+#[must_use]
+pub fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |t| {
+        let seconds = u64::try_from(t.tv_sec()).unwrap_or(0);
+        seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(t.tv_nsec()).unwrap_or(0))
+    })
+}
+
 /// Unix time in nanoseconds, for logs and handshake timestamps; 0 if the clock stands before 1970.
 #[must_use]
 pub fn unix_ns() -> u64 {

@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It could not be read.
-    #[error("cannot read configuration {path}: {source}; give an existing file with --config")]
+    #[error("cannot read configuration {path}: {cause}; give an existing file with --config")]
     Read {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// It is not the TOML that is expected. The message carries line, column and key.
-    #[error("configuration {path} is not valid: {source}")]
+    #[error("configuration {path} is not valid: {cause}")]
     Parse {
         /// The file.
         path: PathBuf,
         /// What the parser said.
-        source: Box<toml::de::Error>,
+        cause: Box<toml::de::Error>,
     },
     /// A value is out of bounds or contradicts another.
     #[error("configuration {path}: {message}")]
@@ -40,7 +40,7 @@ const MAX_FILE_OCTETS: u64 = 16 << 20;
 /// # Errors
 /// If the file cannot be read or is not what `T` expects.
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    let read = |source| ConfigError::Read { path: path.to_owned(), source };
+    let read = |cause| ConfigError::Read { path: path.to_owned(), cause };
     let meta = std::fs::metadata(path).map_err(read)?;
     if meta.len() > MAX_FILE_OCTETS {
         let message = format!("is {} octets long; at most {MAX_FILE_OCTETS} are read", meta.len());
@@ -48,7 +48,7 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     }
     let text = std::fs::read_to_string(path).map_err(read)?;
     toml::from_str(&text)
-        .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) })
+        .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })
 }
 
 #[cfg(test)]

@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// It could not be opened, read or written.
-    #[error("secret file {path}: {source}")]
+    #[error("secret file {path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Others may read or change it.
     #[error(
@@ -46,7 +46,7 @@ const MAX_SECRET_OCTETS: u64 = 4_096;
 /// # Errors
 /// If the file is missing, not a regular file, accessible to group or world, empty, too long or not text.
 pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
-    let io = |source| KeyFileError::Io { path: path.to_owned(), source };
+    let io = |cause| KeyFileError::Io { path: path.to_owned(), cause };
     let content = |problem| KeyFileError::Content { path: path.to_owned(), problem };
     // Checked on the open descriptor, so that the file cannot be swapped between check and read. O_NONBLOCK: a FIFO
     // at this path must not hang the start.
@@ -79,7 +79,7 @@ pub fn read_secret(path: &Path) -> Result<Zeroizing<String>, KeyFileError> {
 /// # Errors
 /// If any step fails; the old file is then untouched.
 pub fn write_secret(path: &Path, content: &[u8]) -> Result<(), KeyFileError> {
-    let io = |source| KeyFileError::Io { path: path.to_owned(), source };
+    let io = |cause| KeyFileError::Io { path: path.to_owned(), cause };
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = path.with_file_name(name);

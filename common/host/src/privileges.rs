@@ -12,14 +12,14 @@ pub enum PrivilegeError {
     #[error("user '{0}' is root; name an unprivileged user in the configuration")]
     IsRoot(String),
     /// A system call failed.
-    #[error("cannot drop to user '{user}': {step}: {source}")]
+    #[error("cannot drop to user '{user}': {step}: {cause}")]
     System {
         /// The user.
         user: String,
         /// What was tried.
         step: &'static str,
         /// What the system said.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// Something is left after dropping.
     #[error("after dropping to '{0}' the process still holds capabilities; refusing to run")]
@@ -50,11 +50,7 @@ pub fn lookup(user: &str) -> Result<(Uid, Gid), PrivilegeError> {
 /// If any step fails or a capability is left; the caller must then end.
 pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
     let system = |step| {
-        move |source: nix::Error| PrivilegeError::System {
-            user: user.to_owned(),
-            step,
-            source: source.into(),
-        }
+        move |cause: nix::Error| PrivilegeError::System { user: user.to_owned(), step, cause: cause.into() }
     };
     if Uid::effective().is_root() {
         let (uid, gid) = lookup(user)?;
@@ -62,7 +58,7 @@ pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
         caps::clear(None, caps::CapSet::Bounding).map_err(|error| PrivilegeError::System {
             user: user.to_owned(),
             step: "clear bounding set",
-            source: std::io::Error::other(error.to_string()),
+            cause: std::io::Error::other(error.to_string()),
         })?;
         setgroups(&[]).map_err(system("setgroups"))?;
         setresgid(gid, gid, gid).map_err(system("setresgid"))?;
@@ -74,7 +70,7 @@ pub fn drop_to(user: &str) -> Result<(), PrivilegeError> {
         caps::clear(None, set).map_err(|error| PrivilegeError::System {
             user: user.to_owned(),
             step: "clear capabilities",
-            source: std::io::Error::other(error.to_string()),
+            cause: std::io::Error::other(error.to_string()),
         })?;
     }
     nix::sys::prctl::set_no_new_privs().map_err(system("no_new_privs"))?;

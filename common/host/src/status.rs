@@ -3,14 +3,16 @@
 //! Requests are short words (`status`, `down`). Neither side trusts the other: sizes and times are bounded.
 
 use serde_json::Value;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest request line, octets.
-pub const MAX_REQUEST_OCTETS: u64 = 1_024;
+pub const MAX_REQUEST_OCTETS: usize = 1_024;
+/// How long a client may take for its request line.
+const LINE_PATIENCE: Duration = Duration::from_millis(200);
 /// Longest answer that a client reads, octets.
 const MAX_ANSWER_OCTETS: u64 = 64 << 20;
 /// How long either side waits for the other.
@@ -20,12 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// Nobody listens there.
-    #[error("no process answers at {path}: {source}; is it running, and is this its status_socket?")]
+    #[error("no process answers at {path}: {cause}; is it running, and is this its status_socket?")]
     Unreachable {
         /// The socket.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The answer is not JSON.
     #[error("the answer from {path} is not a JSON document: {message}")]
@@ -75,7 +77,7 @@ impl StatusListener {
 
     /// Answers every waiting client. `answer` gets the request line without its end.
     ///
-    /// A client that does not send its line within 200 ms is dropped: it must not hold up the loop.
+    /// A client that does not send its whole line within 200 ms is dropped: it must not hold up the loop.
     pub fn serve_waiting(&self, mut answer: impl FnMut(&str) -> Value) {
         while let Ok((stream, _)) = self.listener.accept() {
             if let Err(error) = serve_one(stream, &mut answer) {
@@ -94,14 +96,29 @@ impl Drop for StatusListener {
 }
 
 fn serve_one(stream: UnixStream, answer: &mut impl FnMut(&str) -> Value) -> io::Result<()> {
+    let line = read_line(&stream)?;
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_millis(200)))?;
     stream.set_write_timeout(Some(Duration::from_millis(500)))?;
-    let mut line = String::new();
-    BufReader::new((&stream).take(MAX_REQUEST_OCTETS)).read_line(&mut line)?;
     let mut document = serde_json::to_vec(&answer(line.trim()))?;
     document.push(b'\n');
     (&stream).write_all(&document)
+}
+
+/// The request line, whole within [`LINE_PATIENCE`]: a client that sends it octet by octet must not hold up the loop.
+fn read_line(stream: &UnixStream) -> io::Result<String> {
+    let start = Instant::now();
+    let mut line = Vec::new();
+    while line.len() < MAX_REQUEST_OCTETS && !line.contains(&b'\n') {
+        let left = LINE_PATIENCE.checked_sub(start.elapsed()).filter(|left| !left.is_zero());
+        stream.set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+        let mut part = [0; 256];
+        let got = (&*stream).read(&mut part)?;
+        if got == 0 {
+            break;
+        }
+        line.extend_from_slice(part.get(..got).unwrap_or_default());
+    }
+    String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Asks the process that serves `path`.
@@ -109,7 +126,7 @@ fn serve_one(stream: UnixStream, answer: &mut impl FnMut(&str) -> Value) -> io::
 /// # Errors
 /// If nobody answers, or not with JSON.
 pub fn query(path: &Path, request: &str) -> Result<Value, StatusError> {
-    let unreachable = |source| StatusError::Unreachable { path: path.to_owned(), source };
+    let unreachable = |cause| StatusError::Unreachable { path: path.to_owned(), cause };
     let stream = UnixStream::connect(path).map_err(unreachable)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
@@ -131,6 +148,12 @@ mod tests {
         let served = StatusListener::bind(&path, 0o600).unwrap();
         assert!(StatusListener::bind(&path, 0o600).is_err(), "a served socket is not taken over");
         let _silent = UnixStream::connect(&path).unwrap();
+        let dribbling = UnixStream::connect(&path).unwrap();
+        std::thread::spawn(move || {
+            while (&dribbling).write_all(b"s").is_ok() {
+                std::thread::yield_now();
+            }
+        });
         let asker = std::thread::spawn({
             let path = path.clone();
             move || query(&path, "status")

@@ -1,7 +1,7 @@
 //! What a transition reads and writes: the plain part of a session, without keys, sockets or tables.
 //!
-//! Fields change in [`crate::transition`] only, but for two facts that are no transitions: the nonce mark and
-//! the progress of an installation.
+//! Fields change in [`crate::transition`] only, but for three facts that are no transitions: the nonce mark, the
+//! progress of an installation, and the generation that an answered rekey offers.
 
 use crate::messages::SessionId;
 use crate::policy::{BIRTH_TIMEOUT, BURST_PAUSE, Policy};
@@ -154,6 +154,17 @@ impl SessionCore {
         let wanted = self.phase == BindingPhase::Installing && self.epoch == epoch;
         if wanted {
             self.phase = BindingPhase::Unconfirmed;
+        }
+        wanted
+    }
+
+    /// The answer to a rekey leaves: its generation is the pending one, `answered` the state_version in it. No
+    /// transition: state, epoch and binding are as they were. `false` if the binding is gone meanwhile.
+    #[must_use]
+    pub fn rekey_answered(&mut self, answered: StateVersion) -> bool {
+        let wanted = self.state.is_bound() && answered <= self.version;
+        if wanted {
+            self.pending = Some(Anchor { epoch: self.epoch, version: answered });
         }
         wanted
     }

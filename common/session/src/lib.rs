@@ -7,6 +7,7 @@
 pub mod core;
 pub mod event;
 pub mod messages;
+pub mod pack;
 pub mod policy;
 pub mod state;
 pub mod switches;
@@ -17,5 +18,5 @@ pub use crate::core::{Anchor, Attempts, SessionCore};
 pub use crate::event::{Event, Generation, ReattachClaim};
 pub use crate::policy::Policy;
 pub use crate::state::{BindingPhase, State};
-pub use crate::transition::{BindingChange, Rejection, Transition, birth, transition};
+pub use crate::transition::{BindingChange, Rejection, Transition, admit_rekey, birth, transition};
 pub use crate::version::StateVersion;

@@ -3,6 +3,12 @@
 //! Fixed-order fields, big-endian, bounded lists, no self-description; trailing zeros are padding. Decoding never
 //! panics: `None` is a malformed payload.
 
+mod client_policy;
+mod tickets;
+
+pub use client_policy::ClientPolicy;
+pub use tickets::{MAX_TICKETS, TicketBatch, TicketGrant};
+
 use jvpn_abi::wire::{MAC_LEN, SlotId, Suite, reattach::HANDLE_LEN};
 use jvpn_abi::{Endpoint, Reason};
 use std::net::{IpAddr, Ipv6Addr};
@@ -136,25 +142,6 @@ pub struct BindingGrant {
     pub handle_token: [u8; MAC_LEN],
 }
 
-/// The numbers of the gateway's policy that the client lives by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClientPolicy {
-    /// Probe interval while traffic flows, ms (the client takes max of this and 2 RTT).
-    pub probe_traffic_ms: u32,
-    /// Probe interval when idle, ms.
-    pub probe_idle_ms: u32,
-    /// Shortest probe interval under suspicion, ms (the client takes max of this and RTT/2).
-    pub suspicion_ms: u32,
-    /// Missed probes until the path is dead.
-    pub dead_after_missed: u8,
-    /// Cooldown after a switch, ms (voluntary switches only).
-    pub cooldown_ms: u32,
-    /// Recovery window, ms.
-    pub recovery_window_ms: u32,
-    /// Transport-loss TTL, ms.
-    pub transport_loss_ttl_ms: u32,
-}
-
 /// What HANDSHAKE_RESPONSE grants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeGrant {
@@ -214,6 +201,8 @@ pub enum SwitchCause {
     Wake = 6,
     /// An earlier answer did not come.
     Retry = 7,
+    /// The key in use has reached a limit; the path works.
+    Rekey = 8,
 }
 
 impl SwitchCause {
@@ -229,6 +218,7 @@ impl SwitchCause {
             5 => Self::AddressChange,
             6 => Self::Wake,
             7 => Self::Retry,
+            8 => Self::Rekey,
             _ => return None,
         })
     }
@@ -251,6 +241,7 @@ impl SwitchCause {
             Self::AddressChange => "address_change",
             Self::Wake => "wake",
             Self::Retry => "retry",
+            Self::Rekey => "rekey",
         }
     }
 }
@@ -271,12 +262,14 @@ pub struct ReattachAsk {
 pub struct ReattachGrant {
     /// `true`: same endpoint, only the keys change. `false`: stop using the old binding.
     pub rekey: bool,
+    /// Number of the new keys within their epoch; its lowest bit is the key phase.
+    pub key_number: u32,
     /// The new binding.
     pub binding: BindingGrant,
 }
 
 /// What CONTROL carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlMessage {
     /// The session ends.
     Terminate {
@@ -297,6 +290,10 @@ pub enum ControlMessage {
         /// Why it was entered.
         reason: Reason,
     },
+    /// Client to gateway: my tickets for path probes run out.
+    AskTickets,
+    /// Gateway to client: tickets for path probes.
+    Tickets(TicketBatch),
 }
 
 // ------------------------------------------------------------------------------------------------------- codec
@@ -407,27 +404,6 @@ impl BindingGrant {
     }
 }
 
-impl ClientPolicy {
-    fn write(&self, w: &mut Writer) {
-        w.u32(self.probe_traffic_ms)
-            .u32(self.probe_idle_ms)
-            .u32(self.suspicion_ms)
-            .u8(self.dead_after_missed);
-        w.u32(self.cooldown_ms).u32(self.recovery_window_ms).u32(self.transport_loss_ttl_ms);
-    }
-    fn read(r: &mut Reader<'_>) -> Option<Self> {
-        Some(Self {
-            probe_traffic_ms: r.u32()?,
-            probe_idle_ms: r.u32()?,
-            suspicion_ms: r.u32()?,
-            dead_after_missed: r.u8()?,
-            cooldown_ms: r.u32()?,
-            recovery_window_ms: r.u32()?,
-            transport_loss_ttl_ms: r.u32()?,
-        })
-    }
-}
-
 impl HandshakeOffer {
     /// The payload octets (unpadded).
     #[must_use]
@@ -533,7 +509,7 @@ impl ReattachGrant {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
-        w.u8(if self.rekey { 2 } else { 1 });
+        w.u8(if self.rekey { 2 } else { 1 }).u32(self.key_number);
         self.binding.write(&mut w);
         w.0
     }
@@ -547,9 +523,10 @@ impl ReattachGrant {
             2 => true,
             _ => return None,
         };
+        let key_number = r.u32()?;
         let binding = BindingGrant::read(&mut r)?;
         r.finish()?;
-        Some(Self { rekey, binding })
+        Some(Self { rekey, key_number, binding })
     }
 }
 
@@ -562,6 +539,8 @@ impl ControlMessage {
             Self::Terminate { reason } => w.u8(1).u8(reason.number()),
             Self::PathHint { observed } => w.u8(2).octets(&observed.addr).u16(observed.port),
             Self::State { version, state, reason } => w.u8(3).u64(*version).u8(*state).u8(reason.number()),
+            Self::AskTickets => w.u8(4),
+            Self::Tickets(batch) => batch.write(w.u8(5)),
         };
         w.0
     }
@@ -574,6 +553,8 @@ impl ControlMessage {
             1 => Self::Terminate { reason: r.reason()? },
             2 => Self::PathHint { observed: Endpoint { addr: r.octets()?, port: r.u16()? } },
             3 => Self::State { version: r.u64()?, state: r.u8()?, reason: r.reason()? },
+            4 => Self::AskTickets,
+            5 => Self::Tickets(TicketBatch::read(&mut r)?),
             _ => return None,
         };
         r.finish()?;

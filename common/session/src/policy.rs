@@ -4,6 +4,7 @@
 //! rules.
 
 use crate::messages::ClientPolicy;
+use jvpn_crypto::limits;
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -13,6 +14,11 @@ pub const BIRTH_TIMEOUT: Duration = Duration::from_secs(5);
 pub const BURST_PAUSE: Duration = Duration::from_secs(5);
 /// Packets of the replay window: fixed by the layout of CONTEXT.
 pub const REPLAY_WINDOW_PACKETS: u32 = (jvpn_abi::tables::WINDOW_WORDS * 64) as u32;
+
+/// Largest soft and hard limits of packets under one key.
+const SOFT_PACKETS: u32 = limits::REKEY_SOFT_PACKETS as u32;
+const HARD_PACKETS: u32 = limits::HARD_PACKETS as u32;
+const _: () = assert!(limits::REKEY_SOFT_PACKETS < limits::HARD_PACKETS && limits::HARD_PACKETS < 1 << 32);
 
 const fn seconds(s: u64) -> Duration {
     Duration::from_secs(s)
@@ -75,6 +81,10 @@ pub struct Policy {
     pub rekey_soft: Duration,
     /// Keys are erased after this long.
     pub rekey_hard: Duration,
+    /// Keys are renewed after this many packets in one direction.
+    pub rekey_soft_packets: u32,
+    /// Keys are erased after this many packets in one direction (fewer where the suite allows fewer).
+    pub rekey_hard_packets: u32,
     /// Paths that a client keeps validated.
     pub candidates_max: u32,
     /// Live sessions of this node.
@@ -142,6 +152,8 @@ pub struct PolicyFile {
     pub replay_window_packets: Option<u32>,
     pub rekey_soft: Option<String>,
     pub rekey_hard: Option<String>,
+    pub rekey_soft_packets: Option<u32>,
+    pub rekey_hard_packets: Option<u32>,
     pub candidates_max: Option<u32>,
     pub max_sessions: Option<u32>,
 }
@@ -176,6 +188,8 @@ impl Default for Policy {
             replay_window_packets: REPLAY_WINDOW_PACKETS,
             rekey_soft: seconds(120),
             rekey_hard: seconds(180),
+            rekey_soft_packets: SOFT_PACKETS,
+            rekey_hard_packets: HARD_PACKETS,
             candidates_max: 4,
             max_sessions: 65_536,
         }
@@ -296,6 +310,8 @@ impl Policy {
             (&mut self.reattach_burst, file.reattach_burst),
             (&mut self.reattach_global_per_second, file.reattach_global_per_second),
             (&mut self.replay_window_packets, file.replay_window_packets),
+            (&mut self.rekey_soft_packets, file.rekey_soft_packets),
+            (&mut self.rekey_hard_packets, file.rekey_hard_packets),
             (&mut self.candidates_max, file.candidates_max),
             (&mut self.max_sessions, file.max_sessions),
         ];
@@ -325,7 +341,16 @@ impl Policy {
         order("transport_loss_ttl", self.transport_loss_ttl, self.recovery_window, "recovery_window")?;
         order("probe_idle", self.probe_idle, self.probe_traffic, "probe_traffic")?;
         order("probe_traffic", self.probe_traffic, self.suspicion, "suspicion")?;
-        order("rekey_hard", self.rekey_hard, self.rekey_soft + seconds(10), "10s more than rekey_soft")
+        order("rekey_hard", self.rekey_hard, self.rekey_soft + seconds(10), "10s more than rekey_soft")?;
+        let least = self.rekey_soft_packets.saturating_mul(2);
+        if self.rekey_hard_packets < least {
+            return Err(PolicyError::OutOfBounds {
+                field: "rekey_hard_packets",
+                value: self.rekey_hard_packets.to_string(),
+                bounds: format!("at least twice rekey_soft_packets, which is {least}"),
+            });
+        }
+        Ok(())
     }
 
     fn check_durations(&self) -> Result<(), PolicyError> {
@@ -344,8 +369,9 @@ impl Policy {
             ("stability_window", self.stability_window, millis(100), seconds(300)),
             ("volatile_max", self.volatile_max, seconds(1), seconds(HOUR)),
             ("degraded_max", self.degraded_max, seconds(1), seconds(DAY)),
-            ("rekey_soft", self.rekey_soft, seconds(10), seconds(120)),
-            ("rekey_hard", self.rekey_hard, seconds(20), seconds(180)),
+            // Two keys overlap for a second: a key lives longer than that.
+            ("rekey_soft", self.rekey_soft, seconds(2), limits::REKEY_SOFT_TIME),
+            ("rekey_hard", self.rekey_hard, seconds(12), limits::HARD_TIME),
         ];
         for (field, value, least, most) in bounds {
             if value < least || value > most {
@@ -373,6 +399,8 @@ impl Policy {
                 REPLAY_WINDOW_PACKETS,
                 REPLAY_WINDOW_PACKETS,
             ),
+            ("rekey_soft_packets", self.rekey_soft_packets, 1_000, SOFT_PACKETS),
+            ("rekey_hard_packets", self.rekey_hard_packets, 4_000, HARD_PACKETS),
             ("candidates_max", self.candidates_max, 1, 16),
             ("max_sessions", self.max_sessions, 1, 65_536),
         ];
@@ -402,6 +430,11 @@ impl Policy {
             cooldown_ms: ms(self.cooldown_after_switch),
             recovery_window_ms: ms(self.recovery_window),
             transport_loss_ttl_ms: ms(self.transport_loss_ttl),
+            candidates_max: u8::try_from(self.candidates_max).unwrap_or(u8::MAX),
+            rekey_soft_ms: ms(self.rekey_soft),
+            rekey_hard_ms: ms(self.rekey_hard),
+            rekey_soft_packets: self.rekey_soft_packets,
+            rekey_hard_packets: self.rekey_hard_packets,
         }
     }
 

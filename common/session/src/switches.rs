@@ -1,5 +1,6 @@
 //! The exact log of switches of the last minute: what budget and cooldown are judged by.
 
+use crate::pack::{Packer, Unpacker};
 use jvpn_abi::BootTime;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,6 +42,45 @@ impl SwitchLog {
             self.0.pop_front();
         }
         self.0.push_back(now);
+    }
+
+    /// Most moments in a packed log: the highest budget that policy allows.
+    const PACKED_MAX: usize = 60;
+    /// Octets of a packed log: count, newest moment, and for each moment how long before the newest it was.
+    pub(crate) const PACKED_LEN: usize = 1 + 8 + 4 * Self::PACKED_MAX;
+
+    /// Writes the log in whole microseconds, each moment as the same or a later one: what is read back never frees a
+    /// switch early.
+    pub(crate) fn pack(&self, p: &mut Packer<'_>) {
+        let newest = self.last().unwrap_or(BootTime(0));
+        let count = self.0.len().min(Self::PACKED_MAX);
+        p.u8(u8::try_from(count).unwrap_or(0)).u64(newest.0);
+        let kept = self.0.iter().skip(self.0.len() - count);
+        for at in kept {
+            p.u32(u32::try_from(newest.since(*at).as_micros()).unwrap_or(u32::MAX));
+        }
+        for _ in count..Self::PACKED_MAX {
+            p.u32(0);
+        }
+    }
+
+    /// Reads what [`Self::pack`] wrote.
+    pub(crate) fn unpack(p: &mut Unpacker<'_>) -> Option<Self> {
+        let count = usize::from(p.u8()?);
+        let newest = p.u64()?;
+        let mut log = VecDeque::new();
+        for n in 0..Self::PACKED_MAX {
+            let before_ns = u64::from(p.u32()?) * 1_000;
+            if n < count {
+                log.push_back(BootTime(newest.checked_sub(before_ns)?));
+            }
+        }
+        (count <= Self::PACKED_MAX && log.iter().is_sorted()).then_some(Self(log))
+    }
+
+    /// Forgets all but the newest `max`.
+    pub(crate) fn keep_newest(&mut self, max: usize) {
+        self.0.drain(..self.0.len().saturating_sub(max));
     }
 
     /// Moments held (bounded memory, I10).

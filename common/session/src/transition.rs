@@ -152,6 +152,25 @@ pub fn transition(
     outcome.ok_or(not_applicable(origin, Reason::NotApplicable))
 }
 
+/// Checks 9 and 10 for a proven request from the bound endpoint: a rekey. It is no transition yet, and neither budget nor
+/// cooldown count; [`Event::Rekeyed`] follows when the new keys are in use.
+///
+/// # Errors
+/// [`Rejection`]: the session is unchanged then (I5).
+pub fn admit_rekey(
+    core: &SessionCore,
+    _proof: Proven,
+    claim: ReattachClaim,
+    now: BootTime,
+    policy: &Policy,
+) -> Result<(), Rejection> {
+    if core.state == State::Terminated {
+        return Err(Rejection::refused(Reason::SessionTerminated));
+    }
+    Step { core, now, policy }.admit(claim)?;
+    if core.state.is_bound() { Ok(()) } else { Err(Rejection::refused(Reason::NotApplicable)) }
+}
+
 const fn not_applicable(origin: Origin, reason: Reason) -> Rejection {
     match origin {
         Origin::Internal => Rejection::Ignored,
@@ -311,6 +330,16 @@ impl Step<'_> {
 
     /// Checks 9, 10 and 12 of a proven reattach, then the switch.
     fn reattach(&self, claim: ReattachClaim) -> Result<Transition, Rejection> {
+        let anchor = self.admit(claim)?;
+        if self.core.state == State::Birth {
+            return Err(Rejection::refused(Reason::NotApplicable));
+        }
+        self.admit_switch(claim.voluntary)?;
+        Ok(self.start_switch(claim.under, anchor))
+    }
+
+    /// Checks 9 and 10.
+    fn admit(&self, claim: ReattachClaim) -> Result<Anchor, Rejection> {
         let anchor = match claim.under {
             Generation::Confirmed => self.core.confirmed,
             Generation::Pending => self.core.pending,
@@ -329,11 +358,7 @@ impl Step<'_> {
         {
             return Err(Rejection::refused(Reason::SessionExpired));
         }
-        if self.core.state == State::Birth {
-            return Err(Rejection::refused(Reason::NotApplicable));
-        }
-        self.admit_switch(claim.voluntary)?;
-        Ok(self.start_switch(claim.under, anchor))
+        Ok(anchor)
     }
 
     /// Check 12: the budget refuses every switch in every state; cooldown and DEGRADED only voluntary ones.

@@ -24,6 +24,18 @@ fn defaults_are_those_of_the_design() {
     assert_eq!((client.cooldown_ms, client.recovery_window_ms), (2_000, 30_000));
     assert_eq!(client.transport_loss_ttl_ms, 900_000);
     assert_eq!((policy.max_switches_per_min, policy.max_sessions), (8, 65_536));
+    assert_eq!((client.rekey_soft_ms, client.rekey_hard_ms), (120_000, 180_000));
+    assert_eq!((client.rekey_soft_packets, client.rekey_hard_packets), (1 << 26, 1 << 28));
+}
+
+/// R5.2: the limits of keys can be lowered, in their order.
+#[test]
+fn r5_2_key_limits_are_tunable_downwards() {
+    let text =
+        "rekey_soft = \"2s\"\nrekey_hard = \"12s\"\nrekey_soft_packets = 1000\nrekey_hard_packets = 4000";
+    let client = Policy::from_toml(text).unwrap().client_policy();
+    assert_eq!((client.rekey_soft_ms, client.rekey_hard_ms), (2_000, 12_000));
+    assert_eq!((client.rekey_soft_packets, client.rekey_hard_packets), (1_000, 4_000));
 }
 
 #[test]
@@ -72,6 +84,13 @@ fn each_bad_value_is_named_with_what_is_allowed() {
         ("rekey_soft", "\"121s\""),
         ("rekey_hard", "\"181s\""),
         ("rekey_hard", "\"125s\""),
+        ("rekey_soft", "\"1s\""),
+        ("rekey_hard", "\"11s\""),
+        ("rekey_soft_packets", "999"),
+        ("rekey_soft_packets", "67108865"),
+        ("rekey_hard_packets", "3999"),
+        ("rekey_hard_packets", "268435457"),
+        ("rekey_hard_packets", "100000"),
         ("candidates_max", "17"),
         ("max_sessions", "65537"),
         ("max_sessions", "0"),

@@ -23,14 +23,14 @@ pub const MAX_FDS: usize = 96;
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     /// A system call failed.
-    #[error("handover socket {path}: {step}: {source}")]
+    #[error("handover socket {path}: {step}: {cause}")]
     System {
         /// The socket.
         path: PathBuf,
         /// What was tried.
         step: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The other process speaks another contract.
     #[error(
@@ -61,8 +61,12 @@ pub struct Hello {
     pub has_context: u32,
     /// 1 = the next descriptor is the UDP socket from an earlier data plane.
     pub has_udp: u32,
+    /// 1 = the last descriptor is JOURNAL, from an earlier data plane.
+    pub has_journal: u32,
     /// Entries of that CONTEXT.
     pub context_slots: u32,
+    /// Elements of that JOURNAL; or, without one, how many it shall have if the data plane keeps none.
+    pub journal_records: u32,
     /// Zero.
     pub reserved: u32,
 }
@@ -76,14 +80,24 @@ impl Hello {
             version: CONTRACT_VERSION,
             has_context: has_context as u32,
             has_udp: has_udp as u32,
+            has_journal: 0,
             context_slots,
+            journal_records: 0,
             reserved: 0,
         }
+    }
+
+    /// With a JOURNAL of `records` elements, or the wish for one.
+    #[must_use]
+    pub const fn with_journal(mut self, is_here: bool, records: u32) -> Self {
+        self.has_journal = is_here as u32;
+        self.journal_records = records;
+        self
     }
 }
 
 /// Data plane to control plane. Descriptors, in this order: BINDINGS, ROUTES, GATE, KEYS, CONTEXT, REPORTS, UDP socket,
-/// installer doorbell, report doorbell, HANDLES, then one doorbell per worker.
+/// installer doorbell, report doorbell, HANDLES, JOURNAL, then one doorbell per worker.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Welcome {
@@ -97,10 +111,14 @@ pub struct Welcome {
     pub context_kept: u32,
     /// UDP port of the gateway.
     pub port: u32,
+    /// 1 = JOURNAL was filled by an earlier control plane of this or another data plane.
+    pub journal_kept: u32,
+    /// Elements of JOURNAL.
+    pub journal_records: u32,
 }
 
 /// Descriptors in a WELCOME before those of the workers.
-pub const WELCOME_FIXED_FDS: usize = 10;
+pub const WELCOME_FIXED_FDS: usize = 11;
 
 impl Welcome {
     /// A welcome of this version.
@@ -113,7 +131,17 @@ impl Welcome {
             workers,
             context_kept: context_kept as u32,
             port: port as u32,
+            journal_kept: 0,
+            journal_records: 0,
         }
+    }
+
+    /// With a JOURNAL of `records` elements.
+    #[must_use]
+    pub const fn with_journal(mut self, kept: bool, records: u32) -> Self {
+        self.journal_kept = kept as u32;
+        self.journal_records = records;
+        self
     }
 }
 
@@ -166,13 +194,13 @@ impl HandoverListener {
     pub fn bind(path: &Path) -> Result<Self, HandoverError> {
         use std::os::unix::fs::PermissionsExt;
         let failed =
-            |step| move |source: io::Error| HandoverError::System { path: path.to_owned(), step, source };
+            |step| move |cause: io::Error| HandoverError::System { path: path.to_owned(), step, cause };
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed("make its directory"))?;
         }
         if Connection::connect(path).is_ok() {
-            let source = io::Error::new(io::ErrorKind::AddrInUse, "another data plane is running there");
-            return Err(failed("listen")(source));
+            let cause = io::Error::new(io::ErrorKind::AddrInUse, "another data plane is running there");
+            return Err(failed("listen")(cause));
         }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -196,10 +224,10 @@ impl HandoverListener {
     /// If the system refuses; `WouldBlock` is `None`.
     pub fn accept(&self) -> Result<Option<(Connection, UnixCredentials)>, HandoverError> {
         let failed = |step| {
-            move |source: nix::Error| HandoverError::System {
+            move |cause: nix::Error| HandoverError::System {
                 path: self.path.clone(),
                 step,
-                source: source.into(),
+                cause: cause.into(),
             }
         };
         let raw = match accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
@@ -238,10 +266,10 @@ impl Connection {
     /// If nobody listens there.
     pub fn connect(path: &Path) -> Result<Self, HandoverError> {
         let failed = |step| {
-            move |source: nix::Error| HandoverError::System {
+            move |cause: nix::Error| HandoverError::System {
                 path: path.to_owned(),
                 step,
-                source: source.into(),
+                cause: cause.into(),
             }
         };
         let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
@@ -258,11 +286,11 @@ impl Connection {
     pub fn peer_pid(&self) -> Result<i32, HandoverError> {
         getsockopt(&self.fd, sockopt::PeerCredentials)
             .map(|who| who.pid())
-            .map_err(|source| self.failed("ask who it is", source))
+            .map_err(|cause| self.failed("ask who it is", cause))
     }
 
-    fn failed(&self, step: &'static str, source: nix::Error) -> HandoverError {
-        HandoverError::System { path: self.path.clone(), step, source: source.into() }
+    fn failed(&self, step: &'static str, cause: nix::Error) -> HandoverError {
+        HandoverError::System { path: self.path.clone(), step, cause: cause.into() }
     }
 
     fn send<M: Message>(&self, message: &M, fds: &[BorrowedFd<'_>]) -> Result<(), HandoverError> {
@@ -272,7 +300,7 @@ impl Connection {
         let data = [IoSlice::new(bytemuck::bytes_of(message))];
         sendmsg::<()>(self.fd.as_raw_fd(), &data, rights, MsgFlags::MSG_NOSIGNAL, None)
             .map(|_| ())
-            .map_err(|source| self.failed("send", source))
+            .map_err(|cause| self.failed("send", cause))
     }
 
     fn receive<M: Message>(&self) -> Result<(M, Vec<OwnedFd>), HandoverError> {
@@ -282,9 +310,9 @@ impl Connection {
             let mut data = [IoSliceMut::new(bytemuck::bytes_of_mut(&mut message))];
             let flags = MsgFlags::MSG_CMSG_CLOEXEC;
             let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut data, Some(&mut space), flags)
-                .map_err(|source| self.failed("receive", source))?;
+                .map_err(|cause| self.failed("receive", cause))?;
             let mut fds = Vec::new();
-            let messages = received.cmsgs().map_err(|source| self.failed("read descriptors", source))?;
+            let messages = received.cmsgs().map_err(|cause| self.failed("read descriptors", cause))?;
             for control in messages {
                 if let ControlMessageOwned::ScmRights(raw) = control {
                     // SAFETY: the kernel just installed these descriptors in this process; nobody else owns them.
@@ -321,7 +349,9 @@ impl Connection {
     /// If it is malformed or of another version.
     pub fn receive_hello(&self) -> Result<(Hello, Vec<OwnedFd>), HandoverError> {
         let (hello, fds) = self.receive::<Hello>()?;
-        if fds.len() != (hello.has_context.min(1) + hello.has_udp.min(1)) as usize {
+        let announced =
+            [hello.has_context, hello.has_udp, hello.has_journal].map(|flag| flag.min(1) as usize);
+        if fds.len() != announced.iter().sum::<usize>() {
             return Err(HandoverError::Malformed("HELLO brings another number of descriptors than it says"));
         }
         Ok((hello, fds))

@@ -1,6 +1,6 @@
 //! Shared memory, mapped and typed.
 
-use jvpn_abi::tables::{Context, KeyRing, Reports};
+use jvpn_abi::tables::{Context, JournalRecord, KeyRing, Reports};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -18,14 +18,14 @@ use std::sync::atomic::AtomicU64;
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     /// A system call failed.
-    #[error("shared table {name}: {step}: {source}")]
+    #[error("shared table {name}: {step}: {cause}")]
     System {
         /// Which table.
         name: &'static str,
         /// What was tried.
         step: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The descriptor is smaller than the table must be.
     #[error(
@@ -55,6 +55,8 @@ unsafe impl Shared for Context {}
 unsafe impl Shared for Reports {}
 // SAFETY: repr(C), AtomicU64 fields only.
 unsafe impl Shared for KeyRing {}
+// SAFETY: repr(C), AtomicU64 fields only.
+unsafe impl Shared for JournalRecord {}
 
 /// `len` values of `T`, mapped shared from a descriptor, unmapped on drop.
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl<T: Shared> Mapping<T> {
     /// # Errors
     /// If the descriptor is too small or cannot be mapped.
     pub fn new(name: &'static str, fd: BorrowedFd<'_>, len: usize) -> Result<Self, TableError> {
-        let system = |step, source: nix::Error| TableError::System { name, step, source: source.into() };
+        let system = |step, cause: nix::Error| TableError::System { name, step, cause: cause.into() };
         let octets = len.checked_mul(size_of::<T>()).and_then(NonZeroUsize::new).ok_or(TableError::Size {
             name,
             actual: 0,
@@ -120,7 +122,7 @@ impl<T: Shared> Drop for Mapping<T> {
 /// # Errors
 /// If the system refuses.
 pub fn shared_memory(name: &'static str, label: &CStr, octets: usize) -> Result<OwnedFd, TableError> {
-    let system = |step| move |source: nix::Error| TableError::System { name, step, source: source.into() };
+    let system = |step| move |cause: nix::Error| TableError::System { name, step, cause: cause.into() };
     let fd = memfd_create(label, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)
         .map_err(system("create it"))?;
     let size = i64::try_from(octets).unwrap_or(i64::MAX);
@@ -160,10 +162,10 @@ pub fn secret_memory(
         // SAFETY: a descriptor that the call just returned and nobody else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(raw) };
         let size = i64::try_from(octets).unwrap_or(i64::MAX);
-        nix::unistd::ftruncate(fd.as_fd(), size).map_err(|source| TableError::System {
+        nix::unistd::ftruncate(fd.as_fd(), size).map_err(|cause| TableError::System {
             name,
             step: "size secret memory",
-            source: source.into(),
+            cause: cause.into(),
         })?;
         return Ok((fd, Secrecy::Secret));
     }
@@ -177,8 +179,7 @@ impl<T: Shared> Mapping<T> {
     /// If it can be swapped or dumped afterwards.
     pub fn lock(&self, name: &'static str) -> Result<(), TableError> {
         use nix::sys::mman::{MmapAdvise, madvise, mlock};
-        let system =
-            |step| move |source: nix::Error| TableError::System { name, step, source: source.into() };
+        let system = |step| move |cause: nix::Error| TableError::System { name, step, cause: cause.into() };
         // SAFETY: the range is this mapping; neither call changes its content.
         unsafe {
             mlock(self.at.cast(), self.octets.get()).map_err(system("lock it in memory"))?;

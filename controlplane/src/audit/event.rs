@@ -115,6 +115,8 @@ pub enum Violation {
     PathMismatch,
     /// A static key that is not on the allow-list.
     UnknownPeer,
+    /// A record of JOURNAL could not be read: its session is over.
+    JournalDamaged,
 }
 
 impl Violation {
@@ -128,6 +130,7 @@ impl Violation {
             Self::ProtocolViolation => "PROTOCOL_VIOLATION",
             Self::PathMismatch => "PATH_MISMATCH",
             Self::UnknownPeer => "UNKNOWN_PEER",
+            Self::JournalDamaged => "JOURNAL_DAMAGED",
         }
     }
 }

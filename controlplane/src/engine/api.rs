@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out of it: the boundary to the I/O loop and to the shared tables.
 
+use super::snapshot::Snapshot;
 use crate::node_state::StateError;
 use jvpn_abi::tables::{BindingWord, InstallEntry};
 use jvpn_abi::wire::{SlotId, Suite};
@@ -19,6 +20,14 @@ pub enum TableCommand {
         slot: SlotId,
         /// Rises by one per unbind.
         seq: u64,
+    },
+    /// Write a session's record in JOURNAL, or free it. Carried out before what follows it, also without a data plane:
+    /// then into the memory that its successor is handed. Nothing answers.
+    Journal {
+        /// The record.
+        index: u32,
+        /// What to write; `None` frees the record.
+        snapshot: Option<Box<Snapshot>>,
     },
     /// Put the entry into KEYS and ring the doorbell; wipe it then. Answer: [`TableEvent::Installed`] once
     /// every worker has it, or [`TableEvent::InstallRefused`], also if KEYS is full.
@@ -69,6 +78,9 @@ impl std::fmt::Debug for TableCommand {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unbind { slot, seq } => write!(f, "Unbind({slot:?}, seq {seq})"),
+            Self::Journal { index, snapshot } => {
+                write!(f, "Journal({index}, {})", if snapshot.is_some() { "written" } else { "freed" })
+            }
             Self::Install { seq, entry } => {
                 write!(f, "Install({:?}, seq {seq}, op {})", SlotId(entry.slot), entry.op)
             }
@@ -116,6 +128,12 @@ pub enum TableEvent {
         /// CONTEXT survived: counters and windows go on.
         context_kept: bool,
     },
+    /// The data plane that an earlier control plane left bound, and that [`super::Engine::adopt`] was told of, has passed
+    /// the removal of everything that adoption did not keep.
+    Adopted {
+        /// Slots in its tables.
+        slots: u32,
+    },
     /// The data plane's exit was seen: it forwards nothing any more.
     DataPlaneLost,
 }
@@ -155,6 +173,12 @@ pub trait ContextView {
     fn confirmed(&self, slot_index: u32, word: BindingWord) -> bool;
     /// Highest counter committed under a key number.
     fn highest_counter(&self, slot_index: u32, key_number: u32) -> Option<u64>;
+    /// The key number that the workers seal with.
+    fn sending_key(&self, slot_index: u32) -> Option<u32>;
+    /// Counters taken for sealing under a key number.
+    fn sealed(&self, slot_index: u32, key_number: u32) -> Option<u64>;
+    /// Frames from the bound endpoint that did not open since the slot was installed.
+    fn failed_opens(&self, slot_index: u32) -> u64;
     /// Inner traffic since the slot was installed.
     fn traffic(&self, slot_index: u32) -> Traffic;
 }

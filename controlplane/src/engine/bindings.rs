@@ -4,7 +4,8 @@
 use super::Engine;
 use super::api::{ContextView, TableCommand};
 use super::counters::Counter;
-use super::session::{Attempt, Binding, Drain, FIRST_KEY_NUMBER, Former, Recovery, Session, Stage};
+use super::durable::STORE_TIMEOUT;
+use super::session::{Attempt, Binding, Drain, Former, Recovery, Session, Stage};
 use super::world::{DataPlane, Retired, World};
 use jvpn_abi::tables::{BindingWord, InstallOp};
 use jvpn_abi::wire::SlotId;
@@ -13,7 +14,6 @@ use jvpn_abi::{BootTime, Reason};
 use jvpn_session::messages::SessionId;
 use jvpn_session::{Event, State, transition};
 use std::time::Duration;
-use zeroize::Zeroizing;
 
 /// A worker that does not pass an unbind within this time makes the installation fail.
 pub const QUIESCE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -39,6 +39,20 @@ impl World {
         if session.draining.is_none() {
             self.install(session, now);
         }
+    }
+
+    /// Starts to bring the binding of a birth into the tables, once the birth is stored.
+    pub(super) fn begin_stored(
+        &mut self,
+        session: &mut Session,
+        binding: Binding,
+        answer: Vec<u8>,
+        ticket: u64,
+        now: BootTime,
+    ) {
+        let until = now.after(STORE_TIMEOUT);
+        let stage = Stage::Storing { ticket };
+        session.attempt = Some(Attempt { binding, stage, until, answer, refusal: None });
     }
 
     /// Asks again for an unbind that the workers did not pass in time: whoever overslept is woken.
@@ -67,7 +81,7 @@ impl World {
         if let Some(attempt) = session.attempt.take() {
             match attempt.stage {
                 // It never reached the tables.
-                Stage::Quiescing => self.slots.release(attempt.binding.slot),
+                Stage::Quiescing | Stage::Storing { .. } => self.slots.release(attempt.binding.slot),
                 Stage::Installing { seq } => {
                     self.installing.remove(&seq);
                     self.retire(session, attempt.binding.slot, attempt.binding.word);
@@ -79,7 +93,7 @@ impl World {
     /// Leaves a bound slot, and keeps what recognises its late frames.
     fn leave(&mut self, session: &mut Session, binding: Binding, now: BootTime, view: &dyn ContextView) {
         let index = binding.slot.index();
-        if let Some((seq, _)) = binding.adopting {
+        for seq in binding.rekey_entries().chain(binding.adopting.map(|(seq, _)| seq)) {
             self.installing.remove(&seq);
         }
         session.earlier_traffic = session.earlier_traffic + view.traffic(index);
@@ -87,13 +101,14 @@ impl World {
             let last_heard = view.last_heard(index).map_or(binding.alive_since, |at| at.min(now));
             session.recovery = Some(Recovery { left: binding.remote, last_heard, detect_ms: None });
         }
-        let former = Former {
-            slot: binding.slot,
-            open_key: Zeroizing::new(binding.keys.client_to_gateway),
-            highest: view.highest_counter(index, FIRST_KEY_NUMBER),
-            sealer: binding.sealer,
-        };
-        if let Some(older) = session.former.replace(former) {
+        let keys = binding.known_keys(self.settings.policy.rekey_hard, view);
+        let former =
+            (!keys.is_empty()).then_some(Former { slot: binding.slot, keys, sealer: binding.sealer });
+        if former.is_none() {
+            // Without its keys its late frames cannot be told from anybody's.
+            self.by_slot.remove(&binding.slot);
+        }
+        if let Some(older) = std::mem::replace(&mut session.former, former) {
             self.by_slot.remove(&older.slot);
         }
         self.retire(session, binding.slot, binding.word);
@@ -101,7 +116,7 @@ impl World {
 
     fn retire(&mut self, session: &mut Session, slot: SlotId, word: BindingWord) {
         let drain = self.unbind(slot, word, session.id());
-        if self.is_up() {
+        if matches!(self.data_plane, DataPlane::Up | DataPlane::Adopting) {
             session.draining = Some(drain);
         } else {
             // A data plane whose exit was seen is quiescent.
@@ -112,12 +127,15 @@ impl World {
     }
 
     /// Puts the attempt's keys into the mailbox.
-    fn install(&mut self, session: &mut Session, now: BootTime) {
+    pub(super) fn install(&mut self, session: &mut Session, now: BootTime) {
         let prefixes = self.prefixes_of(&session.peer);
+        let hard_packets = self.hard_packets(session.suite);
         let Some(attempt) = &mut session.attempt else { return };
-        self.install_seq += 1;
-        let seq = self.install_seq;
+        let seq = self.install_seq + 1;
         let entry = attempt.binding.install_entry(InstallOp::Install, seq, session.suite, &prefixes);
+        let Some(mut entry) = entry else { return };
+        entry.hard_packets = hard_packets;
+        self.install_seq = seq;
         attempt.stage = Stage::Installing { seq };
         attempt.until = now.after(INSTALL_TIMEOUT);
         self.installing.insert(seq, session.core.id());
@@ -157,19 +175,15 @@ impl World {
         }
     }
 
-    /// Gives a bound slot back to a data plane that restarted.
-    fn adopt(&mut self, session: &mut Session, now: BootTime) {
-        let prefixes = self.prefixes_of(&session.peer);
-        let id = session.id();
-        let Some(binding) = &mut session.binding else { return };
-        self.install_seq += 1;
-        let seq = self.install_seq;
-        let entry = binding.install_entry(InstallOp::Adopt, seq, session.suite, &prefixes);
-        binding.adopting = Some((seq, now.after(INSTALL_TIMEOUT)));
+    /// Gives a bound slot back to a data plane that restarted; without its keys it is lost.
+    fn adopt(&mut self, session: &mut Session, now: BootTime, view: &dyn ContextView) {
+        let last = self.adopt_keys(session);
+        let (Some(last), Some(binding)) = (last, &mut session.binding) else {
+            return self.lose_binding(session, now, view);
+        };
+        binding.adopting = Some((last, now.after(INSTALL_TIMEOUT)));
         // The silence while nobody listened is nobody's fault.
         binding.alive_since = now;
-        self.installing.insert(seq, id);
-        self.commands.push_back(TableCommand::Install { seq, entry });
     }
 
     /// A restarted data plane has the keys: bind and route as before.
@@ -210,7 +224,9 @@ impl Engine {
             self.with(owner, |world, session| {
                 // What the workers committed between the store and their last batch counts too.
                 if let Some(former) = session.former.as_mut().filter(|former| former.slot == slot) {
-                    former.highest = former.highest.max(view.highest_counter(slot.index(), FIRST_KEY_NUMBER));
+                    for key in &mut former.keys {
+                        key.highest = key.highest.max(view.highest_counter(slot.index(), key.number));
+                    }
                 }
                 if session.draining.is_some_and(|drain| drain.seq == seq) {
                     session.draining = None;
@@ -229,10 +245,13 @@ impl Engine {
         self.with(id, |world, session| {
             if is_installing(session, seq) {
                 world.bind(session, now);
-            } else if session.binding.as_ref().is_some_and(|b| b.adopting.is_some_and(|(own, _)| own == seq))
-            {
-                world.rebind(session, now);
-            } else {
+            } else if let Some((last, _)) = session.binding.as_ref().and_then(|binding| binding.adopting) {
+                // The workers take entries in order: with the last one they have all keys of the binding.
+                if last == seq {
+                    world.rebind(session, now);
+                    world.note_flip(session, now, view);
+                }
+            } else if !world.rekey_installed(session, seq) {
                 world.counters.count(Counter::StaleReport);
             }
         });
@@ -249,10 +268,9 @@ impl Engine {
                 world.refuse_attempt(session);
                 let epoch = session.core.epoch();
                 world.step(session, Event::InstallFailed { epoch }, now, view);
-            } else if session.binding.as_ref().is_some_and(|b| b.adopting.is_some_and(|(own, _)| own == seq))
-            {
+            } else if session.binding.as_ref().is_some_and(|binding| binding.adopting.is_some()) {
                 world.lose_binding(session, now, view);
-            } else {
+            } else if !world.rekey_refused(session, now, seq) {
                 world.counters.count(Counter::StaleReport);
             }
         });
@@ -277,7 +295,12 @@ impl Engine {
             return;
         }
         self.run_due(id, now, (Event::BindingConfirmed { epoch: 0 }).priority(), view);
-        self.confirm_binding(id, now, view);
+        let current = self.sessions.get(&id).and_then(|session| session.binding.as_ref());
+        if current.is_some_and(|binding| binding.is_flipped(view)) {
+            self.with(id, |world, session| world.note_flip(session, now, view));
+        } else {
+            self.confirm_binding(id, now, view);
+        }
     }
 
     /// The first frame came. If it ends a birth, the peer's older session ends in the same step, before it.
@@ -305,6 +328,7 @@ impl Engine {
     }
 
     pub(super) fn data_plane_lost(&mut self, now: BootTime, view: &dyn ContextView) {
+        let was_adopting = self.world.data_plane == DataPlane::Adopting;
         self.world.data_plane = DataPlane::Lost;
         self.world.installing.clear();
         // Its exit was seen: every unbind is passed, and the keys of what was removed went with it.
@@ -314,12 +338,16 @@ impl Engine {
         for id in self.all_ids() {
             self.with(id, |world, session| {
                 session.draining = None;
+                world.void_rekey(session);
                 if session.attempt.is_some() {
                     world.refuse_attempt(session);
                     let epoch = session.core.epoch();
                     world.step(session, Event::InstallFailed { epoch }, now, view);
                 }
             });
+        }
+        if was_adopting {
+            self.resolve_adopted(now, view);
         }
     }
 
@@ -341,7 +369,7 @@ impl Engine {
             self.with(id, |world, session| {
                 let bound = session.binding.as_ref().map(|binding| binding.slot.index());
                 match bound {
-                    Some(index) if context_kept && index < limit => world.adopt(session, now),
+                    Some(index) if context_kept && index < limit => world.adopt(session, now, view),
                     Some(_) => world.lose_binding(session, now, view),
                     None => {}
                 }

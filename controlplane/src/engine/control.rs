@@ -23,7 +23,7 @@ impl Engine {
                 world.counters.count(Counter::ControlUnknownSlot);
                 return None;
             };
-            let message = binding.opener.open(datagram).ok().and_then(|m| ControlMessage::decode(&m));
+            let message = binding.open_control(datagram);
             if message.is_none() {
                 world.counters.count(Counter::ControlRefused);
             }
@@ -31,7 +31,12 @@ impl Engine {
         });
         match opened.flatten() {
             Some(ControlMessage::Terminate { .. }) => self.happen(id, Event::PeerTerminated, at.now, view),
-            Some(ControlMessage::PathHint { .. } | ControlMessage::State { .. }) => {
+            Some(ControlMessage::AskTickets) => {
+                self.with(id, |world, session| world.hand_out_tickets(session, at.now));
+            }
+            Some(
+                ControlMessage::PathHint { .. } | ControlMessage::State { .. } | ControlMessage::Tickets(_),
+            ) => {
                 self.world.counters.count(Counter::ControlMeaningless);
             }
             None => {}

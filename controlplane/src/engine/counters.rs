@@ -26,8 +26,6 @@ macro_rules! counters {
 counters! {
     /// Empty, or a type that no gateway takes.
     UnknownType = "unknown_type";
-    /// A type that this version does not serve.
-    UnservedType = "unserved_type";
     /// DATA of a bound path in the kernel's socket: XDP should have taken it.
     KernelSocketBoundData = "kernel_socket_bound_data";
     /// Other DATA in the kernel's socket.
@@ -46,6 +44,8 @@ counters! {
     ReattachAnsweredAgain = "reattach_answered_again";
     /// Repeated requests whose answer is still being prepared.
     ReattachInProgress = "reattach_in_progress";
+    /// Rekeys whose new keys came into use.
+    Rekeyed = "rekeyed";
     /// RESETs sent for handles.
     HandleResetSent = "handle_reset_sent";
     /// RESETs sent for slots.
@@ -68,6 +68,8 @@ counters! {
     SampleReplayed = "sample_replayed";
     /// Samples from the bound endpoint: bound while they were under way.
     SampleOfBoundPath = "sample_of_bound_path";
+    /// Samples of a binding whose keys only the workers have since the control plane restarted.
+    SampleWithoutKey = "sample_without_key";
     /// Genuine DATA of a binding that the session has left: held back on its way, not answered.
     SampleOfFormerBinding = "sample_of_former_binding";
     /// CONTROL that does not open or parse.
@@ -76,8 +78,30 @@ counters! {
     ControlUnknownSlot = "control_unknown_slot";
     /// CONTROL that means nothing to a gateway.
     ControlMeaningless = "control_meaningless";
+    /// Path probes that are not framed as such.
+    PathProbeMalformed = "path_probe_malformed";
+    /// Path probes over the node's limit.
+    PathProbeLimited = "path_probe_limited";
+    /// Path probes whose ticket is not of this time.
+    PathProbeExpired = "path_probe_expired";
+    /// Path probes whose MAC is wrong.
+    PathProbeAuthFail = "path_probe_auth_fail";
+    /// Path probes that were echoed.
+    PathEchoSent = "path_echo_sent";
+    /// Batches of tickets handed out.
+    TicketsHandedOut = "tickets_handed_out";
+    /// Batches that a limit or an unconfirmed binding held back.
+    TicketsHeldBack = "tickets_held_back";
     /// Reports of the tables that no longer apply.
     StaleReport = "stale_report";
+    /// Sessions that went on from JOURNAL when the control plane started.
+    SessionsAdopted = "sessions_adopted";
+    /// Records of JOURNAL that could not be read: their sessions are over.
+    JournalDamaged = "journal_damaged";
+    /// Changes of sessions for which JOURNAL had no room: they end with their process.
+    JournalFull = "journal_full";
+    /// Births and ends that the session store did not take.
+    StoreFailed = "store_failed";
     /// Bindings for which there was no slot.
     NoSlot = "no_slot";
     /// What could not be made durable.

@@ -18,7 +18,7 @@ use jvpn_crypto::handshake::{IncomingInit, init_mac_ok, read_init};
 use jvpn_session::messages::{
     BindingGrant, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer, SessionId,
 };
-use jvpn_session::{Event, SessionCore, birth};
+use jvpn_session::{Event, SessionCore};
 
 /// One node without a load balancer has one shard.
 pub(super) const SHARD: u16 = 0;
@@ -36,11 +36,20 @@ struct Fresh {
     offer: HandshakeOffer,
 }
 
+/// A handshake that is granted a session.
+struct Birth {
+    proof: Proven,
+    init: IncomingInit,
+    suite: Suite,
+    slot: SlotId,
+    timestamp_ns: u64,
+}
+
 impl Engine {
     pub(super) fn handshake(&mut self, at: Arrival, datagram: &[u8], view: &dyn ContextView) {
         let Some(Fresh { proof, init, offer }) = self.world.admit_handshake(at, datagram) else { return };
         let peer = init.peer;
-        let suite = match self.world.choose(&offer, &peer) {
+        let suite = match self.world.choose(&offer, &peer, at.now) {
             Ok(suite) => suite,
             Err((reason, retry_after_ms)) => {
                 return self.world.refuse_handshake(at, init, reason, retry_after_ms);
@@ -54,10 +63,14 @@ impl Engine {
                 return self.world.refuse_handshake(at, init, Reason::Unavailable, FULL_RETRY_MS);
             }
         };
-        let Some(mut session) = self.bear(at, proof, init, suite, slot) else {
+        let mark = self.world.commands.len();
+        let birth = Birth { proof, init, suite, slot, timestamp_ns: offer.timestamp_ns };
+        let Some(mut session) = self.bear(at, birth) else {
             self.world.slots.release(slot);
             return;
         };
+        // Before anything else may take or free a record.
+        self.world.journal(&mut session, mark);
         // A birth that nobody confirmed gives way at once; a session past its birth only to the first frame.
         if let Some(older) = self.world.peers.get(&peer).and_then(|peer| peer.birth) {
             self.happen(older, Event::Superseded, at.now, view);
@@ -74,14 +87,8 @@ impl Engine {
     }
 
     /// The session, its answer on hold until the binding is installed.
-    fn bear(
-        &mut self,
-        at: Arrival,
-        proof: Proven,
-        init: IncomingInit,
-        suite: Suite,
-        slot: SlotId,
-    ) -> Option<Box<Session>> {
+    fn bear(&mut self, at: Arrival, birth: Birth) -> Option<Box<Session>> {
+        let Birth { proof, init, suite, slot, timestamp_ns } = birth;
         let id = SessionId(self.world.random()?);
         let handle = self.world.fresh_handle()?;
         if self.sessions.contains_key(&id) {
@@ -90,14 +97,15 @@ impl Engine {
             return None;
         }
         let peer = init.peer;
-        let next = birth(proof, id, FIRST_TERM, at.now);
+        let next = jvpn_session::birth(proof, id, FIRST_TERM, at.now);
         let answer = self.world.grant(&next.core, &peer, suite, slot, handle)?.encode();
         let psk = self.world.peers.get(&peer)?.settings.preshared_key.clone();
         let Ok((response, secret)) = init.respond(&psk, &answer) else {
             self.world.counters.count(Counter::CryptoFailed);
             return None;
         };
-        let binding = Binding::new(&secret, suite, slot, next.core.epoch(), at.remote, at.local);
+        let path = (at.remote, at.local);
+        let binding = Binding::new(&secret, suite, slot, next.core.epoch(), path, at.now);
         let policy = &self.world.settings.policy;
         let mut session = Box::new(Session::new(next.core.clone(), peer, suite, policy));
         session.pending = Some(GenerationSecrets { resume: secret.resume(), handle });
@@ -109,7 +117,10 @@ impl Engine {
         };
         self.world.report(&mut session, at.now, Reason::HandshakeStart, created);
         self.world.commit(&mut session, next, at.now, &NoContext);
-        self.world.begin(&mut session, binding, response, None, at.now);
+        match self.world.store_birth(&session, &secret.root(), timestamp_ns) {
+            Some(ticket) => self.world.begin_stored(&mut session, binding, response, ticket, at.now),
+            None => self.world.begin(&mut session, binding, response, None, at.now),
+        }
         Some(session)
     }
 }
@@ -129,6 +140,15 @@ impl ContextView for NoContext {
     }
     fn highest_counter(&self, _: u32, _: u32) -> Option<u64> {
         None
+    }
+    fn sending_key(&self, _: u32) -> Option<u32> {
+        None
+    }
+    fn sealed(&self, _: u32, _: u32) -> Option<u64> {
+        None
+    }
+    fn failed_opens(&self, _: u32) -> u64 {
+        0
     }
     fn traffic(&self, _: u32) -> super::Traffic {
         super::Traffic::default()
@@ -182,6 +202,7 @@ impl World {
         &self,
         offer: &HandshakeOffer,
         peer: &jvpn_crypto::keys::PublicKey,
+        now: jvpn_abi::BootTime,
     ) -> Result<Suite, (Reason, u32)> {
         if !offer.versions.contains(&PROTOCOL_VERSION) {
             return Err((Reason::VersionUnsupported, 0));
@@ -192,11 +213,15 @@ impl World {
         };
         // A peer that is here already only replaces itself, so it always gets back in (I13).
         let is_here = !self.sessions_of(peer).is_empty();
-        if self.live >= self.settings.policy.max_sessions as usize && !is_here {
+        let is_full = self.live >= self.settings.policy.max_sessions as usize && !is_here;
+        if is_full || self.journal.as_ref().is_some_and(|places| !places.has_room()) {
             return Err((Reason::PolicyDeny, FULL_RETRY_MS));
         }
         if !self.is_up() {
             return Err((Reason::Unavailable, UNAVAILABLE_RETRY_MS));
+        }
+        if let Some(pause_ms) = self.store_pause_ms(now) {
+            return Err((Reason::Unavailable, pause_ms));
         }
         Ok(*suite)
     }

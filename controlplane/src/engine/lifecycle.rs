@@ -46,6 +46,7 @@ impl World {
         let before = std::mem::replace(&mut session.core, next.core);
         let reason = session.core.reason();
         self.counters.transition(reason);
+        session.timeline.push(now, next.from, session.core.state(), reason, session.core.version());
         self.report(
             session,
             now,
@@ -67,6 +68,10 @@ impl World {
         }
         if reason == Reason::PolicyFlapLimit {
             self.report_budget(session, now);
+        }
+        if reason == Reason::KeyExhausted {
+            // No key is used past its hard limit, not even to recognise a frame.
+            self.forget_former(session);
         }
     }
 
@@ -172,10 +177,9 @@ impl World {
             }
             self.slots.release(slot);
         }
-        if let Some(former) = session.former.take() {
-            self.by_slot.remove(&former.slot);
-        }
+        self.forget_former(session);
         session.recovery = None;
+        self.unstore(session);
         let id = session.id();
         if let Some(peer) = self.peers.get_mut(&session.peer) {
             peer.live = peer.live.filter(|live| *live != id);
@@ -211,7 +215,7 @@ impl World {
         self.tell(session, &message);
     }
 
-    fn tell(&mut self, session: &mut Session, message: &ControlMessage) {
+    pub(super) fn tell(&mut self, session: &mut Session, message: &ControlMessage) {
         let Some(binding) = session.binding.as_mut().filter(|b| b.unconfirmed_until.is_none()) else {
             return;
         };

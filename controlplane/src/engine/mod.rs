@@ -11,21 +11,29 @@
 //!
 //! The same calls in the same order with the same randomness give the same output (I9).
 
+mod adoption;
 mod api;
 mod bindings;
 mod control;
 mod counters;
+mod durable;
 mod handles;
 mod handshake;
 mod lifecycle;
+mod paths;
+mod peers;
 mod reattach;
+mod rekey;
 mod session;
 mod slots;
+mod snapshot;
 mod status;
+mod timeline;
 mod timers;
 mod unbound;
 mod world;
 
+pub use adoption::Kept;
 pub use api::{
     AdminCommand, AdminError, ContextView, Durable, PeerSettings, Settings, TableCommand, TableEvent,
     Traffic, Transmit, TunnelSettings,
@@ -33,7 +41,10 @@ pub use api::{
 pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};
 pub use handles::HandleChange;
+pub use peers::PeersChanged;
+pub use snapshot::Snapshot;
 pub use status::{SessionStatus, Status};
+pub use timeline::{SessionDetail, TimelineRow};
 
 use crate::audit::{AuditKind, Line};
 use jvpn_abi::wire::MsgType;
@@ -95,7 +106,7 @@ impl Engine {
             Some(MsgType::Control) => self.control(at, datagram, view),
             Some(MsgType::UnboundSample) => self.sample(at, datagram, view),
             Some(MsgType::Data) => self.stray_data(at, datagram),
-            Some(MsgType::PathProbe) => self.world.counters.count(Counter::UnservedType),
+            Some(MsgType::PathProbe) => self.path_probe(at, datagram),
             Some(
                 MsgType::HandshakeResponse
                 | MsgType::Retry
@@ -118,6 +129,7 @@ impl Engine {
             TableEvent::DataPlaneUp { slots, context_kept } => {
                 self.data_plane_up(now, slots, context_kept, view);
             }
+            TableEvent::Adopted { slots } => self.data_plane_adopted(now, slots, view),
             TableEvent::DataPlaneLost => self.data_plane_lost(now, view),
         }
     }
@@ -194,6 +206,12 @@ impl Engine {
         &self.world.counters
     }
 
+    /// The node's key, for what is kept for the next process.
+    #[must_use]
+    pub fn node_key(&self) -> &jvpn_crypto::keys::NodeKey {
+        self.world.durable.node_key()
+    }
+
     /// Sessions that are not TERMINATED.
     #[must_use]
     pub const fn live_sessions(&self) -> usize {
@@ -204,7 +222,9 @@ impl Engine {
     /// session.
     fn with<R>(&mut self, id: SessionId, f: impl FnOnce(&mut World, &mut Session) -> R) -> Option<R> {
         let session = self.sessions.get_mut(&id)?;
+        let mark = self.world.commands.len();
         let result = f(&mut self.world, session);
+        self.world.journal(session, mark);
         self.world.schedule(session);
         debug_assert_eq!(session.broken_invariant(&self.world.settings.policy), None, "session {id}");
         Some(result)

@@ -19,7 +19,8 @@
 use super::api::ContextView;
 use super::counters::Counter;
 use super::handshake::UNAVAILABLE_RETRY_MS;
-use super::session::{Answered, Binding, GenerationSecrets, Session};
+use super::rekey::Asks;
+use super::session::{Answered, Binding, FIRST_KEY_NUMBER, GenerationSecrets, Session};
 use super::world::World;
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
@@ -34,18 +35,18 @@ use jvpn_session::{Event, Generation, ReattachClaim, Rejection, Transition, tran
 use std::time::Duration;
 
 /// A request whose handle is known.
-struct Known<'a> {
-    frame: RequestFrame<'a>,
-    under: Generation,
+pub(super) struct Known<'a> {
+    pub(super) frame: RequestFrame<'a>,
+    pub(super) under: Generation,
     resume: Resume,
 }
 
 /// A request that was proven.
-struct Asked {
-    proof: Proven,
-    request: IncomingRequest,
+pub(super) struct Asked {
+    pub(super) proof: Proven,
+    pub(super) request: IncomingRequest,
     ask: ReattachAsk,
-    anchor_version: u64,
+    pub(super) anchor_version: u64,
 }
 
 impl Engine {
@@ -90,6 +91,11 @@ impl World {
             return self.limit(session, at, known, LimitScope::Global, retry_after_ms);
         }
         let Some(asked) = self.prove(session, at, known) else { return };
+        match session.asks(at, known.under) {
+            Asks::Rekey => return self.rekey(session, at, known, asked, view),
+            Asks::Wait(wait) => return self.refuse(session, at, known, Reason::RateLimited, wait),
+            Asks::Switch => {}
+        }
         let Asked { proof, request, ask, anchor_version } = asked;
         let claim = ReattachClaim { under: known.under, anchor_version, voluntary: ask.cause.is_voluntary() };
         let event = Event::ReattachProven(proof, claim);
@@ -175,7 +181,7 @@ impl World {
         };
         let grant = self.fresh_handle().map(|handle| (handle, self.binding_grant(&next.core, slot, handle)));
         let answered = grant.and_then(|(handle, binding)| {
-            let payload = ReattachGrant { rekey: false, binding }.encode();
+            let payload = ReattachGrant { rekey: false, key_number: FIRST_KEY_NUMBER, binding }.encode();
             request.answer(&payload).ok().map(|(answer, secret)| (handle, answer, secret))
         });
         let Some((handle, answer, secret)) = answered else {
@@ -184,7 +190,8 @@ impl World {
             return self.refuse(session, at, known, Reason::Unavailable, unavailable);
         };
         self.counters.count(Counter::ReattachAccepted);
-        let binding = Binding::new(&secret, session.suite, slot, next.core.epoch(), at.remote, at.local);
+        let path = (at.remote, at.local);
+        let binding = Binding::new(&secret, session.suite, slot, next.core.epoch(), path, at.now);
         let draining = session.draining;
         self.commit(session, next, at.now, view);
         if session.draining == draining {
@@ -207,7 +214,12 @@ impl World {
 
     /// A request under the pending generation confirms that *generation* and erases the older; one under the
     /// confirmed generation replaces the pending one, which its client cannot hold any more.
-    fn turn_generations(&mut self, session: &mut Session, under: Generation, fresh: GenerationSecrets) {
+    pub(super) fn turn_generations(
+        &mut self,
+        session: &mut Session,
+        under: Generation,
+        fresh: GenerationSecrets,
+    ) {
         self.handles.insert(fresh.handle.0, session.core.id());
         let older = session.pending.replace(fresh);
         match (under, older) {
@@ -245,7 +257,7 @@ impl World {
     }
 
     /// A proven request is refused. The refusal is kept for a repetition of the same request.
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         session: &mut Session,
         at: Arrival,
@@ -288,7 +300,7 @@ impl World {
     }
 }
 
-fn refusal(known: &Known<'_>, reason: Reason, retry_after: Duration) -> [u8; REJECT_LEN] {
+pub(super) fn refusal(known: &Known<'_>, reason: Reason, retry_after: Duration) -> [u8; REJECT_LEN] {
     reject(&known.resume, &known.frame, reason, milliseconds(retry_after))
 }
 

@@ -1,8 +1,12 @@
 //! One session as the engine holds it: the plain core, and the keys, bindings and answers that belong to it.
 
 use super::api::Traffic;
+use super::rekey::{Previous, Rekey};
+use super::snapshot::Place;
+use super::timeline::Timeline;
 use crate::audit::Floods;
 use crate::limits::SessionLimits;
+use crate::store::Version;
 use bytemuck::Zeroable;
 use jvpn_abi::tables::{BindingWord, InstallEntry, InstallOp, MAX_PREFIXES};
 use jvpn_abi::wire::reattach::REJECT_LEN;
@@ -18,7 +22,7 @@ use zeroize::Zeroizing;
 /// DATA keys of a fresh binding have this number; a rekey counts up.
 pub(super) const FIRST_KEY_NUMBER: u32 = 0;
 
-/// A restarted control plane has no sessions, so every epoch secret meets its first CONTROL incarnation here.
+/// Every epoch secret meets its first CONTROL incarnation here; a restarted control plane goes on with the next.
 const CONTROL_INCARNATION: u32 = 0;
 
 /// A session.
@@ -54,6 +58,12 @@ pub(super) struct Session {
     pub(super) earlier_traffic: Traffic,
     /// The entry in the timer queue.
     pub(super) scheduled: Option<BootTime>,
+    /// Version of its record in the store, once it is there.
+    pub(super) stored: Option<Version>,
+    /// Its record in JOURNAL.
+    pub(super) journal: Option<Place>,
+    /// The last transitions, to show.
+    pub(super) timeline: Timeline,
 }
 
 impl Session {
@@ -78,6 +88,9 @@ impl Session {
             dead_check_at: BootTime::NEVER,
             earlier_traffic: Traffic::default(),
             scheduled: None,
+            stored: None,
+            journal: None,
+            timeline: Timeline::default(),
         }
     }
 
@@ -122,6 +135,10 @@ impl Session {
         if self.binding.is_some() && self.draining.is_some() {
             return Some("I1: a binding was bound before the one before it was quiescent");
         }
+        let rekeys = |b: &Binding| b.rekey.is_some() || b.previous.is_some();
+        if self.binding.as_ref().is_some_and(rekeys) && !self.core.state().is_bound() {
+            return Some("I1: two keys of a binding that is not confirmed");
+        }
         if self.core.state() == State::Terminated && !self.is_idle() {
             return Some("I4: a terminated session has a binding");
         }
@@ -147,14 +164,23 @@ pub(super) struct Binding {
     pub(super) epoch: u64,
     pub(super) remote: Endpoint,
     pub(super) local: Endpoint,
-    pub(super) keys: DataKeys,
+    /// `None` after a restart of the control plane: DATA keys outlive it only in the workers.
+    pub(super) keys: Option<DataKeys>,
     pub(super) sealer: ControlSealer,
     pub(super) opener: ControlOpener,
+    /// Number of these keys; a rekey counts up.
+    pub(super) key_number: u32,
+    /// Their limits of time count from here.
+    pub(super) key_since: BootTime,
+    /// The next keys.
+    pub(super) rekey: Option<Rekey>,
+    /// The keys before.
+    pub(super) previous: Option<Previous>,
     /// Silence counts from here at the earliest.
     pub(super) alive_since: BootTime,
     /// Until when the first frame has to come; `None` once it came.
     pub(super) unconfirmed_until: Option<BootTime>,
-    /// The install entry by which a restarted data plane gets it back, and until when.
+    /// The last install entry by which a restarted data plane gets it back, and until when.
     pub(super) adopting: Option<(u64, BootTime)>,
 }
 
@@ -164,8 +190,8 @@ impl Binding {
         suite: Suite,
         slot: SlotId,
         epoch: u64,
-        remote: Endpoint,
-        local: Endpoint,
+        (remote, local): (Endpoint, Endpoint),
+        now: BootTime,
     ) -> Self {
         Self {
             slot,
@@ -173,36 +199,52 @@ impl Binding {
             epoch,
             remote,
             local,
-            keys: secret.data_keys(),
+            keys: Some(secret.data_keys()),
             sealer: ControlSealer::new(secret, suite, Direction::GatewayToClient, slot, CONTROL_INCARNATION),
             opener: ControlOpener::new(secret, suite, Direction::ClientToGateway, slot),
+            key_number: FIRST_KEY_NUMBER,
+            key_since: now,
+            rekey: None,
+            previous: None,
             alive_since: BootTime(0),
             unconfirmed_until: None,
             adopting: None,
         }
     }
 
-    /// The entry for the key mailbox. Whoever puts it there wipes it.
+    /// The entry for the key mailbox. Whoever puts it there wipes it. `None` without keys.
     pub(super) fn install_entry(
         &self,
         op: InstallOp,
         seq: u64,
         suite: Suite,
         prefixes: &[Prefix],
+    ) -> Option<Box<InstallEntry>> {
+        Some(self.entry(op, seq, suite, prefixes, (self.key_number, self.keys.as_ref()?)))
+    }
+
+    /// The entry for some of the binding's keys.
+    pub(super) fn entry(
+        &self,
+        op: InstallOp,
+        seq: u64,
+        suite: Suite,
+        prefixes: &[Prefix],
+        (key_number, keys): (u32, &DataKeys),
     ) -> Box<InstallEntry> {
         let mut entry = Box::new(InstallEntry::zeroed());
         entry.seq = seq;
         entry.word = self.word.0;
         entry.op = op as u32;
         entry.slot = self.slot.0;
-        entry.key_number = FIRST_KEY_NUMBER;
+        entry.key_number = key_number;
         entry.suite = suite as u8;
         entry.remote_addr = self.remote.addr;
         entry.remote_port = self.remote.port;
         entry.local_addr = self.local.addr;
         entry.local_port = self.local.port;
-        entry.open_key = self.keys.client_to_gateway;
-        entry.seal_key = self.keys.gateway_to_client;
+        entry.open_key = keys.client_to_gateway;
+        entry.seal_key = keys.gateway_to_client;
         debug_assert!(prefixes.len() <= MAX_PREFIXES, "configuration bounds the prefixes of a peer");
         let cells = entry.prefixes.iter_mut().zip(entry.prefix_lens.iter_mut());
         let mut count = 0;
@@ -230,6 +272,11 @@ pub(super) struct Attempt {
 /// How far an attempt is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
+    /// Waiting until the birth is stored.
+    Storing {
+        /// The request.
+        ticket: u64,
+    },
     /// Waiting until every worker has passed the unbind before it.
     Quiescing,
     /// Waiting until every worker has this entry.
@@ -249,11 +296,18 @@ pub(super) struct Drain {
 /// A binding that was unbound: enough to recognise its frames.
 pub(super) struct Former {
     pub(super) slot: SlotId,
+    pub(super) keys: Vec<FormerKey>,
+    /// The client still holds its CONTROL keys while it knows no newer binding.
+    pub(super) sealer: ControlSealer,
+}
+
+/// A key by which frames are recognised. It opens samples only, and none past its hard limit.
+pub(super) struct FormerKey {
+    pub(super) number: u32,
     pub(super) open_key: Zeroizing<[u8; 32]>,
     /// Highest counter committed.
     pub(super) highest: Option<u64>,
-    /// The client still holds its CONTROL keys while it knows no newer binding.
-    pub(super) sealer: ControlSealer,
+    pub(super) hard_at: BootTime,
 }
 
 /// A proven request and its answer, for repetitions.

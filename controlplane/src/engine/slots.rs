@@ -86,6 +86,12 @@ impl Slots {
         }
     }
 
+    /// Whether a slot was ever handed out under this node key. The token of one that was not must stay unknown: whoever
+    /// held it could reset the client that gets the slot later.
+    pub(super) fn was_handed_out(&self, slot: SlotId) -> bool {
+        slot.serial() < self.serials.get(slot.index() as usize).copied().unwrap_or(self.floor)
+    }
+
     fn next_index(&mut self) -> Option<u32> {
         let fresh = u32::try_from(self.serials.len()).unwrap_or(u32::MAX);
         if self.resting.len() < RESTING && fresh < self.limit {
@@ -95,6 +101,17 @@ impl Slots {
         // A smaller data plane may have come up since an index went to rest.
         let at = self.resting.iter().position(|index| *index < self.limit)?;
         self.resting.remove(at)
+    }
+
+    /// Slots that an earlier process handed out are in use, each as often as it is named.
+    pub(super) fn adopt(&mut self, slots: &[SlotId]) {
+        for slot in slots {
+            self.hold(*slot);
+        }
+        let indexes = self.held.keys().last().map_or(0, |last| last.saturating_add(1));
+        // Every serial below the floor may have been used, at any index.
+        self.serials.resize(self.serials.len().max(indexes as usize), self.floor);
+        self.resting = (0..indexes).filter(|index| !self.held.contains_key(index)).collect();
     }
 
     /// One more reference to a slot in use.

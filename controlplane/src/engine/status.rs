@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 /// The control plane at one moment.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
-    /// Whether a data plane is there: `never_seen`, `up` or `lost`.
+    /// Whether a data plane is there: `never_seen`, `adopting`, `up` or `lost`.
     pub data_plane: &'static str,
     /// The policy preset.
     pub policy: String,
@@ -40,6 +40,10 @@ pub struct SessionStatus {
     pub state_version: u64,
     /// Epoch of the newest binding.
     pub epoch: u64,
+    /// Number of the keys in use within the epoch; counts its rekeys.
+    pub key_number: Option<u32>,
+    /// Their age.
+    pub key_age_ms: Option<u64>,
     /// Suite.
     pub suite: &'static str,
     /// Slot of the binding.
@@ -71,6 +75,7 @@ impl Engine {
         Status {
             data_plane: match self.world.data_plane {
                 DataPlane::NeverSeen => "never_seen",
+                DataPlane::Adopting => "adopting",
                 DataPlane::Up => "up",
                 DataPlane::Lost => "lost",
             },
@@ -82,7 +87,12 @@ impl Engine {
         }
     }
 
-    fn session_status(&self, session: &Session, now: BootTime, view: &dyn ContextView) -> SessionStatus {
+    pub(super) fn session_status(
+        &self,
+        session: &Session,
+        now: BootTime,
+        view: &dyn ContextView,
+    ) -> SessionStatus {
         let core = &session.core;
         let binding = session.binding.as_ref();
         let index = binding.map(|binding| binding.slot.index());
@@ -96,6 +106,9 @@ impl Engine {
             reason: core.reason().name(),
             state_version: core.version().0,
             epoch: core.epoch(),
+            key_number: binding.map(|binding| binding.key_number),
+            key_age_ms: binding
+                .map(|b| u64::try_from(now.since(b.key_since).as_millis()).unwrap_or(u64::MAX)),
             suite: session.suite.name(),
             slot: binding.map(|binding| binding.slot.0),
             remote: binding.map(|binding| binding.remote.to_string()),

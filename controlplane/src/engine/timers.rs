@@ -21,13 +21,22 @@ enum Due {
     Confirmed,
     /// A restarted data plane did not take the binding back.
     AdoptionFailed,
+    /// The next key is in use, but its report did not come.
+    Flipped,
+    /// The installation of the next key took too long.
+    RekeyFailed,
+    /// The key before has received for long enough.
+    PreviousOver,
 }
 
 impl Due {
     fn priority(&self) -> Priority {
         match self {
             Self::Event(event) => event.priority(),
-            Self::AttemptFailed => Event::InstallFailed { epoch: 0 }.priority(),
+            Self::AttemptFailed | Self::RekeyFailed | Self::PreviousOver => {
+                Event::InstallFailed { epoch: 0 }.priority()
+            }
+            Self::Flipped => Event::Rekeyed.priority(),
             Self::Confirmed => Event::BindingConfirmed { epoch: 0 }.priority(),
             Self::AdoptionFailed => Event::DataPlaneLost.priority(),
         }
@@ -56,6 +65,7 @@ impl World {
             session.binding.as_ref().and_then(|binding| binding.adopting).map(|(_, until)| until),
             silent,
             restricted,
+            self.key_deadline(session),
             floods,
         ];
         deadlines.into_iter().flatten().min()
@@ -85,10 +95,18 @@ impl World {
             Due::Event(Event::RecoveryWindowOver)
         } else if reached(adoption) {
             Due::AdoptionFailed
+        } else if self.key_is_exhausted(session, now, view) {
+            Due::Event(Event::KeyLimitReached)
+        } else if session.binding.as_ref().is_some_and(|binding| binding.is_flipped(view)) {
+            Due::Flipped
         } else if (reached(unconfirmed) || reached(core.birth_deadline())) && is_confirmed(session, view) {
             Due::Confirmed
         } else if reached(attempt) {
             Due::AttemptFailed
+        } else if session.binding.as_ref().is_some_and(|binding| binding.rekey_is_late(now)) {
+            Due::RekeyFailed
+        } else if session.binding.as_ref().is_some_and(|binding| binding.previous_is_over(now)) {
+            Due::PreviousOver
         } else if reached(unconfirmed) {
             Due::Event(Event::BindUnconfirmed { epoch: core.epoch() })
         } else if reached(core.birth_deadline()) {
@@ -164,6 +182,15 @@ impl Engine {
                         let epoch = session.core.epoch();
                         world.step(session, Event::InstallFailed { epoch }, now, view);
                     });
+                }
+                Due::Flipped => {
+                    self.with(id, |world, session| world.note_flip(session, now, view));
+                }
+                Due::RekeyFailed => {
+                    self.with(id, |world, session| world.fail_rekey(session));
+                }
+                Due::PreviousOver => {
+                    self.with(id, |world, session| world.drop_previous(session, now));
                 }
                 Due::AdoptionFailed => {
                     self.with(id, |world, session| world.lose_binding(session, now, view));

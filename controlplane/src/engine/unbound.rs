@@ -4,7 +4,7 @@
 
 use super::api::ContextView;
 use super::counters::Counter;
-use super::session::{FIRST_KEY_NUMBER, Session};
+use super::session::{FormerKey, Session};
 use super::world::{DataPlane, World};
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
@@ -58,26 +58,30 @@ impl World {
         header: DataHeader,
         view: &dyn ContextView,
     ) {
-        let index = header.slot.index();
+        let hard = self.settings.policy.rekey_hard;
         let bound = session.binding.as_ref().filter(|binding| binding.slot == header.slot);
         let former = session.former.as_ref().filter(|former| former.slot == header.slot);
-        let (origin, key, highest) = match (bound, former) {
-            (Some(binding), _) => {
-                let highest = view.highest_counter(index, FIRST_KEY_NUMBER);
-                (Origin::Bound, &binding.keys.client_to_gateway, highest)
+        let bound_keys = bound.map_or_else(Vec::new, |binding| binding.known_keys(hard, view));
+        let (origin, keys) = match (bound, former) {
+            (Some(binding), _) if binding.keys.is_none() => {
+                return self.counters.count(Counter::SampleWithoutKey);
             }
+            (Some(_), _) => (Origin::Bound, &bound_keys),
             (None, Some(former)) => {
                 let left = session.is_idle() && session.core.state() == State::Recovering;
                 let origin = if left { Origin::Left } else { Origin::Former };
-                (origin, &*former.open_key, former.highest)
+                (origin, &former.keys)
             }
             (None, None) => return self.counters.count(Counter::SampleMalformed),
         };
-        if !opens(session.suite, key, header, frame) {
+        // At most one per phase, and none past its hard limit.
+        let fits = |key: &&FormerKey| (key.number & 1 == 1) == header.key_phase && at.now < key.hard_at;
+        let key = keys.iter().find(fits).filter(|key| opens(session.suite, &key.open_key, header, frame));
+        let Some(highest) = key.map(|key| key.highest) else {
             self.counters.count(Counter::SampleAuthFail);
             let kind = AuditKind::Security { violation: Violation::AuthFail };
             return self.report(session, at.now, Reason::AuthFail, kind);
-        }
+        };
         if highest.is_some_and(|highest| header.counter <= highest) {
             self.counters.count(Counter::SampleReplayed);
             let kind = AuditKind::Security { violation: Violation::ReplayDetected };
@@ -122,7 +126,10 @@ impl World {
     }
 
     fn reset_slot(&mut self, at: Arrival, slot: SlotId) {
-        if self.data_plane == DataPlane::NeverSeen || self.limits.slot_resets.take(at.now).is_err() {
+        if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
+            || !self.slots.was_handed_out(slot)
+            || self.limits.slot_resets.take(at.now).is_err()
+        {
             return self.counters.count(Counter::ResetHeldBack);
         }
         self.counters.count(Counter::SlotResetSent);
@@ -131,7 +138,9 @@ impl World {
 
     /// A handle that nobody here knows. Nothing is remembered of it.
     pub(super) fn reset_handle(&mut self, at: Arrival, handle: [u8; 8]) {
-        if self.data_plane == DataPlane::NeverSeen || self.limits.handle_resets.take(at.now).is_err() {
+        if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
+            || self.limits.handle_resets.take(at.now).is_err()
+        {
             return self.counters.count(Counter::ResetHeldBack);
         }
         self.counters.count(Counter::HandleResetSent);
@@ -147,10 +156,6 @@ impl World {
 
 /// Whether a frame was sealed with a client's DATA key. Its plain text is thrown away.
 fn opens(suite: Suite, key: &[u8; 32], header: DataHeader, frame: &[u8]) -> bool {
-    // A rekey would set the phase; there is none yet.
-    if header.key_phase {
-        return false;
-    }
     let Some((aad, sealed)) = frame.split_at_checked(DATA_HEADER_LEN) else { return false };
     let mut plain = zeroize::Zeroizing::new(vec![0; sealed.len().saturating_sub(TAG_LEN)]);
     OpenKey::new(suite, key).open(header.counter, aad, sealed, &mut plain).is_ok()

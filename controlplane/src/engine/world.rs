@@ -1,11 +1,14 @@
 //! What all sessions share: peers, keys of the node, slots, limits, queues towards the outside, the timer
 //! queue.
 
+use super::adoption::Adopted;
 use super::api::{Durable, PeerSettings, Settings, TableCommand, Transmit};
 use super::counters::Counters;
+use super::durable::Store;
 use super::handles::Handles;
 use super::session::Session;
 use super::slots::Slots;
+use super::snapshot::Places;
 use crate::audit::{AuditEvent, AuditKind, Floods, Line};
 use crate::limits::NodeLimits;
 use jvpn_abi::wire::SlotId;
@@ -20,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 pub(super) enum DataPlane {
     /// None has come up yet: nothing of an earlier process is known to be gone.
     NeverSeen,
+    /// It forwards; what an earlier control plane left in it is being adopted.
+    Adopting,
     /// It forwards.
     Up,
     /// Its exit was seen.
@@ -80,6 +85,12 @@ pub(super) struct World {
     pub(super) commands: VecDeque<TableCommand>,
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) lines: VecDeque<Line>,
+    /// Records of JOURNAL; `None` while there is no JOURNAL.
+    pub(super) journal: Option<Places>,
+    /// The durable store; `None` if sessions are not stored.
+    pub(super) store: Option<Store>,
+    /// What adoption found and has yet to act on.
+    pub(super) adopted: Vec<Adopted>,
 }
 
 impl World {
@@ -118,6 +129,9 @@ impl World {
             commands: VecDeque::new(),
             transmits: VecDeque::new(),
             lines: VecDeque::new(),
+            journal: None,
+            store: None,
+            adopted: Vec::new(),
             settings,
         }
     }

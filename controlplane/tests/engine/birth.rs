@@ -21,7 +21,7 @@ fn r1_5_a_session_is_born() {
     assert_eq!(rig.state(&client), ("BIRTH", Reason::HandshakeStart));
     assert_eq!(rig.events(), ["SESSION_CREATED", "STATE_CHANGE"]);
     let kinds: Vec<_> = rig.tables.log.iter().map(|line| line.split('(').next().unwrap()).collect();
-    assert_eq!(kinds, ["Install", "Bind"], "no routes before the first frame");
+    assert_eq!(kinds, ["Journal", "Install", "Journal", "Bind"], "no routes before the first frame");
     rig.frame(client.slot(), PATH_A());
     assert_eq!(rig.state(&client), ("ATTACHED", Reason::HandshakeOk));
     assert_eq!(rig.events(), ["STATE_CHANGE"]);

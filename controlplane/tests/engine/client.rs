@@ -18,12 +18,14 @@ use jvpn_session::messages::{
 pub(crate) struct Held {
     pub(crate) grant: BindingGrant,
     pub(crate) secret: EpochSecret,
+    pub(crate) rekey: bool,
+    pub(crate) key_number: u32,
     resume: Resume,
 }
 
 impl Held {
     fn new(grant: BindingGrant, secret: EpochSecret) -> Self {
-        Self { grant, resume: secret.resume(), secret }
+        Self { grant, resume: secret.resume(), secret, rekey: false, key_number: 0 }
     }
 }
 
@@ -148,8 +150,9 @@ impl Client {
     pub(crate) fn read_ack(&mut self, sent: &mut Sent, ack: &[u8]) {
         let (secret, payload) = sent.pending.read_ack(ack).unwrap();
         let grant = ReattachGrant::decode(&payload).unwrap();
-        assert!(!grant.rekey);
-        self.held.push(Held::new(grant.binding, secret));
+        let mut held = Held::new(grant.binding, secret);
+        (held.rekey, held.key_number) = (grant.rekey, grant.key_number);
+        self.held.push(held);
     }
 
     /// A frame opened under the newest keys: older generations go.
@@ -162,13 +165,19 @@ impl Client {
         let mut sent = self.request(rig);
         let ack = rig.ask(to, &sent.datagram);
         self.read_ack(&mut sent, &ack);
-        rig.frame(self.slot(), to);
+        if self.newest().rekey {
+            rig.flip(self.slot());
+        } else {
+            rig.frame(self.slot(), to);
+        }
         self.settle();
     }
 
     /// DATA under the keys of a held binding.
     pub(crate) fn data(&self, held: &Held, counter: u64) -> Vec<u8> {
-        let header = DataHeader { key_phase: false, shard: 0, slot: held.grant.slot, counter }.encode();
+        let header =
+            DataHeader { key_phase: held.key_number & 1 == 1, shard: 0, slot: held.grant.slot, counter }
+                .encode();
         let plain = [0x45; 60];
         let mut datagram = [&header[..], &[0; 60 + TAG_LEN]].concat();
         let key = SealKey::new(self.suite, &held.secret.data_keys().client_to_gateway);

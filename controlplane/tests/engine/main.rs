@@ -1,11 +1,18 @@
 //! The engine against a fake data plane on virtual time, with real cryptography and seeded randomness.
 #![allow(clippy::unwrap_used, reason = "test code: a failure is the message")]
 
+mod admin;
 mod birth;
 mod client;
 mod dataplane;
+mod durable;
+mod keys;
+mod paths;
 mod reattach;
 mod recovery;
+mod rekey;
+mod restart;
+mod restart_time;
 mod rig;
 mod sequences;
 mod unbound;

@@ -2,12 +2,13 @@
 
 use crate::client::Client;
 use jvpn_abi::tables::{BindingWord, InstallEntry, InstallOp};
+use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_controlplane::audit::{AuditKind, Encoder, Line};
 use jvpn_controlplane::engine::{
-    ContextView, Counter, Durable, Engine, PeerSettings, SessionStatus, Settings, TableCommand, TableEvent,
-    Traffic, Transmit, TunnelSettings,
+    ContextView, Counter, Durable, Engine, PeerSettings, SessionStatus, Settings, Snapshot, TableCommand,
+    TableEvent, Traffic, Transmit, TunnelSettings,
 };
 use jvpn_controlplane::node_state::StateError;
 use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey, StaticSecret};
@@ -16,8 +17,8 @@ use jvpn_session::Policy;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub(crate) struct Seeded(ChaCha20Rng);
@@ -35,11 +36,27 @@ impl Random for Seeded {
     }
 }
 
-/// Durable state in memory, which can be told to fail.
+/// What a disk keeps.
+#[derive(Default)]
+struct Disk {
+    reserved: u32,
+    timestamps: BTreeMap<PublicKey, u64>,
+}
+
+/// Durable state in memory, which can be told to fail. Every engine opens it anew.
 pub(crate) struct MemoryState {
     key: NodeKey,
-    timestamps: BTreeMap<PublicKey, u64>,
+    floor: u32,
+    disk: Arc<Mutex<Disk>>,
     broken: Arc<AtomicBool>,
+}
+
+impl MemoryState {
+    fn open(disk: &Arc<Mutex<Disk>>, broken: &Arc<AtomicBool>) -> Self {
+        let (disk, broken) = (Arc::clone(disk), Arc::clone(broken));
+        let floor = disk.lock().unwrap().reserved;
+        Self { key: NodeKey::from_bytes([9; 32]), floor, disk, broken }
+    }
 }
 
 impl Durable for MemoryState {
@@ -47,22 +64,24 @@ impl Durable for MemoryState {
         &self.key
     }
     fn serial_floor(&self) -> u32 {
-        0
+        self.floor
     }
     fn reserve_serials(&mut self, serial: u32) -> Result<u32, StateError> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(StateError::SerialsUsedUp);
         }
-        Ok(serial + 64)
+        let mut disk = self.disk.lock().unwrap();
+        disk.reserved = disk.reserved.max(serial + 64);
+        Ok(disk.reserved)
     }
     fn handshake_timestamp(&self, peer: &PublicKey) -> Option<u64> {
-        self.timestamps.get(peer).copied()
+        self.disk.lock().unwrap().timestamps.get(peer).copied()
     }
     fn record_handshake(&mut self, peer: &PublicKey, timestamp_ns: u64) -> Result<(), StateError> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(StateError::SerialsUsedUp);
         }
-        self.timestamps.insert(*peer, timestamp_ns);
+        self.disk.lock().unwrap().timestamps.insert(*peer, timestamp_ns);
         Ok(())
     }
 }
@@ -74,6 +93,11 @@ pub(crate) struct SlotContext {
     pub(crate) interval_ms: Option<u32>,
     pub(crate) confirmed: Option<BindingWord>,
     pub(crate) highest: Option<u64>,
+    /// What the workers seal with, and the key that they hold beside it.
+    pub(crate) send_key: u32,
+    pub(crate) other_key: Option<u32>,
+    pub(crate) sealed: u64,
+    pub(crate) failed_opens: u64,
     pub(crate) traffic: Traffic,
 }
 
@@ -90,8 +114,18 @@ impl ContextView for Contexts {
     fn confirmed(&self, slot_index: u32, word: BindingWord) -> bool {
         self.0.get(&slot_index).is_some_and(|context| context.confirmed == Some(word))
     }
-    fn highest_counter(&self, slot_index: u32, _key_number: u32) -> Option<u64> {
-        self.0.get(&slot_index)?.highest
+    fn highest_counter(&self, slot_index: u32, key_number: u32) -> Option<u64> {
+        self.0.get(&slot_index).filter(|context| context.send_key == key_number)?.highest
+    }
+    fn sending_key(&self, slot_index: u32) -> Option<u32> {
+        Some(self.0.get(&slot_index)?.send_key)
+    }
+    fn sealed(&self, slot_index: u32, key_number: u32) -> Option<u64> {
+        let context = self.0.get(&slot_index)?;
+        Some(if context.send_key == key_number { context.sealed } else { 0 })
+    }
+    fn failed_opens(&self, slot_index: u32) -> u64 {
+        self.0.get(&slot_index).map_or(0, |context| context.failed_opens)
     }
     fn traffic(&self, slot_index: u32) -> Traffic {
         self.0.get(&slot_index).map(|context| context.traffic).unwrap_or_default()
@@ -117,7 +151,11 @@ pub(crate) struct Tables {
     pub(crate) bound: BTreeMap<u32, (BindingWord, Endpoint, Endpoint)>,
     pub(crate) routes: BTreeMap<String, SlotId>,
     pub(crate) entries: BTreeMap<u32, InstallEntry>,
+    /// The entries of rekeys.
+    pub(crate) next_entries: BTreeMap<u32, InstallEntry>,
     pub(crate) log: Vec<String>,
+    /// JOURNAL.
+    pub(crate) journal: BTreeMap<u32, Box<Snapshot>>,
     last_unbind: u64,
     last_install: u64,
     seen: BTreeSet<SlotId>,
@@ -133,7 +171,9 @@ impl Tables {
             bound: BTreeMap::new(),
             routes: BTreeMap::new(),
             entries: BTreeMap::new(),
+            next_entries: BTreeMap::new(),
             log: Vec::new(),
+            journal: BTreeMap::new(),
             last_unbind: 0,
             last_install: 0,
             seen: BTreeSet::new(),
@@ -144,6 +184,13 @@ impl Tables {
     fn apply(&mut self, command: TableCommand) -> Option<TableEvent> {
         self.log.push(format!("{command:?}"));
         match command {
+            TableCommand::Journal { index, snapshot } => {
+                match snapshot {
+                    Some(snapshot) => self.journal.insert(index, snapshot),
+                    None => self.journal.remove(&index),
+                };
+                None
+            }
             TableCommand::Unbind { slot, seq } => {
                 assert!(seq > self.last_unbind, "unbind sequences rise");
                 self.last_unbind = seq;
@@ -154,17 +201,13 @@ impl Tables {
                 self.count_entry(seq);
                 assert_eq!(entry.seq, seq);
                 let slot = SlotId(entry.slot);
+                let op = InstallOp::from_number(entry.op).unwrap();
                 let fresh = self.seen.insert(slot);
-                assert_eq!(
-                    fresh,
-                    entry.op == InstallOp::Install as u32,
-                    "I11: slot {slot:?} was used before"
-                );
-                assert_ne!(entry.open_key, entry.seal_key);
+                assert_eq!(fresh, op == InstallOp::Install, "I11: slot {slot:?} was used before");
                 if fresh {
                     self.contexts.0.insert(slot.index(), SlotContext::default());
                 }
-                self.entries.insert(slot.index(), *entry);
+                self.install_keys(op, &entry);
                 match self.install {
                     Answers::Refused => Some(TableEvent::InstallRefused { seq }),
                     Answers::AtOnce | Answers::Held | Answers::Never => {
@@ -184,8 +227,9 @@ impl Tables {
             }
             TableCommand::Remove { seq, slot, word } => {
                 self.count_entry(seq);
-                let entry = &self.entries[&slot.index()];
-                assert_eq!((entry.slot, entry.word), (slot.0, word.0));
+                // An engine that was killed may not have come to install it.
+                let entry = self.entries.get(&slot.index()).filter(|entry| entry.slot == slot.0);
+                assert!(entry.is_none_or(|entry| entry.word == word.0));
                 assert!(!self.bound.contains_key(&slot.index()), "removed while bound");
                 Some(TableEvent::Installed { seq })
             }
@@ -228,8 +272,24 @@ pub(crate) const PATH_A: fn() -> Endpoint = || endpoint(10, 40_000);
 pub(crate) const PATH_B: fn() -> Endpoint = || endpoint(20, 40_001);
 pub(crate) const PATH_C: fn() -> Endpoint = || endpoint(30, 40_002);
 
+/// Records of JOURNAL.
+pub(crate) const JOURNAL_CAPACITY: u32 = 16_384;
+
+/// What outlives the engine.
+struct Host {
+    settings: Settings,
+    secret: StaticSecret,
+    disk: Arc<Mutex<Disk>>,
+    starts: u64,
+}
+
 pub(crate) struct Rig {
     pub(crate) engine: Engine,
+    host: Host,
+    /// Outputs that are still carried out before the process is killed; 0 = it is dead.
+    pub(crate) fuse: Option<u32>,
+    /// Slot, incarnation and counter of every CONTROL that left.
+    controls: BTreeSet<(SlotId, u32, u64)>,
     pub(crate) tables: Tables,
     pub(crate) now: BootTime,
     pub(crate) rng: Seeded,
@@ -256,10 +316,14 @@ impl Rig {
 
     /// Without a data plane yet.
     pub(crate) fn asleep(policy: Policy, suites: Vec<Suite>) -> Self {
+        Self::with_peers(policy, suites, (0..PEERS).map(peer_settings).collect())
+    }
+
+    /// Without a data plane, and with these peers.
+    pub(crate) fn with_peers(policy: Policy, suites: Vec<Suite>, peers: Vec<PeerSettings>) -> Self {
         let mut rng = Seeded::new(1);
         let secret = StaticSecret::generate(&mut rng).unwrap();
         let gateway = secret.public();
-        let peers = (0..PEERS).map(peer_settings).collect();
         let settings = Settings {
             policy,
             policy_name: "edge".into(),
@@ -273,15 +337,17 @@ impl Rig {
             peers,
         };
         let state_broken = Arc::new(AtomicBool::new(false));
-        let state = MemoryState {
-            key: NodeKey::from_bytes([9; 32]),
-            timestamps: BTreeMap::new(),
-            broken: Arc::clone(&state_broken),
-        };
+        let disk = Arc::default();
+        let state = MemoryState::open(&disk, &state_broken);
         let now = BootTime::from_millis(5_000_000);
-        let engine = Engine::new(settings, secret, Box::new(state), Box::new(Seeded::new(2)), now);
+        let host = Host { settings: settings.clone(), secret: secret.clone(), disk, starts: 1 };
+        let mut engine = Engine::new(settings, secret, Box::new(state), Box::new(Seeded::new(2)), now);
+        engine.keep_journal(JOURNAL_CAPACITY);
         Self {
             engine,
+            host,
+            fuse: None,
+            controls: BTreeSet::new(),
             tables: Tables::new(),
             now,
             rng,
@@ -298,15 +364,22 @@ impl Rig {
         loop {
             let mut events = Vec::new();
             while let Some(command) = self.engine.poll_command() {
-                events.extend(self.tables.apply(command));
+                if self.burns() {
+                    events.extend(self.tables.apply(command));
+                }
             }
             while let Some(transmit) = self.engine.poll_transmit() {
-                self.sent.push_back(transmit);
+                if self.burns() {
+                    self.note_control(&transmit.payload);
+                    self.sent.push_back(transmit);
+                }
             }
             while let Some(line) = self.engine.poll_audit() {
-                self.lines.push(line);
+                if self.burns() {
+                    self.lines.push(line);
+                }
             }
-            if events.is_empty() {
+            if events.is_empty() || self.is_dead() {
                 return;
             }
             for event in events {
@@ -315,7 +388,70 @@ impl Rig {
         }
     }
 
+    /// Whether one more output is carried out.
+    fn burns(&mut self) -> bool {
+        let Some(fuse) = &mut self.fuse else { return true };
+        let lives = *fuse > 0;
+        *fuse = fuse.saturating_sub(1);
+        lives
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        self.fuse == Some(0)
+    }
+
+    /// An engine as a process that starts now makes it.
+    pub(crate) fn successor(&mut self) -> Engine {
+        self.host.starts += 1;
+        let state = MemoryState::open(&self.host.disk, &self.state_broken);
+        let rng = Box::new(Seeded::new(1_000 + self.host.starts));
+        let (settings, secret) = (self.host.settings.clone(), self.host.secret.clone());
+        Engine::new(settings, secret, Box::new(state), rng, self.now)
+    }
+
+    /// The process was killed: its successor goes on from what the tables, JOURNAL and the disk hold.
+    pub(crate) fn restart(&mut self) {
+        self.restart_until(None);
+    }
+
+    /// The same, but the successor may be killed too, after `fuse` outputs.
+    pub(crate) fn restart_until(&mut self, fuse: Option<u32>) {
+        self.restart_as(fuse, |_| ());
+    }
+
+    /// The same; `prepare` is called when the records were read and nothing was decided.
+    pub(crate) fn restart_with(&mut self, prepare: impl FnOnce(&mut Engine)) {
+        self.restart_as(None, prepare);
+    }
+
+    fn restart_as(&mut self, fuse: Option<u32>, prepare: impl FnOnce(&mut Engine)) {
+        self.now = self.now.after(Duration::from_millis(1));
+        self.fuse = fuse;
+        self.engine = self.successor();
+        let records: Vec<_> = self.tables.journal.iter().map(|(i, s)| (*i, s.clone())).collect();
+        let bound = |index: u32| self.tables.bound.get(&index).map_or(BindingWord::UNBOUND, |bound| bound.0);
+        let kept = self.engine.adopt(self.now, JOURNAL_CAPACITY, records, &[], &bound);
+        prepare(&mut self.engine);
+        self.tables.bound.retain(|index, (word, ..)| kept.words.get(index) == Some(word));
+        let named: BTreeMap<String, SlotId> =
+            kept.routes.iter().map(|(prefix, slot)| (prefix.to_string(), *slot)).collect();
+        self.tables.routes.retain(|prefix, slot| named.get(prefix) == Some(slot));
+        self.pump();
+        self.event(TableEvent::Adopted { slots: 64 });
+    }
+
+    /// I11: no CONTROL key meets a counter twice.
+    fn note_control(&mut self, datagram: &[u8]) {
+        if let Some(header) = ControlHeader::parse(datagram) {
+            let used = (header.slot, header.incarnation, header.counter);
+            assert!(self.controls.insert(used), "I11: CONTROL {used:?} was sealed twice");
+        }
+    }
+
     pub(crate) fn event(&mut self, event: TableEvent) {
+        if self.is_dead() {
+            return;
+        }
         self.engine.handle_table_event(self.now, event, &self.tables.contexts);
         self.pump();
     }
@@ -328,6 +464,9 @@ impl Rig {
     }
 
     pub(crate) fn datagram(&mut self, remote: Endpoint, datagram: &[u8]) {
+        if self.is_dead() {
+            return;
+        }
         self.engine.handle_datagram(self.now, remote, GATEWAY, datagram, &self.tables.contexts);
         self.pump();
     }
@@ -352,7 +491,9 @@ impl Rig {
     /// Time passes; every timer fires at its own moment.
     pub(crate) fn wait(&mut self, span: Duration) {
         let end = self.now.after(span);
-        while let Some(at) = self.engine.poll_timeout().filter(|at| *at <= end) {
+        while !self.is_dead()
+            && let Some(at) = self.engine.poll_timeout().filter(|at| *at <= end)
+        {
             self.now = self.now.max(at);
             self.engine.handle_timeout(self.now, &self.tables.contexts);
             self.pump();
@@ -427,12 +568,18 @@ impl Rig {
             let entered = (version, text("new_state").unwrap());
             assert!(text("reason_code").is_some());
             match last.insert(id, entered) {
+                None if self.host.starts > 1 => {}
                 None => assert_eq!((version, text("previous_state")), (0, None)),
+                // What a killed process had not written yet is missing, but no version comes twice.
+                Some((before, _)) if version > before + 1 && self.host.starts > 1 => {}
                 Some((before, state)) => {
                     assert_eq!(version, before + 1, "I3: {json}");
                     assert_eq!(text("previous_state"), Some(state));
                 }
             }
+        }
+        if self.host.starts > 1 {
+            return;
         }
         let transitions: u64 = {
             let counters = self.engine.counters().by_name();

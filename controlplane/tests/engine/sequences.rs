@@ -65,6 +65,11 @@ enum Op {
         install: Answers,
     },
     LetGo,
+    /// The process is killed after so many outputs, and its successor perhaps too.
+    Kill {
+        after: u32,
+        again: Option<u32>,
+    },
     Lose,
     Up {
         context_kept: bool,
@@ -98,6 +103,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => wait.prop_map(|ms| Op::Wait { ms }),
         2 => (answers(), answers()).prop_map(|(quiesce, install)| Op::Answers { quiesce, install }),
         2 => Just(Op::LetGo),
+        3 => (0u32..16, proptest::option::weighted(0.3, 0u32..8))
+            .prop_map(|(after, again)| Op::Kill { after, again }),
         1 => Just(Op::Lose),
         2 => any::<bool>().prop_map(|context_kept| Op::Up { context_kept }),
     ]
@@ -117,6 +124,8 @@ struct World {
     rig: Rig,
     actors: Vec<Actor>,
     recorded: Vec<Vec<u8>>,
+    /// When the next successor is killed.
+    again: Option<u32>,
 }
 
 impl World {
@@ -124,7 +133,7 @@ impl World {
         let rig = Rig::new(Policy { max_switches_per_min: 3, ..Policy::default() });
         let actor = |peer| Actor { client: Client::new(peer, rig.gateway), at: PATH_A(), last: None };
         let actors = (0..PEERS).map(actor).collect();
-        Self { rig, actors, recorded: Vec::new() }
+        Self { rig, actors, recorded: Vec::new(), again: None }
     }
 
     /// Sends a datagram and returns what came back to this endpoint, of one type. Delayed answers to others
@@ -176,13 +185,18 @@ impl World {
             return;
         }
         let (slot, at) = (actor.client.slot(), actor.at);
-        self.rig.frame(slot, at);
+        let number = actor.client.newest().key_number;
+        self.rig.frame_under(slot, at, number);
         if self.rig.find(&self.actors[usize::from(peer)].client).is_some_and(|s| s.slot == Some(slot.0)) {
             self.actors[usize::from(peer)].client.settle();
         }
     }
 
     fn run(&mut self, op: Op) {
+        while self.rig.is_dead() {
+            let again = self.again.take();
+            self.rig.restart_until(again);
+        }
         match op {
             Op::Handshake { peer, path: from, lost } => self.handshake(peer, path(from), lost),
             Op::Request { peer, path: from, voluntary, lost } => {
@@ -228,15 +242,21 @@ impl World {
                 self.rig.tables.install = install;
             }
             Op::LetGo => self.rig.let_go(),
+            Op::Kill { after, again } => {
+                self.rig.fuse = Some(after);
+                self.again = again;
+            }
             Op::Lose => {
                 self.rig.tables.bound.clear();
                 self.rig.tables.routes.clear();
                 self.rig.tables.held.clear();
+                self.rig.tables.forget_keys();
                 self.rig.event(TableEvent::DataPlaneLost);
             }
             Op::Up { context_kept } => {
                 self.rig.tables.bound.clear();
                 self.rig.tables.held.clear();
+                self.rig.tables.forget_keys();
                 self.rig.event(TableEvent::DataPlaneUp { slots: 64, context_kept });
             }
         }
@@ -245,6 +265,9 @@ impl World {
 
     /// What an outside observer of the tables can see at any moment.
     fn check(&self) {
+        if self.rig.is_dead() {
+            return;
+        }
         let status = self.rig.engine.status(self.rig.now, &self.rig.tables.contexts);
         for session in &status.sessions {
             let bound = ["ATTACHED", "VOLATILE", "DEGRADED"].contains(&session.state);
@@ -267,6 +290,10 @@ impl World {
     fn recover(&mut self) {
         self.rig.tables.quiesce = Answers::AtOnce;
         self.rig.tables.install = Answers::AtOnce;
+        while self.rig.is_dead() {
+            self.rig.restart();
+        }
+        self.rig.fuse = None;
         self.run(Op::Up { context_kept: true });
         for peer in 0..PEERS {
             for attempt in 0.. {

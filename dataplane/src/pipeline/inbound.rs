@@ -3,7 +3,7 @@
 
 use super::{Now, Pipeline, Verdict, seal_into};
 use crate::frame::{InnerV4, Mac, OUTER_V4_LEN, answer_echo, decrement_ttl, write_ethernet};
-use crate::slots::{SlotContext, confirm, is_confirmed, key_state};
+use crate::slots::{KeySet, SlotContext, confirm, flip, is_confirmed, key_state};
 use crate::tables::add;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::{ETHERNET_LEN, WanClass, classify_wan};
@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering;
 struct Plain<'a> {
     slot: &'a SlotContext,
     context: &'a Context,
+    keys: &'a KeySet,
     len: usize,
 }
 
@@ -76,21 +77,22 @@ impl Pipeline {
         }
         let datagram = udp_payload(frame, data.payload_at)?;
         let header = DataHeader::parse(datagram).ok_or(DropReason::TooShort)?;
-        if header.key_phase != (slot.key_number & 1 == 1) {
-            return Err(DropReason::OpenFailed);
+        let keys = slot.keys(header.key_phase).ok_or(DropReason::OpenFailed)?;
+        if header.counter >= keys.hard_packets {
+            return Err(DropReason::KeyExhausted);
         }
-        let state = key_state(context, slot.key_number);
+        let state = key_state(context, keys.number);
         let window = Window::new(state);
         window.check(header.counter).map_err(window_reason)?;
         let (aad, sealed) = datagram.split_at(DATA_HEADER_LEN);
         let len = sealed.len() - TAG_LEN;
         let out = lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + len).ok_or(DropReason::NoTxFrame)?;
-        let opened = slot.open.open(header.counter, aad, sealed, out).map_err(|_| DropReason::OpenFailed)?;
+        let opened = keys.open.open(header.counter, aad, sealed, out).map_err(|_| failed_open(context))?;
         window.commit(opened).map_err(window_reason)?;
-        if note_heard(now, slot, context, frame) {
+        if note_heard(now, slot, context, frame) || flip(context, keys) {
             self.push_confirmed(slot_index);
         }
-        Ok(Plain { slot, context, len })
+        Ok(Plain { slot, context, keys, len })
     }
 
     /// An inner IPv4 packet: to the LAN, or an answer to an echo for the gateway itself.
@@ -155,7 +157,7 @@ impl Pipeline {
         if probe.kind == ProbeKind::ProbeAck {
             return Err(DropReason::ProbeAnswered);
         }
-        let state = key_state(plain.context, plain.slot.key_number);
+        let state = key_state(plain.context, plain.keys.number);
         let ack: [u8; PROBE_LEN] = ProbeFrame {
             kind: ProbeKind::ProbeAck,
             next_interval_ms: 0,
@@ -189,6 +191,13 @@ fn note_heard(now: Now, slot: &SlotContext, context: &Context, frame: &[u8]) -> 
         }
     }
     !is_confirmed(context, slot.word) && confirm(context, slot.word, now)
+}
+
+/// Counts a frame that did not open. Several workers may, and none of it is the packet path of honest traffic.
+#[cold]
+fn failed_open(context: &Context) -> DropReason {
+    context.failed_opens.fetch_add(1, Ordering::Relaxed);
+    DropReason::OpenFailed
 }
 
 fn is_not_unicast(destination: Ipv4Addr) -> bool {

@@ -6,13 +6,12 @@ mod outbound;
 
 use crate::frame::{Mac, OUTER_V4_LEN};
 use crate::lan::{LanView, NextHop};
-use crate::slots::{Handout, SlotContext, WorkerQueues, is_confirmed, key_state};
+use crate::slots::{Handout, SlotContext, WorkerQueues, is_confirmed, key_state, sending_keys};
 use crate::tables::{Tables, count};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{Context, EVENT_RING_LEN, NEXT_HOP_KNOWN, WorkerReport};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason};
-use jvpn_crypto::limits::HARD_PACKETS;
 use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -151,7 +150,7 @@ impl Pipeline {
         Ok((slot, context))
     }
 
-    /// Tells the control plane, through the event ring, that a binding was confirmed.
+    /// Tells the control plane, through the event ring, that a binding was confirmed, or its next keys are in use.
     fn push_confirmed(&self, slot_index: u32) {
         let report = self.tables.report(self.worker);
         let written = report.events_written.load(Ordering::Relaxed);
@@ -200,20 +199,19 @@ fn seal_into(
     if out.len() < end {
         return Err(if out.is_empty() { DropReason::NoTxFrame } else { DropReason::TooBig });
     }
-    let state = key_state(context, slot.key_number);
+    let keys = sending_keys(slot, context).ok_or(DropReason::NoContext)?;
+    let state = key_state(context, keys.number);
     // One past the limit is given back, so that the counter cannot wrap however long somebody sends.
     let counter = state.send_counter.fetch_add(1, Ordering::Relaxed);
-    if counter >= HARD_PACKETS {
+    if counter >= keys.hard_packets {
         state.send_counter.fetch_sub(1, Ordering::Relaxed);
         return Err(DropReason::KeyExhausted);
     }
-    let header =
-        DataHeader { key_phase: slot.key_number & 1 == 1, shard: slot.shard, slot: slot.slot, counter }
-            .encode();
+    let header = DataHeader { key_phase: keys.phase(), shard: slot.shard, slot: slot.slot, counter }.encode();
     let udp_payload = DATA_HEADER_LEN + plaintext.len() + TAG_LEN;
     slot.outer.write(out, Mac::from_bits(next_hop), udp_payload).ok_or(DropReason::TooBig)?;
     out[OUTER_V4_LEN..SEALED_AT].copy_from_slice(&header);
-    slot.seal
+    keys.seal
         .seal(counter, &header, plaintext, &mut out[SEALED_AT..end])
         .map_err(|_| DropReason::SealFailed)?;
     Ok(end)

@@ -8,8 +8,11 @@ mod mode;
 
 pub use mode::AfXdpMode;
 
+use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 use xsk_rs::config::{BindFlags, FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -24,23 +27,39 @@ const TX_FRAMES: u32 = RING;
 /// Frames that one `sendto` moves in copy mode (kernel: net/xdp/xsk.c, TX_BATCH_SIZE).
 const KICK_BATCH: usize = 32;
 
+/// How long the kernel may take to give up the queues of a process that was killed. It does so in the background and
+/// tells nobody (net/xdp/xsk_buff_pool.c, xp_release_deferred).
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is asked meanwhile.
+const RELEASE_INTERVAL: Duration = Duration::from_millis(5);
+
 /// Why a port could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// The memory for frames was refused.
-    #[error("UMEM for {interface} queue {queue}: {source}")]
+    #[error("UMEM for {interface} queue {queue}: {cause}")]
     Umem {
         /// Interface name.
         interface: String,
         /// Queue number.
         queue: u32,
         /// What the system said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The queue is in use, and stayed so.
+    #[error(
+        "AF_XDP socket on {interface} queue {queue}: another process uses this queue (is a data plane running?)"
+    )]
+    Busy {
+        /// Interface name.
+        interface: String,
+        /// Queue number.
+        queue: u32,
     },
     /// The socket was refused.
     #[error(
-        "AF_XDP socket on {interface} queue {queue}: {message}. EBUSY: another process uses the queue; EPERM: \
-         CAP_NET_RAW is missing or lockdown forbids it; EINVAL: the interface has no such queue"
+        "AF_XDP socket on {interface} queue {queue}: {message}. EPERM: CAP_NET_RAW is missing or lockdown forbids it; \
+         EINVAL: the interface has no such queue"
     )]
     Socket {
         /// Interface name.
@@ -78,11 +97,22 @@ pub struct Port {
 
 impl Port {
     /// Opens queue `queue` of `interface`. The XDP program must be attached already (attach before bind), and the fill
-    /// ring is filled before the socket can receive.
+    /// ring is filled before the socket can receive. A queue that is in use is tried again for a while: it may be that
+    /// of a process that was just killed.
     ///
     /// # Errors
     /// If memory or socket are refused.
     pub fn open(interface: &str, queue: u32) -> Result<Self, PortError> {
+        let deadline = Instant::now() + RELEASE_PATIENCE;
+        loop {
+            match Self::try_open(interface, queue) {
+                Err(PortError::Busy { .. }) if Instant::now() < deadline => thread::sleep(RELEASE_INTERVAL),
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn try_open(interface: &str, queue: u32) -> Result<Self, PortError> {
         let (umem, mut descs) = Self::umem(interface, queue)?;
         let failed = |message: String| PortError::Socket { interface: interface.to_owned(), queue, message };
         let ring = QueueSize::new(RING).map_err(|error| failed(error.to_string()))?;
@@ -95,7 +125,14 @@ impl Port {
         let name = interface.parse().map_err(|_| failed("the name has a zero octet".to_owned()))?;
         // SAFETY: this UMEM was just made and has no other socket on this interface and queue.
         let made = unsafe { Socket::new(config, &umem, &name, queue) };
-        let (tx, rx, rings) = made.map_err(|error| failed(with_source(&error)))?;
+        let (tx, rx, rings) = made.map_err(|error| {
+            let cause =
+                std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
+            match cause.and_then(io::Error::raw_os_error) {
+                Some(libc::EBUSY) => PortError::Busy { interface: interface.to_owned(), queue },
+                Some(_) | None => failed(with_source(&error)),
+            }
+        })?;
         let (mut fill, completion) =
             rings.ok_or_else(|| failed("the kernel gave no fill ring".to_owned()))?;
         let free = descs.split_off(RX_FRAMES as usize);
@@ -122,10 +159,10 @@ impl Port {
     }
 
     fn umem(interface: &str, queue: u32) -> Result<(Umem, Vec<FrameDesc>), PortError> {
-        let failed = |source: Box<dyn std::error::Error + Send + Sync>| PortError::Umem {
+        let failed = |cause: Box<dyn std::error::Error + Send + Sync>| PortError::Umem {
             interface: interface.to_owned(),
             queue,
-            source,
+            cause,
         };
         let ring = QueueSize::new(RING).map_err(|error| failed(Box::new(error)))?;
         let size = FrameSize::new(FRAME_OCTETS).map_err(|error| failed(Box::new(error)))?;

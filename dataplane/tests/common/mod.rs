@@ -228,10 +228,21 @@ pub(crate) fn data_frame_of(
     plaintext: &[u8],
     remote: ([u8; 4], u16),
 ) -> Vec<u8> {
+    sealed_frame(&OPEN_KEY, slot, key_phase, counter, plaintext, remote)
+}
+
+fn sealed_frame(
+    key: &[u8; 32],
+    slot: SlotId,
+    key_phase: bool,
+    counter: u64,
+    plaintext: &[u8],
+    remote: ([u8; 4], u16),
+) -> Vec<u8> {
     let header = DataHeader { key_phase, shard: 0, slot, counter }.encode();
     let mut payload = header.to_vec();
     payload.resize(DATA_HEADER_LEN + plaintext.len() + TAG_LEN, 0);
-    let key = SealKey::new(Suite::Aes256Gcm, &OPEN_KEY);
+    let key = SealKey::new(Suite::Aes256Gcm, key);
     key.seal(counter, &header, plaintext, &mut payload[DATA_HEADER_LEN..]).unwrap();
     outer(remote, LOCAL, &payload)
 }
@@ -259,4 +270,27 @@ pub(crate) fn lan_frame(packet: &[u8]) -> Vec<u8> {
     f.extend([8, 0]);
     f.extend(packet);
     f
+}
+
+/// Keys of the next key number.
+pub(crate) const NEXT_OPEN_KEY: [u8; 32] = [0x33; 32];
+pub(crate) const NEXT_SEAL_KEY: [u8; 32] = [0x44; 32];
+
+/// An entry that is about the next key number.
+pub(crate) fn next_key(entry: &mut InstallEntry) {
+    (entry.key_number, entry.open_key, entry.seal_key) = (1, NEXT_OPEN_KEY, NEXT_SEAL_KEY);
+}
+
+/// The frame of a client that seals under the next key number.
+pub(crate) fn next_frame(counter: u64, plaintext: &[u8]) -> Vec<u8> {
+    sealed_frame(&NEXT_OPEN_KEY, slot(), true, counter, plaintext, REMOTE)
+}
+
+/// Counter and key phase of what lies in the WAN buffer, which must open under `key`.
+pub(crate) fn opened_under(bench: &Bench, key: &[u8; 32], len: usize) -> (u64, bool) {
+    let (aad, sealed) = bench.wan_out[42..len].split_at(DATA_HEADER_LEN);
+    let header = DataHeader::parse(&bench.wan_out[42..len]).unwrap();
+    let mut plain = vec![0; sealed.len() - TAG_LEN];
+    drop(OpenKey::new(Suite::Aes256Gcm, key).open(header.counter, aad, sealed, &mut plain).unwrap());
+    (header.counter, header.key_phase)
 }

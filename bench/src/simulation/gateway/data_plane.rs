@@ -5,9 +5,7 @@ use super::super::network::GATEWAY;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_abi::steer::{self, ETHERNET_LEN, WanClass, classify_wan};
-use jvpn_abi::tables::{
-    BINDING_WORDS, BindingEntry, Context, KeyRing, Reports, SteeringMark,
-};
+use jvpn_abi::tables::{BINDING_WORDS, BindingEntry, Context, KeyRing, Reports, SteeringMark};
 use jvpn_abi::wire::{MsgType, SlotId};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_dataplane::frame::{Mac, OUTER_V4_LEN, OuterTemplate};
@@ -194,18 +192,20 @@ impl DataPlane {
         let Some(frame) = outer_frame(remote, &datagram) else { return Steered::Dropped };
         match classify_wan(frame.as_slice(), GATEWAY.port) {
             WanClass::Kernel | WanClass::Refused(_) => Steered::Dropped,
-            WanClass::Control(_) => {
+            WanClass::Control { .. } => {
                 if self.control.take(now, CONTROL) {
                     Steered::Socket(datagram)
                 } else {
                     Steered::Dropped
                 }
             }
-            WanClass::Data(data) => match self.entry(data.slot.index()).map(|entry| steer::admit(&data, &entry)) {
-                None => Steered::Dropped,
-                Some(Ok(())) => self.queue_wan(remote, frame),
-                Some(Err(_)) => self.sample(now, datagram),
-            },
+            WanClass::Data(data) => {
+                match self.entry(data.slot.index()).map(|entry| steer::admit(&data, &entry)) {
+                    None => Steered::Dropped,
+                    Some(Ok(())) => self.queue_wan(remote, frame),
+                    Some(Err(_)) => self.sample(now, datagram),
+                }
+            }
         }
     }
 

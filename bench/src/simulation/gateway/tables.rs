@@ -2,7 +2,9 @@
 //! doorbells: ROUTES is a kernel map there, which the simulation has no kernel for.
 
 use super::data_plane::{DataPlane, Routes};
-use jvpn_abi::tables::{BindingEntry, BindingWord, Context, EVENT_RING_LEN, InstallEntry, InstallOp, Reports};
+use jvpn_abi::tables::{
+    BindingEntry, BindingWord, Context, EVENT_RING_LEN, InstallEntry, InstallOp, Reports,
+};
 use jvpn_abi::wire::SlotId;
 use jvpn_controlplane::engine::{TableCommand, TableEvent};
 use jvpn_tables::keys::KeyMailbox;
@@ -97,6 +99,8 @@ impl TableWriter {
     /// Carries out a command: a refusal is reported at once, and somebody is rung.
     pub(crate) fn carry_out(&mut self, command: TableCommand) -> (Option<TableEvent>, Rung) {
         match command {
+            // Asked for only by an engine that keeps a JOURNAL.
+            TableCommand::Journal { .. } => (None, Rung::Nobody),
             TableCommand::Unbind { slot, seq } => {
                 self.bindings.unbind(slot.index());
                 self.reports[0].requested_unbind_seq.store(seq, Ordering::SeqCst);

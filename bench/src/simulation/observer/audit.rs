@@ -121,7 +121,11 @@ impl AuditTrail {
         new: State,
     ) -> Verdict {
         let Some(trail) = self.sessions.get_mut(&id) else {
-            if previous.is_some() || new != State::Birth || version.sequence() != 0 || !self.known.contains(&id) {
+            if previous.is_some()
+                || new != State::Birth
+                || version.sequence() != 0
+                || !self.known.contains(&id)
+            {
                 return Err(("I3", format!("{id} begins with {previous:?} to {new:?} at {version}")));
             }
             let trail = Trail {
@@ -144,7 +148,10 @@ impl AuditTrail {
             return Err(("I3", format!("{id} goes from version {} to {version}", trail.version)));
         }
         if previous != Some(trail.state) {
-            return Err(("I8", format!("{id} was {:?}, the event says {previous:?} to {new:?}", trail.state)));
+            return Err((
+                "I8",
+                format!("{id} was {:?}, the event says {previous:?} to {new:?}", trail.state),
+            ));
         }
         if trail.state.is_bound() {
             trail.lost_at = at;

@@ -168,6 +168,8 @@ impl Observer {
                 (watch.session != Some(*session))
                     .then(|| format!("client {client} recovered {session}, which it does not have"))
             }
+            Event::SwitchCancelled { session, .. } => (watch.session != Some(*session))
+                .then(|| format!("client {client} stays with {session}, which it does not have")),
             Event::Refused { .. } | Event::Link { .. } => None,
             Event::Trouble { message } => Some(format!("client {client}: {message}")),
         };

@@ -10,14 +10,35 @@ use std::collections::{BTreeMap, BTreeSet};
 
 type Verdict = Result<(), (&'static str, String)>;
 
+/// DATA of one direction: the phase tells when the next key number begins, and with it the counters.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sealing {
+    key_number: u32,
+    next: u64,
+}
+
+impl Sealing {
+    /// Whether a sealed frame follows the ones before: the same key and a higher counter, or the next key.
+    fn follows(&mut self, header: &DataHeader) -> bool {
+        if header.key_phase != (self.key_number & 1 == 1) {
+            *self = Self { key_number: self.key_number + 1, next: 0 };
+        }
+        let follows = header.counter >= self.next;
+        self.next = header.counter + 1;
+        follows
+    }
+}
+
 /// One slot's life. A slot is one binding and is never used again, so neither are its keys.
 #[derive(Clone, Debug, Default)]
 struct Slot {
-    keys: Option<([u8; 32], [u8; 32])>,
+    /// Keys by number. An offered one that nobody used may be replaced.
+    keys: BTreeMap<u32, ([u8; 32], [u8; 32])>,
     session: Option<SessionId>,
-    /// Next counters: DATA sealed by the client, by the gateway; CONTROL by the gateway, per incarnation.
-    next_up: u64,
-    next_down: u64,
+    /// DATA sealed by the client, by the gateway.
+    up: Sealing,
+    down: Sealing,
+    /// Next counters of CONTROL sealed by the gateway, per incarnation.
     next_control: BTreeMap<u32, u64>,
     /// The path that its client sends over.
     path: Option<PathId>,
@@ -43,10 +64,9 @@ impl Seals {
     pub(super) fn up(&mut self, path: PathId, datagram: &[u8]) -> Verdict {
         let Some(header) = DataHeader::parse(datagram) else { return Ok(()) };
         let slot = self.slots.entry(header.slot).or_default();
-        if header.counter < slot.next_up {
+        if !slot.up.follows(&header) {
             return Err(("I11", format!("client {path:?} seals {header:?} again")));
         }
-        slot.next_up = header.counter + 1;
         if *slot.path.get_or_insert(path) != path {
             return Err(("R1.1", format!("{:?} over {path:?} and {:?}", header.slot, slot.path)));
         }
@@ -68,10 +88,12 @@ impl Seals {
                 return Err(("R5.1", "the gateway sends malformed DATA".to_owned()));
             };
             let slot = self.slots.entry(header.slot).or_default();
-            if header.counter < slot.next_down {
+            if !slot.down.follows(&header) {
                 return Err(("I11", format!("the gateway seals {header:?} again")));
             }
-            slot.next_down = header.counter + 1;
+            if slot.down.key_number > slot.up.key_number {
+                return Err(("R5.2", format!("the gateway seals {header:?} before its client did")));
+            }
         } else if kind == Some(MsgType::Control) {
             let Some(header) = ControlHeader::parse(datagram) else {
                 return Err(("R5.1", "the gateway sends malformed CONTROL".to_owned()));
@@ -91,19 +113,20 @@ impl Seals {
         let id = SlotId(entry.slot);
         let slot = self.slots.entry(id).or_default();
         let keys = (entry.open_key, entry.seal_key);
-        if entry.op == InstallOp::Adopt as u32 {
-            return if slot.keys == Some(keys) {
-                Ok(())
-            } else {
-                Err(("I11", format!("{id:?} is adopted with other keys")))
-            };
+        let number = entry.key_number;
+        let wrong = |what: &str| Err(("I11", format!("key {number} of {id:?} {what}")));
+        match InstallOp::from_number(entry.op) {
+            Some(InstallOp::Adopt | InstallOp::AdoptKey) if slot.keys.get(&number) == Some(&keys) => return Ok(()),
+            Some(InstallOp::Adopt | InstallOp::AdoptKey) => return wrong("is adopted with other keys"),
+            Some(InstallOp::DropKey | InstallOp::Remove) => return Ok(()),
+            Some(InstallOp::Install) if !slot.keys.is_empty() => return wrong("is a second binding"),
+            Some(InstallOp::AddKey) if number != slot.down.key_number + 1 => return wrong("does not follow"),
+            Some(InstallOp::Install | InstallOp::AddKey) => {}
+            None => return wrong("comes with an unknown operation"),
         }
-        if slot.keys.is_some() {
-            return Err(("I11", format!("{id:?} is used for a second binding")));
-        }
-        slot.keys = Some(keys);
+        slot.keys.insert(number, keys);
         if !self.keys.insert(keys.0) || !self.keys.insert(keys.1) {
-            return Err(("I11", format!("{id:?} has a key that another slot had")));
+            return Err(("I11", format!("{id:?} has a key that was there before")));
         }
         Ok(())
     }

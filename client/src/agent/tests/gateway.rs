@@ -7,9 +7,10 @@ use jvpn_abi::wire::data::SlotId;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Direction, MsgType, Suite};
-use jvpn_abi::{Endpoint, PROTOCOL_VERSION, Reason};
+use jvpn_abi::{BootTime, Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_crypto::control::{ControlOpener, ControlSealer};
 use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey, StaticSecret};
+use jvpn_crypto::path::TicketMint;
 use jvpn_crypto::reattach::{RequestFrame, reject};
 use jvpn_crypto::rng::Random;
 use jvpn_crypto::schedule::{EpochSecret, Resume};
@@ -17,8 +18,12 @@ use jvpn_crypto::window::OwnWindow;
 use jvpn_crypto::{OpenKey, SealKey, handshake};
 use jvpn_session::messages::{
     BindingGrant, ClientPolicy, ControlMessage, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer,
-    ReattachAsk, ReattachGrant, SessionId,
+    MAX_TICKETS, ReattachAsk, ReattachGrant, SessionId, TicketBatch,
 };
+use std::collections::BTreeSet;
+
+/// The gateway's own clock, which stands still.
+const NOW: BootTime = BootTime(5_000_000_000_000);
 
 /// Where a datagram comes from, as a NAT shows it: uplink and the port of the moment.
 pub(crate) type Remote = (UplinkId, u16);
@@ -40,7 +45,10 @@ pub(crate) struct Binding {
     pub(crate) slot: SlotId,
     pub(crate) remote: Remote,
     pub(crate) confirmed: bool,
-    phase: bool,
+    /// Number of the keys; its lowest bit is the phase.
+    pub(crate) number: u32,
+    /// With the keys before a rekey: it sends until something comes under the new ones, and goes on receiving.
+    previous: Option<Box<Self>>,
     seal: SealKey,
     open: OpenKey,
     window: OwnWindow,
@@ -75,6 +83,9 @@ pub(crate) struct Gateway {
     /// Turns an inner packet into what comes back for it.
     pub(crate) reflect: fn(&mut [u8]),
     pub(crate) sessions: u32,
+    /// Tickets that it still gives.
+    pub(crate) tickets: usize,
+    probes: BTreeSet<Vec<u8>>,
     peer: PublicKey,
     psk: PresharedKey,
     node_key: NodeKey,
@@ -90,6 +101,11 @@ pub(crate) const POLICY: ClientPolicy = ClientPolicy {
     cooldown_ms: 2_000,
     recovery_window_ms: 30_000,
     transport_loss_ttl_ms: 60_000,
+    candidates_max: 4,
+    rekey_soft_ms: 120_000,
+    rekey_hard_ms: 180_000,
+    rekey_soft_packets: 1 << 26,
+    rekey_hard_packets: 1 << 28,
 };
 
 impl Gateway {
@@ -109,6 +125,8 @@ impl Gateway {
             slot_resets: true,
             reflect: |_| {},
             sessions: 0,
+            tickets: usize::MAX,
+            probes: BTreeSet::new(),
             peer,
             psk: PresharedKey::default(),
             node_key: NodeKey::generate(&mut random).unwrap(),
@@ -122,7 +140,8 @@ impl Gateway {
             Some(MsgType::HandshakeInit) => self.init(from, datagram),
             Some(MsgType::ReattachRequest) => self.request(from, datagram),
             Some(MsgType::Data) => self.data(from, datagram),
-            Some(MsgType::Control) => self.control(datagram),
+            Some(MsgType::Control) => self.control(from, datagram),
+            Some(MsgType::PathProbe) => self.path_probe(from, datagram),
             other => panic!("a client never sends {other:?}"),
         }
     }
@@ -230,7 +249,7 @@ impl Gateway {
             session.confirmed = session.pending.take().unwrap();
         }
         let rekey = self.same_place == SamePlace::Rekey
-            && session.binding.as_ref().is_some_and(|binding| binding.confirmed && binding.remote == from);
+            && session.binding.as_ref().is_some_and(|b| b.heard().is_some_and(|b| b.remote == from));
         session.version += if rekey { 1 } else { 2 };
         session.epoch += u64::from(!rekey);
         let (epoch, version) = (session.epoch, session.version);
@@ -239,11 +258,14 @@ impl Gateway {
         if rekey {
             grant.slot = session.binding.as_ref().unwrap().slot;
         }
-        let (answer, secret) =
-            incoming.answer(&ReattachGrant { rekey, binding: grant.clone() }.encode()).unwrap();
+        let before = session.binding.take().filter(|_| rekey).and_then(Binding::into_heard);
+        let key_number = before.as_ref().map_or(0, |before| before.number + 1);
+        let answer = ReattachGrant { rekey, key_number, binding: grant.clone() }.encode();
+        let (answer, secret) = incoming.answer(&answer).unwrap();
         let suite = Suite::Aes256Gcm;
         let mut binding = Binding::new(&grant, &secret, suite, from);
-        binding.phase = rekey && !session.binding.as_ref().unwrap().phase;
+        binding.number = key_number;
+        binding.previous = before.map(Box::new);
         session.binding = Some(binding);
         session.pending = Some(Generation::new(&grant, &secret));
         session.cached = Some((datagram.to_vec(), from, answer.clone()));
@@ -262,9 +284,12 @@ impl Gateway {
             }
             return;
         };
-        if header.key_phase != binding.phase {
-            return;
-        }
+        let newest = header.key_phase == (binding.number & 1 == 1);
+        let binding = match &mut binding.previous {
+            _ if newest => binding,
+            Some(previous) => &mut **previous,
+            None => return,
+        };
         let mut datagram = datagram.to_vec();
         let (head, body) = datagram.split_at_mut(DATA_HEADER_LEN);
         binding.window.check(header.counter).expect("the client never repeats a counter");
@@ -298,26 +323,48 @@ impl Gateway {
         }
     }
 
-    fn control(&mut self, datagram: &[u8]) {
+    /// Echoes what its tickets entitle to; a ticket that comes twice was used twice.
+    fn path_probe(&mut self, from: Remote, datagram: &[u8]) {
+        assert!(self.probes.insert(datagram.to_vec()), "a ticket was used twice");
+        if let Ok(echo) = TicketMint::new(&self.node_key).echo(NOW, datagram) {
+            self.out.push((from, echo.to_vec()));
+        }
+    }
+
+    /// A batch of tickets, if the test gives any.
+    fn hand_out_tickets(&mut self, from: Remote) {
+        let mint = TicketMint::new(&self.node_key);
+        let mut tickets = Vec::new();
+        for _ in 0..self.tickets.min(MAX_TICKETS) {
+            self.tickets -= 1;
+            let mut name = [0; 8];
+            self.random.fill(&mut name).unwrap();
+            tickets.push((&mint.issue(NOW, name)).into());
+        }
+        if !tickets.is_empty() {
+            self.say_to(from, ControlMessage::Tickets(TicketBatch { lifetime_s: 900, tickets }));
+        }
+    }
+
+    fn control(&mut self, from: Remote, datagram: &[u8]) {
         let binding = self.session.as_mut().and_then(|session| session.binding.as_mut()).unwrap();
-        let message = binding.control_in.open(datagram).unwrap();
-        let Some(ControlMessage::Terminate { reason }) = ControlMessage::decode(&message) else {
-            panic!("a client says nothing but Terminate")
-        };
-        self.terminated = Some(reason);
+        let before = binding.previous.as_mut().and_then(|previous| previous.control_in.open(datagram).ok());
+        let message = before.unwrap_or_else(|| binding.control_in.open(datagram).unwrap());
+        match ControlMessage::decode(&message) {
+            Some(ControlMessage::Terminate { reason }) => self.terminated = Some(reason),
+            Some(ControlMessage::AskTickets) => self.hand_out_tickets(from),
+            other => panic!("a client never says {other:?}"),
+        }
     }
 
     /// DATA to the client, if the binding is confirmed.
     pub(crate) fn send_plaintext(&mut self, plaintext: &[u8]) {
-        let Some(binding) = self.session.as_mut().and_then(|session| session.binding.as_mut()) else {
-            return;
-        };
-        if !binding.confirmed {
-            return;
-        }
+        let binding = self.session.as_mut().and_then(|session| session.binding.as_mut());
+        let Some(binding) = binding.and_then(Binding::heard_mut) else { return };
         let counter = binding.counter;
         binding.counter += 1;
-        let header = DataHeader { key_phase: binding.phase, shard: 3, slot: binding.slot, counter }.encode();
+        let header = DataHeader { key_phase: binding.number & 1 == 1, shard: 3, slot: binding.slot, counter };
+        let header = header.encode();
         let mut datagram = vec![0; plaintext.len() + DATA_OVERHEAD];
         datagram[..DATA_HEADER_LEN].copy_from_slice(&header);
         binding.seal.seal(counter, &header, plaintext, &mut datagram[DATA_HEADER_LEN..]).unwrap();
@@ -345,6 +392,19 @@ impl Generation {
 }
 
 impl Binding {
+    /// The one under whose keys something has come.
+    fn heard(&self) -> Option<&Self> {
+        if self.confirmed { Some(self) } else { self.previous.as_deref()?.heard() }
+    }
+
+    fn heard_mut(&mut self) -> Option<&mut Self> {
+        if self.confirmed { Some(self) } else { self.previous.as_deref_mut()?.heard_mut() }
+    }
+
+    fn into_heard(self) -> Option<Self> {
+        if self.confirmed { Some(Self { previous: None, ..self }) } else { self.previous?.into_heard() }
+    }
+
     fn new(grant: &BindingGrant, secret: &EpochSecret, suite: Suite, remote: Remote) -> Self {
         let keys = secret.data_keys();
         let (out, into) = (Direction::GatewayToClient, Direction::ClientToGateway);
@@ -352,7 +412,8 @@ impl Binding {
             slot: grant.slot,
             remote,
             confirmed: false,
-            phase: false,
+            number: 0,
+            previous: None,
             seal: SealKey::new(suite, &keys.gateway_to_client),
             open: OpenKey::new(suite, &keys.client_to_gateway),
             window: OwnWindow::new(),

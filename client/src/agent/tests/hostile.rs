@@ -21,7 +21,7 @@ proptest! {
         let mut world = match phase {
             0 => { let mut w = World::new(); w.link(A, usable(1)); w }
             1 => World::attached(),
-            _ => { let mut w = World::attached(); w.cut = [true; 2]; w.link(A, LinkState::NoCarrier); w.run(50); w }
+            _ => { let mut w = World::attached(); w.cut = [true; 3]; w.link(A, LinkState::NoCarrier); w.run(50); w }
         };
         world.traffic_ms = 0;
         let (state, id) = (world.state(), world.session());
@@ -90,7 +90,10 @@ fn replays_are_refused_and_counted() {
         assert_eq!(world.inject(B, datagram), None);
     }
     let after = world.agent.status(world.now).counters;
-    assert_eq!(after.wrong_slot - before.wrong_slot, 2 * data);
+    // CONTROL of the old epoch: over A it is of no binding, over B it does not open.
+    let control = recorded.iter().filter(|(_, _, d)| d[0] == MsgType::Control.octet()).count() as u64;
+    assert_eq!(after.wrong_slot - before.wrong_slot, 2 * data + control);
+    assert_eq!(after.control_received, before.control_received);
     assert_eq!(world.state(), "ATTACHED");
 }
 

@@ -2,6 +2,8 @@
 
 pub(crate) mod gateway;
 mod hostile;
+mod paths;
+mod rekey;
 mod scenarios;
 mod world;
 

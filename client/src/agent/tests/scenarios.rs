@@ -187,6 +187,19 @@ fn stale_answers_are_ignored() {
     assert_eq!(world.state(), "ATTACHED", "an answer again is nothing");
 }
 
+/// R3.3: a gateway that refuses for now has answered, so its path works: the next handshake goes the same way.
+#[test]
+fn a_refused_handshake_is_repeated_over_the_same_uplink() {
+    let mut world = World::new();
+    world.gateway.refuse_handshake = Some((Reason::Unavailable, 500));
+    world.link(A, usable(1));
+    world.link(B, usable(2));
+    world.run(300);
+    world.gateway.refuse_handshake = None;
+    world.run_until(2_000, |w| w.state() == "ATTACHED").unwrap();
+    assert_eq!(world.uplink(), Some(A));
+}
+
 /// R3.3: refusals with a time are waited out; refusals that end the session end it, and a new one is another one.
 #[test]
 fn refusals_are_waited_out_or_end_the_session() {
@@ -299,7 +312,7 @@ fn gateway_states_are_shown_and_versions_only_rise() {
 #[test]
 fn silence_ends_the_session_after_its_ttl() {
     let mut world = World::attached();
-    world.cut = [true; 2];
+    world.cut = [true; 3];
     world.run(59_000);
     assert_eq!(world.state(), "RECOVERING");
     let requests = world.recorded.iter().filter(|r| r.2[0] == REQUEST).count();
@@ -311,7 +324,7 @@ fn silence_ends_the_session_after_its_ttl() {
     let inits = world.recorded[before..].iter().filter(|r| r.2[0] == INIT).count();
     assert!((10..60).contains(&inits), "{inits} handshakes in a minute");
     assert!(world.agent.status(world.now).held <= crate::hold::HOLD_PACKETS_MAX);
-    world.cut = [false; 2];
+    world.cut = [false; 3];
     world.run(6_000);
     assert_eq!(world.state(), "ATTACHED");
 }
@@ -411,7 +424,7 @@ fn packets_are_held_while_recovering() {
     let mut world = World::attached();
     world.traffic_ms = 0;
     world.run(50);
-    world.cut = [true; 2];
+    world.cut = [true; 3];
     world.link(A, LinkState::NoCarrier);
     assert_eq!(world.send_inner(), Inner::Held);
     for _ in 0..crate::hold::HOLD_PACKETS_MAX + 10 {
@@ -420,7 +433,7 @@ fn packets_are_held_while_recovering() {
     let status = world.agent.status(world.now);
     assert_eq!((status.held, status.held_dropped), (crate::hold::HOLD_PACKETS_MAX, 11));
     let before = world.gateway.inner.len();
-    world.cut = [false; 2];
+    world.cut = [false; 3];
     world.run(1_000);
     assert_eq!(world.gateway.inner.len() - before, crate::hold::HOLD_PACKETS_MAX);
     assert_eq!(world.agent.status(world.now).held, 0);

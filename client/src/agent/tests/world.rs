@@ -1,9 +1,10 @@
-//! Two uplinks between an agent and a gateway, on virtual time: latency, cuts, NAT rebinding, filters; and the checks
+//! Three uplinks between an agent and a gateway, on virtual time: latency, cuts, NAT rebinding, filters; and the checks
 //! that hold at every step.
 
 use super::Seeded;
 use super::gateway::Gateway;
 use crate::agent::{Agent, AgentConfig, Event, FRAME_OVERHEAD, Inner, RecoveryReport};
+use crate::paths::candidates::CandidateSettings;
 use crate::paths::{LinkState, UplinkId, UplinkSpec};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, MsgType, Suite, TAG_LEN};
 use jvpn_abi::{BootTime, Endpoint};
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 pub(super) const A: UplinkId = UplinkId(0);
 pub(super) const B: UplinkId = UplinkId(1);
+pub(super) const C: UplinkId = UplinkId(2);
 /// One way, ms.
 pub(super) const LATENCY_MS: u64 = 5;
 
@@ -33,9 +35,11 @@ pub(super) struct World {
     pub(super) events: Vec<(BootTime, Event)>,
     pub(super) delivered: Vec<(BootTime, Vec<u8>)>,
     /// Silently cut uplinks.
-    pub(super) cut: [bool; 2],
+    pub(super) cut: [bool; 3],
     /// The port that the NAT in front of each uplink shows.
-    pub(super) nat: [u16; 2],
+    pub(super) nat: [u16; 3],
+    /// One way, ms.
+    pub(super) latency: [u64; 3],
     /// `false` = the datagram is lost.
     pub(super) filter: Filter,
     /// An inner packet every so many ms; 0 = none.
@@ -68,22 +72,29 @@ pub(super) fn packet(number: u32) -> Vec<u8> {
 }
 
 impl World {
-    /// Both uplinks are usable, A preferred; nothing has happened yet.
+    /// No uplink is usable yet; A is preferred, then B, then C.
     pub(super) fn new() -> Self {
+        Self::with(CandidateSettings::default(), 5)
+    }
+
+    /// With these settings, and an agent that draws from this seed.
+    pub(super) fn with(candidates: CandidateSettings, seed: u64) -> Self {
         let mut random = Seeded::new(99);
         let local = StaticSecret::generate(&mut random).unwrap();
         let gateway = Gateway::new(local.public());
-        let spec = |device: &str, priority| UplinkSpec { device: device.to_owned(), priority };
+        let spec =
+            |device: &str, priority| UplinkSpec { device: device.to_owned(), priority, metered: false };
         let config = AgentConfig {
             local,
             gateway: gateway.secret.public(),
             preshared: PresharedKey::default(),
             endpoint: endpoint(),
             suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
-            uplinks: vec![spec("upA", 1), spec("upB", 2)],
+            uplinks: vec![spec("upA", 1), spec("upB", 2), spec("upC", 3)],
+            candidates,
         };
         let now = BootTime::from_millis(10_000_000);
-        let mut agent = Agent::new(config, Box::new(Seeded::new(5)));
+        let mut agent = Agent::new(config, Box::new(Seeded::new(seed)));
         agent.set_wall_clock(now, 1_700_000_000_000_000_000);
         Self {
             now,
@@ -91,8 +102,9 @@ impl World {
             gateway,
             events: Vec::new(),
             delivered: Vec::new(),
-            cut: [false; 2],
-            nat: [1_000, 2_000],
+            cut: [false; 3],
+            nat: [1_000, 2_000, 3_000],
+            latency: [LATENCY_MS; 3],
             filter: Box::new(|_, _, _| true),
             traffic_ms: 10,
             sent: 0,
@@ -104,7 +116,12 @@ impl World {
 
     /// A world whose session is attached over A, with traffic.
     pub(super) fn attached() -> Self {
-        let mut world = Self::new();
+        Self::new().attach()
+    }
+
+    /// The same in this world.
+    pub(super) fn attach(self) -> Self {
+        let mut world = self;
         world.link(A, usable(1));
         world.link(B, usable(2));
         world.run(2_000);
@@ -234,6 +251,7 @@ impl World {
         if self.cut[uplink.index()] || !(self.filter)(way, uplink, &datagram) {
             return;
         }
-        self.flying.push((self.now.after(ms(LATENCY_MS)), way, uplink, port, datagram));
+        let arrives = self.now.after(ms(self.latency[uplink.index()]));
+        self.flying.push((arrives, way, uplink, port, datagram));
     }
 }

@@ -6,6 +6,7 @@ pub mod control;
 pub mod data;
 pub mod handshake;
 pub mod internal;
+pub mod path;
 pub mod reattach;
 pub mod reset;
 

@@ -1,0 +1,523 @@
+//! What the control plane does with datagrams and reports: `controlplane::engine`, with production's decisions.
+//!
+//! One event with all its consequences is one step, as in the engine: table commands and datagrams leave after it, in
+//! this order. Not modelled: cryptography (a datagram that its key's holder did not make never opens), rate limits,
+//! rekey at one endpoint, CONTROL.
+
+use super::decisions::{Cause, Decision, Request};
+use super::mutant::Mutant;
+use super::state::{
+    Asked, Attempt, Bind, Bound, Life, Link, Message, Place, QUICK, SESSIONS_MAX, Session, SessionNo, Slot,
+    WORKERS,
+};
+use super::step::Step;
+use jvpn_abi::Reason;
+use jvpn_session::{BindingChange, BindingPhase, Generation, State, StateVersion};
+use std::time::Duration;
+
+/// `engine::handshake::UNAVAILABLE_RETRY_MS`.
+const UNAVAILABLE_RETRY: Duration = Duration::from_millis(500);
+
+impl Step<'_> {
+    /// `handshake::Engine::handshake`. A refusal only makes the client ask again, so none is sent.
+    pub(super) fn handshake(&mut self, stamp: u8, at: Place) {
+        if self.world.gateway.life != Life::Running || stamp <= self.world.gateway.stamp_mark {
+            return;
+        }
+        self.world.gateway.stamp_mark = stamp;
+        if self.world.gateway.link != Link::Up {
+            return;
+        }
+        let number = self.world.gateway.sessions.len() as SessionNo;
+        assert!(usize::from(number) < SESSIONS_MAX, "the scope bears more sessions than are watched");
+        let core = self.decisions.birth(number, self.now());
+        let bind = self.new_slot(number, core, at);
+        self.world.gateway.sessions.push(Some(Session {
+            core,
+            binding: None,
+            attempt: None,
+            draining: None,
+            confirmed: None,
+            pending: Some(bind),
+            erased: None,
+        }));
+        self.begin(number, bind, Asked::Handshake { stamp });
+        if let Some(older) = self.world.gateway.birth.replace(number) {
+            self.event(older, Cause::Superseded);
+            self.world.gateway.birth = Some(number);
+        }
+    }
+
+    /// `reattach::Engine::reattach` and `World::reattach`: checks 3 to 13.
+    pub(super) fn request(&mut self, nonce: u8, under: Bind, at: Place, voluntary: bool) {
+        if self.world.gateway.life != Life::Running {
+            return;
+        }
+        let Some((number, generation)) = self.known(under) else {
+            return self.world.net.send(Message::Reset { bind: under });
+        };
+        // The handle of the generation erased last: silence.
+        let Some(generation) = generation else { return };
+        let Some(session) = self.session_ref(number) else { return };
+        let (before, core) = (session.core, self.decisions.core(session.core));
+        if !core.is_fresh(nonce.into()) {
+            // Only an answer that was sent already may be sent again.
+            return;
+        }
+        let bit = 1 << nonce;
+        if self.world.seen.proven & bit != 0 {
+            self.breaks("I5 (nonce mark): one request is proven twice");
+        }
+        self.world.seen.proven |= bit;
+        let burnt = self.decisions.burn(before, nonce);
+        let version = self.world.slots[usize::from(under)].version;
+        let asked = Request { nonce, under: generation, version, voluntary };
+        let mut decision = self.decisions.request(burnt, asked, self.now());
+        if self.is(Mutant::VersionComparedWithLive) && version != core.version() {
+            decision = Decision::Refused { reason: Reason::StaleVersion, retry_after: Duration::ZERO };
+        }
+        if self.world.gateway.link != Link::Up && matches!(decision, Decision::Moved { .. }) {
+            decision =
+                Decision::Refused { reason: Reason::Unavailable, retry_after: UNAVAILABLE_RETRY };
+        }
+        let accepted = matches!(decision, Decision::Moved { .. });
+        if (accepted || !self.is(Mutant::NonceNotBurntOnRefusal))
+            && let Some(session) = self.session(number)
+        {
+            session.core = burnt;
+        }
+        match decision {
+            Decision::Moved { core, change } => self.switch(number, core, change, generation, nonce, at),
+            Decision::Refused { reason, retry_after } => {
+                let reason = spoken(core.state(), core.reason(), reason);
+                let again = self.moment_after(retry_after);
+                self.world.net.send(Message::Reject { nonce, reason, again });
+            }
+            Decision::Broken(broken) => self.breaks(broken),
+            Decision::Ignored => {
+                self.breaks("I5: a request of the peer is neither accepted nor refused");
+            }
+        }
+    }
+
+    /// Somebody who saw a handle makes a request with it: check 5 fails, and nothing may have changed (I5).
+    pub(super) fn forged(&mut self, under: Bind) {
+        let Some((number, Some(_))) = self.known(under) else { return };
+        let Some(session) = self.session(number) else { return };
+        let before = *session;
+        if self.is(Mutant::NonceBeforeProof)
+            && let Some(session) = self.session_ref(number)
+        {
+            let burnt = self.decisions.burn(session.core, u8::MAX);
+            if let Some(session) = self.session(number) {
+                session.core = burnt;
+            }
+        }
+        if self.session_ref(number) != Some(&before) {
+            self.breaks("I5: a request that was not proven has changed a session");
+        }
+    }
+
+    /// `engine::world::World::handles`, `Session::generation`: the session of a handle and which of its generations that
+    /// is; `None` for the one erased last.
+    pub(super) fn known(&self, handle: Bind) -> Option<(SessionNo, Option<Generation>)> {
+        self.world.gateway.sessions.iter().enumerate().find_map(|(number, session)| {
+            let session = session.as_ref()?;
+            let generation = if session.pending == Some(handle) {
+                Some(Generation::Pending)
+            } else if session.confirmed == Some(handle) {
+                Some(Generation::Confirmed)
+            } else if session.erased == Some(handle) {
+                None
+            } else {
+                return None;
+            };
+            Some((number as SessionNo, generation))
+        })
+    }
+
+    /// `reattach::World::switch`.
+    fn switch(
+        &mut self,
+        number: SessionNo,
+        core: u16,
+        change: BindingChange,
+        under: Generation,
+        nonce: u8,
+        at: Place,
+    ) {
+        let bind = self.new_slot(number, core, at);
+        let draining = self.session_ref(number).and_then(|session| session.draining);
+        self.commit(number, core, change);
+        let Some(session) = self.session(number) else { return };
+        if session.draining == draining
+            && let Some(again) = draining
+        {
+            // `bindings::World::unbind_again`.
+            self.world.slots[usize::from(again)].draining = WORKERS;
+        }
+        self.turn_generations(number, under, bind);
+        self.begin(number, bind, Asked::Reattach { nonce });
+    }
+
+    /// `reattach::World::turn_generations`.
+    fn turn_generations(&mut self, number: SessionNo, under: Generation, fresh: Bind) {
+        let erases_early = self.is(Mutant::AnswerLostOldErased);
+        let Some(session) = self.session(number) else { return };
+        let older = session.pending.replace(fresh);
+        if let (Generation::Pending, Some(older)) = (under, older)
+            && let Some(erased) = session.confirmed.replace(older)
+        {
+            session.erased = Some(erased);
+        }
+        if erases_early && let Some(erased) = session.confirmed.take() {
+            session.erased = Some(erased);
+        }
+    }
+
+    /// `slots::Slots::take`: never handed out before. I11 for epochs.
+    fn new_slot(&mut self, session: SessionNo, core: u16, remote: Place) -> Bind {
+        let core = self.decisions.core(core);
+        let epoch = u8::try_from(core.epoch()).unwrap_or(u8::MAX);
+        if self.world.slots.iter().any(|slot| slot.session == session && slot.epoch == epoch) {
+            self.breaks("I11: an epoch is used twice");
+        }
+        let bind = self.world.slots.len() as Bind;
+        self.world.slots.push(Slot::new(session, epoch, core.version(), remote));
+        bind
+    }
+
+    /// `lifecycle::World::step`.
+    pub(super) fn event(&mut self, number: SessionNo, cause: Cause) {
+        let Some(session) = self.session_ref(number) else { return };
+        match self.decisions.event(session.core, cause, self.now()) {
+            Decision::Moved { core, change } => self.commit(number, core, change),
+            Decision::Refused { .. } | Decision::Ignored => {}
+            Decision::Broken(broken) => self.breaks(broken),
+        }
+    }
+
+    /// `lifecycle::World::commit`.
+    fn commit(&mut self, number: SessionNo, core: u16, change: BindingChange) {
+        let Some(session) = self.session(number) else { return };
+        let before = std::mem::replace(&mut session.core, core);
+        match change {
+            BindingChange::Keep | BindingChange::Install => {}
+            BindingChange::Replace if self.is(Mutant::BindBeforeUnbind) => {
+                // The word of the old binding stays until the next one is bound.
+                if let Some(session) = self.session(number) {
+                    session.binding = None;
+                }
+            }
+            BindingChange::Replace | BindingChange::Unbind => self.unbind_all(number),
+            BindingChange::UnbindAndForget => {
+                self.unbind_all(number);
+                if let Some(session) = self.session(number) {
+                    session.pending = None;
+                }
+            }
+            BindingChange::Confirm => self.confirm(number, before),
+            BindingChange::End => {
+                self.unbind_all(number);
+                let gateway = &mut self.world.gateway;
+                gateway.live = gateway.live.filter(|live| *live != number);
+                gateway.birth = gateway.birth.filter(|birth| *birth != number);
+            }
+        }
+    }
+
+    /// `bindings::World::unbind_all`.
+    fn unbind_all(&mut self, number: SessionNo) {
+        let Some(session) = self.session(number) else { return };
+        let (binding, attempt) = (session.binding.take(), session.attempt.take());
+        if let Some(binding) = binding {
+            self.retire(number, binding.bind);
+        }
+        if let Some(attempt) = attempt.filter(|attempt| attempt.installing) {
+            self.retire(number, attempt.bind);
+        }
+    }
+
+    /// `bindings::World::{retire, unbind}`: the unbound word, and who has to pass it.
+    fn retire(&mut self, number: SessionNo, bind: Bind) {
+        let is_up = self.world.gateway.link == Link::Up;
+        let slot = &mut self.world.slots[usize::from(bind)];
+        slot.word = false;
+        slot.draining = if is_up { WORKERS } else { 0 };
+        if let Some(session) = self.session(number) {
+            session.draining = is_up.then_some(bind);
+        }
+    }
+
+    /// `bindings::World::begin`.
+    fn begin(&mut self, number: SessionNo, bind: Bind, asked: Asked) {
+        let Some(session) = self.session(number) else { return };
+        session.attempt = Some(Attempt { bind, installing: false, asked });
+        if session.draining.is_none() {
+            self.install(number);
+        }
+    }
+
+    /// `bindings::World::install` and the installer, which hands out at once if there is one.
+    fn install(&mut self, number: SessionNo) {
+        let runs = self.world.data_plane.running;
+        let Some(attempt) = self.session(number).and_then(|session| session.attempt.as_mut()) else { return };
+        attempt.installing = true;
+        let bind = usize::from(attempt.bind);
+        self.world.slots[bind].handed = runs;
+    }
+
+    /// `reports::Reading::lowest`: every worker has passed.
+    fn passed(&self, waiting: u8) -> bool {
+        if self.is(Mutant::NoQuiescence) { waiting & 1 << QUICK == 0 } else { waiting == 0 }
+    }
+
+    /// Whether every worker has passed the session's unbind.
+    pub(super) fn is_quiesced(&self, session: &Session) -> bool {
+        session.draining.is_some_and(|bind| self.passed(self.world.slots[usize::from(bind)].draining))
+    }
+
+    /// Whether every worker has what the session is installing, or takes back.
+    pub(super) fn is_installed(&self, session: &Session) -> bool {
+        let adopting = session.binding.filter(|binding| binding.adopting).map(|binding| binding.bind);
+        let installing = session.attempt.filter(|attempt| attempt.installing).map(|attempt| attempt.bind);
+        adopting.or(installing).is_some_and(|bind| {
+            let slot = &self.world.slots[usize::from(bind)];
+            slot.handed && self.passed(WORKERS & !slot.applied)
+        })
+    }
+
+    pub(super) fn has_been_heard(&self, session: &Session) -> bool {
+        session.binding.is_some_and(|binding| self.world.slots[usize::from(binding.bind)].confirmed)
+    }
+
+    /// `bindings::Engine::quiesced`.
+    pub(super) fn quiesced(&mut self, number: SessionNo) {
+        let Some(session) = self.session(number) else { return };
+        session.draining = None;
+        if session.attempt.is_some_and(|attempt| !attempt.installing) {
+            self.install(number);
+        }
+    }
+
+    /// `bindings::Engine::installed`: `bind`, then the answer; or `rebind`.
+    pub(super) fn installed(&mut self, number: SessionNo) {
+        let Some(session) = self.session_ref(number).copied() else { return };
+        if let Some(binding) = session.binding {
+            self.world.slots[usize::from(binding.bind)].word = true;
+            if let Some(binding) = self.session(number).and_then(|session| session.binding.as_mut()) {
+                binding.adopting = false;
+            }
+            return;
+        }
+        let Some(attempt) = session.attempt else { return };
+        let bind = attempt.bind;
+        let epoch = self.world.slots[usize::from(bind)].epoch;
+        let Some(core) = self.decisions.installed(session.core, epoch.into()) else {
+            return self.breaks("I13: an attempt that the session no longer wants");
+        };
+        if self.is(Mutant::BindBeforeUnbind) {
+            for slot in self.world.slots.iter_mut().filter(|slot| slot.session == number) {
+                slot.word = false;
+            }
+        }
+        self.world.slots[usize::from(bind)].word = true;
+        if let Some(session) = self.session(number) {
+            session.core = core;
+            session.attempt = None;
+            session.binding = Some(Bound { bind, confirmed: false, adopting: false, keys: true });
+        }
+        if let Some(answered) = self.world.seen.answered.get_mut(usize::from(number)) {
+            *answered = epoch;
+        }
+        self.world.net.send(match attempt.asked {
+            Asked::Handshake { stamp } => Message::Response { stamp, bind },
+            Asked::Reattach { nonce } => Message::Ack { nonce, bind },
+        });
+    }
+
+    /// `timers::Due::AttemptFailed`: the refusal that was prepared, then INSTALL_FAILED.
+    pub(super) fn attempt_failed(&mut self, number: SessionNo) {
+        let Some(session) = self.session_ref(number) else { return };
+        let Some(attempt) = session.attempt else { return };
+        let epoch = self.decisions.core(session.core).epoch();
+        if let Asked::Reattach { nonce } = attempt.asked {
+            let again = self.moment_after(UNAVAILABLE_RETRY);
+            self.world.net.send(Message::Reject { nonce, reason: Reason::Unavailable, again });
+        }
+        self.event(number, Cause::InstallFailed(epoch));
+    }
+
+    /// `bindings::Engine::confirm_binding`.
+    pub(super) fn confirmed(&mut self, number: SessionNo) {
+        let Some(session) = self.session_ref(number) else { return };
+        let Some(binding) = session.binding else { return };
+        let (core, epoch) = (session.core, self.world.slots[usize::from(binding.bind)].epoch);
+        let Decision::Moved { core: next, change } =
+            self.decisions.event(core, Cause::Confirmed(epoch.into()), self.now())
+        else {
+            return;
+        };
+        if self.decisions.core(core).state() == State::Birth
+            && let Some(older) = self.world.gateway.live
+        {
+            self.event(older, Cause::Superseded);
+        }
+        self.commit(number, next, change);
+    }
+
+    /// `lifecycle::World::confirm`.
+    fn confirm(&mut self, number: SessionNo, before: u16) {
+        let was_birth = self.decisions.core(before).state() == State::Birth;
+        let now = self.world.now;
+        let Some(session) = self.session(number) else { return };
+        if let Some(pending) = session.pending.take()
+            && let Some(erased) = session.confirmed.replace(pending)
+        {
+            session.erased = Some(erased);
+        }
+        if let Some(binding) = &mut session.binding {
+            binding.confirmed = true;
+        }
+        if was_birth {
+            self.world.gateway.birth = None;
+            self.world.gateway.live = Some(number);
+            // The budget is the session's own.
+            self.world.seen.switches.clear();
+        } else {
+            self.world.seen.switches.push(now);
+        }
+    }
+
+    /// The unconfirmed timer: `timers::Due::Confirmed`, else BIND_UNCONFIRMED.
+    pub(super) fn unconfirmed_too_long(&mut self, number: SessionNo) {
+        let Some(session) = self.session_ref(number).copied() else { return };
+        if self.has_been_heard(&session) {
+            return self.confirmed(number);
+        }
+        let epoch = self.decisions.core(session.core).epoch();
+        self.event(number, Cause::BindUnconfirmed(epoch));
+    }
+
+    /// `timers::World::silence`: nothing was heard for too long.
+    pub(super) fn silence(&mut self, number: SessionNo) {
+        self.world.left.silences -= 1;
+        self.event(number, Cause::TransportDead);
+    }
+
+    /// `bindings::Engine::data_plane_lost`.
+    pub(super) fn data_plane_lost(&mut self) {
+        self.world.gateway.link = Link::Lost;
+        for slot in &mut self.world.slots {
+            slot.draining = 0;
+        }
+        for number in 0..self.world.gateway.sessions.len() as SessionNo {
+            if let Some(session) = self.session(number) {
+                session.draining = None;
+                self.attempt_failed(number);
+            }
+        }
+    }
+
+    /// `bindings::World::lose_binding`.
+    pub(super) fn lose_binding(&mut self, number: SessionNo) {
+        let Some(session) = self.session_ref(number) else { return };
+        let core = self.decisions.core(session.core);
+        let epoch = core.epoch();
+        self.event(
+            number,
+            match core.state() {
+                State::Birth => Cause::InstallFailed(epoch),
+                State::Recovering => Cause::BindUnconfirmed(epoch),
+                State::Attached | State::Volatile | State::Degraded | State::Terminated => {
+                    Cause::DataPlaneLost
+                }
+            },
+        );
+    }
+
+    /// The process dies. Forwarding goes on.
+    pub(super) fn control_plane_crash(&mut self) {
+        self.world.left.control_plane_crashes -= 1;
+        self.world.gateway.life = Life::Gone;
+        let keeps = self.scope.keeps_sessions && self.world.data_plane.running;
+        if !keeps {
+            return self.memory_is_gone();
+        }
+        for session in self.world.gateway.sessions.iter_mut().flatten() {
+            // JOURNAL has what `transition` reads and both generations; keys, timers and work under way it has not.
+            session.attempt = None;
+            session.draining = None;
+            if let Some(binding) = &mut session.binding {
+                binding.keys = false;
+                binding.adopting = false;
+            }
+        }
+    }
+
+    /// A control plane without memory knows no session; what is durable outlives it.
+    pub(super) fn memory_is_gone(&mut self) {
+        self.world.gateway.sessions.iter_mut().for_each(|session| *session = None);
+        self.world.gateway.live = None;
+        self.world.gateway.birth = None;
+    }
+
+    /// `tables::Tables::clear`: every word that the journal does not name is unbound, then the workers must pass that.
+    pub(super) fn control_plane_start(&mut self) {
+        let runs = self.world.data_plane.running;
+        self.world.gateway.life = Life::Sweeping(if runs { WORKERS } else { 0 });
+        self.world.gateway.link = if runs { Link::Up } else { Link::Lost };
+        let named: Vec<Bind> =
+            self.world.gateway.sessions.iter().flatten().filter_map(|s| Some(s.binding?.bind)).collect();
+        for (bind, slot) in self.world.slots.iter_mut().enumerate() {
+            slot.word &= named.contains(&(bind as Bind));
+            slot.draining = 0;
+        }
+    }
+
+    /// The workers have passed the sweep: what was under way when the process died has failed.
+    pub(super) fn control_plane_ready(&mut self) {
+        self.world.gateway.life = Life::Running;
+        for number in 0..self.world.gateway.sessions.len() as SessionNo {
+            let Some(session) = self.session_ref(number) else { continue };
+            let core = self.decisions.core(session.core);
+            if core.phase() == BindingPhase::Installing {
+                self.event(number, Cause::InstallFailed(core.epoch()));
+            }
+        }
+    }
+}
+
+impl Slot {
+    const fn new(session: SessionNo, epoch: u8, version: StateVersion, remote: Place) -> Self {
+        Self {
+            session,
+            epoch,
+            version,
+            remote,
+            word: false,
+            draining: 0,
+            handed: false,
+            applied: 0,
+            confirmed: false,
+            committed: false,
+            counter: 0,
+            sealed: 0,
+        }
+    }
+}
+
+/// `reattach::spoken`.
+fn spoken(state: State, ended: Reason, reason: Reason) -> Reason {
+    const EXPIRED: [Reason; 3] =
+        [Reason::TtlSessionExpired, Reason::TtlTransportLossExpired, Reason::RecoveryBoundsExceeded];
+    if reason != Reason::SessionTerminated || state != State::Terminated {
+        reason
+    } else if ended == Reason::Superseded {
+        ended
+    } else if EXPIRED.contains(&ended) {
+        Reason::SessionExpired
+    } else {
+        reason
+    }
+}

@@ -1,0 +1,68 @@
+//! Seeded bugs. Each changes one rule of the model, or what is made of a production decision; a checker that does not
+//! find them all proves nothing.
+
+/// A seeded bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    /// The next binding is bound while the one before is still bound.
+    BindBeforeUnbind,
+    /// Unbind and installation count as passed when the fastest worker has passed them.
+    NoQuiescence,
+    /// The nonce is committed with the claim, before MAC and Noise message were looked at.
+    NonceBeforeProof,
+    /// A proven request that is refused does not burn its nonce.
+    NonceNotBurntOnRefusal,
+    /// The confirmed generation is erased when the answer leaves, not when it has arrived.
+    AnswerLostOldErased,
+    /// anchor_version is compared with the live version, not with the generation's.
+    VersionComparedWithLive,
+    /// A worker seals for a binding that nobody has confirmed.
+    SendBeforeConfirmation,
+    /// A restarted data plane begins CONTEXT anew under keys that were in use.
+    CounterReusedAfterRestart,
+    /// The client takes any RESET that the gateway made, also one for another tenant's handle.
+    ForeignReset,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::BindBeforeUnbind,
+        Self::NoQuiescence,
+        Self::NonceBeforeProof,
+        Self::NonceNotBurntOnRefusal,
+        Self::AnswerLostOldErased,
+        Self::VersionComparedWithLive,
+        Self::SendBeforeConfirmation,
+        Self::CounterReusedAfterRestart,
+        Self::ForeignReset,
+    ];
+
+    /// The stable name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BindBeforeUnbind => "bind-before-unbind",
+            Self::NoQuiescence => "no-quiescence",
+            Self::NonceBeforeProof => "nonce-before-proof",
+            Self::NonceNotBurntOnRefusal => "nonce-not-burnt-on-refusal",
+            Self::AnswerLostOldErased => "answer-lost-old-erased",
+            Self::VersionComparedWithLive => "version-compared-with-live",
+            Self::SendBeforeConfirmation => "send-before-confirmation",
+            Self::CounterReusedAfterRestart => "counter-reused-after-restart",
+            Self::ForeignReset => "foreign-reset-accepted",
+        }
+    }
+
+    /// The mutant of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mutant| mutant.name() == name)
+    }
+}
+
+impl std::fmt::Display for Mutant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}

@@ -1,0 +1,158 @@
+//! Processes that die and come back.
+
+use crate::{A, B, at_gateway, attached, changes, flows, ms, recovered, recoveries, secs, session};
+use jvpn_abi::Reason;
+use jvpn_bench::simulation::faults::Fault;
+use jvpn_bench::simulation::{Actor, Simulation};
+use jvpn_session::State;
+
+/// R7.3, I11: the data plane dies and comes back soon, with CONTEXT kept: same session, same binding, no counter sealed
+/// twice, no replay accepted.
+#[test]
+fn data_plane_lost_for_a_moment() {
+    let mut sim = attached();
+    let id = session(&sim);
+    let slot = sim.client(0).path.unwrap().slot;
+    sim.strike(Fault::KillDataPlane).unwrap();
+    sim.plan(ms(60), Fault::StartDataPlane);
+    sim.run(secs(1)).unwrap();
+    flows(&mut sim);
+    assert_eq!((session(&sim), sim.is_settled()), (id, true));
+    assert_eq!((sim.client(0).path.unwrap().slot, recoveries(&sim)), (slot, 0), "nobody had to reattach");
+    sim.strike(Fault::CutBoth(A)).unwrap();
+    recovered(&mut sim, 1, secs(2));
+    flows(&mut sim);
+}
+
+/// R7.3, I13: the data plane is away for longer than the client waits: the client asks, is told UNAVAILABLE, and is back
+/// soon after the data plane.
+#[test]
+fn data_plane_lost_for_long() {
+    for away in [1, 5, 20, 60] {
+        let mut sim = attached();
+        let id = session(&sim);
+        sim.strike(Fault::KillDataPlane).unwrap();
+        sim.run(secs(away)).unwrap();
+        assert_eq!(sim.client(0).state, "RECOVERING");
+        sim.strike(Fault::StartDataPlane).unwrap();
+        let took = recovered(&mut sim, 1, secs(15));
+        assert!(took < secs(11), "{away} s away: {took:?}");
+        assert_eq!(session(&sim), id, "{away}");
+        flows(&mut sim);
+    }
+}
+
+/// R7.3, R1.2, R4.3: the control plane dies and comes back without memory: the old session ends explicitly at the
+/// client, a new one is reported, and nothing of the old one is accepted or sealed again.
+#[test]
+fn control_plane_restarted() {
+    let mut sim = attached();
+    let id = session(&sim);
+    sim.strike(Fault::KillControlPlane).unwrap();
+    sim.plan(ms(300), Fault::StartControlPlane);
+    let done = |sim: &Simulation| sim.is_settled() && sim.observer.client(0).session != Some(id);
+    let took = sim.run_until(secs(10), done).unwrap().expect("back as a new session");
+    assert!(took < ms(1_500), "{took:?}");
+    assert_eq!(sim.observer.client(0).ends, [(id, Reason::SessionNotFound)]);
+    assert_eq!(sim.observer.client(0).sessions.len(), 2);
+    assert_eq!(sim.observer.trail.starts, 2);
+    flows(&mut sim);
+    sim.strike(Fault::CutBoth(A)).unwrap();
+    recovered(&mut sim, 1, secs(2));
+    flows(&mut sim);
+}
+
+/// R0.3, R7.3: while the control plane is away, what is bound goes on.
+#[test]
+fn forwarding_goes_on_without_a_control_plane() {
+    let mut sim = attached();
+    sim.strike(Fault::KillControlPlane).unwrap();
+    let before = sim.observer.client(0).echoed.len();
+    sim.run(secs(5)).unwrap();
+    assert!(sim.observer.client(0).echoed.len() >= before + 245);
+    assert_eq!(recoveries(&sim), 0);
+}
+
+/// R7.3, I11: both processes die together: nothing is left of the tables, the client comes back as a new session, and no
+/// slot is handed out twice under the node key.
+#[test]
+fn both_processes_restarted() {
+    for round in 0..6 {
+        let mut sim = attached();
+        let id = session(&sim);
+        sim.strike(Fault::KillControlPlane).unwrap();
+        sim.strike(Fault::KillDataPlane).unwrap();
+        sim.run(ms(100 + 700 * round)).unwrap();
+        sim.strike(Fault::StartDataPlane).unwrap();
+        sim.run(ms(40 * round)).unwrap();
+        sim.strike(Fault::StartControlPlane).unwrap();
+        let done = |sim: &Simulation| sim.is_settled() && sim.observer.client(0).session != Some(id);
+        assert!(sim.run_until(secs(20), done).unwrap().is_some(), "round {round}");
+        flows(&mut sim);
+    }
+}
+
+/// R7.3: a crash during a reattach, at each moment of it: the client gets in, as the same session after a crash of the
+/// data plane, as a new one after a crash of the control plane.
+#[test]
+fn crashes_during_a_reattach() {
+    for micros in (0..45_000).step_by(1_500) {
+        for fault in [Fault::KillDataPlane, Fault::KillControlPlane] {
+            let mut sim = attached();
+            let id = session(&sim);
+            sim.strike(Fault::LinkDown(A, ms(1))).unwrap();
+            sim.run(std::time::Duration::from_micros(micros)).unwrap();
+            sim.strike(fault.clone()).unwrap();
+            let start =
+                if fault == Fault::KillDataPlane { Fault::StartDataPlane } else { Fault::StartControlPlane };
+            sim.plan(ms(80), start);
+            sim.run(ms(200)).unwrap();
+            let back = sim.run_until(secs(20), Simulation::is_settled).unwrap();
+            assert!(back.is_some(), "{fault:?} after {micros} us");
+            if fault == Fault::KillDataPlane {
+                assert_eq!(session(&sim), id, "after {micros} us");
+            }
+            flows(&mut sim);
+        }
+    }
+}
+
+/// R1.8: a control plane that stalls in the middle of a switch: whatever was due meanwhile happens in its order, and the
+/// session comes out of it whole.
+#[test]
+fn control_plane_stalls_during_a_switch() {
+    for micros in (10_000..40_000).step_by(3_000) {
+        for stall in [90, 700, 2_500] {
+            let mut sim = attached();
+            let id = session(&sim);
+            sim.strike(Fault::LinkDown(A, ms(1))).unwrap();
+            sim.run(std::time::Duration::from_micros(micros)).unwrap();
+            sim.strike(Fault::Stall(Actor::Control, ms(stall))).unwrap();
+            sim.run(ms(stall)).unwrap();
+            let back = sim.run_until(secs(10), Simulation::is_settled).unwrap();
+            assert!(back.is_some() && session(&sim) == id, "{stall} ms after {micros} us");
+            flows(&mut sim);
+        }
+    }
+}
+
+/// R1.2, R2.3: a client that lost its memory handshakes anew; its old session lives until the first authenticated frame
+/// of the new one, then ends as SUPERSEDED, and its routes move.
+#[test]
+fn client_restarted() {
+    let mut sim = attached();
+    let id = session(&sim);
+    sim.strike(Fault::RestartClient(0)).unwrap();
+    let done = |sim: &Simulation| sim.is_settled();
+    sim.run_until(secs(5), done).unwrap().unwrap();
+    assert_ne!(session(&sim), id);
+    let last = changes(&sim, id, 0).pop();
+    assert_eq!(last, Some((State::Terminated, Reason::Superseded)));
+    flows(&mut sim);
+    assert_eq!(at_gateway(&sim, session(&sim)).state, "ATTACHED");
+    assert_eq!(sim.gateway().unwrap().live_sessions, 1);
+    sim.strike(Fault::LinkDown(A, ms(1))).unwrap();
+    sim.run(secs(1)).unwrap();
+    assert_eq!(sim.observer.uplink_of(0), Some(B.uplink));
+    flows(&mut sim);
+}

@@ -1,0 +1,158 @@
+//! Sessions in the durable store: a birth waits until it is stored, an end removes its record, and a node whose memory is
+//! gone loads what is there. Nothing else is ever stored.
+
+use super::Engine;
+use super::api::ContextView;
+use super::counters::Counter;
+use super::session::{Session, Stage};
+use super::world::World;
+use crate::audit::{AuditEvent, AuditKind};
+use crate::store::writer::{Outcome, Request};
+use crate::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
+use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::schedule::Root;
+use jvpn_session::messages::SessionId;
+use jvpn_session::{Event, StateVersion};
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
+
+/// A store that does not answer within this time makes the birth fail.
+pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+/// After a failure births are refused for so long; then the next one tries again.
+const STORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is asked of the store.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    requests: VecDeque<Request>,
+    tickets: u64,
+    /// Tickets of births that are on their way.
+    births: BTreeSet<u64>,
+    /// Births are refused until then.
+    refused_until: BootTime,
+}
+
+impl Store {
+    fn ask(&mut self, change: Change) -> u64 {
+        self.tickets += 1;
+        self.requests.push_back(Request { ticket: self.tickets, change });
+        self.tickets
+    }
+}
+
+impl World {
+    /// How long births have to wait because the store cannot be written, ms; `None` if they may come.
+    pub(super) fn store_pause_ms(&self, now: BootTime) -> Option<u32> {
+        let until = self.store.as_ref()?.refused_until;
+        (now < until).then(|| u32::try_from(until.since(now).as_millis()).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// Asks that a session in BIRTH be stored. `None` if there is no store: then nothing has to be waited for.
+    pub(super) fn store_birth(&mut self, session: &Session, root: &Root, timestamp_ns: u64) -> Option<u64> {
+        let addresses = self.peers.get(&session.peer)?.settings.addresses.clone();
+        let stored = StoredSession {
+            peer: session.peer,
+            root: root.clone(),
+            term: session.core.version().term(),
+            addresses,
+            handshake_timestamp_ns: timestamp_ns,
+        };
+        let (id, expected) = (session.id(), Expected::Absent);
+        let store = self.store.as_mut()?;
+        let ticket = store.ask(Change::Put { id, expected, session: Box::new(stored) });
+        store.births.insert(ticket);
+        Some(ticket)
+    }
+
+    /// A session that ended is not stored any more.
+    pub(super) fn unstore(&mut self, session: &mut Session) {
+        if let (Some(version), Some(store)) = (session.stored.take(), &mut self.store) {
+            store.ask(Change::Delete { id: session.core.id(), expected: version });
+        }
+    }
+}
+
+impl Engine {
+    /// From now on a birth waits until it is stored.
+    pub fn keep_store(&mut self) {
+        self.world.store = Some(Store::default());
+    }
+
+    /// The next request to the store.
+    pub fn poll_store(&mut self) -> Option<Request> {
+        self.world.store.as_mut()?.requests.pop_front()
+    }
+
+    /// The store has a record of this session; `false` if there is no such session (any more).
+    pub fn note_stored(&mut self, id: SessionId, version: Version) -> bool {
+        let is_live = |session: &&mut Box<Session>| session.core.state().is_live();
+        let Some(session) = self.sessions.get_mut(&id).filter(is_live) else { return false };
+        session.stored = Some(version);
+        true
+    }
+
+    /// A record that belongs to no session is removed.
+    pub fn forget_stored(&mut self, id: SessionId, version: Version) {
+        if let Some(store) = &mut self.world.store {
+            store.ask(Change::Delete { id, expected: version });
+        }
+    }
+
+    /// A stored session whose memory is gone, with both processes: it ends, and the audit says so.
+    pub fn end_stored(&mut self, now: BootTime, id: SessionId, stored: &Versioned) {
+        let version = StateVersion::first(stored.session.term).next_term();
+        let kind = AuditKind::Termination { total_lifetime_ms: 0, total_switches: 0 };
+        let (session, reason) = (Some((id, version)), Some(Reason::OwnerRestart));
+        self.world.lines.push_back(AuditEvent { at: now, session, reason, kind }.into());
+        self.forget_stored(id, stored.version);
+    }
+
+    /// What became of a request.
+    pub fn handle_store_outcome(&mut self, now: BootTime, outcome: Outcome, view: &dyn ContextView) {
+        let Outcome { ticket, id, result } = outcome;
+        match result {
+            Ok(version) => self.stored(now, ticket, id, version, view),
+            Err(error) => {
+                self.world.counters.count(Counter::StoreFailed);
+                if let Some(store) = &mut self.world.store {
+                    store.births.remove(&ticket);
+                    // A record that somebody else changed says nothing against the store.
+                    if !matches!(error, StoreError::Conflict { .. }) {
+                        store.refused_until = now.after(STORE_PAUSE);
+                    }
+                }
+                self.with(id, |world, session| {
+                    if waits_for(session, ticket) {
+                        let epoch = session.core.epoch();
+                        world.step(session, Event::InstallFailed { epoch }, now, view);
+                    }
+                });
+            }
+        }
+    }
+
+    fn stored(
+        &mut self,
+        now: BootTime,
+        ticket: u64,
+        id: SessionId,
+        version: Version,
+        view: &dyn ContextView,
+    ) {
+        self.run_due(id, now, (Event::InstallFailed { epoch: 0 }).priority(), view);
+        let is_birth = self.world.store.as_mut().is_some_and(|store| store.births.remove(&ticket));
+        if is_birth && !self.note_stored(id, version) {
+            // It ended while it was being stored.
+            self.forget_stored(id, version);
+        }
+        self.with(id, |world, session| {
+            if waits_for(session, ticket) {
+                world.install(session, now);
+            }
+        });
+    }
+}
+
+fn waits_for(session: &Session, ticket: u64) -> bool {
+    session.attempt.as_ref().is_some_and(|attempt| attempt.stage == Stage::Storing { ticket })
+}

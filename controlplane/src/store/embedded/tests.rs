@@ -1,0 +1,171 @@
+//! The embedded store: what it acknowledged is there again, versions guard every change, damage is named.
+
+use super::*;
+use jvpn_crypto::rng::OsRandom;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
+fn node_key(octet: u8) -> NodeKey {
+    NodeKey::from_bytes([octet; 32])
+}
+
+fn open(dir: &Path) -> Result<EmbeddedStore, StoreError> {
+    EmbeddedStore::open(dir, &node_key(1), &mut OsRandom::checked().unwrap())
+}
+
+fn id(octet: u8) -> SessionId {
+    SessionId([octet; 16])
+}
+
+fn session(octet: u8) -> StoredSession {
+    StoredSession {
+        peer: PublicKey([octet; 32]),
+        root: Root::from_octets([0xa5; 32]),
+        term: 3,
+        addresses: vec!["10.77.0.2/32".parse().unwrap(), "fd00::2/128".parse().unwrap()],
+        handshake_timestamp_ns: 77,
+    }
+}
+
+/// R7.4: what was acknowledged is there after a restart, whole; what was removed is not.
+#[test]
+fn r7_4_records_outlive_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path()).unwrap();
+    assert!(store.scan().unwrap().sessions.is_empty() && store.get(id(1)).unwrap().is_none());
+    let version = store.put_if(id(1), Expected::Absent, session(1)).unwrap();
+    let gone = store.put_if(id(2), Expected::Absent, session(2)).unwrap();
+    store.delete_if(id(2), gone).unwrap();
+    drop(store);
+    let store = open(dir.path()).unwrap();
+    let found = store.get(id(1)).unwrap().unwrap();
+    assert_eq!((found.version, found.session.peer, found.session.term), (version, session(1).peer, 3));
+    assert_eq!(found.session.root.as_octets(), session(1).root.as_octets());
+    assert_eq!((found.session.addresses, found.session.handshake_timestamp_ns), (session(1).addresses, 77));
+    let ids: Vec<_> = store.scan().unwrap().sessions.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(ids, [id(1)]);
+    let mode = std::fs::metadata(dir.path().join(STORE_FILE)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+/// R7.4: compare-and-set: only the version that was read is changed, and a conflict names what is there.
+#[test]
+fn r7_4_versions_guard_every_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path()).unwrap();
+    let first = store.put_if(id(1), Expected::Absent, session(1)).unwrap();
+    let conflict = |current| Err(StoreError::Conflict { current });
+    assert_eq!(store.put_if(id(1), Expected::Absent, session(1)), conflict(Some(first)));
+    let second = store.put_if(id(1), Expected::Version(first), session(1)).unwrap();
+    assert!(second > first);
+    assert_eq!(store.put_if(id(1), Expected::Version(first), session(9)), conflict(Some(second)));
+    assert_eq!(store.delete_if(id(1), first), Err(StoreError::Conflict { current: Some(second) }));
+    assert_eq!(store.put_if(id(2), Expected::Version(first), session(2)), conflict(None));
+    // In one commit: what fails does not keep the others from happening.
+    let put =
+        |octet| Change::Put { id: id(octet), expected: Expected::Absent, session: Box::new(session(octet)) };
+    let outcomes = store.apply(&[put(1), put(3), Change::Delete { id: id(1), expected: second }, put(1)]);
+    let fine: Vec<bool> = outcomes.iter().map(Result::is_ok).collect();
+    assert_eq!(fine, [false, true, true, true]);
+    assert_eq!(store.scan().unwrap().sessions.len(), 2);
+}
+
+/// R2.5: the secret is nowhere in the file; another node key opens nothing, and says which records those are.
+#[test]
+fn r2_5_secrets_rest_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path()).unwrap();
+    store.put_if(id(1), Expected::Absent, session(1)).unwrap();
+    drop(store);
+    let content = std::fs::read(dir.path().join(STORE_FILE)).unwrap();
+    assert!(!content.windows(16).any(|window| window == [0xa5; 16]));
+    let store = EmbeddedStore::open(dir.path(), &node_key(2), &mut OsRandom::checked().unwrap()).unwrap();
+    assert!(matches!(store.get(id(1)), Err(StoreError::Damaged { .. })));
+    let scan = store.scan().unwrap();
+    assert_eq!((scan.sessions.len(), scan.unreadable), (0, vec![(id(1), Version(1))]));
+}
+
+/// R1.8, R7.4: garbage, a file that was cut off and one of another layout are refused with the file's name, or read as far
+/// as they are whole; never a panic.
+#[test]
+fn r1_8_a_damaged_file_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(STORE_FILE);
+    std::fs::write(&path, b"not a store at all").unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains(STORE_FILE));
+
+    std::fs::remove_file(&path).unwrap();
+    let mut store = open(dir.path()).unwrap();
+    for n in 0..200 {
+        store.put_if(id(n), Expected::Absent, session(n)).unwrap();
+    }
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    for len in [1, 100, 512, whole.len() / 2] {
+        std::fs::write(&path, &whole[..len]).unwrap();
+        let outcome = std::panic::catch_unwind(|| open(dir.path()).and_then(|store| store.scan()));
+        assert!(outcome.is_ok(), "cut to {len} octets");
+    }
+    let mut record = seal(&SealKey::new(SUITE, &[0; 32]), &[0; 16], 1, id(1), Version(1), &session(1));
+    record[0] = LAYOUT + 1;
+    assert!(unseal(&node_key(1), id(1), &record).is_none(), "a newer layout");
+    for len in 0..record.len() {
+        assert!(unseal(&node_key(1), id(1), &record[..len]).is_none());
+    }
+}
+
+/// R7.4: a directory that cannot be written is named at the start; a second process does not share the file.
+#[test]
+fn r7_4_an_unwritable_place_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = open(&dir.path().join("missing")).unwrap_err();
+    assert!(matches!(missing, StoreError::Unavailable { .. }) && missing.to_string().contains("missing"));
+    let _held = open(dir.path()).unwrap();
+    assert!(open(dir.path()).is_err(), "one process at a time");
+    if !nix::unistd::Uid::effective().is_root() {
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o500)).unwrap();
+        assert!(open(&dir.path().join("sub")).is_err());
+    }
+}
+
+/// R7.4: on a full disk changes fail, what was acknowledged stays, and with room again everything works.
+#[test]
+#[ignore = "needs root: mounts a tiny tmpfs"]
+fn r7_4_a_full_disk_fails_births_and_loses_nothing() {
+    use nix::mount::{MsFlags, mount, umount};
+    let dir = tempfile::tempdir().unwrap();
+    let options = Some("size=1200k");
+    mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), options).unwrap();
+    let filler = dir.path().join("filler");
+    let outcome = std::panic::catch_unwind(|| {
+        let mut store = open(dir.path()).unwrap();
+        store.put_if(id(1), Expected::Absent, session(1)).unwrap();
+        // Takes what is left.
+        let mut size = 4 << 20;
+        while size > 0 {
+            match std::fs::write(&filler, vec![0; size]) {
+                Ok(()) => break,
+                Err(_) => size /= 2,
+            }
+        }
+        let mut failed = None;
+        for n in 0..20_000u32 {
+            let mut name = [0; 16];
+            name[..4].copy_from_slice(&n.to_be_bytes());
+            if let Err(error) = store.put_if(SessionId(name), Expected::Absent, session(2)) {
+                failed = Some(error);
+                break;
+            }
+        }
+        assert!(matches!(failed, Some(StoreError::Unavailable { .. })), "{failed:?}");
+        drop(store);
+        std::fs::remove_file(&filler).unwrap();
+        let mut store = open(dir.path()).unwrap();
+        assert!(store.get(id(1)).unwrap().is_some());
+        store.put_if(id(9), Expected::Absent, session(9)).unwrap();
+    });
+    umount(dir.path()).unwrap();
+    outcome.unwrap();
+}

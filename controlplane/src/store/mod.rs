@@ -1,0 +1,174 @@
+//! What must outlive the host: which sessions there are, whose they are, and the secret by which their clients are known
+//! again. Written at birth, at the end and when ownership changes; never per reattach.
+//!
+//! [`SessionStore`] is what any store has to offer: compare-and-set on versions, many changes in one commit. One node has
+//! [`embedded::EmbeddedStore`]; [`writer::StoreWriter`] keeps its latency out of the control plane's loop.
+
+pub mod embedded;
+pub mod writer;
+
+use jvpn_crypto::keys::PublicKey;
+use jvpn_crypto::schedule::Root;
+use jvpn_session::messages::{Prefix, SessionId};
+
+/// A session as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredSession {
+    /// Whose it is.
+    pub peer: PublicKey,
+    /// Its secret; sealed before it rests anywhere.
+    pub root: Root,
+    /// Ownership term.
+    pub term: u32,
+    /// Inner addresses that were granted.
+    pub addresses: Vec<Prefix>,
+    /// Timestamp of the handshake that made it, Unix ns by its client's clock.
+    pub handshake_timestamp_ns: u64,
+}
+
+/// Version of a record: rises with every change of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u64);
+
+/// What must be there for a change to happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// No record.
+    Absent,
+    /// The record in this version.
+    Version(Version),
+}
+
+/// A conditional change of one record.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Make or replace a record.
+    Put {
+        /// Which.
+        id: SessionId,
+        /// What must be there.
+        expected: Expected,
+        /// What is to be there.
+        session: Box<StoredSession>,
+    },
+    /// Remove a record.
+    Delete {
+        /// Which.
+        id: SessionId,
+        /// What must be there.
+        expected: Version,
+    },
+}
+
+/// Why a change did not happen, or a record could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Something else is there than was expected.
+    #[error("session record changed meanwhile: there is {current:?}")]
+    Conflict {
+        /// What is there.
+        current: Option<Version>,
+    },
+    /// The store cannot be written or read now. Whether the change happened is not known.
+    #[error(
+        "session store {place}: {problem}; new sessions are refused until it can be written \
+         (is there room, and may this user write there?)"
+    )]
+    Unavailable {
+        /// Where it is.
+        place: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// The store was not written by this program, or is damaged.
+    #[error(
+        "session store {place} cannot be used: {problem}; restore it, or remove it: sessions then end when both \
+         processes of this gateway have been away"
+    )]
+    Damaged {
+        /// Where it is.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// A record and its version.
+#[derive(Clone, Debug)]
+pub struct Versioned {
+    /// Version.
+    pub version: Version,
+    /// The record.
+    pub session: StoredSession,
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// Records that can be read.
+    pub sessions: Vec<(SessionId, Versioned)>,
+    /// Records that cannot: damaged, or sealed under another node key.
+    pub unreadable: Vec<(SessionId, Version)>,
+}
+
+/// A store of sessions with compare-and-set. Whatever it has acknowledged outlives the process and the host.
+pub trait SessionStore: Send {
+    /// The record of a session.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a record that cannot be read is [`StoreError::Damaged`].
+    fn get(&self, id: SessionId) -> Result<Option<Versioned>, StoreError>;
+
+    /// Carries changes out, in order, each if what it expects is there; all that succeed become durable together. The new
+    /// version of each record, or why it stayed as it was.
+    fn apply(&mut self, changes: &[Change]) -> Vec<Result<Version, StoreError>>;
+
+    /// Every record.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store itself cannot be read.
+    fn scan(&self) -> Result<Scan, StoreError>;
+
+    /// One [`Change::Put`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn put_if(
+        &mut self,
+        id: SessionId,
+        expected: Expected,
+        session: StoredSession,
+    ) -> Result<Version, StoreError> {
+        let session = Box::new(session);
+        first(self.apply(&[Change::Put { id, expected, session }]))
+    }
+
+    /// One [`Change::Delete`].
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn delete_if(&mut self, id: SessionId, expected: Version) -> Result<(), StoreError> {
+        first(self.apply(&[Change::Delete { id, expected }])).map(drop)
+    }
+}
+
+/// In place of a store that could not be opened: sessions that are there go on, none can be made.
+#[derive(Debug)]
+pub struct ClosedStore(pub StoreError);
+
+impl SessionStore for ClosedStore {
+    fn get(&self, _: SessionId) -> Result<Option<Versioned>, StoreError> {
+        Err(self.0.clone())
+    }
+    fn apply(&mut self, changes: &[Change]) -> Vec<Result<Version, StoreError>> {
+        changes.iter().map(|_| Err(self.0.clone())).collect()
+    }
+    fn scan(&self) -> Result<Scan, StoreError> {
+        Err(self.0.clone())
+    }
+}
+
+fn first(outcomes: Vec<Result<Version, StoreError>>) -> Result<Version, StoreError> {
+    let none = StoreError::Unavailable { place: String::new(), problem: "no outcome".into() };
+    outcomes.into_iter().next().unwrap_or(Err(none))
+}

@@ -1,0 +1,244 @@
+//! The installer: takes entries from the key mailbox, makes or adopts CONTEXT, expands the keys and hands one shared,
+//! immutable [`SlotContext`] to every worker through a queue. Workers neither allocate nor free: what they replace goes
+//! back through another queue and is dropped here.
+
+use super::{Handout, KeySet, Refusal, SlotContext, WORKER_QUEUE, WorkerQueues, key_state, sending};
+use crate::frame::Mac;
+use crate::tables::Tables;
+use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState};
+use jvpn_abi::wire::data::SlotId;
+use jvpn_crypto::window::Window;
+use jvpn_tables::keys::KeyMailbox;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use zeroize::Zeroize;
+
+/// The installer: everything about a binding that may allocate, block or take time.
+#[derive(Debug)]
+pub struct Installer {
+    tables: Arc<Tables>,
+    workers: Vec<Arc<WorkerQueues>>,
+    wan: Mac,
+    /// What was handed out last, by slot index: a rekey adds to it.
+    installed: Mutex<HashMap<u32, Arc<SlotContext>>>,
+}
+
+/// What one run of the installer did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Installed {
+    /// Entries handed to the workers.
+    pub handed: u32,
+    /// Entries refused.
+    pub refused: u32,
+    /// A worker's queue is full: run again soon, entries wait in the mailbox.
+    pub blocked: bool,
+}
+
+impl Installer {
+    /// An installer for these workers.
+    #[must_use]
+    pub fn new(tables: Arc<Tables>, workers: Vec<Arc<WorkerQueues>>, wan: Mac) -> Self {
+        Self { tables, workers, wan, installed: Mutex::default() }
+    }
+
+    /// Drops what workers retired and installs whatever waits in the mailbox.
+    pub fn run(&self, mailbox: &KeyMailbox) -> Installed {
+        let mut done = Installed::default();
+        loop {
+            self.free_retired();
+            if self.workers.iter().any(|worker| {
+                worker.handouts.len() >= WORKER_QUEUE - 1 || worker.retired.len() >= WORKER_QUEUE
+            }) {
+                done.blocked = true;
+                break;
+            }
+            let Some(mut entry) = mailbox.take() else { break };
+            let outcome = self.install(&entry);
+            let seq = entry.seq;
+            entry.zeroize_keys();
+            match outcome {
+                Ok(()) => done.handed += 1,
+                Err(refusal) => {
+                    tracing::warn!(seq, slot = entry.slot, %refusal, "install entry refused");
+                    self.refuse(&entry);
+                    done.refused += 1;
+                }
+            }
+            self.tables.reports().installer_seq.store(seq, Ordering::Release);
+        }
+        if done.handed + done.refused > 0 {
+            self.workers.iter().for_each(|worker| worker.bell.ring());
+        }
+        done
+    }
+
+    fn free_retired(&self) {
+        for worker in &self.workers {
+            while worker.retired.pop().is_some() {}
+        }
+    }
+
+    /// Reports the refusal. The workers pass the sequence too, so that later ones can be told apart.
+    fn refuse(&self, entry: &InstallEntry) {
+        let reports = self.tables.reports();
+        reports.refused.fetch_add(1, Ordering::Relaxed);
+        reports.refused_seq.store(entry.seq, Ordering::Release);
+        let slot_index = SlotId(entry.slot).index();
+        let op = InstallOp::from_number(entry.op);
+        let rekeys = matches!(op, Some(InstallOp::AddKey | InstallOp::AdoptKey | InstallOp::DropKey));
+        // A refused rekey leaves the binding as it is; a refused binding leaves none.
+        let left = if rekeys { self.known(slot_index) } else { None };
+        self.hand_out(entry.seq, slot_index, left);
+    }
+
+    fn install(&self, entry: &InstallEntry) -> Result<(), Refusal> {
+        let slot = SlotId(entry.slot);
+        let word = BindingWord(entry.word);
+        let number = entry.key_number;
+        let context = self.tables.contexts.get(slot.index() as usize).ok_or(Refusal::Slot)?;
+        let handout = match InstallOp::from_number(entry.op).ok_or(Refusal::Operation)? {
+            InstallOp::Remove => None,
+            InstallOp::Install => {
+                let expanded = SlotContext::expand(entry, self.wan)?;
+                clear(context, word, number);
+                Some(expanded)
+            }
+            InstallOp::Adopt => {
+                let expanded = SlotContext::expand(entry, self.wan)?;
+                adopt(context, word, number)?;
+                // A worker that died inside the window's lock left it locked; no worker of this process holds it yet.
+                context.keys.iter().for_each(|key| Window::new(key).release_abandoned_lock());
+                Some(expanded)
+            }
+            InstallOp::AddKey => {
+                let keys = KeySet::expand(entry)?;
+                let known =
+                    self.known(slot.index()).filter(|known| known.word == word).ok_or(Refusal::KeyNumber)?;
+                add_key(context, &known, number)?;
+                Some(SlotContext::clone(&known).with_keys(keys))
+            }
+            InstallOp::AdoptKey => {
+                let keys = KeySet::expand(entry)?;
+                let known =
+                    self.known(slot.index()).filter(|known| known.word == word).ok_or(Refusal::KeyNumber)?;
+                adopt(context, word, number)?;
+                Some(SlotContext::clone(&known).with_keys(keys))
+            }
+            InstallOp::DropKey => {
+                let known =
+                    self.known(slot.index()).filter(|known| known.word == word).ok_or(Refusal::KeyNumber)?;
+                if sending(context) == u64::from(number) + 1 {
+                    return Err(Refusal::KeyNumber);
+                }
+                // Said again when a worker did not report in time; then there may be nothing to drop any more.
+                let left = SlotContext::clone(&known);
+                Some(if known.keys_of(number).is_some() { left.without_keys(number) } else { left })
+            }
+        };
+        self.hand_out(entry.seq, slot.index(), handout.map(Arc::new));
+        Ok(())
+    }
+
+    fn known(&self, slot_index: u32) -> Option<Arc<SlotContext>> {
+        self.installed.lock().unwrap_or_else(PoisonError::into_inner).get(&slot_index).cloned()
+    }
+
+    fn hand_out(&self, seq: u64, slot_index: u32, context: Option<Arc<SlotContext>>) {
+        for worker in &self.workers {
+            let handout = Handout { seq, slot_index, context: context.clone() };
+            // `run` left room for one.
+            let full = worker.handouts.push(handout).is_err();
+            debug_assert!(!full, "the worker's queue was checked for room");
+        }
+        let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        match context {
+            Some(context) => installed.insert(slot_index, context),
+            None => installed.remove(&slot_index),
+        };
+    }
+}
+
+/// Wiping of entries that were copied out of the mailbox.
+trait ZeroizeKeys {
+    fn zeroize_keys(&mut self);
+}
+
+impl ZeroizeKeys for InstallEntry {
+    fn zeroize_keys(&mut self) {
+        self.open_key.zeroize();
+        self.seal_key.zeroize();
+    }
+}
+
+/// Makes CONTEXT new for a binding: nothing of the one before is left, the tag last.
+fn clear(context: &Context, word: BindingWord, key_number: u32) {
+    context.tag.store(0, Ordering::SeqCst);
+    let small = [
+        &context.confirmed,
+        &context.confirmed_at_ns,
+        &context.next_hop_mac,
+        &context.send_key,
+        &context.last_heard_ns,
+        &context.peer_interval_ms,
+        &context.packets_in,
+        &context.bytes_in,
+        &context.failed_opens,
+        &context.packets_out,
+        &context.bytes_out,
+    ];
+    small.into_iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
+    context.keys.iter().for_each(clear_keys);
+    let named = u64::from(key_number) + 1;
+    key_state(context, key_number).key_number_plus_one.store(named, Ordering::Relaxed);
+    context.send_key.store(named, Ordering::Relaxed);
+    context.tag.store(word.0, Ordering::SeqCst);
+}
+
+fn clear_keys(key: &KeyState) {
+    for cell in
+        [&key.key_number_plus_one, &key.send_counter, &key.window_lock, &key.window_end, &key.received]
+    {
+        cell.store(0, Ordering::Relaxed);
+    }
+    key.window.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
+}
+
+/// Makes room in CONTEXT for the key number after the one in use.
+///
+/// A set is cleared only when no worker holds keys of it. Keys of the same number that are there already are replaced
+/// without clearing, and only if nothing was sealed or opened under them: a counter that a worker takes in that moment
+/// under the old keys is not taken again, neither under them nor under the new ones.
+fn add_key(context: &Context, known: &SlotContext, number: u32) -> Result<(), Refusal> {
+    if number == 0
+        || context.tag.load(Ordering::SeqCst) != known.word.0
+        || sending(context) != u64::from(number)
+    {
+        return Err(Refusal::KeyNumber);
+    }
+    let state = key_state(context, number);
+    match known.keys(number & 1 == 1) {
+        None => {
+            clear_keys(state);
+            state.key_number_plus_one.store(u64::from(number) + 1, Ordering::SeqCst);
+            Ok(())
+        }
+        Some(keys) if keys.number == number && is_unused(state) => Ok(()),
+        Some(_) => Err(Refusal::KeyNumber),
+    }
+}
+
+fn is_unused(state: &KeyState) -> bool {
+    state.send_counter.load(Ordering::SeqCst) == 0 && state.window_end.load(Ordering::SeqCst) == 0
+}
+
+/// Goes on with a CONTEXT that an earlier data plane left: only if it is this binding's and has this key number.
+fn adopt(context: &Context, word: BindingWord, key_number: u32) -> Result<(), Refusal> {
+    let state = key_state(context, key_number);
+    if context.tag.load(Ordering::SeqCst) != word.0
+        || state.key_number_plus_one.load(Ordering::SeqCst) != u64::from(key_number) + 1
+    {
+        return Err(Refusal::NotAdoptable);
+    }
+    Ok(())
+}
