@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, value_parser};
 use jvpn_rig::{Interrupt, registry, requirements};
 
+use crate::model::{self, Mutant, Scope};
 use crate::scenarios::demo;
 use crate::timeline;
 
@@ -22,6 +23,8 @@ struct Cli {
 enum Verb {
     /// A tunnel, two uplinks, and everything that can go wrong with them; judged from outside.
     Demo(DemoArgs),
+    /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
+    Model(ModelArgs),
     /// Removes what killed runs left: network namespaces, processes, files.
     Sweep,
 }
@@ -45,6 +48,21 @@ struct DemoArgs {
     out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct ModelArgs {
+    /// Explores larger bounds: minutes instead of seconds, in a release build.
+    #[arg(long)]
+    deep: bool,
+    /// Prints, step by step, how this seeded bug is found, and does nothing else.
+    #[arg(long, value_name = "MUTANT", conflicts_with = "deep", value_parser = mutant)]
+    trace: Option<Mutant>,
+}
+
+fn mutant(name: &str) -> Result<Mutant, String> {
+    let names = || Mutant::ALL.map(Mutant::name).join(", ");
+    Mutant::named(name).ok_or_else(|| format!("there are: {}", names()))
+}
+
 /// Runs the command; the exit code is 0 only if everything held.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -60,6 +78,8 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     match cli.verb {
         Verb::Sweep => sweep(),
+        Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
+        Verb::Model(args) => run_model(args.deep),
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
     }
@@ -71,6 +91,34 @@ fn sweep() -> Result<()> {
     let listed = |ids: &[String]| if ids.is_empty() { "nothing".to_owned() } else { ids.join(" ") };
     timeline::print(&format!("swept: {}; kept: {}", listed(&swept.removed), listed(&swept.kept)));
     Ok(())
+}
+
+fn run_model(deep: bool) -> Result<()> {
+    let verdict = model::run(deep)?;
+    for line in verdict.lines() {
+        timeline::print(&line);
+    }
+    for counterexample in verdict.unmutated.iter().filter_map(|outcome| outcome.counterexample.as_ref()) {
+        print_way(counterexample);
+    }
+    if !verdict.is_good() {
+        bail!("the model breaks an invariant, or a seeded bug was missed; see above");
+    }
+    Ok(())
+}
+
+fn trace_mutant(mutant: Mutant) -> Result<()> {
+    let found = model::hunt(&Scope::all(false), mutant)?.and_then(|outcome| outcome.counterexample);
+    let Some(counterexample) = found else { bail!("{mutant} was missed: no scope breaks an invariant") };
+    print_way(&counterexample);
+    Ok(())
+}
+
+fn print_way(counterexample: &model::Counterexample) {
+    timeline::print(&format!("BROKEN {}", counterexample.invariant));
+    for (number, (action, world)) in counterexample.way.iter().enumerate() {
+        timeline::print(&format!("{:>4}  {action}\n        {world}", number + 1));
+    }
 }
 
 fn take_down() -> Result<()> {
@@ -115,5 +163,7 @@ mod tests {
         assert!(Cli::try_parse_from(["jvpn-bench", "demo", "--repeat", "20", "--keep"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "demo", "--repeat", "0"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "demo", "--down", "--keep"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-quiescence"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-such-bug"]).is_err());
     }
 }

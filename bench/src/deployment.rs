@@ -19,7 +19,7 @@ use crate::status::{ControlPlaneStatus, DataPlaneStatus};
 const START_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The user that the control plane becomes.
-const UNPRIVILEGED_USER: &str = "nobody";
+const UNPRIVILEGED_USER: &str = "64747";
 
 /// What a run differs in.
 #[derive(Clone, Debug)]

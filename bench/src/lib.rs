@@ -7,6 +7,7 @@
 pub mod cli;
 pub mod deployment;
 pub mod events;
+pub mod model;
 pub mod peers;
 pub mod report;
 pub mod scenarios;

@@ -116,7 +116,7 @@ fn default_status_socket() -> PathBuf {
     "/run/jvpn/controlplane-status.sock".into()
 }
 fn default_user() -> String {
-    "nobody".into()
+    "jvpn".into()
 }
 fn default_audit_file() -> PathBuf {
     "-".into()
@@ -222,7 +222,7 @@ impl Config {
     fn check(file: ConfigFile) -> Result<Self, ConfigError> {
         check_name("node_id", &file.node_id)?;
         if file.user.is_empty() || file.user == "root" {
-            return Err(refuse("user", &file.user, "name an unprivileged user, as \"nobody\""));
+            return Err(refuse("user", &file.user, "name an unprivileged user, as \"jvpn\""));
         }
         for (key, path) in [
             ("dataplane_socket", &file.dataplane_socket),

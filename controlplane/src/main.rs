@@ -16,7 +16,7 @@ use jvpn_host::status::StatusListener;
 use jvpn_host::{clock, keyfile, privileges, signals};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -115,12 +115,15 @@ fn open_store(dir: &Path, node_key: &NodeKey, rng: &mut OsRandom) -> (Box<dyn Se
 
 fn audit_sink(path: Option<&Path>) -> Result<Box<dyn Write + Send>> {
     let Some(path) = path else { return Ok(Box::new(io::stdout())) };
+    let what = || format!("audit_file {}", path.display());
+    // A FIFO without a reader must not hang the start: it is refused (ENXIO), and its reader must come first.
     let file: File = OpenOptions::new()
         .create(true)
         .append(true)
         .mode(0o640)
+        .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
         .open(path)
-        .with_context(|| format!("audit_file {}", path.display()))?;
+        .with_context(what)?;
     Ok(Box::new(io::BufWriter::new(file)))
 }
 
@@ -128,14 +131,21 @@ fn audit_sink(path: Option<&Path>) -> Result<Box<dyn Write + Send>> {
 fn prepare_state_dir(config: &Config) -> Result<()> {
     let dir = &config.state_dir;
     let what = || format!("state_dir {}", dir.display());
+    let is_new = !dir.exists();
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).with_context(what)?;
     if nix::unistd::Uid::effective().is_root() {
         let (uid, gid) = privileges::lookup(&config.user)?;
-        chown(dir, Some(uid.as_raw()), Some(gid.as_raw())).with_context(what)?;
-        for entry in std::fs::read_dir(dir).with_context(what)? {
-            let path = entry.with_context(what)?.path();
-            std::os::unix::fs::lchown(&path, Some(uid.as_raw()), Some(gid.as_raw())).with_context(what)?;
+        let owner = std::fs::metadata(dir).with_context(what)?.uid();
+        let is_empty = std::fs::read_dir(dir).with_context(what)?.next().is_none();
+        if !is_new && owner != uid.as_raw() && !is_empty {
+            // Somebody else's directory, named by mistake: nothing of it is touched.
+            anyhow::bail!(
+                "state_dir {} belongs to another user and is not empty; name a directory of its own, or give it to '{}'",
+                dir.display(),
+                config.user
+            );
         }
+        chown(dir, Some(uid.as_raw()), Some(gid.as_raw())).with_context(what)?;
     }
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).or_else(|error| {
         // A directory that an administrator gave us need not be ours to change, as long as we can write there.

@@ -12,12 +12,13 @@ use jvpn_abi::tables::{
     BindingEntry, BindingWord, Context, InstallEntry, InstallOp, KeyState, MAX_WORKERS, Reports,
 };
 use jvpn_abi::wire::SlotId;
+use jvpn_abi::wire::data::MAX_SLOTS;
 use jvpn_abi::{BootTime, CONTRACT_VERSION};
 use jvpn_session::messages::Prefix;
 use jvpn_tables::handover::{Connection, HandoverError, Hello, WELCOME_FIXED_FDS, Welcome};
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::{Bindings, Doorbell, Mapping, TableError};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -47,6 +48,9 @@ pub enum TablesError {
         cause: std::io::Error,
     },
 }
+
+/// How long a data plane may take to answer HELLO, s: it answers in milliseconds, unless it is stopped.
+const WELCOME_PATIENCE_S: u16 = 2;
 
 /// What an earlier data plane left and its successor gets.
 #[derive(Debug)]
@@ -95,6 +99,7 @@ pub struct Tables {
     udp: OwnedFd,
     welcome: Welcome,
     reading: Reading,
+    waiting: VecDeque<Waiting>,
 }
 
 impl Tables {
@@ -124,6 +129,7 @@ impl Tables {
             }
             Offer::Wish(elements) => hello.with_journal(false, elements),
         };
+        connection.set_patience(WELCOME_PATIENCE_S)?;
         connection.send_hello(&hello, &fds)?;
         let (welcome, fds) = connection.receive_welcome()?;
         Self::map(connection, process, welcome, fds)
@@ -187,6 +193,7 @@ impl Tables {
                 welcome.workers as usize,
                 welcome.context_kept != 0,
             ),
+            waiting: VecDeque::new(),
             reports,
             installer_bell: Doorbell::from_fd(installer_bell),
             report_bell: Doorbell::from_fd(report_bell),
@@ -362,12 +369,31 @@ impl Tables {
         slot: SlotId,
         expect: Option<u64>,
     ) -> Option<TableEvent> {
-        if !self.mailbox.put(entry) {
+        self.waiting.push_back(Waiting { entry: *entry, expect });
+        if self.waiting.len() > MAX_WAITING {
+            if let Some(mut refused) = self.waiting.pop_back() {
+                refused.wipe();
+            }
             return Some(TableEvent::InstallRefused { seq });
         }
         self.reading.expect(seq, slot.index(), expect);
-        self.installer_bell.ring();
+        self.fill_mailbox();
         None
+    }
+
+    /// Moves waiting entries into the mailbox, in order, as far as it has room; the rest follows with the next report.
+    fn fill_mailbox(&mut self) {
+        let mut moved = false;
+        while let Some(first) = self.waiting.front_mut()
+            && self.mailbox.put(&first.entry)
+        {
+            first.wipe();
+            self.waiting.pop_front();
+            moved = true;
+        }
+        if moved {
+            self.installer_bell.ring();
+        }
     }
 
     fn route_add(&mut self, prefix: &Prefix, slot_index: u32) {
@@ -397,10 +423,36 @@ impl Tables {
 
     /// What the data plane has reported since the last call.
     pub fn poll_events(&mut self, into: &mut Vec<TableEvent>) {
+        self.fill_mailbox();
         // One element was mapped in `map`.
         self.reading.poll(&self.reports[0], &self.contexts, into);
     }
 }
+
+/// An entry that did not fit into the mailbox yet.
+struct Waiting {
+    entry: InstallEntry,
+    expect: Option<u64>,
+}
+
+impl Waiting {
+    fn wipe(&mut self) {
+        self.entry.open_key.zeroize();
+        self.entry.seal_key.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting")
+            .field("seq", &self.entry.seq)
+            .field("expect", &self.expect)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Entries that may wait: one for every slot there can be, as when a data plane restarts, and as many removals.
+const MAX_WAITING: usize = 2 * MAX_SLOTS as usize;
 
 /// CONTEXT as the engine reads it.
 #[derive(Clone, Copy, Debug)]

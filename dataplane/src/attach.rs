@@ -1,6 +1,7 @@
 //! Loads the XDP object, sizes and fills its tables, attaches both programs, and says how they are really attached.
 
 use crate::config::{Config, Limits};
+use crate::frame::Mac;
 use crate::netlink::{Link, Netlink};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
@@ -57,10 +58,11 @@ impl Steering {
     /// If an interface is missing or the kernel refuses.
     pub fn attach(config: &Config) -> Result<Self> {
         let mut bpf = load(config.slots)?;
-        write_gate(&mut bpf, config)?;
+        let mut netlink = Netlink::new().context("rtnetlink")?;
+        let lan_mac = netlink.link(&config.lan.interface)?.mac;
+        write_gate(&mut bpf, config, lan_mac)?;
         let logger =
             if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
-        let mut netlink = Netlink::new().context("rtnetlink")?;
         for (program, interface) in [("wan", &config.wan.interface), ("lan", &config.lan.interface)] {
             netlink.link(interface)?;
             attach(&mut bpf, program, interface)?;
@@ -159,7 +161,7 @@ pub fn table_fd<'a>(bpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
     Ok(data.fd().as_fd())
 }
 
-fn write_gate(bpf: &mut Ebpf, config: &Config) -> Result<()> {
+fn write_gate(bpf: &mut Ebpf, config: &Config, lan_mac: Mac) -> Result<()> {
     let cpus =
         u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?).unwrap_or(1);
     let limits = &config.limits;
@@ -167,6 +169,8 @@ fn write_gate(bpf: &mut Ebpf, config: &Config) -> Result<()> {
         contract_version: CONTRACT_VERSION,
         port: config.wan.port,
         log: u16::from(config.xdp_log),
+        lan_mac: lan_mac.0,
+        reserved: [0; 2],
         // One node owns all its sessions: no lease, no fence.
         fence_deadline_ns: u64::MAX,
         class: [

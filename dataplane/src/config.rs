@@ -114,7 +114,7 @@ fn default_status_socket() -> PathBuf {
     "/run/jvpn/dataplane-status.sock".into()
 }
 fn default_user() -> String {
-    "nobody".to_owned()
+    "jvpn".to_owned()
 }
 const fn default_workers() -> usize {
     1

@@ -7,6 +7,7 @@ pub mod attach;
 pub mod config;
 pub mod frame;
 pub mod lan;
+pub mod managed;
 pub mod neighbours;
 pub mod netlink;
 pub mod pipeline;

@@ -3,21 +3,21 @@
 //! It listens to rtnetlink, has the kernel resolve what workers miss and keep it resolved, and hands out a new view
 //! when something changed. Views that workers replaced are freed here.
 
+use crate::frame::Mac;
 use crate::lan::{LanRoute, LanView};
+use crate::managed::Managed;
 use crate::netlink::Netlink;
 use crate::worker::WorkerLinks;
 use crossbeam_queue::ArrayQueue;
+use jvpn_host::clock;
 use jvpn_tables::Doorbell;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Most neighbours that are managed at once: a scan through the tunnel must not fill the kernel's table.
-const MAX_MANAGED: usize = 1_024;
 
 /// What the neighbour thread works with.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct Neighbours {
     bell: Doorbell,
     ask: Netlink,
     listen: Netlink,
-    managed: HashSet<Ipv4Addr>,
+    managed: Managed,
     last: Option<LanView>,
 }
 
@@ -44,48 +44,67 @@ impl Neighbours {
         bell: Doorbell,
     ) -> io::Result<Self> {
         let (ask, listen) = (Netlink::new()?, Netlink::listening()?);
-        Ok(Self { index, links, misses, bell, ask, listen, managed: HashSet::new(), last: None })
+        Ok(Self { index, links, misses, bell, ask, listen, managed: Managed::default(), last: None })
     }
 
     /// Runs until `stop`; rings on the bell wake it. Takes back what it made the kernel keep.
     pub fn run(mut self, stop: &AtomicBool) {
+        self.forget_leftovers();
         self.refresh();
         while !stop.load(Ordering::Acquire) {
             let mut fds = [
                 PollFd::new(self.listen.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
             ];
-            let _woken = poll(&mut fds, PollTimeout::NONE);
+            let _woken = poll(&mut fds, self.patience());
             let _rang = self.bell.silence();
             let asked = self.ask_for_misses();
-            if self.listen.drain() || asked {
+            let due = self.managed.next_timeout().is_some_and(|at| at <= clock::now());
+            if self.listen.drain() || asked || due {
                 self.refresh();
             }
             self.free_retired();
         }
-        for address in std::mem::take(&mut self.managed) {
-            if let Err(error) = self.ask.forget(self.index, address) {
-                tracing::debug!(%address, %error, "neighbour entry was already gone");
-            }
+        for address in self.managed.drain() {
+            self.forget(address);
         }
+    }
+
+    fn forget(&mut self, address: Ipv4Addr) {
+        if let Err(error) = self.ask.forget(self.index, address) {
+            tracing::debug!(%address, %error, "neighbour entry was already gone");
+        }
+    }
+
+    /// What a data plane that was killed made the kernel keep.
+    fn forget_leftovers(&mut self) {
+        match self.ask.managed(self.index) {
+            Ok(left) => left.into_iter().for_each(|address| self.forget(address)),
+            Err(error) => tracing::debug!(%error, "cannot look for neighbours that are left"),
+        }
+    }
+
+    /// Until the next neighbour may be given up.
+    fn patience(&self) -> PollTimeout {
+        let Some(due) = self.managed.next_timeout() else { return PollTimeout::NONE };
+        PollTimeout::try_from(due.since(clock::now()).as_millis() + 1).unwrap_or(PollTimeout::MAX)
     }
 
     fn ask_for_misses(&mut self) -> bool {
         let mut asked = false;
         while let Some(address) = self.misses.pop() {
-            if self.managed.contains(&address) {
+            if self.managed.contains(address) {
                 continue;
             }
-            if self.managed.len() >= MAX_MANAGED {
-                tracing::warn!(%address, most = MAX_MANAGED, "too many LAN neighbours, not resolved");
-                continue;
+            if let Some(gone) = self.managed.keep(address, clock::now()) {
+                self.forget(gone);
             }
             match self.ask.manage(self.index, address) {
-                Ok(()) => {
-                    self.managed.insert(address);
-                    asked = true;
+                Ok(()) => asked = true,
+                // It is given up after a while and asked for again then: no storm of attempts, nor of log lines.
+                Err(error) => {
+                    tracing::debug!(%address, %error, "the kernel does not resolve a LAN neighbour")
                 }
-                Err(error) => tracing::warn!(%address, %error, "the kernel does not resolve a LAN neighbour"),
             }
         }
         asked
@@ -103,7 +122,11 @@ impl Neighbours {
         };
         let routes =
             routes.into_iter().map(|(network, len, gateway)| LanRoute::new(network, len, gateway)).collect();
-        let view = LanView::new(routes, neighbours.into_iter().collect());
+        let neighbours: HashMap<Ipv4Addr, Mac> = neighbours.into_iter().collect();
+        for address in self.managed.update(clock::now(), |address| neighbours.contains_key(&address)) {
+            self.forget(address);
+        }
+        let view = LanView::new(routes, neighbours);
         if self.last.as_ref().is_some_and(|last| *last == view) {
             return;
         }

@@ -184,6 +184,32 @@ impl Netlink {
             .collect())
     }
 
+    /// IPv4 neighbours on interface `index` that the kernel was asked to keep resolved.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(crate) fn managed(&mut self, index: u32) -> io::Result<Vec<Ipv4Addr>> {
+        let mut question = NeighbourMessage::default();
+        question.header.family = AddressFamily::Inet;
+        let answers = self.request(RouteNetlinkMessage::GetNeighbour(question), NLM_F_DUMP)?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| if let RouteNetlinkMessage::NewNeighbour(entry) = answer { Some(entry) } else { None })
+            .filter(|entry| entry.header.ifindex == index)
+            .filter(|entry| {
+                let flags = |attribute: &NeighbourAttribute| {
+                    matches!(attribute, NeighbourAttribute::ExtFlags(flags) if flags.contains(NeighbourExtFlags::Managed))
+                };
+                entry.attributes.iter().any(flags)
+            })
+            .filter_map(|entry| {
+                entry.attributes.iter().find_map(|attribute| {
+                    if let NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) = attribute { Some(*inet) } else { None }
+                })
+            })
+            .collect())
+    }
+
     /// Has the kernel resolve a neighbour and keep it resolved (NTF_EXT_MANAGED, Linux 5.16).
     ///
     /// # Errors

@@ -21,8 +21,6 @@ use jvpn_tables::handover::{Connection, HandoverListener, Hello, Welcome};
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::{Secrecy, is_sealed, secret_memory, shared_memory};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::{TimeVal, TimeValLike};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -36,7 +34,7 @@ const BLOCKED_WAIT_MS: u8 = 1;
 /// Most elements of a JOURNAL: what is asked for beyond that is a mistake. Its pages cost nothing until they are used.
 const JOURNAL_RECORDS_MAX: u32 = 1 << 20;
 /// How long a control plane may take to say HELLO, s.
-const HELLO_PATIENCE_S: i64 = 2;
+const HELLO_PATIENCE_S: u16 = 2;
 
 /// Runs the data plane until SIGINT or SIGTERM.
 ///
@@ -44,10 +42,10 @@ const HELLO_PATIENCE_S: i64 = 2;
 /// If something it needs is missing; the message says what to do.
 pub fn run(config: &Config) -> Result<()> {
     let shutdown = signals::shutdown_stream().context("signal handlers")?;
-    let listener = HandoverListener::bind(&config.control_socket)?;
-    let status_listener = StatusListener::bind(&config.status_socket, 0o666)
-        .with_context(|| format!("status socket {}", config.status_socket.display()))?;
     let (allowed, _) = jvpn_host::privileges::lookup(&config.control_plane_user)?;
+    let listener = HandoverListener::bind(&config.control_socket, allowed.as_raw())?;
+    let status_listener = StatusListener::bind(&config.status_socket, 0o600)
+        .with_context(|| format!("status socket {}", config.status_socket.display()))?;
     let mut gateway = Gateway::prepare(config)?;
     tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
     loop {
@@ -201,18 +199,16 @@ impl<'a> Gateway<'a> {
                 self.connection = Some(connection);
                 Ok(())
             }
-            // What a client said wrong must not end the data plane; what it lacks itself must.
-            Err(error) if self.threads.is_some() || error.is::<jvpn_tables::handover::HandoverError>() => {
+            // Whatever a control plane says or hands over, it cannot end the data plane.
+            Err(error) => {
                 tracing::warn!("control plane refused: {error:#}");
                 Ok(())
             }
-            Err(error) => Err(error),
         }
     }
 
     fn welcome(&mut self, connection: &Connection) -> Result<()> {
-        let patience = TimeVal::seconds(HELLO_PATIENCE_S);
-        setsockopt(connection, sockopt::ReceiveTimeout, &patience).context("HELLO timeout")?;
+        connection.set_patience(HELLO_PATIENCE_S)?;
         let (hello, mut fds) = connection.receive_hello()?;
         let journal = if hello.has_journal != 0 { fds.pop() } else { None };
         let udp = if hello.has_udp != 0 { fds.pop() } else { None };

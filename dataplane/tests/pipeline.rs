@@ -205,6 +205,7 @@ fn outbound_checks() {
     let cases = [
         (inner(SERVER, Ipv4Addr::new(10, 77, 0, 3), 9, b"x"), DropReason::NoRoute),
         (inner(SERVER, CLIENT, 1, b"x"), DropReason::TtlExpired),
+        (inner(GATEWAY, CLIENT, 9, b"x"), DropReason::InnerSourceDenied),
         (inner(SERVER, CLIENT, 9, &[0; 1_400]), DropReason::TooBig),
         (vec![0x45; 10], DropReason::InnerMalformed),
     ];
@@ -348,17 +349,23 @@ proptest! {
 
     /// Whatever is inside a genuine frame: no panic, and never a source that is not the peer's.
     #[test]
-    fn hostile_clients(plain in proptest::collection::vec(any::<u8>(), 0..200), ip: bool) {
+    fn hostile_clients(plain in proptest::collection::vec(any::<u8>(), 20..200), own: bool, known: bool) {
         let mut bench = Bench::attached();
         let mut plain = plain;
-        if ip && plain.len() >= 20 {
-            plain[0] = 0x45;
-            let len = plain.len() as u16;
-            plain[2..4].copy_from_slice(&len.to_be_bytes());
+        plain[0] = 0x45;
+        let len = plain.len() as u16;
+        plain[2..4].copy_from_slice(&len.to_be_bytes());
+        plain[8] = plain[8].max(2);
+        if own {
+            plain[12..16].copy_from_slice(&CLIENT.octets());
         }
-        if let Verdict::ToLan(_) = bench.inbound(&data_frame(1, &plain)) {
-            prop_assert_eq!(&plain[12..16], &CLIENT.octets()[..]);
+        if known {
+            plain[16..20].copy_from_slice(&SERVER.octets());
         }
+        let forwarded = matches!(bench.inbound(&data_frame(1, &plain)), Verdict::ToLan(_));
+        let is_own = plain[12..16] == CLIENT.octets();
+        prop_assert!(!forwarded || is_own, "a foreign source was forwarded");
+        prop_assert!(forwarded || !(is_own && known), "a packet of its own was not forwarded");
     }
 
     /// Torn or hostile shared memory: no panic, no hang.

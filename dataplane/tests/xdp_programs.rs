@@ -39,6 +39,8 @@ fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample
         contract_version: CONTRACT_VERSION,
         port: PORT,
         log: 0,
+        lan_mac: [2, 0, 0, 0, 0, 1],
+        reserved: [0; 2],
         fence_deadline_ns: u64::MAX,
         class,
         source,
@@ -77,6 +79,8 @@ impl Loaded {
             contract_version: CONTRACT_VERSION,
             port: PORT,
             log: 0,
+            lan_mac: [2, 0, 0, 0, 0, 1],
+            reserved: [0; 2],
             fence_deadline_ns: deadline,
             class: [PLENTY; EDGE_CLASSES],
             source: [PLENTY; EDGE_CLASSES],
@@ -324,6 +328,9 @@ fn lan_frames_are_marked_by_longest_prefix() {
         assert_eq!((action, SteeringMark::decode(&out)), (XDP_DROP, Some(SteeringMark { slot_index: slot })));
     }
     assert_eq!(x.counters(), BTreeMap::from([(DropReason::NoSocket, 2)]));
+    let mut other_station = udp_frame(([192, 168, 50, 10], 1), ([10, 77, 3, 1], 2), &[0; 30]);
+    other_station[5] = 9;
+    assert_eq!(x.run("lan", &other_station), (XDP_PASS, other_station.clone()), "not addressed to this port");
     let elsewhere = udp_frame(([192, 168, 50, 10], 1), ([10, 78, 0, 1], 2), &[0; 30]);
     let (action, out) = x.run("lan", &elsewhere);
     assert_eq!((action, out), (XDP_PASS, elsewhere));

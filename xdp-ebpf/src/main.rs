@@ -15,7 +15,7 @@ use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use frame::Frame;
 use jvpn_abi::limit::{Bucket, Rate};
-use jvpn_abi::steer::{self, ControlFrame, DataFrame, WanClass};
+use jvpn_abi::steer::{self, ControlFrame, DataFrame, View, WanClass};
 use jvpn_abi::tables::{
     BindingEntry, COUNTERS_LEN, EdgeBuckets, EdgeClass, Gate, MAX_HANDLES, MAX_ROUTES, MAX_SOURCES,
     MAX_WORKERS, SourceKey, SteeringMark,
@@ -69,6 +69,10 @@ pub fn wan(ctx: XdpContext) -> u32 {
 #[xdp]
 pub fn lan(ctx: XdpContext) -> u32 {
     let Some(gate) = GATE.get(0) else { return xdp_action::XDP_PASS };
+    // What another station is meant to get (a switch that floods, a port that mirrors) is none of ours.
+    if Frame::of(&ctx).octets::<6>(0) != Some(gate.lan_mac) {
+        return pass(DropReason::PassedToKernel);
+    }
     let Some(destination) = steer::inner_destination(&Frame::of(&ctx)) else {
         return pass(DropReason::PassedToKernel);
     };

@@ -40,6 +40,24 @@ pub(crate) fn demo(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> 
     Err(error).with_context(|| format!("cannot start {}", bench.display()))
 }
 
+/// Builds, then becomes `jvpn-bench model`. Larger bounds take a release build.
+pub(crate) fn model(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> {
+    setup::install(tree, runner)?;
+    let release = args.iter().any(|arg| arg == "--deep");
+    let mut command = tree.cargo();
+    command.args(["build", "--bin", BENCH]);
+    if release {
+        command.arg("--release");
+    }
+    runner.logged("build", &mut command)?;
+    if let Some(signal) = interrupted() {
+        bail!(signal);
+    }
+    let bench = tree.bin_dir(release).join(BENCH);
+    let error = Command::new(&bench).arg("model").args(args).current_dir(tree.root()).exec();
+    Err(error).with_context(|| format!("cannot start {}", bench.display()))
+}
+
 /// Removes network namespaces and the like that dead runs left behind.
 pub(crate) fn clean_rigs(tree: &Tree) -> Result<()> {
     let Some(bench) =

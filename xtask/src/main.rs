@@ -47,6 +47,7 @@ enum Verb {
     Build { release: bool },
     Demo { args: Vec<String> },
     Test { filter: Option<String> },
+    Model { args: Vec<String> },
     Ci,
     Tidy,
     CleanRigs,
@@ -69,6 +70,7 @@ impl Verb {
             Self::Build { release } => binaries::build(&tree, &runner, release),
             Self::Demo { args } => binaries::demo(&tree, &runner, &args),
             Self::Test { filter } => test::test(&tree, &runner, filter.as_deref()).map(|_| ()),
+            Self::Model { args } => binaries::model(&tree, &runner, &args),
             Self::Ci => ci::ci(&tree, &runner),
             Self::Tidy => tidy::tidy(&tree),
             Self::CleanRigs => binaries::clean_rigs(&tree),
@@ -101,6 +103,7 @@ impl Verb {
             ("test", [filter]) if !filter.starts_with('-') => {
                 Self::Test { filter: Some((*filter).to_owned()) }
             }
+            ("model", args) => Self::Model { args: args.iter().map(|arg| (*arg).to_owned()).collect() },
             ("ci", []) => Self::Ci,
             ("tidy", []) => Self::Tidy,
             ("clean-rigs", []) => Self::CleanRigs,
@@ -122,6 +125,7 @@ cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --hel
   test [filter]    all tests; those that need root only as root
   setup [--check]  install, or only look at, what build and demo need
   build            all binaries, the XDP object inside the data plane's
+  model [args]     explore the model of the protocol; every seeded bug must be found
   ci               what CI runs: fmt, tidy, clippy, deny, test
   tidy             the house rules: lengths, imports, dead files, unsafe islands, leaked paths
   clean-rigs       remove network namespaces that killed runs left (root)
@@ -129,11 +133,12 @@ cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --hel
 demo, build, test and ci do the set-up themselves.
 ";
 
-const VERB_HELP: [(&str, &str); 7] = [
+const VERB_HELP: [(&str, &str); 8] = [
     ("setup", SETUP_HELP),
     ("build", BUILD_HELP),
     ("demo", DEMO_HELP),
     ("test", TEST_HELP),
+    ("model", MODEL_HELP),
     ("ci", CI_HELP),
     ("tidy", TIDY_HELP),
     ("clean-rigs", CLEAN_HELP),
@@ -178,6 +183,16 @@ root: says how many those are. [filter] is cargo test's: only tests whose names 
 take them from JVPN_BIN_DIR, which is set here.
 ";
 
+const MODEL_HELP: &str = "\
+cargo xtask model [args]
+
+Set-up, build, then `jvpn-bench model <args>` in place of this process: one line for the model as it is (states explored,
+invariants), one per seeded bug (FOUND, or MISSED). Exit code 0 only if everything holds and every bug is found. Needs no
+root.
+  --deep          larger bounds; a release build, and minutes
+  --trace MUTANT  print how a seeded bug is found
+";
+
 const CI_HELP: &str = "\
 cargo xtask ci
 
@@ -215,6 +230,8 @@ mod tests {
         assert_eq!(parse("test window"), Ok(Parsed::Do(Verb::Test { filter: Some("window".to_owned()) })));
         let args = vec!["--repeat".to_owned(), "20".to_owned()];
         assert_eq!(parse("demo --repeat 20"), Ok(Parsed::Do(Verb::Demo { args })));
+        let args = vec!["--deep".to_owned()];
+        assert_eq!(parse("model --deep"), Ok(Parsed::Do(Verb::Model { args })));
         assert_eq!(parse("ci"), Ok(Parsed::Do(Verb::Ci)));
     }
 

@@ -1,8 +1,9 @@
 //! What can happen next.
 
-
 use super::scope::Scope;
-use super::state::{ATTACKER, Bind, COUNTER_MAX, Life, Link, Message, Phase, Place, QUICK, SLOW, SessionNo, Slot};
+use super::state::{
+    ATTACKER, Bind, COUNTER_MAX, Life, Link, Message, Phase, Place, QUICK, SLOW, SessionNo, Slot,
+};
 use super::step::Step;
 use jvpn_session::State;
 
@@ -13,7 +14,9 @@ pub(super) enum Action {
     Deliver(Message, Place),
     SendInit,
     SendRequest,
-    Leave { voluntary: bool },
+    Leave {
+        voluntary: bool,
+    },
     GiveUpUnproven,
     ClientCrash,
     ClientStart,
@@ -266,7 +269,7 @@ impl Step<'_> {
             out.push(Action::Boundary);
         }
         for bind in 0..self.world.slots.len() as Bind {
-            if self.world.slots[usize::from(bind)].counter >= COUNTER_MAX {
+            if !self.scope.lan_packets || self.world.slots[usize::from(bind)].counter >= COUNTER_MAX {
                 continue;
             }
             if !self.scope.slow_worker && self.is_bound(QUICK, bind) {

@@ -99,8 +99,7 @@ impl Step<'_> {
         let slot = &self.world.slots[usize::from(bind)];
         let (session, epoch) = (usize::from(slot.session), slot.epoch);
         let seen = &mut self.world.seen;
-        let (Some(forwarded), Some(answered)) =
-            (seen.forwarded.get_mut(session), seen.answered.get(session))
+        let (Some(forwarded), Some(answered)) = (seen.forwarded.get_mut(session), seen.answered.get(session))
         else {
             return self.breaks("the scope bears more sessions than are watched");
         };
@@ -154,7 +153,9 @@ impl Step<'_> {
     /// `slots::adopt`: goes on with the CONTEXT that is there.
     fn adopt(&mut self, session: SessionNo) {
         let reset = self.is(Mutant::CounterReusedAfterRestart);
-        let Some(binding) = self.session(session).and_then(|session| session.binding.as_mut()) else { return };
+        let Some(binding) = self.session(session).and_then(|session| session.binding.as_mut()) else {
+            return;
+        };
         binding.adopting = true;
         let slot = usize::from(binding.bind);
         let slot = &mut self.world.slots[slot];

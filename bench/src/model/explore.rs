@@ -31,7 +31,8 @@ pub(super) struct Failure {
 }
 
 /// What a client that is locked out breaks.
-const LOCKED_OUT: Broken = "I13: the session lives and the client's path works, but no continuation brings it back in";
+const LOCKED_OUT: Broken =
+    "I13: the session lives and the client's path works, but no continuation brings it back in";
 
 /// Everything reachable in `scope`.
 pub(super) fn explore(scope: &Scope, mutant: Option<Mutant>, decisions: &Decisions) -> Explored {
@@ -131,22 +132,40 @@ impl<'a> Graph<'a> {
     }
 
     fn seek_everywhere(&mut self, root: u32) -> Option<Failure> {
-        let mut open = vec![root];
+        let needed = self.needed(root);
+        let mut open = vec![(root, 0)];
         let mut met = HashSet::from([root]);
-        let mut next = 0;
-        while let Some(node) = open.get(next).copied() {
-            for action in self.step(node).actions(Reach::Spare).into_iter().filter(|action| action.is_fair()) {
-                match self.go(node, action) {
-                    Ok(to) if met.insert(to) => open.push(to),
-                    Ok(_) => {}
+        let mut at = 0;
+        while let Some((node, _)) = open.get(at).copied() {
+            for action in self.step(node).actions(Reach::Spare).into_iter().filter(|action| action.is_fair())
+            {
+                let to = match self.go(node, action) {
+                    Ok(to) => to,
                     Err(failure) => return Some(failure),
+                };
+                let ways = self.nodes[to as usize].ways;
+                if ways & needed != 0 {
+                    return self.mark_line(&open, at, ways);
+                }
+                if met.insert(to) {
+                    open.push((to, at));
                 }
             }
-            next += 1;
+            at += 1;
         }
-        self.mark_ways();
-        let locked_out = !self.gets_back_in(root);
-        locked_out.then(|| Failure { broken: LOCKED_OUT, way: self.way(root) })
+        Some(Failure { broken: LOCKED_OUT, way: self.way(root) })
+    }
+
+    /// Everything on the line that led to `at` has these ways.
+    fn mark_line(&mut self, line: &[(u32, usize)], mut at: usize, ways: u8) -> Option<Failure> {
+        loop {
+            let (node, before) = line[at];
+            self.nodes[node as usize].ways |= ways;
+            if at == before {
+                return None;
+            }
+            at = before;
+        }
     }
 
     fn step(&self, node: u32) -> Step<'a> {
@@ -161,20 +180,17 @@ impl<'a> Graph<'a> {
 
     fn go(&mut self, node: u32, action: Action) -> Result<u32, Failure> {
         self.steps += 1;
-        match self.step(node).take(action) {
-            Ok(world) => {
-                let to = self.number(world, node, Some(action));
-                if action.is_fair() && to != node {
-                    self.fair.push((node, to));
-                }
-                Ok(to)
-            }
-            Err((world, broken)) => {
-                let mut way = self.way(node);
-                way.push((action, Rc::new(world)));
-                Err(Failure { broken, way })
-            }
+        let (world, broken) = self.step(node).take(action);
+        if let Some(broken) = broken {
+            let mut way = self.way(node);
+            way.push((action, Rc::new(world)));
+            return Err(Failure { broken, way });
         }
+        let to = self.number(world, node, Some(action));
+        if action.is_fair() && to != node {
+            self.fair.push((node, to));
+        }
+        Ok(to)
     }
 
     fn number(&mut self, world: World, parent: u32, action: Option<Action>) -> u32 {
@@ -240,16 +256,24 @@ impl<'a> Graph<'a> {
         (client && gateway && tables).then_some(held.session)
     }
 
-    /// Whether I13 holds here: a client gets back into the session that it holds while that lives, else into any.
+    /// Whether I13 holds here, as far as is known.
     fn gets_back_in(&self, node: u32) -> bool {
-        let node = &self.nodes[node as usize];
-        let step = Step::new(self.scope, self.mutant, self.decisions, World::clone(&node.world));
-        let held = match node.world.client.phase {
-            Phase::Session(held) if held.attached && step.is_live(held.session) => 1 << held.session,
-            Phase::Session(_) | Phase::Crashed | Phase::Searching { .. } | Phase::Ended => u8::MAX,
+        let world = &self.nodes[node as usize].world;
+        // Towards the end nobody can wait any longer.
+        let time_is_up = self.scope.moments() > 1 && world.now + 2 >= self.scope.moments();
+        self.nodes[node as usize].ways & self.needed(node) != 0 || time_is_up
+    }
+
+    /// The sessions that count: the one that the client holds while that lives, else any.
+    fn needed(&self, node: u32) -> u8 {
+        let world = &self.nodes[node as usize].world;
+        let lives = |session: u8| {
+            let session = world.gateway.sessions.get(usize::from(session)).and_then(Option::as_ref);
+            session.is_some_and(|session| self.decisions.core(session.core).state().is_live())
         };
-        // At the last moment nobody can wait any longer.
-        let time_is_up = self.scope.moments() > 1 && node.world.now + 1 >= self.scope.moments();
-        node.ways & held != 0 || time_is_up
+        match world.client.phase {
+            Phase::Session(held) if held.attached && lives(held.session) => 1 << held.session,
+            Phase::Session(_) | Phase::Crashed | Phase::Searching { .. } | Phase::Ended => u8::MAX,
+        }
     }
 }

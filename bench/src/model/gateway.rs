@@ -77,8 +77,7 @@ impl Step<'_> {
             decision = Decision::Refused { reason: Reason::StaleVersion, retry_after: Duration::ZERO };
         }
         if self.world.gateway.link != Link::Up && matches!(decision, Decision::Moved { .. }) {
-            decision =
-                Decision::Refused { reason: Reason::Unavailable, retry_after: UNAVAILABLE_RETRY };
+            decision = Decision::Refused { reason: Reason::Unavailable, retry_after: UNAVAILABLE_RETRY };
         }
         let accepted = matches!(decision, Decision::Moved { .. });
         if (accepted || !self.is(Mutant::NonceNotBurntOnRefusal))
@@ -338,10 +337,14 @@ impl Step<'_> {
 
     /// `timers::Due::AttemptFailed`: the refusal that was prepared, then INSTALL_FAILED.
     pub(super) fn attempt_failed(&mut self, number: SessionNo) {
-        let Some(session) = self.session_ref(number) else { return };
-        let Some(attempt) = session.attempt else { return };
-        let epoch = self.decisions.core(session.core).epoch();
-        if let Asked::Reattach { nonce } = attempt.asked {
+        let Some(session) = self.session_ref(number).copied() else { return };
+        let core = self.decisions.core(session.core);
+        if core.phase() != BindingPhase::Installing {
+            return;
+        }
+        let epoch = core.epoch();
+        // An attempt of an earlier process cannot be answered any more.
+        if let Some(Attempt { asked: Asked::Reattach { nonce }, .. }) = session.attempt {
             let again = self.moment_after(UNAVAILABLE_RETRY);
             self.world.net.send(Message::Reject { nonce, reason: Reason::Unavailable, again });
         }
@@ -445,7 +448,7 @@ impl Step<'_> {
             return self.memory_is_gone();
         }
         for session in self.world.gateway.sessions.iter_mut().flatten() {
-            // JOURNAL has what `transition` reads and both generations; keys, timers and work under way it has not.
+            // `engine::snapshot`: JOURNAL has what `transition` reads and both generations, but no DATA keys and no answer.
             session.attempt = None;
             session.draining = None;
             if let Some(binding) = &mut session.binding {
@@ -462,7 +465,8 @@ impl Step<'_> {
         self.world.gateway.birth = None;
     }
 
-    /// `tables::Tables::clear`: every word that the journal does not name is unbound, then the workers must pass that.
+    /// `adoption::Engine::adopt`, or `tables::Tables::clear` without memory: every word that no record names is unbound;
+    /// then the workers must pass that.
     pub(super) fn control_plane_start(&mut self) {
         let runs = self.world.data_plane.running;
         self.world.gateway.life = Life::Sweeping(if runs { WORKERS } else { 0 });
@@ -475,14 +479,28 @@ impl Step<'_> {
         }
     }
 
-    /// The workers have passed the sweep: what was under way when the process died has failed.
+    /// `adoption::Engine::resolve_adopted`, `finish`: the workers have passed the sweep, and what was unfinished is decided.
     pub(super) fn control_plane_ready(&mut self) {
         self.world.gateway.life = Life::Running;
+        if self.world.gateway.link != Link::Up {
+            // Without a data plane nothing is bound; `data_plane_start` decides about bindings.
+            return self.data_plane_lost();
+        }
         for number in 0..self.world.gateway.sessions.len() as SessionNo {
-            let Some(session) = self.session_ref(number) else { continue };
+            let Some(session) = self.session_ref(number).copied() else { continue };
             let core = self.decisions.core(session.core);
-            if core.phase() == BindingPhase::Installing {
-                self.event(number, Cause::InstallFailed(core.epoch()));
+            match session.binding {
+                Some(binding) if !self.world.slots[usize::from(binding.bind)].word => {
+                    self.lose_binding(number)
+                }
+                Some(binding) if !binding.confirmed && self.has_been_heard(&session) => {
+                    self.confirmed(number)
+                }
+                Some(_) => {}
+                None if core.phase() == BindingPhase::Installing => {
+                    self.event(number, Cause::InstallFailed(core.epoch()));
+                }
+                None => {}
             }
         }
     }

@@ -152,7 +152,9 @@ impl Verdict {
         for (mutant, outcome) in &self.mutants {
             let result = outcome.counterexample.as_ref().map_or_else(
                 || "MISSED".to_owned(),
-                |counter| format!("FOUND in {} steps ({}): {}", counter.way.len(), outcome.scope, counter.invariant),
+                |counter| {
+                    format!("FOUND in {} steps ({}): {}", counter.way.len(), outcome.scope, counter.invariant)
+                },
             );
             lines.push(format!("mutant {mutant:<30} {:>5.1} s  {result}", outcome.elapsed.as_secs_f64()));
         }
@@ -165,15 +167,15 @@ impl Verdict {
 /// # Errors
 /// As [`check`].
 pub fn run(deep: bool) -> Result<Verdict> {
-    enum Job {
-        Scope(Scope),
+    enum Job<'a> {
+        Scope(&'a Scope),
         Hunt(Mutant),
     }
     let scopes = Scope::all(deep);
     // Mutants are hunted in CI's scopes: a bug that only a deep search finds is not kept from CI.
     let grounds = Scope::all(false);
-    let jobs: Vec<Job> =
-        scopes.into_iter().map(Job::Scope).chain(Mutant::ALL.into_iter().map(Job::Hunt)).collect();
+    let jobs: Vec<Job<'_>> =
+        scopes.iter().map(Job::Scope).chain(Mutant::ALL.into_iter().map(Job::Hunt)).collect();
     let (waiting, done) = (Mutex::new(jobs.iter().enumerate()), Mutex::new(Vec::new()));
     std::thread::scope(|threads| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {

@@ -22,10 +22,12 @@ pub struct Scope {
     pub(super) control_plane_crashes: u8,
     pub(super) data_plane_crashes: u8,
     pub(super) silences: u8,
-    /// A restarted control plane finds JOURNAL (`architecture.md`); else it has no session, as it is today.
+    /// A restarted control plane finds JOURNAL; else it has no session.
     pub(super) keeps_sessions: bool,
     /// Worker 0 may stop in the middle of a frame.
     pub(super) slow_worker: bool,
+    /// Packets come from the LAN at any time.
+    pub(super) lan_packets: bool,
     /// Somebody forwards datagrams under his own address.
     pub(super) attacker: bool,
     /// The client may switch although its path works.
@@ -48,6 +50,7 @@ impl Scope {
             silences: 0,
             keeps_sessions: true,
             slow_worker: false,
+            lan_packets: true,
             attacker: false,
             voluntary: false,
             policy,
@@ -61,13 +64,7 @@ impl Scope {
         let more = u8::from(deep);
         let calm = |name| Self::calm(name, Policy::default());
         vec![
-            Self {
-                requests: 3 + more,
-                silences: 1,
-                slow_worker: true,
-                attacker: true,
-                ..calm("network")
-            },
+            Self { requests: 3 + more, silences: 1, slow_worker: true, attacker: true, ..calm("network") },
             Self {
                 starts_attached: false,
                 requests: 1,
@@ -76,12 +73,7 @@ impl Scope {
                 attacker: true,
                 ..calm("births")
             },
-            Self {
-                requests: 2 + more,
-                data_plane_crashes: 1 + more,
-                slow_worker: true,
-                ..calm("data-plane-crash")
-            },
+            Self { requests: 3, data_plane_crashes: 1 + more, slow_worker: true, ..calm("data-plane-crash") },
             Self {
                 requests: 2,
                 control_plane_crashes: 1 + more,
@@ -99,16 +91,18 @@ impl Scope {
                 ..calm("restart-without-memory")
             },
             Self {
-                requests: 3 + more,
-                silences: 1,
+                requests: 2 + 2 * more,
+                handshakes: more,
+                silences: more,
                 voluntary: true,
-                moments: &[0, 4, 8, 70, 140],
+                lan_packets: deep,
+                moments: &[0, 4, 8, 70, 140, 400],
                 ..Self::calm(
                     "budget-and-bounds",
                     Policy {
-                        max_switches_per_min: 2,
+                        max_switches_per_min: 1 + u32::from(deep),
                         recovery_window: Duration::from_secs(8),
-                        transport_loss_ttl: Duration::from_secs(100),
+                        transport_loss_ttl: Duration::from_secs(200),
                         ..Policy::default()
                     },
                 )

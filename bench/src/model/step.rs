@@ -32,17 +32,17 @@ impl<'a> Step<'a> {
     }
 
     /// Carries `action` out and judges what came of it.
-    pub(super) fn take(mut self, action: Action) -> Result<World, (World, Broken)> {
+    pub(super) fn take(mut self, action: Action) -> (World, Option<Broken>) {
         self.act(action);
         self.boundary(QUICK);
         if !self.scope.slow_worker {
             self.boundary(SLOW);
         }
-        if let Some(broken) = self.broken.or_else(|| self.judge()) {
-            return Err((self.world, broken));
+        let broken = self.broken.or_else(|| self.judge());
+        if broken.is_none() {
+            self.tidy();
         }
-        self.tidy();
-        Ok(self.world)
+        (self.world, broken)
     }
 
     fn act(&mut self, action: Action) {
@@ -105,8 +105,8 @@ impl<'a> Step<'a> {
 
     /// The first moment of the scope that is not before `wait` has passed.
     pub(super) fn moment_after(&self, wait: Duration) -> u8 {
-        if self.scope.moments() <= 1 {
-            // Without time, whoever is told to wait has waited.
+        if wait < Duration::from_secs(1) || self.scope.moments() <= 1 {
+            // A short wait passes between two steps; without time, every one does.
             return self.world.now;
         }
         let at = self.now().after(wait);
@@ -162,7 +162,8 @@ impl<'a> Step<'a> {
         if core.state() == State::Terminated && (session.binding.is_some() || session.attempt.is_some()) {
             return Some("I4: a terminated session has a binding");
         }
-        let is_over = core.transport_loss_deadline(self.decisions.policy()).is_some_and(|at| at <= self.now());
+        let is_over =
+            core.transport_loss_deadline(self.decisions.policy()).is_some_and(|at| at <= self.now());
         is_over.then_some("I6: RECOVERING outlives the transport-loss TTL")
     }
 
@@ -237,8 +238,7 @@ impl<'a> Step<'a> {
 
     fn is_bound_or_on_its_way(&self, bind: Bind) -> bool {
         self.world.gateway.sessions.iter().flatten().any(|session| {
-            session.binding.is_some_and(|b| b.bind == bind)
-                || session.attempt.is_some_and(|a| a.bind == bind)
+            session.binding.is_some_and(|b| b.bind == bind) || session.attempt.is_some_and(|a| a.bind == bind)
         })
     }
 

@@ -28,11 +28,8 @@ pub(super) fn beginning(scope: &Scope, mutant: Option<Mutant>, decisions: &Decis
         Action::Deliver(Message::Down { bind: 0 }, 0),
     ];
     for action in birth {
-        match Step::new(scope, mutant, decisions, world).take(action) {
-            Ok(next) => world = next,
-            // A mutant that breaks a birth is found where the search begins with nothing.
-            Err((broken, _)) => return broken,
-        }
+        // A mutant that breaks a birth is found where the search begins with nothing.
+        (world, _) = Step::new(scope, mutant, decisions, world).take(action);
     }
     // The birth took one handshake that the scope does not count.
     world.client.stamp = 0;
@@ -106,7 +103,9 @@ impl Display for Action {
             Self::Quiesced(n) => write!(f, "control plane: session {n} is quiescent"),
             Self::Installed(n) => write!(f, "control plane: the binding of session {n} is installed"),
             Self::AttemptTimeout(n) => write!(f, "control plane: the attempt of session {n} took too long"),
-            Self::Confirmed(n) => write!(f, "control plane: reads that the binding of session {n} is confirmed"),
+            Self::Confirmed(n) => {
+                write!(f, "control plane: reads that the binding of session {n} is confirmed")
+            }
             Self::UnconfirmedTimeout(n) => {
                 write!(f, "control plane: the binding of session {n} was not confirmed in time")
             }
@@ -151,8 +150,7 @@ pub(super) fn summary(world: &World, decisions: &Decisions) -> String {
     for (number, session) in world.gateway.sessions.iter().enumerate() {
         let Some(session) = session else { continue };
         let core = decisions.core(session.core);
-        let generation =
-            |bind: Option<u8>| bind.map_or_else(|| "-".to_owned(), |bind| bind.to_string());
+        let generation = |bind: Option<u8>| bind.map_or_else(|| "-".to_owned(), |bind| bind.to_string());
         let _ = write!(
             line,
             "; session {number} {} {} {:?}, generations {}/{}",

@@ -24,7 +24,7 @@ const HELPER_SOCKET: &str = "JVPN_TEST_HANDOVER_SOCKET";
 fn r0_3_the_control_plane_is_powerless_and_strangers_get_no_descriptors() {
     let mut lab = Lab::prepare();
     lab.launch(Role::DataPlane);
-    let (nobody, _) = jvpn_host::privileges::lookup("nobody").unwrap();
+    let (nobody, _) = jvpn_host::privileges::lookup("64747").unwrap();
     let socket = lab.places.handover_socket();
     assert!(!gets_descriptors(STRANGER, &socket), "a stranger was welcome");
     lab.launch(Role::ControlPlane);

@@ -42,6 +42,10 @@ const MAX_FILE_OCTETS: u64 = 16 << 20;
 pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     let read = |cause| ConfigError::Read { path: path.to_owned(), cause };
     let meta = std::fs::metadata(path).map_err(read)?;
+    if !meta.is_file() {
+        let message = "is not a regular file".to_owned();
+        return Err(ConfigError::Invalid { path: path.to_owned(), message });
+    }
     if meta.len() > MAX_FILE_OCTETS {
         let message = format!("is {} octets long; at most {MAX_FILE_OCTETS} are read", meta.len());
         return Err(ConfigError::Invalid { path: path.to_owned(), message });

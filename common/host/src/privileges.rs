@@ -11,6 +11,12 @@ pub enum PrivilegeError {
     /// The configured user is root.
     #[error("user '{0}' is root; name an unprivileged user in the configuration")]
     IsRoot(String),
+    /// The configured user is one that other services share.
+    #[error(
+        "user '{0}' is shared by other services, which could then take the gateway over; make one of its own: \
+             'adduser --system --group jvpn'"
+    )]
+    Shared(String),
     /// A system call failed.
     #[error("cannot drop to user '{user}': {step}: {cause}")]
     System {
@@ -26,6 +32,9 @@ pub enum PrivilegeError {
     StillPrivileged(String),
 }
 
+/// `nobody` (Debian policy §9.2.2): whatever runs as it can read this process's files and signal it.
+const SHARED_UID: u32 = 65_534;
+
 /// A user by name or by number.
 ///
 /// # Errors
@@ -39,7 +48,13 @@ pub fn lookup(user: &str) -> Result<(Uid, Gid), PrivilegeError> {
             (entry.uid, entry.gid)
         }
     };
-    if found.0.is_root() { Err(PrivilegeError::IsRoot(user.to_owned())) } else { Ok(found) }
+    if found.0.is_root() {
+        return Err(PrivilegeError::IsRoot(user.to_owned()));
+    }
+    if found.0.as_raw() == SHARED_UID {
+        return Err(PrivilegeError::Shared(user.to_owned()));
+    }
+    Ok(found)
 }
 
 /// Gives up user, groups and every capability, and forbids to gain any again. Call before threads are started.

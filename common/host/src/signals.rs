@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM as something that a poll loop can wait for.
+//! SIGINT, SIGTERM and SIGHUP (a closed terminal) as something that a poll loop can wait for.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 pub fn shutdown_stream() -> io::Result<UnixStream> {
     let (reader, writer) = UnixStream::pair()?;
     reader.set_nonblocking(true)?;
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
         signal_hook::low_level::pipe::register(signal, writer.try_clone()?)?;
     }
     Ok(reader)

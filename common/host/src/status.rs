@@ -4,13 +4,15 @@
 
 use serde_json::Value;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Longest request line, octets.
 pub const MAX_REQUEST_OCTETS: usize = 1_024;
+/// Clients answered before the caller's loop goes on with its real work.
+const CLIENTS_PER_TURN: usize = 4;
 /// How long a client may take for its request line.
 const LINE_PATIENCE: Duration = Duration::from_millis(200);
 /// Longest answer that a client reads, octets.
@@ -59,10 +61,7 @@ impl StatusListener {
             let message = format!("{} is served by another running process", path.display());
             return Err(io::Error::new(io::ErrorKind::AddrInUse, message));
         }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+        remove_socket(path)?;
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         listener.set_nonblocking(true)?;
@@ -79,7 +78,8 @@ impl StatusListener {
     ///
     /// A client that does not send its whole line within 200 ms is dropped: it must not hold up the loop.
     pub fn serve_waiting(&self, mut answer: impl FnMut(&str) -> Value) {
-        while let Ok((stream, _)) = self.listener.accept() {
+        for _ in 0..CLIENTS_PER_TURN {
+            let Ok((stream, _)) = self.listener.accept() else { return };
             if let Err(error) = serve_one(stream, &mut answer) {
                 tracing::debug!(%error, "status client dropped");
             }
@@ -92,6 +92,19 @@ impl Drop for StatusListener {
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(%error, path = %self.path.display(), "status socket was already gone");
         }
+    }
+}
+
+/// Removes what a dead process left at `path`, if it is a socket. Anything else was named by mistake and stays.
+fn remove_socket(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path),
+        Ok(_) => {
+            let message = format!("{} exists and is not a socket; name another path", path.display());
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 
@@ -140,6 +153,16 @@ pub fn query(path: &Path, request: &str) -> Result<Value, StatusError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A path that names something else than a socket is a mistake in the configuration: the file stays.
+    #[test]
+    fn no_other_file_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("private.key");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(StatusListener::bind(&path, 0o600).unwrap_err().to_string().contains("not a socket"));
+        assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+    }
 
     #[test]
     fn question_and_answer_and_a_silent_client() {

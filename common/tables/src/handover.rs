@@ -8,11 +8,15 @@ use jvpn_abi::CONTRACT_VERSION;
 use nix::cmsg_space;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    UnixCredentials, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, socket, sockopt,
+    UnixCredentials, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket,
+    sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Tells a handover message from a stray client.
 const MAGIC: u32 = 0x6a76_706e;
@@ -187,32 +191,39 @@ pub struct Connection {
 }
 
 impl HandoverListener {
-    /// Listens at `path`. The socket is open to all users; [`HandoverListener::accept`] checks who comes.
+    /// Listens at `path`, for user `uid` (and root) alone; [`HandoverListener::accept`] says who comes all the same.
     ///
     /// # Errors
-    /// If another process listens there, or the directory cannot be written.
-    pub fn bind(path: &Path) -> Result<Self, HandoverError> {
-        use std::os::unix::fs::PermissionsExt;
+    /// If another process listens there, something else than a socket is there, or the directory cannot be written.
+    pub fn bind(path: &Path, uid: u32) -> Result<Self, HandoverError> {
         let failed =
             |step| move |cause: io::Error| HandoverError::System { path: path.to_owned(), step, cause };
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed("make its directory"))?;
         }
-        if Connection::connect(path).is_ok() {
+        if is_served(path) {
             let cause = io::Error::new(io::ErrorKind::AddrInUse, "another data plane is running there");
             return Err(failed("listen")(cause));
         }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove the old one")(error));
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => {
+                std::fs::remove_file(path).map_err(failed("remove the old one"))?;
             }
-            Ok(()) | Err(_) => {}
+            Ok(_) => {
+                let cause = io::Error::new(io::ErrorKind::AlreadyExists, "it exists and is not a socket");
+                return Err(failed("listen")(cause));
+            }
+            Err(_) => {}
         }
         let fd = seqpacket(SockFlag::SOCK_NONBLOCK).map_err(failed("create"))?;
         let address = UnixAddr::new(path).map_err(io::Error::from).map_err(failed("name"))?;
         bind(fd.as_raw_fd(), &address).map_err(io::Error::from).map_err(failed("bind"))?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))
-            .map_err(failed("open to users"))?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+            .map_err(failed("close to others"))?;
+        if nix::unistd::Uid::effective().is_root() {
+            std::os::unix::fs::chown(path, Some(uid), None)
+                .map_err(failed("give to the control plane's user"))?;
+        }
         let backlog = Backlog::new(4).map_err(io::Error::from).map_err(failed("listen"))?;
         listen(&fd, backlog).map_err(io::Error::from).map_err(failed("listen"))?;
         Ok(Self { fd, path: path.to_owned() })
@@ -240,6 +251,22 @@ impl HandoverListener {
         let who = getsockopt(&fd, sockopt::PeerCredentials).map_err(failed("ask who it is"))?;
         Ok(Some((Connection { fd, path: self.path.clone() }, who)))
     }
+}
+
+/// Whether a process listens at `path`. One that was just killed may be seen for a moment longer.
+fn is_served(path: &Path) -> bool {
+    const MOMENT: Duration = Duration::from_millis(1_000);
+    const STEP: Duration = Duration::from_millis(20);
+    let mut waited = Duration::ZERO;
+    while Connection::connect(path).is_ok() {
+        if waited >= MOMENT {
+            return true;
+        }
+        // The end of a foreign process that holds this socket is no event that can be waited for.
+        std::thread::sleep(STEP);
+        waited += STEP;
+    }
+    false
 }
 
 impl AsFd for HandoverListener {
@@ -287,6 +314,16 @@ impl Connection {
         getsockopt(&self.fd, sockopt::PeerCredentials)
             .map(|who| who.pid())
             .map_err(|cause| self.failed("ask who it is", cause))
+    }
+
+    /// How long [`Self::receive_hello`] and [`Self::receive_welcome`] wait for the other side.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn set_patience(&self, seconds: u16) -> Result<(), HandoverError> {
+        let patience = TimeVal::seconds(i64::from(seconds));
+        setsockopt(&self.fd, sockopt::ReceiveTimeout, &patience)
+            .map_err(|cause| self.failed("set its patience", cause))
     }
 
     fn failed(&self, step: &'static str, cause: nix::Error) -> HandoverError {
@@ -395,7 +432,7 @@ mod tests {
         static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let unique = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("jvpn-handover-{}-{unique}", std::process::id()));
-        let listener = HandoverListener::bind(&path).unwrap();
+        let listener = HandoverListener::bind(&path, nix::unistd::getuid().as_raw()).unwrap();
         let a = Connection::connect(&path).unwrap();
         let (b, who) = loop {
             if let Some(accepted) = listener.accept().unwrap() {

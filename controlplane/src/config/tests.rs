@@ -11,7 +11,7 @@ fn good() -> String {
 node_id = "gw1"
 dataplane_socket = "/run/jvpn/dataplane.sock"
 status_socket = "/run/jvpn/status.sock"
-user = "nobody"
+user = "jvpn"
 state_dir = "/var/lib/jvpn"
 private_key_file = "/etc/jvpn/gateway.key"
 audit_file = "-"
@@ -67,7 +67,7 @@ fn defaults_fill_a_small_file() {
          [[peer]]\nname = \"a\"\npublic_key = \"{KEY_A}\"\naddresses = [\"10.0.0.2/32\"]\n"
     );
     let config = Config::parse(&text).unwrap();
-    assert_eq!((config.user.as_str(), config.tunnel.mtu), ("nobody", 1_280));
+    assert_eq!((config.user.as_str(), config.tunnel.mtu), ("jvpn", 1_280));
     assert_eq!(config.policy, Policy::default());
     assert_eq!(config.suites, [Suite::Aes256Gcm, Suite::ChaCha20Poly1305]);
 }
@@ -82,8 +82,8 @@ fn each_wrong_field_is_named() {
         ("node_id = \"gw1\"", "node_id = 1", "node_id"),
         ("\"/run/jvpn/dataplane.sock\"", "\"dataplane.sock\"", "dataplane_socket"),
         ("\"/run/jvpn/status.sock\"", "\"status.sock\"", "status_socket"),
-        ("user = \"nobody\"", "user = \"root\"", "user"),
-        ("user = \"nobody\"", "user = \"\"", "user"),
+        ("user = \"jvpn\"", "user = \"root\"", "user"),
+        ("user = \"jvpn\"", "user = \"\"", "user"),
         ("\"/var/lib/jvpn\"", "\"lib\"", "state_dir"),
         ("\"/etc/jvpn/gateway.key\"", "\"gateway.key\"", "private_key_file"),
         ("audit_file = \"-\"", "audit_file = \"x.jsonl\"", "audit_file"),

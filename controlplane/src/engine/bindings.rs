@@ -158,6 +158,7 @@ impl World {
         binding.alive_since = now;
         binding.unconfirmed_until = Some(now.after(UNCONFIRMED_MIN));
         self.by_slot.insert(slot, session.id());
+        self.slots.grant(slot);
         self.commands.push_back(TableCommand::Bind { slot, word, remote, local });
         if let Some(answered) = &mut session.answered {
             answered.answer = Some(answer.clone());

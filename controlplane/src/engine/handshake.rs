@@ -174,6 +174,11 @@ impl World {
         if !self.is_allowed(&init.peer) {
             return self.drop_handshake(at, Reason::PolicyDeny, security(Violation::UnknownPeer));
         }
+        let own = self.peers.get_mut(&init.peer).map(|peer| peer.handshakes.take(at.now));
+        if !matches!(own, Some(Ok(()))) {
+            let kind = AuditKind::RateLimit { scope: LimitScope::Session };
+            return self.drop_handshake(at, Reason::RateLimited, kind);
+        }
         let Some(offer) = HandshakeOffer::decode(&init.payload) else {
             return self.drop_handshake(at, Reason::Malformed, security(Violation::Malformed));
         };

@@ -62,9 +62,7 @@ impl Engine {
             }
         }
         for (key, settings) in wanted {
-            self.world
-                .peers
-                .insert(key, Peer { settings, standing: Standing::Allowed, live: None, birth: None });
+            self.world.peers.insert(key, Peer::new(settings));
             outcome.added += 1;
         }
         outcome

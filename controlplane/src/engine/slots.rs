@@ -5,7 +5,7 @@ use super::api::Durable;
 use crate::node_state::StateError;
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::wire::data::{MAX_SLOT_SERIAL, MAX_SLOTS};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Indexes rest in the queue until this many wait, so that one index does not use up its serials alone;
 /// beyond that they are reused before fresh ones, so that the tables' memory stays small.
@@ -33,6 +33,8 @@ pub(super) struct Slots {
     resting: VecDeque<u32>,
     /// References to indexes in use: the binding, and the routes that still lead to it.
     held: BTreeMap<u32, u32>,
+    /// Slots whose answer has not left.
+    fresh: BTreeSet<SlotId>,
     floor: u32,
     reserved: u32,
 }
@@ -44,6 +46,7 @@ impl Slots {
             serials: Vec::new(),
             resting: VecDeque::new(),
             held: BTreeMap::new(),
+            fresh: BTreeSet::new(),
             floor,
             reserved: floor,
         }
@@ -82,14 +85,21 @@ impl Slots {
             let slot = SlotId::new(index, *serial).ok_or(SlotError::Full)?;
             *serial += 1;
             self.held.insert(index, 1);
+            self.fresh.insert(slot);
             return Ok(slot);
         }
     }
 
-    /// Whether a slot was ever handed out under this node key. The token of one that was not must stay unknown: whoever
-    /// held it could reset the client that gets the slot later.
-    pub(super) fn was_handed_out(&self, slot: SlotId) -> bool {
-        slot.serial() < self.serials.get(slot.index() as usize).copied().unwrap_or(self.floor)
+    /// Whether a slot was handed out under this node key and had its answer. The token of any other must stay unknown:
+    /// whoever held it could reset the client that gets the slot later.
+    pub(super) fn was_granted(&self, slot: SlotId) -> bool {
+        let next = self.serials.get(slot.index() as usize).copied().unwrap_or(self.floor);
+        slot.serial() < next && !self.fresh.contains(&slot)
+    }
+
+    /// The answer that grants a slot leaves.
+    pub(super) fn grant(&mut self, slot: SlotId) {
+        self.fresh.remove(&slot);
     }
 
     fn next_index(&mut self) -> Option<u32> {
@@ -128,6 +138,7 @@ impl Slots {
         *count -= 1;
         if *count == 0 {
             self.held.remove(&slot.index());
+            self.fresh.remove(&slot);
             self.resting.push_back(slot.index());
         }
     }

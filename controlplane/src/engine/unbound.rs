@@ -127,7 +127,7 @@ impl World {
 
     fn reset_slot(&mut self, at: Arrival, slot: SlotId) {
         if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
-            || !self.slots.was_handed_out(slot)
+            || !self.slots.was_granted(slot)
             || self.limits.slot_resets.take(at.now).is_err()
         {
             return self.counters.count(Counter::ResetHeldBack);

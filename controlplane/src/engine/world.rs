@@ -10,7 +10,7 @@ use super::session::Session;
 use super::slots::Slots;
 use super::snapshot::Places;
 use crate::audit::{AuditEvent, AuditKind, Floods, Line};
-use crate::limits::NodeLimits;
+use crate::limits::{Limit, NodeLimits};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
@@ -47,6 +47,20 @@ pub(super) struct Peer {
     pub(super) live: Option<SessionId>,
     /// The session in BIRTH.
     pub(super) birth: Option<SessionId>,
+    /// Its handshakes: each costs a durable write.
+    pub(super) handshakes: Limit,
+}
+
+/// Handshakes of one peer: it reconnects after a lost session, and a few times more when answers are lost.
+const PEER_HANDSHAKES_PER_SECOND: u32 = 2;
+const PEER_HANDSHAKES_BURST: u32 = 10;
+
+impl Peer {
+    /// A peer without sessions.
+    pub(super) fn new(settings: PeerSettings) -> Self {
+        let handshakes = Limit::new(PEER_HANDSHAKES_PER_SECOND, PEER_HANDSHAKES_BURST);
+        Self { settings, standing: Standing::Allowed, live: None, birth: None, handshakes }
+    }
 }
 
 /// A slot that was unbound and waits for the workers.
@@ -101,9 +115,9 @@ impl World {
         rng: Box<dyn Random + Send>,
         now: BootTime,
     ) -> Self {
-        let peers = std::mem::take(&mut settings.peers).into_iter().map(|settings| {
-            (settings.public_key, Peer { settings, standing: Standing::Allowed, live: None, birth: None })
-        });
+        let peers = std::mem::take(&mut settings.peers)
+            .into_iter()
+            .map(|settings| (settings.public_key, Peer::new(settings)));
         Self {
             public_key: private_key.public(),
             private_key,

@@ -74,10 +74,11 @@ impl EmbeddedStore {
 
     fn unavailable(&self, error: impl Into<redb::Error>) -> StoreError {
         let place = self.path.display().to_string();
-        match error.into() {
-            redb::Error::Corrupted(problem) => StoreError::Damaged { place, problem },
-            other => StoreError::Unavailable { place, problem: other.to_string() },
+        let error = error.into();
+        if let redb::Error::Corrupted(problem) = error {
+            return StoreError::Damaged { place, problem };
         }
+        StoreError::Unavailable { place, problem: error.to_string() }
     }
 
     fn commit(

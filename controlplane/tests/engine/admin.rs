@@ -11,7 +11,7 @@ fn r5_3_peers_are_replaced_without_touching_others() {
     let mut rig = Rig::new(Policy::default());
     let stays = rig.attached(0);
     let revoked = rig.attached(1);
-    let changed = rig.attached(2);
+    let mut changed = rig.attached(2);
     let version_before = rig.status(&stays).state_version;
 
     let mut other = peer_settings(2);
@@ -27,8 +27,8 @@ fn r5_3_peers_are_replaced_without_touching_others() {
     let mut again = revoked;
     let (init, _) = again.init(&mut rig);
     rig.ask_in_vain(PATH_B(), &init);
-    let back = rig.attached(2);
-    assert_eq!(rig.state(&back).0, "ATTACHED");
+    changed.handshake(&mut rig, PATH_A());
+    assert_eq!(rig.state(&changed).0, "BIRTH");
 
     // Named again, it is allowed again.
     let all = (0..3).map(peer_settings).collect();

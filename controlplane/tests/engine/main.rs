@@ -5,6 +5,7 @@ mod admin;
 mod birth;
 mod client;
 mod dataplane;
+mod disk;
 mod durable;
 mod keys;
 mod paths;

@@ -393,6 +393,16 @@ fn r1_1_a_late_confirmation_means_nothing() {
     assert_eq!(rig.state(&client).0, "ATTACHED");
 }
 
+/// A request from the bound endpoint brings fresh keys, and neither a switch nor a slot (`rekey.rs` has the rest).
+#[test]
+fn r5_2_a_request_from_the_same_endpoint_brings_fresh_keys() {
+    let (mut rig, mut client) = rig();
+    let (before, slot) = (client.newest().secret.data_keys(), client.slot());
+    client.switch(&mut rig, PATH_A());
+    assert_eq!((rig.state(&client), client.slot()), (("ATTACHED", Reason::RekeyOk), slot));
+    assert_ne!(before.client_to_gateway, client.newest().secret.data_keys().client_to_gateway);
+}
+
 /// I4: a terminated session stays terminated, and says so with authentication.
 #[test]
 fn i4_terminated_stays_terminated() {

@@ -1,8 +1,9 @@
-//! How long a restarted control plane takes with 10,000 sessions. Prints, and judges nothing: run it by hand, in a release
-//! build, on a quiet machine.
+//! How long a restarted control plane takes. Prints, and judges nothing but the outcome. The time of 10,000 sessions:
+//! `JVPN_ADOPT_SESSIONS=10000 cargo test --release -p jvpn-controlplane --test engine time_to_adopt -- --nocapture`,
+//! on a quiet machine.
 
 use crate::client::Client;
-use crate::rig::{GATEWAY, JOURNAL_CAPACITY, PATH_A, Rig, Seeded};
+use crate::rig::{JOURNAL_CAPACITY, PATH_A, Rig, Seeded};
 use jvpn_abi::tables::{BindingWord, JOURNAL_RECORD_LEN, JournalRecord};
 use jvpn_abi::wire::Suite;
 use jvpn_abi::{BootTime, Endpoint};
@@ -13,7 +14,13 @@ use jvpn_session::Policy;
 use jvpn_tables::mapping::shared_memory;
 use std::time::{Duration, Instant};
 
-const SESSIONS: u32 = 10_000;
+/// Enough to see that it works.
+const SESSIONS: u32 = 200;
+
+fn sessions() -> u32 {
+    let asked = std::env::var("JVPN_ADOPT_SESSIONS").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(SESSIONS)
+}
 
 fn peer(number: u32, secret: &StaticSecret) -> PeerSettings {
     let [_, _, high, low] = number.to_be_bytes();
@@ -27,11 +34,11 @@ fn peer(number: u32, secret: &StaticSecret) -> PeerSettings {
     }
 }
 
-/// R7.2: 10,000 ATTACHED sessions: from an empty process to one that serves them all.
+/// R7.2: from an empty process to one that serves all sessions.
 #[test]
-#[ignore = "prints a time; takes a minute in a debug build"]
-fn r7_2_time_to_adopt_10_000_sessions() {
-    let secrets: Vec<StaticSecret> = (0..SESSIONS)
+fn r7_2_time_to_adopt() {
+    let sessions = sessions();
+    let secrets: Vec<StaticSecret> = (0..sessions)
         .map(|n| StaticSecret::generate(&mut Seeded::new(10_000 + u64::from(n))).unwrap())
         .collect();
     let peers = secrets.iter().zip(0..).map(|(secret, n)| peer(n, secret)).collect();
@@ -45,9 +52,8 @@ fn r7_2_time_to_adopt_10_000_sessions() {
         rig.frame(client.slot(), from);
         rig.now = rig.now.after(Duration::from_millis(3));
         rig.lines.clear();
-        assert_eq!(GATEWAY.port, 4500);
     }
-    assert_eq!(rig.tables.journal.len(), SESSIONS as usize);
+    assert_eq!(rig.tables.journal.len(), sessions as usize);
 
     let elements = JOURNAL_CAPACITY + 1;
     let memory =
@@ -62,7 +68,7 @@ fn r7_2_time_to_adopt_10_000_sessions() {
     for (index, snapshot) in &rig.tables.journal {
         before.write(*index, snapshot);
     }
-    let each = writing.elapsed() / SESSIONS;
+    let each = writing.elapsed() / sessions;
     rig.now = rig.now.after(Duration::from_millis(1));
     let mut engine = rig.successor();
 
@@ -83,9 +89,9 @@ fn r7_2_time_to_adopt_10_000_sessions() {
     engine.handle_table_event(rig.now, TableEvent::Adopted { slots: 1 << 16 }, &rig.tables.contexts);
     carry_out(&mut engine);
     let total = start.elapsed();
-    assert_eq!((kept.words.len(), engine.live_sessions()), (SESSIONS as usize, SESSIONS as usize));
+    assert_eq!((kept.words.len(), engine.live_sessions()), (sessions as usize, sessions as usize));
     eprintln!(
-        "{SESSIONS} sessions: read {} ms, adopted after {} ms; a record takes {JOURNAL_RECORD_LEN} octets and {} ns to write",
+        "{sessions} sessions: read {} ms, adopted after {} ms; a record takes {JOURNAL_RECORD_LEN} octets and {} ns to write",
         read.as_millis(),
         total.as_millis(),
         each.as_nanos()

@@ -1,23 +1,23 @@
 //! A gateway in a box: the engine, a fake data plane, virtual time, seeded randomness, real cryptography.
 
 use crate::client::Client;
+use crate::disk::{Disk, MemoryState};
 use jvpn_abi::tables::{BindingWord, InstallEntry, InstallOp};
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_controlplane::audit::{AuditKind, Encoder, Line};
 use jvpn_controlplane::engine::{
-    ContextView, Counter, Durable, Engine, PeerSettings, SessionStatus, Settings, Snapshot, TableCommand,
-    TableEvent, Traffic, Transmit, TunnelSettings,
+    ContextView, Counter, Engine, PeerSettings, SessionStatus, Settings, Snapshot, TableCommand, TableEvent,
+    Traffic, Transmit, TunnelSettings,
 };
-use jvpn_controlplane::node_state::StateError;
-use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey, StaticSecret};
+use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::rng::{Random, RandomError};
 use jvpn_session::Policy;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,56 +32,6 @@ impl Seeded {
 impl Random for Seeded {
     fn fill(&mut self, out: &mut [u8]) -> Result<(), RandomError> {
         self.0.fill_bytes(out);
-        Ok(())
-    }
-}
-
-/// What a disk keeps.
-#[derive(Default)]
-struct Disk {
-    reserved: u32,
-    timestamps: BTreeMap<PublicKey, u64>,
-}
-
-/// Durable state in memory, which can be told to fail. Every engine opens it anew.
-pub(crate) struct MemoryState {
-    key: NodeKey,
-    floor: u32,
-    disk: Arc<Mutex<Disk>>,
-    broken: Arc<AtomicBool>,
-}
-
-impl MemoryState {
-    fn open(disk: &Arc<Mutex<Disk>>, broken: &Arc<AtomicBool>) -> Self {
-        let (disk, broken) = (Arc::clone(disk), Arc::clone(broken));
-        let floor = disk.lock().unwrap().reserved;
-        Self { key: NodeKey::from_bytes([9; 32]), floor, disk, broken }
-    }
-}
-
-impl Durable for MemoryState {
-    fn node_key(&self) -> &NodeKey {
-        &self.key
-    }
-    fn serial_floor(&self) -> u32 {
-        self.floor
-    }
-    fn reserve_serials(&mut self, serial: u32) -> Result<u32, StateError> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(StateError::SerialsUsedUp);
-        }
-        let mut disk = self.disk.lock().unwrap();
-        disk.reserved = disk.reserved.max(serial + 64);
-        Ok(disk.reserved)
-    }
-    fn handshake_timestamp(&self, peer: &PublicKey) -> Option<u64> {
-        self.disk.lock().unwrap().timestamps.get(peer).copied()
-    }
-    fn record_handshake(&mut self, peer: &PublicKey, timestamp_ns: u64) -> Result<(), StateError> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(StateError::SerialsUsedUp);
-        }
-        self.disk.lock().unwrap().timestamps.insert(*peer, timestamp_ns);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use crate::rig::{PATH_A, PATH_B, PATH_C, Rig, endpoint};
 use jvpn_abi::Reason;
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{MsgType, SlotId};
-use jvpn_controlplane::engine::Counter;
+use jvpn_controlplane::engine::{AdminCommand, Counter};
 use jvpn_session::Policy;
 use jvpn_session::messages::ControlMessage;
 use std::time::Duration;
@@ -115,15 +115,25 @@ fn r2_3_an_unknown_slot_gets_a_reset() {
     let mut rig = Rig::new(Policy::default());
     let client = rig.attached(0);
     let grant = client.newest().grant.clone();
+    // A gateway that has granted this very slot before, to somebody whose session has ended.
     let mut fresh = Rig::new(Policy::default());
+    let earlier = fresh.attached(1);
+    assert_eq!(earlier.slot(), grant.slot);
+    let end = AdminCommand::TerminateSession(earlier.session());
+    fresh.engine.handle_admin(fresh.now, &end, &fresh.tables.contexts).unwrap();
+    fresh.pump();
     let answer = fresh.ask(PATH_A(), &client.sample(client.newest(), 3));
     let reset = Reset::parse(&answer).unwrap();
     assert_eq!(reset.kind, ResetKind::Slot);
     assert_eq!((reset.value, reset.token), (Reset::slot_value(grant.slot), grant.slot_token));
-    let mut stale = client.sample(client.newest(), 3);
-    let other = SlotId::new(grant.slot.index(), grant.slot.serial() + 1).unwrap();
-    stale[4..8].copy_from_slice(&other.0.to_be_bytes());
-    assert!(Reset::parse(&rig.ask(PATH_A(), &stale)).is_some());
+    // Nobody learns the token of a slot that was not granted yet: its holder could reset whoever gets it.
+    for (index, serial) in [(grant.slot.index(), grant.slot.serial() + 1), (1, 0), (63, 0), (60, 9)] {
+        let mut early = client.sample(client.newest(), 3);
+        early[4..8].copy_from_slice(&SlotId::new(index, serial).unwrap().0.to_be_bytes());
+        rig.ask_in_vain(PATH_A(), &early);
+        fresh.ask_in_vain(PATH_A(), &early);
+    }
+    fresh.sent.clear();
     for _ in 0..1_000 {
         fresh.datagram(PATH_A(), &client.sample(client.newest(), 3));
     }

@@ -3,10 +3,10 @@
 
 use super::{Now, Pipeline, Verdict, seal_into};
 use crate::frame::{InnerV4, decrement_ttl};
-use crate::tables::add;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::ETHERNET_LEN;
 use jvpn_abi::tables::SteeringMark;
+use std::sync::atomic::Ordering;
 
 impl Pipeline {
     /// Handles one frame from the LAN port, which XDP marked with a slot. `wan_out` is a TX frame of the WAN port.
@@ -35,6 +35,10 @@ impl Pipeline {
         if !slot.owns(inner.destination) {
             return Err(DropReason::NoRoute);
         }
+        // Inner addresses live behind bindings, never on the LAN.
+        if u32::from(inner.source) & self.config.pool.1 == self.config.pool.0 {
+            return Err(DropReason::InnerSourceDenied);
+        }
         if inner.len > self.config.mtu {
             return Err(DropReason::TooBig);
         }
@@ -44,8 +48,9 @@ impl Pipeline {
         decrement_ttl(packet);
         let packet = packet.get(..inner.len).ok_or(DropReason::InnerMalformed)?;
         let len = seal_into(slot, context, packet, wan_out)?;
-        add(&context.packets_out, 1);
-        add(&context.bytes_out, inner.len as u64);
+        // Several workers may seal for one binding.
+        context.packets_out.fetch_add(1, Ordering::Relaxed);
+        context.bytes_out.fetch_add(inner.len as u64, Ordering::Relaxed);
         Ok(len)
     }
 }

@@ -94,7 +94,8 @@ impl Bench {
 
     pub(crate) fn fence(&self, deadline: u64) {
         let words = jvpn_tables::Mapping::<AtomicU64>::new("GATE", self.gate.as_fd(), 4).unwrap();
-        words[1].store(deadline, Ordering::Release);
+        let fence = std::mem::offset_of!(jvpn_abi::tables::Gate, fence_deadline_ns) / 8;
+        words[fence].store(deadline, Ordering::Release);
     }
 
     /// Sends an entry through mailbox, installer and worker; returns whether the installer took it.

@@ -25,6 +25,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Where GATE holds the fence deadline, in u64 words.
+const FENCE_WORD: usize = std::mem::offset_of!(jvpn_abi::tables::Gate, fence_deadline_ns) / 8;
+
 /// The gateway's inner address.
 pub const INNER_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The server behind the gateway.
@@ -123,7 +126,7 @@ impl DataPlane {
         let octets = slots as usize * BINDING_WORDS * 8;
         let bindings = shared_memory("BINDINGS", c"jvpn-sim", octets)?;
         let gate = shared_memory("GATE", c"jvpn-sim", 4_096)?;
-        Mapping::<AtomicU64>::new("GATE", gate.as_fd(), 4)?[1].store(u64::MAX, Ordering::Release);
+        Mapping::<AtomicU64>::new("GATE", gate.as_fd(), 4)?[FENCE_WORD].store(u64::MAX, Ordering::Release);
         Ok(Self {
             slots,
             words: Mapping::new("BINDINGS", bindings.as_fd(), slots as usize * BINDING_WORDS)?,
