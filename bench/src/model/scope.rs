@@ -84,18 +84,18 @@ impl Scope {
             Self {
                 requests: 1 + more,
                 handshakes: 2,
-                control_plane_crashes: 1 + more,
+                control_plane_crashes: 1,
                 client_crashes: 1,
                 keeps_sessions: false,
                 slow_worker: deep,
                 ..calm("restart-without-memory")
             },
             Self {
-                requests: 2 + 2 * more,
-                handshakes: more,
+                requests: 2 + more,
+                handshakes: 0,
                 silences: more,
                 voluntary: true,
-                lan_packets: deep,
+                lan_packets: false,
                 moments: &[0, 4, 8, 70, 140, 400],
                 ..Self::calm(
                     "budget-and-bounds",

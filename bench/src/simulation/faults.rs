@@ -7,6 +7,7 @@ use super::network::{Fate, Flow, Heading, PathId, Sight, Weather};
 use super::observer::Violation;
 use super::{Setup, Simulation};
 use jvpn_abi::wire::{MsgType, Suite};
+use jvpn_client::paths::candidates::CandidateSettings;
 use jvpn_client::paths::{LinkState, UplinkId};
 use jvpn_controlplane::engine::AdminCommand;
 use jvpn_session::Policy;
@@ -202,6 +203,7 @@ pub fn world(seed: u64) -> Setup {
         preset
     };
     let every = [Some(20), Some(60), Some(400), None][dice.below(4) as usize];
+    let fail_back_hold = [None, Some(secs(2)), Some(secs(15))][dice.below(3) as usize];
     Setup {
         seed,
         clients,
@@ -211,7 +213,7 @@ pub fn world(seed: u64) -> Setup {
         policy,
         suites: vec![if dice.chance(500) { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 }],
         traffic_every: every.map(Duration::from_millis),
-        ..Setup::default()
+        candidates: CandidateSettings { fail_back_hold, ..CandidateSettings::default() },
     }
 }
 

@@ -1,6 +1,6 @@
 //! Requests and answers that are lost, repeated, late or answered twice.
 
-use crate::{A, B, attached, changes, counter, flows, ms, recovered, recoveries, secs, session};
+use crate::{A, B, attached, bound, changes, counter, flows, ms, recovered, recoveries, secs, session};
 use jvpn_abi::Reason;
 use jvpn_abi::wire::MsgType;
 use jvpn_bench::simulation::faults::Fault;
@@ -46,8 +46,7 @@ fn ack_always_lost_on_one_path_then_another_attempt() {
     assert!(changes(&sim, id, 0).contains(&(State::Recovering, Reason::RecoveryRetry)));
     sim.strike(Fault::Release).unwrap();
     for count in 2..=4 {
-        let over = sim.observer.uplink_of(0).unwrap();
-        let over = if over == A.uplink { A } else { B };
+        let over = bound(&sim);
         sim.strike(Fault::LinkDown(over, ms(1))).unwrap();
         recovered(&mut sim, count, secs(2));
         sim.strike(Fault::LinkUp(over, 1)).unwrap();
@@ -100,16 +99,14 @@ fn retry_after_is_kept() {
     let mut sim = attached();
     let id = session(&sim);
     for count in 1..=8 {
-        let over = sim.observer.uplink_of(0).unwrap();
-        let over = if over == A.uplink { A } else { B };
+        let over = bound(&sim);
         sim.strike(Fault::LinkDown(over, ms(1))).unwrap();
         recovered(&mut sim, count, secs(2));
         sim.strike(Fault::LinkUp(over, 1)).unwrap();
         sim.run(ms(300)).unwrap();
     }
     assert_eq!(sim.client(0).state, "DEGRADED");
-    let over = sim.observer.uplink_of(0).unwrap();
-    let over = if over == A.uplink { A } else { B };
+    let over = bound(&sim);
     sim.strike(Fault::LinkDown(over, ms(1))).unwrap();
     let asked = counter(&sim, "reattach_received");
     let took = recovered(&mut sim, 9, secs(70));

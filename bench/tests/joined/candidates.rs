@@ -1,8 +1,8 @@
 //! Warm candidates and the way back to a better uplink, with the real engine, the real agent and a bad network.
 
 use crate::{A, B, at_gateway, attached_as, counter, flows, ms, recovered, secs, session};
+use jvpn_bench::simulation::faults::{Fault, schedule, world};
 use jvpn_bench::simulation::network::Weather;
-use jvpn_bench::simulation::faults::Fault;
 use jvpn_bench::simulation::{Setup, Simulation};
 use jvpn_client::paths::UplinkId;
 use jvpn_client::paths::candidates::CandidateSettings;
@@ -67,5 +67,33 @@ fn in_bad_weather_candidates_do_no_harm() {
         assert_eq!(session(&sim), id, "seed {seed}");
         flows(&mut sim);
         sim.run(ms(100)).unwrap();
+    }
+}
+
+/// I1, I7, I13: random worlds and storms, as [`crate::random`] has them, with clients that go back to better uplinks: every
+/// invariant holds, and after the storm everybody is back with a working path.
+#[test]
+fn storms_with_fail_back() {
+    let storm = secs(40);
+    for seed in 1_020..1_050 {
+        let candidates = CandidateSettings { fail_back_hold: Some(secs(2)), ..CandidateSettings::default() };
+        let setup = Setup { candidates, ..world(seed) };
+        let mut sim = Simulation::new(&setup).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        for (at, fault) in schedule(&setup, storm) {
+            sim.plan(at, fault);
+        }
+        sim.run(storm).unwrap_or_else(|broken| panic!("seed {seed}: {broken:?}"));
+        sim.heal().unwrap();
+        (0..sim.clients()).for_each(|client| sim.set_traffic(client, Some(ms(50))));
+        let echoed = |sim: &Simulation| -> Vec<usize> {
+            (0..sim.clients()).map(|client| sim.observer.client(client).echoed.len()).collect()
+        };
+        let before = echoed(&sim);
+        let back = |sim: &Simulation| {
+            sim.is_settled() && echoed(sim).iter().zip(&before).all(|(now, before)| *now > before + 2)
+        };
+        let took = sim.run_until(secs(90), back).unwrap_or_else(|broken| panic!("seed {seed}: {broken:?}"));
+        assert!(took.is_some(), "seed {seed}: not back");
+        sim.run(secs(20)).unwrap_or_else(|broken| panic!("seed {seed}: {broken:?}"));
     }
 }

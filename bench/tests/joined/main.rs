@@ -88,6 +88,11 @@ fn recovered(sim: &mut Simulation, count: usize, within: Duration) -> Duration {
     took.unwrap_or_else(|| panic!("{} of {count} recoveries within {within:?}", recoveries(sim)))
 }
 
+/// The path that client 0 is bound to.
+fn bound(sim: &Simulation) -> PathId {
+    path(0, sim.client(0).path.unwrap().uplink.0)
+}
+
 /// Traffic flows: in the next second nearly every packet of client 0 comes back.
 fn flows(sim: &mut Simulation) {
     sim.run(ms(200)).unwrap();

@@ -74,7 +74,8 @@ fn stays(sim: &mut Simulation) {
     let clients = 0..sim.clients();
     let seen = |sim: &Simulation, client: usize| {
         let watch = sim.observer.client(client);
-        (watch.sessions.len(), watch.recoveries.len(), watch.echoed.len())
+        let needed = watch.recoveries.iter().filter(|(_, report)| !report.cause.is_voluntary()).count();
+        (watch.sessions.len(), needed, watch.echoed.len())
     };
     let before: Vec<_> = clients.clone().map(|client| seen(sim, client)).collect();
     let sent: Vec<_> = clients.clone().map(|client| sim.sent(client)).collect();

@@ -131,7 +131,9 @@ impl Agent {
             self.drive(now);
         }
         if !inner {
-            self.handle_internal(now, plaintext);
+            if counts {
+                self.handle_internal(now, plaintext);
+            }
             return None;
         }
         let Some(packet) = trimmed(plaintext) else {

@@ -131,6 +131,8 @@ impl Agent {
             };
             match step {
                 Step::Probe { id, next_within } => self.send_probe(now, id, next_within),
+                // While a recovery waits for its proof, silence is one more attempt that failed.
+                Step::Dead if session.recovery.is_some() => self.binding_unproven(now),
                 Step::Dead => self.begin_recovery(now, SwitchCause::PathDead, None),
                 Step::Unproven => self.binding_unproven(now),
                 Step::Wait(_) => break,

@@ -293,3 +293,22 @@ fn r7_2_no_reset_before_adoption_is_done() {
     other.event(TableEvent::Adopted { slots: 64 });
     assert_eq!(other.ask(PATH_B(), &sent.datagram)[0], MsgType::Reset.octet());
 }
+
+/// R7.2, R7.3: a binding that JOURNAL names but the tables do not hold (the data plane had restarted and was just getting
+/// it back) is lost, not believed.
+#[test]
+fn r7_3_a_binding_that_the_tables_do_not_hold_is_lost() {
+    let mut rig = Rig::new(Policy::default());
+    let mut client = rig.attached(0);
+    rig.tables.bound.clear();
+    rig.tables.routes.clear();
+    rig.event(TableEvent::DataPlaneLost);
+    rig.tables.install = Answers::Held;
+    rig.event(TableEvent::DataPlaneUp { slots: 64, context_kept: true });
+    assert_eq!((rig.state(&client).0, rig.bound_slots().len()), ("ATTACHED", 0), "on its way back");
+    rig.fuse = Some(0);
+    rig.tables.install = Answers::AtOnce;
+    rig.restart();
+    assert_eq!(rig.state(&client), ("RECOVERING", Reason::DataPlaneLost));
+    get_back(&mut rig, &mut client, &mut Seen::default());
+}

@@ -124,3 +124,28 @@ fn messages_that_do_not_fit_are_refused() {
     let len = CONTROL_MESSAGE_MAX + 1;
     assert_eq!(sealer.seal(&vec![1; len]), Err(CryptoError::TooLong { len, max: CONTROL_MESSAGE_MAX }));
 }
+
+/// R2.4, R7.2: an opener that was made again from what was kept opens nothing a second time, and all that is newer, in any
+/// order; a sealer goes on with another key.
+#[test]
+fn r7_2_both_ends_go_on_from_what_was_kept() {
+    for highest in [0_u8, 5, 63, 64, 200] {
+        let suite = Suite::Aes256Gcm;
+        let (mut sealer, mut opener) = pair(suite, 2);
+        let datagrams: Vec<_> = (0..=highest).map(|octet| sealer.seal(&[octet]).unwrap()).collect();
+        opener.open(datagrams.last().unwrap()).unwrap();
+        let heard = opener.heard();
+        assert_eq!(heard, Some(Heard { incarnation: 2, highest_counter: u64::from(highest) }));
+        let mut again = ControlOpener::from_secret(opener.secret().clone(), suite, SLOT, heard);
+        assert_eq!(again.heard(), heard);
+        for datagram in &datagrams {
+            assert_eq!(again.open(datagram), Err(CryptoError::Repeated));
+        }
+        let later: Vec<_> = (0..80).map(|octet| sealer.seal(&[octet]).unwrap()).collect();
+        assert!(later.iter().rev().all(|datagram| again.open(datagram).is_ok()));
+        let mut next =
+            ControlSealer::from_secret(sealer.secret().clone(), suite, SLOT, sealer.incarnation() + 1);
+        assert_eq!(again.open(&next.seal(b"next").unwrap()), Ok(b"next".to_vec()));
+        assert_eq!(again.open(&sealer.seal(b"earlier life").unwrap()), Err(CryptoError::Repeated));
+    }
+}
