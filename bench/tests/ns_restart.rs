@@ -68,8 +68,15 @@ fn r7_2_a_killed_control_plane_goes_on_with_the_same_session() {
         lab.await_replies(&heartbeat, 50);
         impairments.stop(cut, Impairment::Cut).unwrap();
         let after = lab.snapshot();
-        assert_eq!((after.session_id.as_str(), after.state.as_str()), (first.session_id.as_str(), "ATTACHED"));
-        assert!(after.epoch > before.epoch && after.slot != before.slot && after.state_version > before.state_version);
+        assert_eq!(
+            (after.session_id.as_str(), after.state.as_str()),
+            (first.session_id.as_str(), "ATTACHED")
+        );
+        assert!(
+            after.epoch > before.epoch
+                && after.slot != before.slot
+                && after.state_version > before.state_version
+        );
         assert_eq!(lab.control_plane_status()["sessions"][0]["switches"], round);
     }
     assert_eq!(lab.client_status()["counters"]["handshakes_sent"], handshakes, "one session all along");

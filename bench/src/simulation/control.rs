@@ -280,7 +280,7 @@ impl Simulation {
     }
 
     /// A packet of the server reaches the LAN port.
-    pub(super) fn from_server(&mut self, packet: &[u8]) {
+    pub(super) fn packet_of_server(&mut self, packet: &[u8]) {
         let Some(data_plane) = &mut self.host.data_plane else { return };
         if let Steered::Worker(index) = data_plane.lan(packet) {
             self.wake_soon(Actor::Worker(index));

@@ -136,7 +136,22 @@ impl Simulation {
                 self.stalled.remove(&Actor::Control);
             }
             Fault::StartControlPlane => self.host.start_control_plane(self.now),
-            _ => {
+            Fault::Cut(..)
+            | Fault::CutBoth(_)
+            | Fault::Weather(..)
+            | Fault::Heal(_)
+            | Fault::LinkDown(..)
+            | Fault::LinkUp(..)
+            | Fault::Rebind(_)
+            | Fault::Stall(..)
+            | Fault::Sleep(..)
+            | Fault::StartDataPlane
+            | Fault::Hold(_)
+            | Fault::LoseType(..)
+            | Fault::Release
+            | Fault::Replay(_)
+            | Fault::Terminate(_)
+            | Fault::RestartClient(_) => {
                 let started = self.host.start_data_plane();
                 started.map_err(|error| self.observer.violation("simulator", error))?;
             }

@@ -359,7 +359,7 @@ impl Simulation {
                 Ok(())
             }
             Happening::FromServer(packet) => {
-                self.from_server(&packet);
+                self.packet_of_server(&packet);
                 Ok(())
             }
             Happening::Traffic(client) => {

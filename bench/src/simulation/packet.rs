@@ -51,6 +51,7 @@ impl Numbered {
             && inner.len == LEN
             && inner.protocol == PROTOCOL
             && fold(sum_words(packet.get(..20)?)) == 0
+            && packet.get(20..HEAD)?.iter().all(|octet| *octet == 0)
             && packet
                 .iter()
                 .enumerate()

@@ -201,3 +201,18 @@ fn sleep_and_wake() {
     assert_eq!(session(&sim), id);
     flows(&mut sim);
 }
+
+/// I13, R7.1: paths with a round trip of more than a second (a loaded satellite link): a binding has time for its first
+/// frame, however long the path; the session comes back over it.
+#[test]
+fn round_trips_beyond_a_second() {
+    for one_way in [300, 450, 550, 700, 1_000, 1_400] {
+        let mut sim = attached();
+        let id = session(&sim);
+        let far = Weather { delay: ms(one_way), ..Weather::default() };
+        sim.strike(Fault::Weather(B, far, far)).unwrap();
+        sim.strike(Fault::LinkDown(A, ms(1))).unwrap();
+        let took = recovered(&mut sim, 1, secs(60));
+        assert_eq!(session(&sim), id, "{one_way} ms one way, after {took:?}");
+    }
+}

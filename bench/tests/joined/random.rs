@@ -116,7 +116,7 @@ fn seeds(offset: u64, step: u64) {
     for seed in (first + offset..first + count).step_by(step as usize) {
         longest = longest.max(survives(seed, false));
     }
-    println!("{} seeds from {}: back after {longest:?} at the latest", count / step, first + offset);
+    eprintln!("{} seeds from {}: back after {longest:?} at the latest", count / step, first + offset);
 }
 
 /// R1.1, R1.2, R1.3, R1.5, R1.6, R1.7, R1.9, R2.4, R7.1, R7.3, I1 – I13: even seeds.

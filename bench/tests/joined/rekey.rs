@@ -1,6 +1,6 @@
 //! R5.2: the production parts renew the keys under traffic, and nothing is lost.
 
-use super::{A, B, attached_as, flows, ms, recoveries, recovered, secs, session};
+use super::{A, B, attached_as, flows, ms, recovered, recoveries, secs, session};
 use jvpn_bench::simulation::faults::Fault;
 use jvpn_bench::simulation::{Setup, Simulation};
 use jvpn_session::Policy;

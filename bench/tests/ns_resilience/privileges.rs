@@ -92,9 +92,10 @@ fn handover_client() {
     setgroups(&[]).unwrap();
     setresgid(gid, gid, gid).unwrap();
     setresuid(uid, uid, uid).unwrap();
-    let connection = Connection::connect(Path::new(&socket)).unwrap();
-    let welcome =
-        connection.send_hello(&Hello::new(false, false, 0), &[]).and_then(|()| connection.receive_welcome());
+    let welcome = Connection::connect(Path::new(&socket)).and_then(|connection| {
+        connection.send_hello(&Hello::new(false, false, 0), &[])?;
+        connection.receive_welcome()
+    });
     match welcome {
         Ok((_, fds)) => eprintln!("welcome with descriptors: {}", fds.len()),
         Err(error) => eprintln!("no welcome: {error}"),

@@ -38,6 +38,16 @@ use std::time::Duration;
 const STATUS_MODE: u32 = 0o600;
 /// Batches per descriptor and round: enough to drain a burst, few enough that timers and the other direction get their turn.
 const BATCHES_PER_ROUND: usize = 4;
+/// A gateway that has not answered for so long is worth a line in the log.
+const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(5);
+
+/// Whether the user was told of a gateway that does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    Untold,
+    Told,
+}
+
 /// How often links are looked at again while something about them was refused.
 const LINK_RETRY: Duration = Duration::from_secs(2);
 
@@ -107,6 +117,7 @@ struct Shell {
     devices: Vec<String>,
     interface: String,
     look_again: Option<BootTime>,
+    silence: Silence,
     tunnel_refused: u64,
     running: Running,
 }
@@ -184,6 +195,7 @@ impl Shell {
             devices,
             interface: config.interface.name.clone(),
             look_again: None,
+            silence: Silence::Untold,
             tunnel_refused: 0,
             running: Running::Yes,
         };
@@ -243,6 +255,7 @@ impl Shell {
         if self.agent.poll_timeout().is_some_and(|due| due <= now) {
             self.agent.handle_timeout(now);
         }
+        self.tell_of_silence(now);
         if self.agent.poll_suspicion() || self.look_again.is_some_and(|due| due <= now) {
             self.refresh_links(now);
         }
@@ -373,6 +386,22 @@ impl Shell {
         }
     }
 
+    /// A gateway that stays silent does so by design towards whom it does not know: the user must hear what to check.
+    fn tell_of_silence(&mut self, now: BootTime) {
+        match (self.agent.unanswered_since(), self.silence) {
+            (None, _) => self.silence = Silence::Untold,
+            (Some(since), Silence::Untold) if now.since(since) >= SILENCE_TOLD_AFTER => {
+                self.silence = Silence::Told;
+                tracing::warn!(
+                    endpoint = %self.agent.endpoint(),
+                    "no answer from the gateway: check endpoint and port, gateway.public_key, that the gateway lists \
+                     this client's key ('jvpn pubkey'), any preshared key, and this host's clock"
+                );
+            }
+            (Some(_), Silence::Untold | Silence::Told) => {}
+        }
+    }
+
     fn refresh_links(&mut self, now: BootTime) {
         let endpoint = self.agent.endpoint();
         if endpoint != Endpoint::default() {
@@ -383,6 +412,8 @@ impl Shell {
     /// Asks the host for the state of the links, opens and closes transports, and tells the agent.
     fn look_at_links(&mut self, now: BootTime, gateway: Endpoint) {
         self.look_again = None;
+        // A link that has come may send a handshake at once, and its timestamp is wall-clock time.
+        self.agent.set_wall_clock(now, clock::unix_ns());
         let states = match self.links.refresh() {
             Ok(states) => states,
             Err(error) => {

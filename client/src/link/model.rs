@@ -171,12 +171,15 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
         source: Some(source),
     };
     if device.admin_up {
-        wanted.routes.extend(
-            addresses
-                .iter()
-                .filter(|a| a.len < host_len(a.addr))
-                .map(|a| Route { source: Some(a.addr), ..route(network(a.addr, a.len), a.len, None) }),
-        );
+        for address in addresses.iter().filter(|a| a.len < host_len(a.addr)) {
+            // A second address of the same network needs no second route, and the kernel refuses one.
+            let dst = network(address.addr, address.len);
+            let is_there =
+                |route: &Route| route.via.is_none() && (route.dst, route.len) == (dst, address.len);
+            if !wanted.routes.iter().any(is_there) {
+                wanted.routes.insert(Route { source: Some(address.addr), ..route(dst, address.len, None) });
+            }
+        }
         wanted.routes.insert(route(everything, 0, via));
     }
     let state = match (device.admin_up, device.carrier) {
@@ -274,6 +277,17 @@ mod tests {
         assert_eq!(uplink(&host, &upa(None), peer).0, LinkState::NoAddress);
         host.devices.clear();
         assert_eq!(uplink(&host, &upa(None), peer).0, LinkState::Missing);
+    }
+
+    /// A second address of the same network is no obstacle: one connected route serves both.
+    #[test]
+    fn two_addresses_of_one_network() {
+        let mut host = host();
+        host.addresses.push(Address { device: 3, addr: ip("10.0.1.3"), len: 24 });
+        let (state, wanted) = uplink(&host, &upa(Some("10.0.1.1")), ip("198.51.100.1"));
+        assert!(state.is_usable());
+        let connected = wanted.routes.iter().filter(|r| r.via.is_none()).count();
+        assert_eq!(connected, 1, "{:?}", wanted.routes);
     }
 
     #[test]

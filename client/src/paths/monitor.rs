@@ -223,7 +223,8 @@ impl Monitor {
 
     fn touch(&mut self, now: BootTime) {
         self.last_traffic = Some(now);
-        let due = self.last_probe.map_or(now, |last| last.after(self.interval(now)));
+        // Never in the past: after a long idle time a probe is due now, not since long ago.
+        let due = self.last_probe.map_or(now, |last| last.after(self.interval(now))).max(now);
         self.next_probe = self.next_probe.min(due);
     }
 

@@ -113,6 +113,7 @@ fn traffic_wakes_an_idle_watch() {
     world.run(world.now.after(ms(10_000)));
     let before = world.probes.len();
     world.monitor.on_sent(world.now);
+    assert_eq!(world.monitor.next_event(), world.now, "due now, not in the past: the host has not slept");
     world.run(world.now.after(ms(2)));
     assert_eq!(world.probes.len(), before + 1);
 }

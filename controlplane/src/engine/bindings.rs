@@ -19,8 +19,16 @@ use std::time::Duration;
 pub const QUIESCE_TIMEOUT: Duration = Duration::from_millis(100);
 /// An installer that does not report within this time makes the installation fail.
 pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(1);
-/// An unconfirmed binding lives for max(3 RTT, this). The gateway measures no RTT yet.
+/// How long a client's first binding of a burst may stay unconfirmed.
 pub(super) const UNCONFIRMED_MIN: Duration = Duration::from_secs(1);
+/// How long any may: a client waits no longer than 5 s for an answer, so no longer round trip comes this far.
+const UNCONFIRMED_MAX: Duration = Duration::from_secs(8);
+
+/// How long a binding may stay unconfirmed that its client asked for with its `attempt`th request of a burst. The
+/// gateway measures no round trip; one that is longer than its patience is waited for with the next attempts (I13).
+pub(super) fn patience(attempt: u16) -> Duration {
+    (UNCONFIRMED_MIN * u32::from(attempt.max(1))).min(UNCONFIRMED_MAX)
+}
 
 impl World {
     /// Starts to bring a binding into the tables. Nothing may be bound; what was bound may still be draining.
@@ -156,7 +164,7 @@ impl World {
         }
         let (slot, word, remote, local) = (binding.slot, binding.word, binding.remote, binding.local);
         binding.alive_since = now;
-        binding.unconfirmed_until = Some(now.after(UNCONFIRMED_MIN));
+        binding.unconfirmed_until = Some(now.after(binding.patience));
         self.by_slot.insert(slot, session.id());
         self.slots.grant(slot);
         self.commands.push_back(TableCommand::Bind { slot, word, remote, local });

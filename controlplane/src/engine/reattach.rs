@@ -17,6 +17,7 @@
 //! saw.
 
 use super::api::ContextView;
+use super::bindings::patience;
 use super::counters::Counter;
 use super::handshake::UNAVAILABLE_RETRY_MS;
 use super::rekey::Asks;
@@ -125,10 +126,10 @@ impl World {
         let is_grant = session.answered.as_ref().is_some_and(|granted| same(&granted));
         self.counters.count(Counter::ReattachAnsweredAgain);
         if is_grant
-            && let Some(until) =
-                session.binding.as_mut().and_then(|binding| binding.unconfirmed_until.as_mut())
+            && let Some(binding) = &mut session.binding
+            && let Some(until) = &mut binding.unconfirmed_until
         {
-            *until = at.now.after(super::bindings::UNCONFIRMED_MIN);
+            *until = at.now.after(binding.patience);
         }
         self.send(at.remote, at.local, answer);
     }
@@ -191,7 +192,8 @@ impl World {
         };
         self.counters.count(Counter::ReattachAccepted);
         let path = (at.remote, at.local);
-        let binding = Binding::new(&secret, session.suite, slot, next.core.epoch(), path, at.now);
+        let mut binding = Binding::new(&secret, session.suite, slot, next.core.epoch(), path, at.now);
+        binding.patience = patience(ask.attempt);
         let draining = session.draining;
         self.commit(session, next, at.now, view);
         if session.draining == draining {

@@ -1,6 +1,7 @@
 //! One session as the engine holds it: the plain core, and the keys, bindings and answers that belong to it.
 
 use super::api::Traffic;
+use super::bindings::UNCONFIRMED_MIN;
 use super::rekey::{Previous, Rekey};
 use super::snapshot::Place;
 use super::timeline::Timeline;
@@ -17,6 +18,7 @@ use jvpn_crypto::keys::PublicKey;
 use jvpn_crypto::schedule::{DataKeys, EpochSecret, Resume};
 use jvpn_session::messages::{Handle, Prefix, SessionId};
 use jvpn_session::{BindingPhase, Generation, Policy, SessionCore, State};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// DATA keys of a fresh binding have this number; a rekey counts up.
@@ -178,6 +180,8 @@ pub(super) struct Binding {
     pub(super) previous: Option<Previous>,
     /// Silence counts from here at the earliest.
     pub(super) alive_since: BootTime,
+    /// How long it may stay unconfirmed.
+    pub(super) patience: Duration,
     /// Until when the first frame has to come; `None` once it came.
     pub(super) unconfirmed_until: Option<BootTime>,
     /// The last install entry by which a restarted data plane gets it back, and until when.
@@ -207,6 +211,7 @@ impl Binding {
             rekey: None,
             previous: None,
             alive_since: BootTime(0),
+            patience: UNCONFIRMED_MIN,
             unconfirmed_until: None,
             adopting: None,
         }

@@ -245,6 +245,7 @@ fn unpack_binding(p: &mut Unpacker<'_>, suite: Suite, now: BootTime) -> Option<B
         rekey: None,
         previous: None,
         alive_since: now,
+        patience: super::bindings::UNCONFIRMED_MIN,
         unconfirmed_until: None,
         adopting: None,
     };

@@ -116,7 +116,9 @@ impl Seals {
         let number = entry.key_number;
         let wrong = |what: &str| Err(("I11", format!("key {number} of {id:?} {what}")));
         match InstallOp::from_number(entry.op) {
-            Some(InstallOp::Adopt | InstallOp::AdoptKey) if slot.keys.get(&number) == Some(&keys) => return Ok(()),
+            Some(InstallOp::Adopt | InstallOp::AdoptKey) if slot.keys.get(&number) == Some(&keys) => {
+                return Ok(());
+            }
             Some(InstallOp::Adopt | InstallOp::AdoptKey) => return wrong("is adopted with other keys"),
             Some(InstallOp::DropKey | InstallOp::Remove) => return Ok(()),
             Some(InstallOp::Install) if !slot.keys.is_empty() => return wrong("is a second binding"),
