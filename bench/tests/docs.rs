@@ -7,13 +7,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jvpn_abi::wire::{self, MsgType, Suite, control, data, handshake, internal, reattach, reset};
+use jvpn_abi::wire::{self, MsgType, Suite, control, data, handshake, internal, path, reattach, reset};
 use jvpn_abi::{BootTime, DropReason, Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_controlplane::audit::{AuditEvent, AuditKind, Encoder, LimitScope, Line, Violation};
 use jvpn_crypto::{limits, window};
-use jvpn_session::messages::{ControlMessage, SessionId, SwitchCause};
+use jvpn_session::messages::{ControlMessage, SessionId, SwitchCause, TicketBatch};
 use jvpn_session::{Policy, State, StateVersion};
 use serde_json::Value;
+
+#[path = "docs/tables.rs"]
+mod tables;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -141,6 +144,10 @@ fn sizes_and_limits_are_the_codes() {
         ("CONTROL_HEADER_LEN", control::CONTROL_HEADER_LEN),
         ("CONTROL_OVERHEAD", control::CONTROL_OVERHEAD),
         ("RESET_LEN", reset::RESET_LEN),
+        ("TICKET_ID_LEN", path::TICKET_ID_LEN),
+        ("TICKET_KEY_LEN", jvpn_crypto::path::TICKET_KEY_LEN),
+        ("PATH_PROBE_LEN", path::PATH_PROBE_LEN),
+        ("PATH_ECHO_LEN", path::PATH_ECHO_LEN),
         ("WINDOW_LEN", usize::try_from(window::WINDOW_LEN).unwrap()),
     ];
     assert_eq!(pairs(PROTOCOL, "### Sizes"), owned(sizes));
@@ -151,7 +158,9 @@ fn sizes_and_limits_are_the_codes() {
         ("FAILED_OPENS_AES_GCM", limits::FAILED_OPENS_AES_GCM),
         ("FAILED_OPENS_CHACHA", limits::FAILED_OPENS_CHACHA),
     ];
-    assert_eq!(pairs(PROTOCOL, "## Limits of keys"), owned(keys));
+    let times = [("REKEY_SOFT_TIME", limits::REKEY_SOFT_TIME), ("HARD_TIME", limits::HARD_TIME)];
+    let times = times.map(|(name, time)| (name.to_owned(), format!("{} s", time.as_secs())));
+    assert_eq!(pairs(PROTOCOL, "## Limits of keys"), [owned(keys), times.to_vec()].concat());
 }
 
 /// Name and position.
@@ -161,7 +170,7 @@ type Field = (&'static str, usize);
 #[test]
 fn byte_tables_are_the_codes() {
     let to_end = usize::MAX;
-    let layouts: [(&str, usize, &[Field]); 9] = [
+    let layouts: [(&str, usize, &[Field]); 11] = [
         ("DATA", to_end, &[("body", data::DATA_HEADER_LEN)]),
         ("Internal frames", internal::PROBE_LEN, &[("highest", 32)]),
         (
@@ -199,6 +208,8 @@ fn byte_tables_are_the_codes() {
         ),
         ("CONTROL", to_end, &[("body", control::CONTROL_HEADER_LEN)]),
         ("RESET", reset::RESET_LEN, &[("token", 12)]),
+        ("PATH_PROBE", path::PATH_PROBE_LEN, &[("MAC", path::PROBE_MAC_AT)]),
+        ("PATH_ECHO", path::PATH_ECHO_LEN, &[("MAC", path::ECHO_MAC_AT)]),
     ];
     for (name, len, fields) in layouts {
         let mut next = 0;
@@ -236,6 +247,8 @@ fn numbers_and_names_are_the_codes() {
         ("TERMINATE", ControlMessage::Terminate { reason }),
         ("PATH_HINT", ControlMessage::PathHint { observed: Endpoint::v4([10, 0, 0, 1], 9) }),
         ("STATE", ControlMessage::State { version: 1, state: State::Attached.number(), reason }),
+        ("ASK_TICKETS", ControlMessage::AskTickets),
+        ("TICKETS", ControlMessage::Tickets(TicketBatch { lifetime_s: 1, tickets: Vec::new() })),
     ];
     let messages = messages.map(|(name, message)| (message.encode()[0], name));
     assert_eq!(pairs(PROTOCOL, "### CONTROL messages"), owned(messages));
@@ -507,7 +520,9 @@ fn every_configuration_key_is_documented() {
             documented.map(|(key, _)| key.rsplit('.').next().unwrap().to_owned()).collect::<BTreeSet<_>>();
         let mut keys = keys_of(&read(path));
         // The names of tables; `preset` stands for the whole of [policy], which has a table of its own.
-        for table in ["wan", "lan", "tunnel", "limits", "peer", "interface", "gateway", "uplink", "policy"] {
+        for table in
+            ["wan", "lan", "tunnel", "limits", "peer", "interface", "gateway", "uplink", "policy", "paths"]
+        {
             keys.remove(table);
         }
         let is_table = |key: &String| ["interface", "gateway", "preset"].contains(&key.as_str());
@@ -578,22 +593,5 @@ fn duration(text: &str) -> Duration {
         "min" => Duration::from_secs(number * 60),
         "h" => Duration::from_secs(number * 3_600),
         other => panic!("'{text}': no unit {other}"),
-    }
-}
-
-#[test]
-fn documents_are_in_shape() {
-    for path in files(".md").iter().filter(|path| !path.contains("transition_table")) {
-        let text = read(path);
-        for (number, line) in text.lines().enumerate() {
-            assert!(line.chars().count() <= 120, "{path}:{}: longer than 120 columns", number + 1);
-        }
-        let dir = Path::new(ROOT).join(path).parent().unwrap().to_owned();
-        let inline = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-        let named =
-            text.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: ").map(|(_, to)| to));
-        for target in inline.chain(named).filter(|target| !target.contains("://")) {
-            assert!(dir.join(target).exists(), "{path}: the link to {target} leads nowhere");
-        }
     }
 }

@@ -4,7 +4,7 @@
 //! never packets. The file is bounded: when it has grown to 64 MiB, it is renamed to `<name>.old` and begun anew.
 
 use crate::agent::Event;
-use crate::paths::{LinkState, Paths, UplinkId};
+use crate::paths::{Paths, UplinkId};
 use jvpn_abi::BootTime;
 use jvpn_session::messages::SessionId;
 use serde::Serialize;
@@ -134,14 +134,7 @@ impl Line {
                 event: "link",
                 uplink: device(*uplink),
                 to: Some(state.name().to_owned()),
-                message: match state {
-                    LinkState::Usable { source } => Some(format!("from {source}")),
-                    LinkState::Missing
-                    | LinkState::Down
-                    | LinkState::NoCarrier
-                    | LinkState::NoAddress
-                    | LinkState::NoRoute => None,
-                },
+                message: state.source().map(|source| format!("from {source}")),
                 ..base
             },
             Event::Trouble { message } => Self { event: "trouble", message: Some(message.clone()), ..base },

@@ -86,7 +86,8 @@ impl Reading {
                 return;
             }
             self.phase = Phase::Up;
-            self.quiesced = passed;
+            // What the engine has unbound meanwhile is above that, and is reported of its own.
+            self.quiesced = seq;
             into.push(event);
         }
         if passed > self.quiesced {

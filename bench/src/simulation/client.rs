@@ -181,6 +181,8 @@ impl Simulation {
     }
 
     fn look_at_links(&mut self, client: usize) -> Result<(), Violation> {
+        let now = self.now;
+        self.clients[client].agent.set_wall_clock(now, UNIX_AT_BOOT + now.0);
         let paths: Vec<PathId> = self.network.ids().filter(|path| path.client == client).collect();
         for path in paths {
             let state = self.network.link(path);

@@ -13,7 +13,7 @@ use jvpn_abi::wire::{DataHeader, SlotId};
 use jvpn_controlplane::engine::{AdminCommand, ContextView, TableCommand, TableEvent};
 use jvpn_session::messages::SessionId;
 use sha2::Digest;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Datagrams handled before the reports are looked at again, as the shell has it.
 const DATAGRAMS_PER_TURN: usize = 64;
@@ -36,8 +36,10 @@ impl Simulation {
             self.host.disconnect();
             self.table_event(TableEvent::DataPlaneLost)?;
         }
-        let connected = self.host.connect().map_err(|error| self.observer.violation("simulator", error))?;
+        let connected =
+            self.host.connect(self.now).map_err(|error| self.observer.violation("simulator", error))?;
         if connected {
+            self.drain()?;
             self.wake_workers();
         }
         self.reports()?;
@@ -49,13 +51,13 @@ impl Simulation {
             engine.handle_timeout(now, &view);
             self.drain()?;
         }
+        self.wishes()?;
         if let Some(due) = self.host.control.as_ref().and_then(|control| control.engine.poll_timeout()) {
             if due <= now {
                 return Err(self.observer.violation("I9", "a timer of the engine does not pass"));
             }
             self.agenda.wake(Actor::Control, whole_ms(due));
         }
-        self.wishes()?;
         self.check()
     }
 
@@ -118,6 +120,8 @@ impl Simulation {
                     self.gateway_sends(answer.remote, answer.payload)?;
                 }
             }
+            // The edge is not simulated; its knowledge of handles is only kept from piling up.
+            while self.host.control.as_mut().is_some_and(|c| c.engine.poll_handle_change().is_some()) {}
             while let Some(line) = self.host.control.as_mut().and_then(|c| c.engine.poll_audit()) {
                 let text = self.encoder.encode(&line);
                 self.trace(|| text.clone());
@@ -145,8 +149,12 @@ impl Simulation {
                 let owner = self.owners().get(&slot.0).copied();
                 self.observer.binds(*slot, owner)?;
             }
-            TableCommand::Journal { .. }
-            | TableCommand::Unbind { .. }
+            TableCommand::Journal { index, snapshot } => {
+                if let Some(control) = &mut self.host.control {
+                    control.record(*index, snapshot.as_deref());
+                }
+            }
+            TableCommand::Unbind { .. }
             | TableCommand::Remove { .. }
             | TableCommand::RouteAdd { .. }
             | TableCommand::RouteRemove { .. } => {}
@@ -187,6 +195,13 @@ impl Simulation {
         sessions.into_iter().filter_map(owner).collect()
     }
 
+    /// Sessions that the engine knows.
+    fn known(&self) -> BTreeSet<SessionId> {
+        let Some(control) = &self.host.control else { return BTreeSet::new() };
+        let sessions = control.status(self.now).sessions;
+        sessions.into_iter().filter_map(|session| session.id.parse().ok()).collect()
+    }
+
     /// Tables against the engine's account, once the control plane is settled with its data plane.
     fn check(&mut self) -> Result<(), Violation> {
         let Some(control) = &self.host.control else { return Ok(()) };
@@ -201,8 +216,7 @@ impl Simulation {
             let confirmed = view.confirmed(slot_index, word);
             bound.push((slot, if confirmed { Confirmation::Given } else { Confirmation::Awaited }));
         }
-        let owners = if bound.is_empty() { BTreeMap::new() } else { self.owners() };
-        self.observer.tables(&bound, &owners)
+        self.observer.tables(&bound, &self.owners(), &self.known())
     }
 
     /// The installer thread's turn.

@@ -5,7 +5,7 @@ use super::client::ATTACKER;
 use super::dice::Dice;
 use super::network::{Fate, Flow, Heading, PathId, Sight, Weather};
 use super::observer::Violation;
-use super::{Setup, Simulation};
+use super::{Restart, Setup, Simulation};
 use jvpn_abi::wire::{MsgType, Suite};
 use jvpn_client::paths::candidates::CandidateSettings;
 use jvpn_client::paths::{LinkState, UplinkId};
@@ -218,6 +218,7 @@ pub fn world(seed: u64) -> Setup {
         preset
     };
     let every = [Some(20), Some(60), Some(400), None][dice.below(4) as usize];
+    let restart = if dice.chance(700) { Restart::FromJournal } else { Restart::WithoutMemory };
     let fail_back_hold = [None, Some(secs(2)), Some(secs(15))][dice.below(3) as usize];
     Setup {
         seed,
@@ -228,6 +229,7 @@ pub fn world(seed: u64) -> Setup {
         policy,
         suites: vec![if dice.chance(500) { Suite::Aes256Gcm } else { Suite::ChaCha20Poly1305 }],
         traffic_every: every.map(Duration::from_millis),
+        restart,
         candidates: CandidateSettings { fail_back_hold, ..CandidateSettings::default() },
     }
 }
@@ -320,12 +322,13 @@ fn picked(dice: &mut Dice) -> MsgType {
 }
 
 fn weather(dice: &mut Dice) -> Weather {
+    let far = dice.below(4) as usize;
     Weather {
         flow: Flow::Open,
         loss_per_mille: [0, 10, 100, 300, 600][dice.below(5) as usize],
         duplicate_per_mille: [0, 0, 50, 300][dice.below(4) as usize],
         reorder_per_mille: [0, 0, 50, 300][dice.below(4) as usize],
-        delay: dice.between(Duration::from_millis(1), Duration::from_millis(250)),
+        delay: dice.between(Duration::from_millis(1), Duration::from_millis([250, 250, 250, 1_500][far])),
         jitter: dice.between(Duration::ZERO, Duration::from_millis(60)),
     }
 }

@@ -26,7 +26,7 @@ pub mod packet;
 
 pub use agenda::Actor;
 pub use client::{ATTACKER, inner_address};
-pub use gateway::{DataPlaneError, INNER_GATEWAY, SERVER};
+pub use gateway::{DataPlaneError, INNER_GATEWAY, Restart, SERVER};
 
 use agenda::{Agenda, Happening};
 use client::ClientHost;
@@ -89,6 +89,8 @@ pub struct Setup {
     pub suites: Vec<Suite>,
     /// Each client's application sends a packet this often.
     pub traffic_every: Option<Duration>,
+    /// What a control plane that starts beside a living data plane goes on from.
+    pub restart: Restart,
     /// How clients watch the uplinks beside the bound one.
     pub candidates: CandidateSettings,
 }
@@ -104,6 +106,7 @@ impl Default for Setup {
             policy: Policy::default(),
             suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
             traffic_every: Some(Duration::from_millis(20)),
+            restart: Restart::FromJournal,
             // A scenario says which switches it wants.
             candidates: CandidateSettings { fail_back_hold: None, ..CandidateSettings::default() },
         }
@@ -171,7 +174,8 @@ impl Simulation {
         let peers = secrets.iter().enumerate().map(|(client, secret)| peer(client, secret)).collect();
         let settings = settings(setup, peers)?;
         let (seed, slots, workers) = (setup.seed, setup.slots, setup.workers);
-        let host = Host::new(HostSetup { settings, secret, node_key, seed, slots, workers });
+        let restart = setup.restart;
+        let host = Host::new(HostSetup { settings, secret, node_key, seed, slots, workers, restart });
         let gateway = host.public_key();
         let client =
             |(client, secret): (usize, StaticSecret)| ClientHost::new(client, secret, gateway, setup);

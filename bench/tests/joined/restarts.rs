@@ -1,9 +1,10 @@
 //! Processes that die and come back.
 
-use crate::{A, at_gateway, attached, bound, changes, flows, ms, recovered, recoveries, secs, session};
+use crate::{A, at_gateway, attached, attached_as, bound, changes, flows, ms, recovered, recoveries, secs};
+use crate::{session, transitions};
 use jvpn_abi::Reason;
 use jvpn_bench::simulation::faults::Fault;
-use jvpn_bench::simulation::{Actor, Simulation};
+use jvpn_bench::simulation::{Actor, Restart, Setup, Simulation};
 use jvpn_session::State;
 
 /// R7.3, I11: the data plane dies and comes back soon, with CONTEXT kept: same session, same binding, no counter sealed
@@ -42,11 +43,35 @@ fn data_plane_lost_for_long() {
     }
 }
 
+fn forgetful() -> Setup {
+    Setup { restart: Restart::WithoutMemory, ..Setup::default() }
+}
+
+/// R7.3, R1.2, R1.3, I11: the control plane is killed and goes on from JOURNAL: nobody reattaches, not a packet is lost,
+/// and the next switch is the next version of the same session.
+#[test]
+fn control_plane_goes_on_from_journal() {
+    let mut sim = attached();
+    let id = session(&sim);
+    let (sent, echoed) = (sim.sent(0), sim.observer.client(0).echoed.len() as u64);
+    sim.strike(Fault::KillControlPlane).unwrap();
+    sim.plan(secs(2), Fault::StartControlPlane);
+    sim.run(secs(4)).unwrap();
+    let (sent, echoed) = (sim.sent(0) - sent, sim.observer.client(0).echoed.len() as u64 - echoed);
+    assert!(echoed + 3 >= sent, "{echoed} of {sent}");
+    assert_eq!((session(&sim), recoveries(&sim), sim.observer.trail.starts), (id, 0, 2));
+    let versions = transitions(&sim, id);
+    sim.strike(Fault::CutBoth(A)).unwrap();
+    recovered(&mut sim, 1, secs(2));
+    assert_eq!((session(&sim), transitions(&sim, id)), (id, versions + 2));
+    flows(&mut sim);
+}
+
 /// R7.3, R1.2, R4.3: the control plane dies and comes back without memory: the old session ends explicitly at the
 /// client, a new one is reported, and nothing of the old one is accepted or sealed again.
 #[test]
 fn control_plane_restarted() {
-    let mut sim = attached();
+    let mut sim = attached_as(&forgetful());
     let id = session(&sim);
     sim.strike(Fault::KillControlPlane).unwrap();
     sim.plan(ms(300), Fault::StartControlPlane);
@@ -92,13 +117,18 @@ fn both_processes_restarted() {
     }
 }
 
-/// R7.3: a crash during a reattach, at each moment of it: the client gets in, as the same session after a crash of the
-/// data plane, as a new one after a crash of the control plane.
+/// R7.3, I11, I13: a crash during a reattach, at each moment of it: the client gets in, as the same session unless the
+/// control plane has lost its memory too.
 #[test]
 fn crashes_during_a_reattach() {
     for micros in (0..45_000).step_by(1_500) {
-        for fault in [Fault::KillDataPlane, Fault::KillControlPlane] {
-            let mut sim = attached();
+        let cases = [
+            (Fault::KillDataPlane, Setup::default()),
+            (Fault::KillControlPlane, Setup::default()),
+            (Fault::KillControlPlane, forgetful()),
+        ];
+        for (fault, setup) in cases {
+            let mut sim = attached_as(&setup);
             let id = session(&sim);
             sim.strike(Fault::LinkDown(A, ms(1))).unwrap();
             sim.run(std::time::Duration::from_micros(micros)).unwrap();
@@ -109,8 +139,8 @@ fn crashes_during_a_reattach() {
             sim.run(ms(200)).unwrap();
             let back = sim.run_until(secs(20), Simulation::is_settled).unwrap();
             assert!(back.is_some(), "{fault:?} after {micros} us");
-            if fault == Fault::KillDataPlane {
-                assert_eq!(session(&sim), id, "after {micros} us");
+            if setup.restart == Restart::FromJournal {
+                assert_eq!(session(&sim), id, "{fault:?} after {micros} us");
             }
             flows(&mut sim);
         }

@@ -74,6 +74,15 @@ impl LinkState {
         matches!(self, Self::Usable { .. })
     }
 
+    /// The address that datagrams leave with, if they can leave.
+    #[must_use]
+    pub const fn source(self) -> Option<IpAddr> {
+        match self {
+            Self::Usable { source } => Some(source),
+            Self::Missing | Self::Down | Self::NoCarrier | Self::NoAddress | Self::NoRoute => None,
+        }
+    }
+
     /// The name that logs and status use.
     #[must_use]
     pub const fn name(self) -> &'static str {

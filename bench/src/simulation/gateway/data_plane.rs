@@ -5,7 +5,9 @@ use super::super::network::GATEWAY;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_abi::steer::{self, ETHERNET_LEN, WanClass, classify_wan};
-use jvpn_abi::tables::{BINDING_WORDS, BindingEntry, Context, KeyRing, Reports, SteeringMark};
+use jvpn_abi::tables::{
+    BINDING_WORDS, BindingEntry, Context, JournalRecord, KeyRing, Reports, SteeringMark,
+};
 use jvpn_abi::wire::{MsgType, SlotId};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_dataplane::frame::{Mac, OUTER_V4_LEN, OuterTemplate};
@@ -41,6 +43,8 @@ const ROUTER_MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 const MTU: usize = 1_280;
 /// Room of a TX frame.
 const FRAME: usize = 2_048;
+/// Elements of JOURNAL: far more than any simulation has sessions.
+pub(crate) const JOURNAL_ELEMENTS: u32 = 1_024;
 /// Frames handled between two batch boundaries, per port, as the worker has it.
 const BATCH: usize = 64;
 /// Frames that wait for a worker; more are lost, as in a ring.
@@ -58,6 +62,9 @@ pub enum DataPlaneError {
     /// A table.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// JOURNAL.
+    #[error(transparent)]
+    Journal(#[from] jvpn_controlplane::journal::JournalError),
     /// A descriptor.
     #[error("an event descriptor of the simulated data plane: {0}")]
     Descriptor(#[from] io::Error),
@@ -98,6 +105,10 @@ pub(crate) struct Worker {
 pub(crate) struct Running {
     pub(crate) context: OwnedFd,
     pub(crate) context_kept: bool,
+    /// JOURNAL: held here so that it outlives a control plane.
+    pub(crate) journal: OwnedFd,
+    /// A control plane may have written to it.
+    pub(crate) journal_kept: bool,
     pub(crate) reports: OwnedFd,
     pub(crate) keys: OwnedFd,
     pub(crate) workers: Vec<Worker>,
@@ -146,13 +157,27 @@ impl DataPlane {
         self.running.as_ref()
     }
 
-    /// A control plane connects. The first one starts the workers, on the CONTEXT that it hands over if it has one.
-    pub(crate) fn accept(&mut self, context: Option<OwnedFd>, workers: usize) -> Result<(), DataPlaneError> {
+    /// A control plane connects. The first one starts the workers, on the CONTEXT and JOURNAL that it hands over if it has
+    /// them.
+    pub(crate) fn accept(
+        &mut self,
+        context: Option<OwnedFd>,
+        journal: Option<OwnedFd>,
+        workers: usize,
+    ) -> Result<(), DataPlaneError> {
         if let Some(running) = &mut self.running {
             running.context_kept = false;
+            running.journal_kept = true;
             return Ok(());
         }
-        let context_kept = context.is_some();
+        let (context_kept, journal_kept) = (context.is_some(), journal.is_some());
+        let journal = match journal {
+            Some(kept) => kept,
+            None => {
+                let octets = JOURNAL_ELEMENTS as usize * size_of::<JournalRecord>();
+                shared_memory("JOURNAL", c"jvpn-sim", octets)?
+            }
+        };
         let context = match context {
             Some(kept) => kept,
             None => shared_memory("CONTEXT", c"jvpn-sim", self.slots as usize * size_of::<Context>())?,
@@ -175,6 +200,8 @@ impl DataPlane {
         self.running = Some(Running {
             context,
             context_kept,
+            journal,
+            journal_kept,
             mailbox: KeyMailbox::map(keys.as_fd())?,
             reports,
             keys,
@@ -188,6 +215,12 @@ impl DataPlane {
     /// CONTEXT, as the control plane keeps it when this process dies.
     pub(crate) fn context(&self) -> Result<Option<OwnedFd>, DataPlaneError> {
         self.running.as_ref().map(|running| Ok(running.context.try_clone()?)).transpose()
+    }
+
+    /// JOURNAL, if a control plane has just connected: the memory, and whether to go on from it.
+    pub(crate) fn journal(&self) -> Result<Option<(OwnedFd, bool)>, DataPlaneError> {
+        let handout = |running: &Running| Ok((running.journal.try_clone()?, running.journal_kept));
+        self.running.as_ref().map(handout).transpose()
     }
 
     /// What the XDP program on the WAN port does with a datagram.

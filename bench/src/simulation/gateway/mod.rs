@@ -8,10 +8,11 @@ pub(crate) mod tables;
 pub use data_plane::{DataPlaneError, INNER_GATEWAY, SERVER};
 
 use super::dice::Dice;
-use data_plane::DataPlane;
+use data_plane::{DataPlane, JOURNAL_ELEMENTS};
 use jvpn_abi::tables::Context;
 use jvpn_abi::{BootTime, Endpoint};
-use jvpn_controlplane::engine::{AdminCommand, Engine, Settings, Status};
+use jvpn_controlplane::engine::{AdminCommand, Engine, Settings, Snapshot, Status};
+use jvpn_controlplane::journal::Journal;
 use jvpn_controlplane::tables::Contexts;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_tables::Mapping;
@@ -24,6 +25,8 @@ use tables::TableWriter;
 const SOCKET_MAX: usize = 512;
 /// The first stream of the seed that engines draw from; each start takes the next.
 const ENGINE_STREAM: u64 = 1_000;
+/// The same for the salts of JOURNAL.
+const JOURNAL_STREAM: u64 = 1_000_000;
 
 /// The control-plane process.
 pub(crate) struct ControlPlane {
@@ -32,10 +35,21 @@ pub(crate) struct ControlPlane {
     /// CONTEXT of the data plane that is there, or of the last one.
     contexts: Option<Mapping<Context>>,
     legacy: Option<OwnedFd>,
+    journal: Option<Journal>,
     connected_to: Option<u64>,
 }
 
 impl ControlPlane {
+    /// Writes or frees a record of JOURNAL.
+    pub(crate) fn record(&mut self, index: u32, snapshot: Option<&Snapshot>) {
+        match (&mut self.journal, snapshot) {
+            (Some(journal), Some(snapshot)) => journal.write(index, snapshot),
+            (Some(journal), None) => journal.clear(index),
+            (None, _) => {}
+        }
+    }
+
+
     /// Engine and CONTEXT, for a call of the one with the other.
     pub(crate) fn parts(&mut self) -> (&mut Engine, Contexts<'_>) {
         let contexts = Contexts(self.contexts.as_deref().unwrap_or_default());
@@ -69,6 +83,16 @@ pub(crate) struct Host {
     workers: usize,
     starts: u64,
     data_planes: u64,
+    restart: Restart,
+}
+
+/// What a control plane that starts beside a living data plane goes on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// JOURNAL: its sessions go on.
+    FromJournal,
+    /// Nothing, as if JOURNAL were damaged: every session has ended.
+    WithoutMemory,
 }
 
 /// What the host is made of.
@@ -79,6 +103,7 @@ pub(crate) struct HostSetup {
     pub(crate) seed: u64,
     pub(crate) slots: u32,
     pub(crate) workers: usize,
+    pub(crate) restart: Restart,
 }
 
 impl Host {
@@ -97,6 +122,7 @@ impl Host {
             workers: setup.workers,
             starts: 0,
             data_planes: 0,
+            restart: setup.restart,
         }
     }
 
@@ -139,8 +165,14 @@ impl Host {
             Box::new(rng),
             now,
         );
-        let (writer, contexts, legacy, connected_to) = (None, None, None, None);
-        self.control = Some(ControlPlane { engine, writer, contexts, legacy, connected_to });
+        self.control = Some(ControlPlane {
+            engine,
+            writer: None,
+            contexts: None,
+            legacy: None,
+            journal: None,
+            connected_to: None,
+        });
     }
 
     /// Kills the control-plane process with everything that it knew.
@@ -165,17 +197,40 @@ impl Host {
         }
     }
 
-    /// The control plane connects to a data plane that waits. `true`: it did, and workers must pass the clearing.
-    pub(crate) fn connect(&mut self) -> Result<bool, DataPlaneError> {
+    /// The control plane connects to a data plane that waits. `true`: it did, the engine may have something to say, and
+    /// workers must pass the clearing.
+    pub(crate) fn connect(&mut self, now: BootTime) -> Result<bool, DataPlaneError> {
         let (Some(control), Some(data_plane)) = (&mut self.control, &mut self.data_plane) else {
             return Ok(false);
         };
         if control.writer.is_some() {
             return Ok(false);
         }
-        data_plane.accept(control.legacy.take(), self.workers)?;
-        control.writer = TableWriter::connect(data_plane)?;
+        let journal = control.journal.as_ref().map(|journal| journal.fd().try_clone_to_owned()).transpose()?;
+        data_plane.accept(control.legacy.take(), journal, self.workers)?;
+        let Some(mut writer) = TableWriter::connect(data_plane)? else { return Ok(false) };
         control.legacy = data_plane.context()?;
+        if control.journal.is_some() {
+            writer.clear(None);
+        } else if let Some((fd, kept)) = data_plane.journal()? {
+            let goes_on = kept && self.restart == Restart::FromJournal;
+            let mut rng = Dice::new(self.seed, JOURNAL_STREAM + self.starts);
+            let node_key = control.engine.node_key();
+            let mut journal = Journal::open(fd, JOURNAL_ELEMENTS, node_key, &mut rng, now)?;
+            let contents = if goes_on { journal.read(node_key).ok() } else { None };
+            if let Some(contents) = contents {
+                let bound = |slot_index| writer.bindings.word(slot_index);
+                let (records, damaged) = (contents.snapshots, contents.damaged);
+                let kept = control.engine.adopt(now, journal.capacity(), records, &damaged, &bound);
+                writer.clear(Some(&kept));
+            } else {
+                journal.begin(node_key);
+                control.engine.keep_journal(journal.capacity());
+                writer.clear(None);
+            }
+            control.journal = Some(journal);
+        }
+        control.writer = Some(writer);
         control.contexts = match &control.legacy {
             Some(context) => Some(Mapping::new("CONTEXT", context.as_fd(), self.slots as usize)?),
             None => None,

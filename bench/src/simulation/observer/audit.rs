@@ -38,7 +38,7 @@ pub struct Trail {
 #[derive(Debug)]
 pub struct AuditTrail {
     policy: Policy,
-    /// Sessions of the control plane that runs.
+    /// Sessions of all control planes.
     sessions: BTreeMap<SessionId, Trail>,
     /// Every session ever.
     known: BTreeSet<SessionId>,
@@ -68,7 +68,7 @@ impl AuditTrail {
         self.sessions.get(&session).map(|trail| trail.state)
     }
 
-    /// Everything logged about a session of the running control plane.
+    /// Everything logged about a session.
     #[must_use]
     pub fn session(&self, session: SessionId) -> Option<&Trail> {
         self.sessions.get(&session)
@@ -77,8 +77,8 @@ impl AuditTrail {
     pub(super) fn line(&mut self, line: &Line) -> Verdict {
         let event = &line.event;
         if matches!(event.kind, AuditKind::NodeStarted) {
+            // Sessions that it goes on with have the next version; of the others nothing is heard any more.
             self.starts += 1;
-            self.sessions.clear();
             return Ok(());
         }
         if let AuditKind::Security { violation } = &event.kind {
@@ -195,8 +195,8 @@ impl AuditTrail {
     }
 
     /// I6, R1.6: BIRTH, RECOVERING and the session itself end when they must.
-    pub(super) fn clocks(&self, now: BootTime) -> Verdict {
-        for (id, trail) in &self.sessions {
+    pub(super) fn clocks(&self, now: BootTime, known: &BTreeSet<SessionId>) -> Verdict {
+        for (id, trail) in self.sessions.iter().filter(|(id, _)| known.contains(id)) {
             let over = |since: BootTime, span: Duration| now > since.after(span + LATENESS);
             let late = match trail.state {
                 State::Birth => over(trail.born_at, BIRTH_MAX),

@@ -121,6 +121,7 @@ impl Observer {
         &mut self,
         bound: &[(jvpn_abi::wire::SlotId, Confirmation)],
         owners: &BTreeMap<u32, SessionId>,
+        known: &BTreeSet<SessionId>,
     ) -> Result<(), Violation> {
         for (slot, confirmation) in bound {
             let Some(session) = owners.get(&slot.0) else {
@@ -137,7 +138,7 @@ impl Observer {
                 return Err(self.violation("I1", text));
             }
         }
-        let verdict = self.trail.clocks(self.now);
+        let verdict = self.trail.clocks(self.now, known);
         self.judge(verdict)
     }
 
