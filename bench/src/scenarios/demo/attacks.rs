@@ -92,7 +92,9 @@ impl Lab<'_> {
 
     fn replay_requests(&mut self, attacker: &Attacker, requests: &[Vec<u8>]) -> Result<u64> {
         let refused = |lab: &crate::deployment::Deployment| -> Result<u64> {
-            let at_the_edge = lab.data_plane_status()?.xdp_counter(DropReason::EdgeLimited);
+            let data_plane = lab.data_plane_status()?;
+            let limits = [DropReason::EdgeLimited, DropReason::SourceLimited];
+            let at_the_edge: u64 = limits.iter().map(|reason| data_plane.xdp_counter(*reason)).sum();
             Ok(lab.control_plane_status()?.reattaches_refused() + at_the_edge)
         };
         let before = refused(self.deployment)?;

@@ -5,9 +5,7 @@ use super::super::network::GATEWAY;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_abi::steer::{self, ETHERNET_LEN, WanClass, classify_wan};
-use jvpn_abi::tables::{
-    BINDING_WORDS, BindingEntry, Context, JournalRecord, KeyRing, Reports, SteeringMark,
-};
+use jvpn_abi::tables::{BINDING_WORDS, BindingEntry, Context, JournalRecord, KeyRing, Reports, SteeringMark};
 use jvpn_abi::wire::{MsgType, SlotId};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_dataplane::frame::{Mac, OUTER_V4_LEN, OuterTemplate};

@@ -49,7 +49,6 @@ impl ControlPlane {
         }
     }
 
-
     /// Engine and CONTEXT, for a call of the one with the other.
     pub(crate) fn parts(&mut self) -> (&mut Engine, Contexts<'_>) {
         let contexts = Contexts(self.contexts.as_deref().unwrap_or_default());
@@ -206,7 +205,8 @@ impl Host {
         if control.writer.is_some() {
             return Ok(false);
         }
-        let journal = control.journal.as_ref().map(|journal| journal.fd().try_clone_to_owned()).transpose()?;
+        let journal =
+            control.journal.as_ref().map(|journal| journal.fd().try_clone_to_owned()).transpose()?;
         data_plane.accept(control.legacy.take(), journal, self.workers)?;
         let Some(mut writer) = TableWriter::connect(data_plane)? else { return Ok(false) };
         control.legacy = data_plane.context()?;
