@@ -204,6 +204,18 @@ mod tests {
         assert_eq!(poll(&mut reading, &memory), [], "told once");
     }
 
+    /// I10: what the engine unbinds before the adoption is reported, is reported too: its slot has to become free.
+    #[test]
+    fn an_unbind_that_overtakes_the_adoption_is_reported() {
+        let memory = memory();
+        let mut reading = Reading::new(&memory.reports[0], SLOTS, 1, true);
+        reading.adopting(5);
+        memory.reports[0].worker[0].unbind_seq.store(9, Ordering::Relaxed);
+        let events = [TableEvent::Adopted { slots: SLOTS }, TableEvent::Quiesced { seq: 9 }];
+        assert_eq!(poll(&mut reading, &memory), events);
+        assert_eq!(poll(&mut reading, &memory), [], "told once");
+    }
+
     #[test]
     fn an_install_is_believed_by_its_tag() {
         let memory = memory();

@@ -10,7 +10,7 @@ use super::{LAN_LATENCY, Simulation};
 use jvpn_abi::Endpoint;
 use jvpn_abi::tables::BindingWord;
 use jvpn_abi::wire::{DataHeader, SlotId};
-use jvpn_controlplane::engine::{AdminCommand, ContextView, TableCommand, TableEvent};
+use jvpn_controlplane::engine::{AdminCommand, ContextView, Engine, TableCommand, TableEvent};
 use jvpn_session::messages::SessionId;
 use sha2::Digest;
 use std::collections::{BTreeMap, BTreeSet};
@@ -111,10 +111,10 @@ impl Simulation {
     fn drain(&mut self) -> Result<(), Violation> {
         loop {
             let mut refused = Vec::new();
-            while let Some(command) = self.host.control.as_mut().and_then(|c| c.engine.poll_command()) {
+            while let Some(command) = self.host.polled(Engine::poll_command) {
                 refused.extend(self.command(command)?);
             }
-            while let Some(answer) = self.host.control.as_mut().and_then(|c| c.engine.poll_transmit()) {
+            while let Some(answer) = self.host.polled(Engine::poll_transmit) {
                 let connected = self.host.control.as_ref().is_some_and(|c| c.writer.is_some());
                 if connected {
                     self.gateway_sends(answer.remote, answer.payload)?;
@@ -122,12 +122,15 @@ impl Simulation {
             }
             // The edge is not simulated; its knowledge of handles is only kept from piling up.
             while self.host.control.as_mut().is_some_and(|c| c.engine.poll_handle_change().is_some()) {}
-            while let Some(line) = self.host.control.as_mut().and_then(|c| c.engine.poll_audit()) {
+            while let Some(line) = self.host.polled(Engine::poll_audit) {
                 let text = self.encoder.encode(&line);
                 self.trace(|| text.clone());
                 self.audit_digest.update(text.as_bytes());
                 self.audit.push(text);
                 self.observer.audit(&line)?;
+            }
+            if self.host.control.is_none() {
+                self.observer.control_plane_died_in_a_step();
             }
             if refused.is_empty() {
                 return Ok(());

@@ -40,6 +40,8 @@ pub enum Fault {
     StartDataPlane,
     /// The control-plane process dies.
     KillControlPlane,
+    /// It dies after so many more acts: in the middle of a step, before a command, an answer or a line of the log.
+    KillControlPlaneAfter(u32),
     /// It starts again, if it is dead.
     StartControlPlane,
     /// Whatever a path carries upwards is held from now on.
@@ -103,16 +105,8 @@ impl Simulation {
                 self.stall(Actor::Client(client), span);
                 self.agenda.wake(Actor::Client(client), self.now.after(span));
             }
-            Fault::Hold(held) => {
-                self.network.filter = Some(Box::new(move |sight: &Sight<'_>| {
-                    if sight.path == held && sight.heading == Heading::Up { Fate::Hold } else { Fate::Pass }
-                }));
-            }
-            Fault::LoseType(path, kind) => {
-                self.network.filter = Some(Box::new(move |sight: &Sight<'_>| {
-                    if sight.path == path && sight.kind() == Some(kind) { Fate::Lose } else { Fate::Pass }
-                }));
-            }
+            Fault::Hold(path) => self.pick_out(path, Fate::Hold, |s| s.heading == Heading::Up),
+            Fault::LoseType(path, kind) => self.pick_out(path, Fate::Lose, move |s| s.kind() == Some(kind)),
             Fault::Release => {
                 self.network.filter = None;
                 self.release();
@@ -120,44 +114,39 @@ impl Simulation {
             Fault::Replay(count) => self.replay(count),
             Fault::Terminate(client) => self.admin(AdminCommand::TerminatePeer(format!("client{client}"))),
             Fault::RestartClient(client) => self.restart_client(client),
-            Fault::KillDataPlane
-            | Fault::StartDataPlane
-            | Fault::KillControlPlane
-            | Fault::StartControlPlane => return self.process(&fault),
-        }
-        Ok(())
-    }
-
-    fn process(&mut self, fault: &Fault) -> Result<(), Violation> {
-        match fault {
-            Fault::KillDataPlane => self.host.kill_data_plane(),
+            Fault::KillControlPlaneAfter(acts) => self.host.fuse = Some(acts),
+            Fault::KillDataPlane => {
+                self.host.kill_data_plane();
+                self.wake_soon(Actor::Control);
+            }
+            Fault::StartDataPlane => return self.start_data_plane(),
             Fault::KillControlPlane => {
                 self.host.kill_control_plane();
                 self.stalled.remove(&Actor::Control);
             }
-            Fault::StartControlPlane => self.host.start_control_plane(self.now),
-            Fault::Cut(..)
-            | Fault::CutBoth(_)
-            | Fault::Weather(..)
-            | Fault::Heal(_)
-            | Fault::LinkDown(..)
-            | Fault::LinkUp(..)
-            | Fault::Rebind(_)
-            | Fault::Stall(..)
-            | Fault::Sleep(..)
-            | Fault::StartDataPlane
-            | Fault::Hold(_)
-            | Fault::LoseType(..)
-            | Fault::Release
-            | Fault::Replay(_)
-            | Fault::Terminate(_)
-            | Fault::RestartClient(_) => {
-                let started = self.host.start_data_plane();
-                started.map_err(|error| self.observer.violation("simulator", error))?;
+            Fault::StartControlPlane => {
+                self.host.start_control_plane(self.now);
+                self.wake_soon(Actor::Control);
             }
         }
+        Ok(())
+    }
+
+    fn start_data_plane(&mut self) -> Result<(), Violation> {
+        let started = self.host.start_data_plane();
+        started.map_err(|error| self.observer.violation("simulator", error))?;
         self.wake_soon(Actor::Control);
         Ok(())
+    }
+
+    /// Something other than its weather decides about a part of what a path carries.
+    fn pick_out(&mut self, path: PathId, fate: Fate, is_meant: impl Fn(&Sight<'_>) -> bool + 'static) {
+        self.network.filter =
+            Some(Box::new(
+                move |sight: &Sight<'_>| {
+                    if sight.path == path && is_meant(sight) { fate } else { Fate::Pass }
+                },
+            ));
     }
 
     /// Who replays knows every datagram of the last minutes and may send from any address.
@@ -197,6 +186,7 @@ impl Simulation {
         for (actor, _) in std::mem::take(&mut self.stalled) {
             self.wake_soon(actor);
         }
+        self.host.fuse = None;
         self.strike(Fault::StartDataPlane)?;
         self.strike(Fault::StartControlPlane)
     }
@@ -302,6 +292,11 @@ fn draw(setup: &Setup, dice: &mut Dice, at: Duration, plan: &mut Vec<(Duration, 
         }
         39 => put(Duration::ZERO, Fault::Terminate(client)),
         40 => put(Duration::ZERO, Fault::RestartClient(client)),
+        41 => {
+            put(Duration::ZERO, Fault::KillControlPlaneAfter(dice.below(30) as u32));
+            put(short, Fault::StartControlPlane);
+            put(long, Fault::StartControlPlane);
+        }
         _ => {
             put(Duration::ZERO, Fault::LoseType(path, picked(dice)));
             put(long, Fault::Release);

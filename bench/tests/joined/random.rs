@@ -12,7 +12,7 @@ use jvpn_bench::simulation::{Setup, Simulation};
 use std::time::Duration;
 
 /// Seeds that CI runs.
-const SEEDS: u64 = 160;
+const SEEDS: u64 = 240;
 /// Faults strike for this long.
 const STORM: Duration = secs(40);
 /// I13: whoever has a working path is back after this long. A minute until the switch budget is free again, and the

@@ -147,6 +147,36 @@ fn crashes_during_a_reattach() {
     }
 }
 
+/// R1.8, R7.3, I11: the control plane dies in the middle of a step, before each single command, answer or line of the log
+/// of a reattach, a confirmation, a birth: JOURNAL holds what had left, so the client gets in, and as the same session
+/// if it was past its birth.
+#[test]
+fn crashes_in_the_middle_of_a_step() {
+    for acts in 0..28 {
+        let mut sim = attached();
+        let id = session(&sim);
+        sim.strike(Fault::KillControlPlaneAfter(acts)).unwrap();
+        sim.strike(Fault::LinkDown(A, ms(1))).unwrap();
+        for again in [100, 300] {
+            sim.plan(ms(again), Fault::StartControlPlane);
+        }
+        sim.run(ms(400)).unwrap();
+        assert!(sim.run_until(secs(20), Simulation::is_settled).unwrap().is_some(), "after {acts} acts");
+        assert_eq!(session(&sim), id, "after {acts} acts");
+        assert!(sim.observer.trail.starts == 2 || acts >= 10, "it died within a reattach");
+        flows(&mut sim);
+
+        let mut sim = Simulation::new(&Setup::default()).unwrap();
+        sim.strike(Fault::KillControlPlaneAfter(acts)).unwrap();
+        for again in [60, 300] {
+            sim.plan(ms(again), Fault::StartControlPlane);
+        }
+        sim.run(ms(400)).unwrap();
+        assert!(sim.run_until(secs(20), Simulation::is_settled).unwrap().is_some(), "after {acts} acts");
+        flows(&mut sim);
+    }
+}
+
 /// R1.8: a control plane that stalls in the middle of a switch: whatever was due meanwhile happens in its order, and the
 /// session comes out of it whole.
 #[test]

@@ -83,6 +83,8 @@ pub(crate) struct Host {
     starts: u64,
     data_planes: u64,
     restart: Restart,
+    /// The control plane dies after so many more of its own acts.
+    pub(crate) fuse: Option<u32>,
 }
 
 /// What a control plane that starts beside a living data plane goes on from.
@@ -122,6 +124,7 @@ impl Host {
             starts: 0,
             data_planes: 0,
             restart: setup.restart,
+            fuse: None,
         }
     }
 
@@ -172,6 +175,20 @@ impl Host {
             journal: None,
             connected_to: None,
         });
+    }
+
+    /// The next act of the engine, unless its process dies before it.
+    pub(crate) fn polled<T>(&mut self, poll: impl Fn(&mut Engine) -> Option<T>) -> Option<T> {
+        let act = poll(&mut self.control.as_mut()?.engine)?;
+        if let Some(left) = &mut self.fuse {
+            let Some(fewer) = left.checked_sub(1) else {
+                self.fuse = None;
+                self.kill_control_plane();
+                return None;
+            };
+            *left = fewer;
+        }
+        Some(act)
     }
 
     /// Kills the control-plane process with everything that it knew.

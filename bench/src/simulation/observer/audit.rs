@@ -32,6 +32,8 @@ pub struct Trail {
     born_at: BootTime,
     switches: VecDeque<BootTime>,
     ended: bool,
+    /// Lines about it may have been lost since the last one.
+    gap: bool,
 }
 
 /// The whole log of the running control plane.
@@ -44,6 +46,8 @@ pub struct AuditTrail {
     known: BTreeSet<SessionId>,
     /// Starts of control planes.
     pub starts: u64,
+    /// A control plane died in the middle of a step.
+    lines_lost: bool,
     /// Confirmed switches, all sessions.
     pub switches: u64,
     /// Security events by name, suppressed ones included.
@@ -57,6 +61,7 @@ impl AuditTrail {
             sessions: BTreeMap::new(),
             known: BTreeSet::new(),
             starts: 0,
+            lines_lost: false,
             switches: 0,
             security: BTreeMap::new(),
         }
@@ -68,10 +73,22 @@ impl AuditTrail {
         self.sessions.get(&session).map(|trail| trail.state)
     }
 
+    /// Whether the last line about a session may not be the last thing that happened to it.
+    #[must_use]
+    pub fn is_behind(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).map_or(self.lines_lost, |trail| trail.gap)
+    }
+
     /// Everything logged about a session.
     #[must_use]
     pub fn session(&self, session: SessionId) -> Option<&Trail> {
         self.sessions.get(&session)
+    }
+
+    /// A gap is legal beside the start of a control plane, if the one before died in the middle of a step.
+    pub(super) fn lose_lines(&mut self) {
+        self.lines_lost = true;
+        self.sessions.values_mut().for_each(|trail| trail.gap = true);
     }
 
     pub(super) fn line(&mut self, line: &Line) -> Verdict {
@@ -121,11 +138,11 @@ impl AuditTrail {
         new: State,
     ) -> Verdict {
         let Some(trail) = self.sessions.get_mut(&id) else {
-            if previous.is_some()
-                || new != State::Birth
-                || version.sequence() != 0
-                || !self.known.contains(&id)
-            {
+            let at_birth = previous.is_none()
+                && new == State::Birth
+                && version.sequence() == 0
+                && self.known.contains(&id);
+            if !at_birth && !self.lines_lost {
                 return Err(("I3", format!("{id} begins with {previous:?} to {new:?} at {version}")));
             }
             let trail = Trail {
@@ -137,6 +154,7 @@ impl AuditTrail {
                 born_at: at,
                 switches: VecDeque::new(),
                 ended: false,
+                gap: false,
             };
             self.sessions.insert(id, trail);
             return Ok(());
@@ -144,7 +162,12 @@ impl AuditTrail {
         if trail.state == State::Terminated {
             return Err(("I4", format!("{id} goes to {new:?} after its end")));
         }
-        if version != trail.version.next() && version != trail.version.next_term() {
+        let gap = std::mem::take(&mut trail.gap);
+        if gap && version > trail.version {
+            // What was lost in between is for the next lines to fit to.
+            trail.state = previous.unwrap_or(trail.state);
+            trail.lost_at = at;
+        } else if version != trail.version.next() && version != trail.version.next_term() {
             return Err(("I3", format!("{id} goes from version {} to {version}", trail.version)));
         }
         if previous != Some(trail.state) {
@@ -167,8 +190,13 @@ impl AuditTrail {
     fn switch(&mut self, id: SessionId, version: StateVersion, at: BootTime) -> Verdict {
         self.switches += 1;
         let max = self.policy.max_switches_per_min as usize;
+        let lines_lost = self.lines_lost;
         let Some(trail) = self.sessions.get_mut(&id) else {
-            return Err(("I8", format!("{id} switches before it is there")));
+            return if lines_lost {
+                Ok(())
+            } else {
+                Err(("I8", format!("{id} switches before it is there")))
+            };
         };
         if version != trail.version || !trail.state.is_bound() {
             return Err(("I8", format!("{id} switches in {:?} at {version}", trail.state)));
@@ -184,8 +212,13 @@ impl AuditTrail {
     }
 
     fn termination(&mut self, id: SessionId) -> Verdict {
+        let lines_lost = self.lines_lost;
         let Some(trail) = self.sessions.get_mut(&id) else {
-            return Err(("I8", format!("{id} terminates before it is there")));
+            return if lines_lost {
+                Ok(())
+            } else {
+                Err(("I8", format!("{id} terminates before it is there")))
+            };
         };
         if trail.state != State::Terminated || trail.ended {
             return Err(("I8", format!("{id} terminates in {:?}, before: {}", trail.state, trail.ended)));
@@ -196,7 +229,8 @@ impl AuditTrail {
 
     /// I6, R1.6: BIRTH, RECOVERING and the session itself end when they must.
     pub(super) fn clocks(&self, now: BootTime, known: &BTreeSet<SessionId>) -> Verdict {
-        for (id, trail) in self.sessions.iter().filter(|(id, _)| known.contains(id)) {
+        let current = |(id, trail): &(&SessionId, &Trail)| known.contains(id) && !trail.gap;
+        for (id, trail) in self.sessions.iter().filter(current) {
             let over = |since: BootTime, span: Duration| now > since.after(span + LATENESS);
             let late = match trail.state {
                 State::Birth => over(trail.born_at, BIRTH_MAX),

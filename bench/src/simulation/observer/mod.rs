@@ -110,6 +110,11 @@ impl Observer {
         self.clients[client].inner = Some(inner);
     }
 
+    /// The control plane died in the middle of a step: what it had to log about it is lost.
+    pub(super) fn control_plane_died_in_a_step(&mut self) {
+        self.trail.lose_lines();
+    }
+
     /// A line of the audit log.
     pub(super) fn audit(&mut self, line: &jvpn_controlplane::audit::Line) -> Result<(), Violation> {
         let verdict = self.trail.line(line);
@@ -132,7 +137,7 @@ impl Observer {
                 Some(State::Attached | State::Volatile | State::Degraded) => true,
                 Some(State::Recovering | State::Birth) => *confirmation == Confirmation::Awaited,
                 Some(State::Terminated) | None => false,
-            };
+            } || self.trail.is_behind(*session);
             if !fits {
                 let text = format_args!("{slot:?} of {session} is bound, {confirmation:?}, in {state:?}");
                 return Err(self.violation("I1", text));
@@ -283,3 +288,6 @@ pub(super) enum Confirmation {
     /// No.
     Awaited,
 }
+
+#[cfg(test)]
+mod tests;
