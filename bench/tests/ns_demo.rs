@@ -19,7 +19,7 @@ fn out_dir(name: &str) -> PathBuf {
     std::env::temp_dir().join(format!("jvpn-demo-{name}-{}", std::process::id()))
 }
 
-/// Everything that the issue claims of the demo, by its own report and exit code.
+/// Everything that the demo claims, by its own report and exit code.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn the_session_lives_through_all_seven_steps() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 const TRAFFIC_HOLD: Duration = Duration::from_secs(1);
 /// Longest time that arriving frames may outvote missing answers: then only one direction works.
 const ANSWERLESS_MAX: Duration = Duration::from_secs(1);
-/// Shortest time for an unproven binding, as `session.md` gives it for BIND_UNCONFIRMED.
+/// Shortest time for an unproven binding, as BIND_UNCONFIRMED has it (docs/PROTOCOL.md).
 const UNPROVEN_MIN: Duration = Duration::from_secs(1);
 /// Probes that may be on their way or missed at once; more than `dead_after` ever needs.
 const PROBES: usize = 32;
