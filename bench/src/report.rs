@@ -77,6 +77,9 @@ pub struct WorkerRow {
     pub packets_out: u64,
 }
 
+/// What a demo does to the network. Each must have been recovered from.
+pub const CAUSES: [&str; 5] = ["silent_cut", "link_down", "nat_rebinding", "lost_answer", "data_held_back"];
+
 impl Report {
     /// What did not hold; empty if everything did.
     #[must_use]
@@ -88,9 +91,14 @@ impl Report {
             }
         };
         let versions: Vec<u64> = self.transitions.iter().map(|row| row.state_version).collect();
-        let contiguous = versions.windows(2).all(|pair| pair[1] == pair[0] + 1);
+        let contiguous =
+            versions.first() == Some(&0) && versions.windows(2).all(|pair| pair[1] == pair[0] + 1);
         expect(!self.session_id.is_empty(), "there was no session".to_owned());
-        expect(contiguous, format!("state versions are not contiguous: {versions:?}"));
+        expect(contiguous, format!("state versions are not contiguous from 0: {versions:?}"));
+        for cause in CAUSES {
+            let seen = self.recoveries.iter().any(|recovery| recovery.cause == cause);
+            expect(seen, format!("there was no recovery from {cause}"));
+        }
         expect(self.tcp_survived, "the TCP connection did not survive".to_owned());
         expect(self.sha256_ok, "the checksum of the download is wrong".to_owned());
         expect(self.held_back_released > 0, "no DATA was held back".to_owned());
@@ -199,6 +207,9 @@ mod tests {
         Report {
             session_id: "x".into(),
             transitions: vec![row(0), row(1)],
+            recoveries: CAUSES
+                .map(|cause| Recovery { cause, detect_ms: 1, reattach_ms: 1, outage_ms: 2 })
+                .into(),
             tcp_survived: true,
             sha256_ok: true,
             held_back_released: 3,
@@ -212,9 +223,12 @@ mod tests {
     #[test]
     fn a_good_report_has_no_failures_and_each_bad_field_is_one() {
         assert_eq!(good().failures(), Vec::<String>::new());
-        let spoil: [fn(&mut Report); 11] = [
+        let spoil: [fn(&mut Report); 14] = [
             |r| r.session_id.clear(),
             |r| r.transitions[1].state_version = 2,
+            |r| r.transitions.clear(),
+            |r| drop(r.transitions.remove(0)),
+            |r| r.recoveries.retain(|recovery| recovery.cause != "nat_rebinding"),
             |r| r.tcp_survived = false,
             |r| r.sha256_ok = false,
             |r| r.held_back_released = 0,
