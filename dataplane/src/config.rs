@@ -1,10 +1,12 @@
 //! Configuration of the data plane (TOML). Every value is checked before anything is touched.
 
+use crate::frame::{Address, GatewayAddresses};
+use crate::pipeline::Pools;
 use jvpn_abi::limit::Rate;
 use jvpn_abi::tables::MAX_WORKERS;
 use jvpn_abi::wire::data::MAX_SLOTS;
 use serde::Deserialize;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 /// The file.
@@ -70,6 +72,13 @@ pub struct Tunnel {
     pub gateway_address: Ipv4Addr,
     /// Network of the clients' inner addresses, as `10.77.0.0/16`.
     pub pool: String,
+    /// The same for IPv6; both or none.
+    pub gateway_address_v6: Option<Ipv6Addr>,
+    /// Network of the clients' inner IPv6 addresses, as `fd77::/64`.
+    pub pool_v6: Option<String>,
+    /// Whether clients may reach each other through the gateway.
+    #[serde(default)]
+    pub client_to_client: bool,
     /// Largest inner packet, octets.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
@@ -189,7 +198,7 @@ impl Config {
                 return Err(format!("limits.{key} = 0 would shut clients out; it must be at least 1"));
             }
         }
-        self.tunnel.pool()?;
+        self.tunnel.pools()?;
         Ok(())
     }
 
@@ -201,25 +210,63 @@ impl Config {
 }
 
 impl Tunnel {
-    /// Network and mask of the pool.
+    /// The gateway's own inner addresses.
+    #[must_use]
+    pub fn gateway(&self) -> GatewayAddresses {
+        GatewayAddresses {
+            v4: Some(self.gateway_address.into()),
+            v6: self.gateway_address_v6.map(Address::from),
+        }
+    }
+
+    /// Networks of the clients' inner addresses.
     ///
     /// # Errors
-    /// If it is not an IPv4 prefix, or the gateway's address is not inside.
-    pub fn pool(&self) -> Result<(u32, u32), String> {
-        let wrong = || format!("tunnel.pool = '{}' is not an IPv4 prefix like 10.77.0.0/16", self.pool);
-        let (address, len) = self.pool.split_once('/').ok_or_else(wrong)?;
-        let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
-        let len: u32 = len.parse().ok().filter(|len| (8..=32).contains(len)).ok_or_else(wrong)?;
-        let mask = u32::MAX << (32 - len);
-        let network = u32::from(address) & mask;
-        if u32::from(self.gateway_address) & mask != network {
-            return Err(format!(
-                "tunnel.gateway_address = {} is not inside tunnel.pool = {}",
-                self.gateway_address, self.pool
-            ));
-        }
-        Ok((network, mask))
+    /// If one is not a prefix of its family, or the gateway's address is not inside.
+    pub fn pools(&self) -> Result<Pools, String> {
+        let v4 = pool("", &self.pool, self.gateway_address.into(), (8..=32, "10.77.0.0/16"))?;
+        let v6 = match (&self.pool_v6, self.gateway_address_v6) {
+            (Some(text), Some(address)) => Some(pool("_v6", text, address.into(), (32..=128, "fd77::/64"))?),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err("tunnel.pool_v6 needs tunnel.gateway_address_v6 beside it".to_owned());
+            }
+            (None, Some(_)) => {
+                return Err("tunnel.gateway_address_v6 needs tunnel.pool_v6 beside it".to_owned());
+            }
+        };
+        Ok(Pools { v4: Some(v4), v6 })
     }
+}
+
+/// Network and mask of a pool over IPv4-mapped addresses. `key` tells the keys of the families apart.
+fn pool(
+    key: &str,
+    text: &str,
+    gateway: IpAddr,
+    (lens, example): (std::ops::RangeInclusive<u32>, &str),
+) -> Result<(u128, u128), String> {
+    let wrong = || {
+        let (least, most) = (lens.start(), lens.end());
+        format!(
+            "tunnel.pool{key} = '{text}' is not a prefix like {example}, with a length of {least} to {most}"
+        )
+    };
+    let (address, len) = text.split_once('/').ok_or_else(wrong)?;
+    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let len: u32 = len.parse().ok().filter(|len| lens.contains(len)).ok_or_else(wrong)?;
+    if address.is_ipv4() != gateway.is_ipv4() {
+        return Err(wrong());
+    }
+    let mapped_len = if address.is_ipv4() { 96 + len } else { len };
+    let mask = u128::MAX << (128 - mapped_len);
+    let network = Address::from(address).0 & mask;
+    if Address::from(gateway).0 & mask != network {
+        return Err(format!(
+            "tunnel.gateway_address{key} = {gateway} is not inside tunnel.pool{key} = {text}"
+        ));
+    }
+    Ok((network, mask))
 }
 
 impl Limits {
@@ -266,6 +313,20 @@ mod tests {
             ("\"10.77.0.1\"", "\"10.78.0.1\"", "gateway_address"),
             ("\"10.77.0.0/16\"", "\"10.77.0.0\"", "tunnel.pool"),
             ("\"10.77.0.0/16\"", "\"10.77.0.0/33\"", "tunnel.pool"),
+            ("\"10.77.0.0/16\"", "\"fd77::/64\"", "tunnel.pool"),
+            ("[tunnel]", "[tunnel]\npool_v6 = \"fd77::/64\"", "tunnel.gateway_address_v6"),
+            ("[tunnel]", "[tunnel]\ngateway_address_v6 = \"fd77::1\"", "tunnel.pool_v6"),
+            (
+                "[tunnel]",
+                "[tunnel]\ngateway_address_v6 = \"fd78::1\"\npool_v6 = \"fd77::/64\"",
+                "tunnel.gateway_address_v6",
+            ),
+            (
+                "[tunnel]",
+                "[tunnel]\ngateway_address_v6 = \"fd77::1\"\npool_v6 = \"fd77::/129\"",
+                "tunnel.pool_v6",
+            ),
+            ("[tunnel]", "[tunnel]\nclient_to_client = 3", "client_to_client"),
             ("[tunnel]", "[limits]\nknown_handles_per_second = 0\n[tunnel]", "known_handles_per_second"),
             ("[tunnel]", "[limits]\nunknown_handles_per_second = 0\n[tunnel]", "unknown_handles_per_second"),
             ("[tunnel]", "[limits]\nhandshakes_per_second = 0\n[tunnel]", "handshakes_per_second"),

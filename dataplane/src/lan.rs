@@ -1,26 +1,36 @@
 //! The LAN as workers see it: an immutable view of routes and neighbours, replaced as a whole when it changes.
 
-use crate::frame::Mac;
+use crate::frame::{Address, Mac};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// A route out of the LAN port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LanRoute {
     /// Network address.
-    pub network: u32,
-    /// Network mask.
-    pub mask: u32,
+    pub network: Address,
+    /// Network mask, over the IPv4-mapped address.
+    pub mask: u128,
     /// Next router; `None` = on the link.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<Address>,
 }
 
 impl LanRoute {
-    /// A route from its parts; lengths beyond 32 count as 32.
+    /// A route from its parts; lengths beyond those of the family count as whole addresses.
     #[must_use]
-    pub fn new(network: Ipv4Addr, len: u8, gateway: Option<Ipv4Addr>) -> Self {
-        let mask = if len == 0 { 0 } else { u32::MAX << (32 - u32::from(len.min(32))) };
-        Self { network: u32::from(network) & mask, mask, gateway }
+    pub fn new(network: IpAddr, len: u8, gateway: Option<IpAddr>) -> Self {
+        let mapped_len =
+            if network.is_ipv4() { 96 + u32::from(len.min(32)) } else { u32::from(len.min(128)) };
+        let mask = if mapped_len == 0 { 0 } else { u128::MAX << (128 - mapped_len) };
+        let network = Address(Address::from(network).0 & mask);
+        Self { network, mask, gateway: gateway.map(Address::from) }
+    }
+}
+
+impl LanRoute {
+    /// A default route of IPv6 has no mask: it must not take IPv4-mapped destinations.
+    fn leads_to(&self, destination: Address) -> bool {
+        destination.0 & self.mask == self.network.0 && (self.mask != 0 || destination.ip().is_ipv6())
     }
 }
 
@@ -30,7 +40,7 @@ pub enum NextHop {
     /// Send to this address.
     Known(Mac),
     /// Somebody must resolve this neighbour first.
-    Unresolved(Ipv4Addr),
+    Unresolved(Address),
     /// No route.
     None,
 }
@@ -40,22 +50,21 @@ pub enum NextHop {
 pub struct LanView {
     /// Longest prefix first.
     routes: Vec<LanRoute>,
-    neighbours: HashMap<Ipv4Addr, Mac>,
+    neighbours: HashMap<Address, Mac>,
 }
 
 impl LanView {
     /// A view; the order of `routes` does not matter.
     #[must_use]
-    pub fn new(mut routes: Vec<LanRoute>, neighbours: HashMap<Ipv4Addr, Mac>) -> Self {
+    pub fn new(mut routes: Vec<LanRoute>, neighbours: HashMap<Address, Mac>) -> Self {
         routes.sort_by_key(|route| std::cmp::Reverse(route.mask));
         Self { routes, neighbours }
     }
 
     /// Where a packet for `destination` goes. Constant work for the few routes that a LAN port has.
     #[must_use]
-    pub fn next_hop(&self, destination: Ipv4Addr) -> NextHop {
-        let addr = u32::from(destination);
-        let Some(route) = self.routes.iter().find(|route| addr & route.mask == route.network) else {
+    pub fn next_hop(&self, destination: Address) -> NextHop {
+        let Some(route) = self.routes.iter().find(|route| route.leads_to(destination)) else {
             return NextHop::None;
         };
         let hop = route.gateway.unwrap_or(destination);
@@ -63,7 +72,7 @@ impl LanView {
     }
 
     /// The neighbours that are known.
-    pub fn neighbours(&self) -> impl Iterator<Item = (&Ipv4Addr, &Mac)> {
+    pub fn neighbours(&self) -> impl Iterator<Item = (&Address, &Mac)> {
         self.neighbours.iter()
     }
 }
@@ -74,13 +83,18 @@ mod tests {
 
     #[test]
     fn longest_prefix_gateway_and_misses() {
-        let on_link = LanRoute::new(Ipv4Addr::new(192, 168, 50, 0), 24, None);
-        let router = Ipv4Addr::new(192, 168, 50, 254);
-        let beyond = LanRoute::new(Ipv4Addr::new(192, 168, 0, 0), 16, Some(router));
-        let view = LanView::new(vec![beyond, on_link], HashMap::from([(router, Mac([1; 6]))]));
-        let host = Ipv4Addr::new(192, 168, 50, 10);
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let address = |text: &str| Address::from(ip(text));
+        let on_link = LanRoute::new(ip("192.168.50.0"), 24, None);
+        let beyond = LanRoute::new(ip("192.168.0.0"), 16, Some(ip("192.168.50.254")));
+        let rest_of_v6 = LanRoute::new(ip("::"), 0, Some(ip("fe80::1")));
+        let known =
+            HashMap::from([(address("192.168.50.254"), Mac([1; 6])), (address("fe80::1"), Mac([2; 6]))]);
+        let view = LanView::new(vec![rest_of_v6, beyond, on_link], known);
+        let host = address("192.168.50.10");
         assert_eq!(view.next_hop(host), NextHop::Unresolved(host));
-        assert_eq!(view.next_hop(Ipv4Addr::new(192, 168, 9, 9)), NextHop::Known(Mac([1; 6])));
-        assert_eq!(view.next_hop(Ipv4Addr::new(8, 8, 8, 8)), NextHop::None);
+        assert_eq!(view.next_hop(address("192.168.9.9")), NextHop::Known(Mac([1; 6])));
+        assert_eq!(view.next_hop(address("8.8.8.8")), NextHop::None, "IPv6's default route is not IPv4's");
+        assert_eq!(view.next_hop(address("2001:db8::1")), NextHop::Known(Mac([2; 6])));
     }
 }

@@ -12,6 +12,7 @@ pub mod neighbours;
 pub mod netlink;
 pub mod pipeline;
 pub mod port;
+pub mod routes;
 pub mod run;
 pub mod slots;
 pub mod status;

@@ -1,9 +1,9 @@
 //! Which LAN neighbours the kernel is asked to keep resolved. Bounded, so that a scan through the tunnel can neither fill
 //! the kernel's table nor keep real hosts out: addresses that do not answer are given up first.
 
+use crate::frame::Address;
 use jvpn_abi::BootTime;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Most neighbours that are kept at once: half of the kernel's default table (gc_thresh3, arp(7)).
@@ -17,7 +17,7 @@ pub const GIVE_UP_AFTER: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub struct Managed {
     /// Since when, and whether it has answered.
-    kept: BTreeMap<Ipv4Addr, (BootTime, Answered)>,
+    kept: BTreeMap<Address, (BootTime, Answered)>,
 }
 
 /// Whether a neighbour has a known address.
@@ -30,13 +30,13 @@ enum Answered {
 impl Managed {
     /// Whether this neighbour is kept already.
     #[must_use]
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
+    pub fn contains(&self, address: Address) -> bool {
         self.kept.contains_key(&address)
     }
 
     /// Keeps a neighbour; returns the one that has to go for it.
     #[must_use]
-    pub fn keep(&mut self, address: Ipv4Addr, now: BootTime) -> Option<Ipv4Addr> {
+    pub fn keep(&mut self, address: Address, now: BootTime) -> Option<Address> {
         let silent = self.kept.values().filter(|(_, answered)| *answered == Answered::No).count();
         let gone = if silent >= MAX_UNRESOLVED {
             self.oldest(Answered::No)
@@ -52,14 +52,14 @@ impl Managed {
         gone
     }
 
-    fn oldest(&self, wanted: Answered) -> Option<Ipv4Addr> {
+    fn oldest(&self, wanted: Answered) -> Option<Address> {
         let of = self.kept.iter().filter(|(_, (_, answered))| *answered == wanted);
         of.min_by_key(|(_, (since, _))| *since).map(|(address, _)| *address)
     }
 
     /// Notes who is resolved now, and gives up who was silent for too long.
     #[must_use]
-    pub fn update(&mut self, now: BootTime, is_resolved: impl Fn(Ipv4Addr) -> bool) -> Vec<Ipv4Addr> {
+    pub fn update(&mut self, now: BootTime, is_resolved: impl Fn(Address) -> bool) -> Vec<Address> {
         let mut given_up = Vec::new();
         self.kept.retain(|address, (since, answered)| {
             let resolved = is_resolved(*address);
@@ -86,7 +86,7 @@ impl Managed {
     }
 
     /// Everybody, once.
-    pub fn drain(&mut self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+    pub fn drain(&mut self) -> impl Iterator<Item = Address> + use<> {
         std::mem::take(&mut self.kept).into_keys()
     }
 }
@@ -95,8 +95,8 @@ impl Managed {
 mod tests {
     use super::*;
 
-    fn host(n: u32) -> Ipv4Addr {
-        Ipv4Addr::from(0x0a00_0000 + n)
+    fn host(n: u32) -> Address {
+        Address(u128::from(0x0a00_0000 + n))
     }
 
     /// R3.2: a scan of empty addresses neither grows without bound nor keeps a real host out.

@@ -3,7 +3,7 @@
 //! It listens to rtnetlink, has the kernel resolve what workers miss and keep it resolved, and hands out a new view
 //! when something changed. Views that workers replaced are freed here.
 
-use crate::frame::Mac;
+use crate::frame::{Address, Mac};
 use crate::lan::{LanRoute, LanView};
 use crate::managed::Managed;
 use crate::netlink::Netlink;
@@ -14,7 +14,6 @@ use jvpn_tables::Doorbell;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::collections::HashMap;
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Neighbours {
     index: u32,
     links: Vec<Arc<WorkerLinks>>,
-    misses: Arc<ArrayQueue<Ipv4Addr>>,
+    misses: Arc<ArrayQueue<Address>>,
     bell: Doorbell,
     ask: Netlink,
     listen: Netlink,
@@ -40,7 +39,7 @@ impl Neighbours {
     pub fn new(
         index: u32,
         links: Vec<Arc<WorkerLinks>>,
-        misses: Arc<ArrayQueue<Ipv4Addr>>,
+        misses: Arc<ArrayQueue<Address>>,
         bell: Doorbell,
     ) -> io::Result<Self> {
         let (ask, listen) = (Netlink::new()?, Netlink::listening()?);
@@ -70,7 +69,7 @@ impl Neighbours {
         }
     }
 
-    fn forget(&mut self, address: Ipv4Addr) {
+    fn forget(&mut self, address: Address) {
         if let Err(error) = self.ask.forget(self.index, address) {
             tracing::debug!(%address, %error, "neighbour entry was already gone");
         }
@@ -122,7 +121,7 @@ impl Neighbours {
         };
         let routes =
             routes.into_iter().map(|(network, len, gateway)| LanRoute::new(network, len, gateway)).collect();
-        let neighbours: HashMap<Ipv4Addr, Mac> = neighbours.into_iter().collect();
+        let neighbours: HashMap<Address, Mac> = neighbours.into_iter().collect();
         for address in self.managed.update(clock::now(), |address| neighbours.contains_key(&address)) {
             self.forget(address);
         }

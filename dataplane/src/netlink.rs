@@ -1,6 +1,6 @@
 //! rtnetlink, as little as the data plane needs: look at links, routes and neighbours, keep neighbours resolved.
 
-use crate::frame::Mac;
+use crate::frame::{Address, Mac};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
@@ -13,11 +13,13 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE (linux/rtnetlink.h).
-const GROUPS: [u32; 3] = [1, 3, 7];
+/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE (linux/rtnetlink.h).
+const GROUPS: [u32; 4] = [1, 3, 7, 11];
+/// Both families that a LAN may speak.
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 /// Kernel messages come in pages; this holds several.
 const BUFFER: usize = 1 << 16;
 
@@ -37,7 +39,7 @@ pub struct Link {
 }
 
 /// A route of the main table out of one interface.
-pub(crate) type Route = (Ipv4Addr, u8, Option<Ipv4Addr>);
+pub(crate) type Route = (IpAddr, u8, Option<IpAddr>);
 
 /// A netlink socket.
 #[derive(Debug)]
@@ -150,71 +152,63 @@ impl Netlink {
             })
     }
 
-    /// IPv4 routes of the main table that leave by interface `index`.
+    /// Routes of the main table that leave by interface `index`.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub(crate) fn routes(&mut self, index: u32) -> io::Result<Vec<Route>> {
-        let mut question = RouteMessage::default();
-        question.header.address_family = AddressFamily::Inet;
-        let answers = self.request(RouteNetlinkMessage::GetRoute(question), NLM_F_DUMP)?;
-        Ok(answers
-            .into_iter()
-            .filter_map(
-                |answer| if let RouteNetlinkMessage::NewRoute(route) = answer { Some(route) } else { None },
-            )
-            .filter_map(|route| parse_route(&route, index))
-            .collect())
+        let mut routes = Vec::new();
+        for family in FAMILIES {
+            let mut question = RouteMessage::default();
+            question.header.address_family = family;
+            let answers = self.request(RouteNetlinkMessage::GetRoute(question), NLM_F_DUMP)?;
+            routes.extend(answers.iter().filter_map(|answer| {
+                let RouteNetlinkMessage::NewRoute(route) = answer else { return None };
+                parse_route(route, index)
+            }));
+        }
+        Ok(routes)
     }
 
-    /// IPv4 neighbours on interface `index` whose address is known.
+    /// Neighbour entries of interface `index`.
+    fn entries(&mut self, index: u32) -> io::Result<Vec<NeighbourMessage>> {
+        let mut entries = Vec::new();
+        for family in FAMILIES {
+            let mut question = NeighbourMessage::default();
+            question.header.family = family;
+            let answers = self.request(RouteNetlinkMessage::GetNeighbour(question), NLM_F_DUMP)?;
+            entries.extend(answers.into_iter().filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(entry) if entry.header.ifindex == index => Some(entry),
+                _ => None,
+            }));
+        }
+        Ok(entries)
+    }
+
+    /// Neighbours on interface `index` whose address is known.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub(crate) fn neighbours(&mut self, index: u32) -> io::Result<Vec<(Ipv4Addr, Mac)>> {
-        let mut question = NeighbourMessage::default();
-        question.header.family = AddressFamily::Inet;
-        let answers = self.request(RouteNetlinkMessage::GetNeighbour(question), NLM_F_DUMP)?;
-        Ok(answers
-            .into_iter()
-            .filter_map(|answer| {
-                if let RouteNetlinkMessage::NewNeighbour(entry) = answer { Some(entry) } else { None }
-            })
-            .filter_map(|entry| parse_neighbour(&entry, index))
-            .collect())
+    pub(crate) fn neighbours(&mut self, index: u32) -> io::Result<Vec<(Address, Mac)>> {
+        Ok(self.entries(index)?.iter().filter_map(parse_neighbour).collect())
     }
 
-    /// IPv4 neighbours on interface `index` that the kernel was asked to keep resolved.
+    /// Neighbours on interface `index` that the kernel was asked to keep resolved.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub(crate) fn managed(&mut self, index: u32) -> io::Result<Vec<Ipv4Addr>> {
-        let mut question = NeighbourMessage::default();
-        question.header.family = AddressFamily::Inet;
-        let answers = self.request(RouteNetlinkMessage::GetNeighbour(question), NLM_F_DUMP)?;
-        Ok(answers
-            .into_iter()
-            .filter_map(|answer| if let RouteNetlinkMessage::NewNeighbour(entry) = answer { Some(entry) } else { None })
-            .filter(|entry| entry.header.ifindex == index)
-            .filter(|entry| {
-                let flags = |attribute: &NeighbourAttribute| {
-                    matches!(attribute, NeighbourAttribute::ExtFlags(flags) if flags.contains(NeighbourExtFlags::Managed))
-                };
-                entry.attributes.iter().any(flags)
-            })
-            .filter_map(|entry| {
-                entry.attributes.iter().find_map(|attribute| {
-                    if let NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) = attribute { Some(*inet) } else { None }
-                })
-            })
-            .collect())
+    pub(crate) fn managed(&mut self, index: u32) -> io::Result<Vec<Address>> {
+        let is_managed = |attribute: &NeighbourAttribute| matches!(attribute, NeighbourAttribute::ExtFlags(flags) if flags.contains(NeighbourExtFlags::Managed));
+        let entries = self.entries(index)?;
+        let kept = entries.iter().filter(|entry| entry.attributes.iter().any(is_managed));
+        Ok(kept.filter_map(|entry| entry.attributes.iter().find_map(destination)).collect())
     }
 
     /// Has the kernel resolve a neighbour and keep it resolved (NTF_EXT_MANAGED, Linux 5.16).
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub(crate) fn manage(&mut self, index: u32, address: Ipv4Addr) -> io::Result<()> {
+    pub(crate) fn manage(&mut self, index: u32, address: Address) -> io::Result<()> {
         let mut entry = neighbour(index, address);
         entry.header.state = NeighbourState::None;
         entry.attributes.push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
@@ -226,7 +220,7 @@ impl Netlink {
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub(crate) fn forget(&mut self, index: u32, address: Ipv4Addr) -> io::Result<()> {
+    pub(crate) fn forget(&mut self, index: u32, address: Address) -> io::Result<()> {
         self.request(RouteNetlinkMessage::DelNeighbour(neighbour(index, address)), NLM_F_ACK).map(drop)
     }
 }
@@ -237,13 +231,26 @@ impl AsFd for Netlink {
     }
 }
 
-fn neighbour(index: u32, address: Ipv4Addr) -> NeighbourMessage {
+fn neighbour(index: u32, address: Address) -> NeighbourMessage {
     let mut entry = NeighbourMessage::default();
-    entry.header.family = AddressFamily::Inet;
+    let (family, inet) = match address.ip() {
+        IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
+    };
+    entry.header.family = family;
     entry.header.ifindex = index;
     entry.header.kind = RouteType::Unicast;
-    entry.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+    entry.attributes.push(NeighbourAttribute::Destination(inet));
     entry
+}
+
+/// The address that a neighbour entry is about.
+fn destination(attribute: &NeighbourAttribute) -> Option<Address> {
+    match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => Some(Address::from(*v4)),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => Some(Address::from(*v6)),
+        _ => None,
+    }
 }
 
 fn parse_link(message: &LinkMessage) -> Link {
@@ -277,36 +284,45 @@ fn attached(part: &LinkXdp) -> Option<&'static str> {
 
 fn parse_route(message: &RouteMessage, index: u32) -> Option<Route> {
     let main_table = 254;
-    let mut network = Ipv4Addr::UNSPECIFIED;
+    let mut network = match message.header.address_family {
+        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        _ => return None,
+    };
     let mut gateway = None;
     let mut out = None;
     for attribute in &message.attributes {
-        if let RouteAttribute::Destination(RouteAddress::Inet(address)) = attribute {
-            network = *address;
-        } else if let RouteAttribute::Gateway(RouteAddress::Inet(address)) = attribute {
-            gateway = Some(*address);
+        if let RouteAttribute::Destination(address) = attribute {
+            network = route_address(address)?;
+        } else if let RouteAttribute::Gateway(address) = attribute {
+            gateway = Some(route_address(address)?);
         } else if let RouteAttribute::Oif(oif) = attribute {
             out = Some(*oif);
         }
     }
-    let wanted =
+    let is_ours =
         out == Some(index) && message.header.table == main_table && message.header.kind == RouteType::Unicast;
-    wanted.then_some((network, message.header.destination_prefix_length, gateway))
+    // Link-local and multicast networks are nobody's destination behind a router.
+    let is_local = matches!(network, IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast());
+    (is_ours && !is_local).then_some((network, message.header.destination_prefix_length, gateway))
 }
 
-fn parse_neighbour(message: &NeighbourMessage, index: u32) -> Option<(Ipv4Addr, Mac)> {
-    if message.header.ifindex != index {
+fn route_address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+fn parse_neighbour(message: &NeighbourMessage) -> Option<(Address, Mac)> {
+    let unusable = [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::None];
+    if unusable.contains(&message.header.state) {
         return None;
     }
-    let mut address = None;
-    let mut mac = None;
-    for attribute in &message.attributes {
-        if let NeighbourAttribute::Destination(NeighbourAddress::Inet(inet)) = attribute {
-            address = Some(*inet);
-        } else if let NeighbourAttribute::LinkLayerAddress(octets) = attribute {
-            mac = <[u8; 6]>::try_from(octets.as_slice()).ok().map(Mac);
-        }
-    }
-    let unusable = [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::None];
-    if unusable.contains(&message.header.state) { None } else { Some((address?, mac?)) }
+    let mac = message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(octets) => <[u8; 6]>::try_from(octets.as_slice()).ok().map(Mac),
+        _ => None,
+    })?;
+    Some((message.attributes.iter().find_map(destination)?, mac))
 }

@@ -4,8 +4,9 @@ use crate::attach::Steering;
 use crate::config::Config;
 use crate::frame::Mac;
 use crate::neighbours::Neighbours;
-use crate::pipeline::{Pipeline, PipelineConfig};
+use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Routes};
 use crate::port::{AfXdpMode, Port};
+use crate::routes::RouteTable;
 use crate::slots::{Installer, WorkerQueues};
 use crate::status::{StatusSource, status};
 use crate::tables::Tables;
@@ -315,11 +316,17 @@ impl<'a> Gateway<'a> {
         let mut links = Vec::new();
         let mut handles = Vec::new();
         let pipeline_config = PipelineConfig {
-            gateway_address: self.config.tunnel.gateway_address,
-            pool: self.config.tunnel.pool().map_err(|message| anyhow!(message))?,
+            gateway: self.config.tunnel.gateway(),
+            pools: self.config.tunnel.pools().map_err(|message| anyhow!(message))?,
             mtu: usize::from(self.config.tunnel.mtu),
             lan_mac: self.steering.lan.mac,
+            between_clients: if self.config.tunnel.client_to_client {
+                BetweenClients::TurnedRound
+            } else {
+                BetweenClients::Denied
+            },
         };
+        let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(self.steering.table("ROUTES")?)?);
         tables.reports().workers.store(self.config.workers as u64, Ordering::Release);
         for (index, ports) in std::mem::take(&mut self.ports).into_iter().enumerate() {
             let own = Arc::new(WorkerLinks {
@@ -331,7 +338,8 @@ impl<'a> Gateway<'a> {
                 stop: AtomicBool::new(false),
                 statistics: Mutex::default(),
             });
-            let pipeline = Pipeline::new(Arc::clone(tables), index, pipeline_config, Arc::clone(&misses));
+            let pipeline = Pipeline::new(Arc::clone(tables), index, pipeline_config, Arc::clone(&misses))
+                .with_routes(Arc::clone(&routes));
             let worker = Worker::new(
                 index,
                 ports,

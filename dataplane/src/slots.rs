@@ -5,7 +5,7 @@ mod installer;
 
 pub use installer::{Installed, Installer};
 
-use crate::frame::{Mac, OuterTemplate};
+use crate::frame::{Address, Mac, OuterTemplate};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{BindingWord, Context, InstallEntry, KeyState, MAX_PREFIXES};
 use jvpn_abi::wire::{Suite, data::SlotId};
@@ -13,7 +13,6 @@ use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::aead::{OpenKey, SealKey};
 use jvpn_crypto::limits::HARD_PACKETS;
 use jvpn_tables::Doorbell;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -100,8 +99,8 @@ pub enum Refusal {
     /// No such suite.
     #[error("unknown suite")]
     Suite,
-    /// The path is not IPv4 (this version's outer family).
-    #[error("the path is not IPv4")]
+    /// The two ends of the path are of different families.
+    #[error("the two ends of the path are of different address families")]
     Path,
     /// A prefix is longer than an address, or there are too many.
     #[error("inner prefixes are malformed")]
@@ -128,16 +127,13 @@ impl SlotContext {
         let keys = KeySet::expand(entry)?;
         let remote = Endpoint { addr: entry.remote_addr, port: entry.remote_port };
         let local = Endpoint { addr: entry.local_addr, port: entry.local_port };
-        let v4 = |endpoint: Endpoint| {
-            endpoint.v4_octets().map(|octets| (Ipv4Addr::from(octets), endpoint.port)).ok_or(Refusal::Path)
-        };
         Ok(Self {
             word,
             slot,
             shard: entry.shard,
             remote,
             local,
-            outer: OuterTemplate::new(wan, v4(local)?, v4(remote)?),
+            outer: OuterTemplate::new(wan, local, remote).ok_or(Refusal::Path)?,
             prefixes: prefixes(entry)?.into(),
             keys: [None, None],
         }
@@ -172,9 +168,8 @@ impl SlotContext {
     /// Whether the peer may use this inner address.
     #[must_use]
     #[inline]
-    pub fn owns(&self, addr: Ipv4Addr) -> bool {
-        let addr = u128::from_be_bytes(addr.to_ipv6_mapped().octets());
-        self.prefixes.iter().any(|(network, mask)| addr & mask == *network)
+    pub fn owns(&self, address: Address) -> bool {
+        self.prefixes.iter().any(|(network, mask)| address.0 & mask == *network)
     }
 }
 

@@ -3,37 +3,55 @@
 //! answering with ICMP port-unreachable.
 
 use jvpn_abi::wire::MsgType;
-use nix::sys::socket::{SockaddrIn, getsockname, setsockopt, sockopt};
+use nix::sys::socket::{SockaddrStorage, getsockname, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Kernel buffers for bursts of handshakes, octets.
 const BUFFER: usize = 4 << 20;
 
-/// Opens the socket on `interface` and `port`.
+/// Opens the socket on `interface` and `port`: one for both families, or for IPv4 alone on a host without IPv6.
 ///
 /// # Errors
 /// If the port is taken or the system refuses.
 pub fn open(interface: &str, port: u16) -> io::Result<OwnedFd> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    match open_for(Domain::IPV6, interface, (Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            tracing::warn!("this host has no IPv6: only IPv4 paths are served");
+            open_for(Domain::IPV4, interface, (Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        opened => opened,
+    }
+}
+
+fn open_for(domain: Domain, interface: &str, address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
-    setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(false)?;
+        setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
+    } else {
+        setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
+    }
     // Refused by a system limit is no reason to stop: the buffers are then as large as it allows.
     let _limited = setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)
         .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER));
     let _limited = setsockopt(&socket, sockopt::SndBufForce, &BUFFER)
         .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &BUFFER));
     socket.attach_filter(&refuse_data())?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
+    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
 /// Whether a socket that came from a control plane is the one on this port.
 #[must_use]
 pub fn is_on_port(fd: &OwnedFd, port: u16) -> bool {
-    getsockname::<SockaddrIn>(fd.as_raw_fd()).is_ok_and(|address| address.port() == port)
+    getsockname::<SockaddrStorage>(fd.as_raw_fd()).is_ok_and(|address| {
+        let v4 = address.as_sockaddr_in().map(|v4| v4.port());
+        v4.or(address.as_sockaddr_in6().map(|v6| v6.port())) == Some(port)
+    })
 }
 
 /// Classic BPF (linux/filter.h): drop what starts with the DATA octet behind the UDP header, accept the rest.

@@ -148,14 +148,22 @@ impl Worker {
         let handled = self.batch.len();
         let now = (self.clock)();
         while let Some(mut frame) = self.batch.pop() {
-            let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
-            let verdict = {
-                let octets = self.lan.octets(&mut frame);
+            // One turn, but for a packet that is cut into pieces.
+            let mut piece = Some(0);
+            while let Some(start) = piece {
+                let mut lan_frame = self.lan_frame.take().or_else(|| self.lan.take_free());
+                let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
+                let lan_room = lan_frame.as_mut().map_or(&mut [][..], |frame| self.lan.room(frame));
                 let wan_room = wan_frame.as_mut().map_or(&mut [][..], |frame| self.wan.room(frame));
-                self.pipeline.outbound(now, octets, wan_room)
-            };
+                let octets = self.lan.octets(&mut frame).get_mut(start..).unwrap_or_default();
+                let verdict = self.pipeline.outbound(now, octets, lan_room, wan_room);
+                piece = match verdict {
+                    Verdict::ToWanInPart { rest, .. } => Some(start + rest),
+                    Verdict::ToLan(_) | Verdict::ToWan(_) | Verdict::Drop(_) => None,
+                };
+                self.settle(verdict, lan_frame, wan_frame);
+            }
             self.lan.recycle(frame);
-            self.settle(verdict, None, wan_frame);
         }
         handled
     }
@@ -164,7 +172,7 @@ impl Worker {
     fn settle(&mut self, verdict: Verdict, lan_frame: Option<TxFrame>, wan_frame: Option<TxFrame>) {
         let (lan_len, wan_len) = match verdict {
             Verdict::ToLan(len) => (Some(len), None),
-            Verdict::ToWan(len) => (None, Some(len)),
+            Verdict::ToWan(len) | Verdict::ToWanInPart { len, .. } => (None, Some(len)),
             Verdict::Drop(_) => (None, None),
         };
         match (lan_frame, lan_len) {

@@ -17,7 +17,7 @@ fn up() -> Vec<u8> {
 fn send(bench: &mut Bench) -> usize {
     match bench.outbound(&mut lan_frame(&inner(SERVER, CLIENT, 64, b"down"))) {
         Verdict::ToWan(len) => len,
-        Verdict::ToLan(_) | Verdict::Drop(_) => panic!("not sent"),
+        Verdict::ToLan(_) | Verdict::ToWanInPart { .. } | Verdict::Drop(_) => panic!("not sent"),
     }
 }
 
@@ -28,7 +28,9 @@ fn forwarded(verdict: Verdict) -> bool {
 fn dropped(verdict: Verdict) -> DropReason {
     match verdict {
         Verdict::Drop(reason) => reason,
-        Verdict::ToLan(_) | Verdict::ToWan(_) => panic!("not dropped: {verdict:?}"),
+        Verdict::ToLan(_) | Verdict::ToWan(_) | Verdict::ToWanInPart { .. } => {
+            panic!("not dropped: {verdict:?}")
+        }
     }
 }
 

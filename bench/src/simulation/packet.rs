@@ -1,7 +1,7 @@
 //! Inner packets of the simulation: numbered, so that the far end can tell loss, repetition and damage apart.
 
-use jvpn_dataplane::frame::{InnerV4, fold, sum_words};
-use std::net::Ipv4Addr;
+use jvpn_dataplane::frame::{Inner, fold, sum_words};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// Octets of IPv4 and UDP in front of the number.
 const HEAD: usize = 28;
@@ -45,7 +45,7 @@ impl Numbered {
     /// Reads a packet that went through the tunnel; `None` if anything but the hop limit was changed on its way.
     #[must_use]
     pub fn decode(packet: &[u8]) -> Option<Self> {
-        let inner = InnerV4::parse(packet)?;
+        let inner = Inner::parse(packet)?;
         let number = jvpn_abi::wire::be64(packet, HEAD)?;
         let intact = packet.len() == LEN
             && inner.len == LEN
@@ -57,7 +57,10 @@ impl Numbered {
                 .enumerate()
                 .skip(HEAD + 8)
                 .all(|(index, octet)| *octet == filling(number, index));
-        intact.then_some(Self { source: inner.source, destination: inner.destination, number })
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (inner.source.ip(), inner.destination.ip()) else {
+            return None;
+        };
+        intact.then_some(Self { source, destination, number })
     }
 
     /// What the server answers.

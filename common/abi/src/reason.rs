@@ -171,7 +171,7 @@ reasons! {
         Replayed = 17, "replayed";
         /// The AEAD did not open.
         OpenFailed = 18, "open_failed";
-        /// The decrypted packet is not well-formed IPv4 (or an internal frame).
+        /// The decrypted packet is not well-formed IP (or an internal frame).
         InnerMalformed = 19, "inner_malformed";
         /// The decrypted packet's source address is not one of the peer's.
         InnerSourceDenied = 20, "inner_source_denied";
@@ -205,13 +205,21 @@ reasons! {
         SourceLimited = 34, "source_limited";
         /// XDP: a fragment, or IP options or extension headers, in front of our port.
         OddHeaders = 35, "odd_headers";
+        /// Beside another reason: the packet's sender was told by ICMP.
+        IcmpErrorSent = 36, "icmp_error_sent";
+        /// The network saw congestion and the inner packet cannot say so (RFC 6040 §4.2).
+        CongestionLost = 37, "congestion_lost";
+        /// Not dropped: a piece of a packet that was cut, its sender allowing it.
+        Fragmented = 38, "fragmented";
+        /// Forwarded, not dropped: from one client to another.
+        TurnedRound = 39, "turned_round";
     }
 }
 
 /// How many packet counters there are.
 pub const DROP_REASONS: usize = DropReason::ALL.len();
 
-const _: () = assert!(DROP_REASONS == 36, "counters in the shared tables are sized by this");
+const _: () = assert!(DROP_REASONS == 40, "counters in the shared tables are sized by this");
 
 #[cfg(test)]
 mod tests {

@@ -1,17 +1,16 @@
 //! WAN to LAN: fence, word, endpoint → header → window check → open from the RX frame into the LAN buffer → window
 //! commit → confirmation → inner checks → Ethernet header. Every exit is a counted reason.
 
-use super::{Now, Pipeline, Verdict, seal_into};
-use crate::frame::{InnerV4, Mac, OUTER_V4_LEN, answer_echo, decrement_ttl, write_ethernet};
+use super::{BetweenClients, Now, Pipeline, Verdict, seal_into};
+use crate::frame::{Ecn, Inner, Mac, answer_echo, clamp_mss, error_in_place, outer_ecn, write_ethernet};
 use crate::slots::{KeySet, SlotContext, confirm, flip, is_confirmed, key_state};
 use crate::tables::add;
 use jvpn_abi::DropReason;
-use jvpn_abi::steer::{ETHERNET_LEN, WanClass, classify_wan};
+use jvpn_abi::steer::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, WanClass, classify_wan};
 use jvpn_abi::tables::{Context, NEXT_HOP_KNOWN};
 use jvpn_abi::wire::internal::{PROBE_LEN, ProbeFrame, ProbeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, TAG_LEN};
 use jvpn_crypto::window::{Window, WindowError};
-use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering;
 
 /// An opened frame: where its plaintext is and whose it was.
@@ -20,6 +19,8 @@ struct Plain<'a> {
     context: &'a Context,
     keys: &'a KeySet,
     len: usize,
+    /// What the outer header said.
+    ecn: Ecn,
 }
 
 impl Pipeline {
@@ -32,7 +33,7 @@ impl Pipeline {
         };
         match verdict {
             Verdict::ToLan(_) => self.count(DropReason::ForwardedIn),
-            Verdict::ToWan(_) => {}
+            Verdict::ToWan(_) | Verdict::ToWanInPart { .. } => {}
             Verdict::Drop(reason) => self.count(reason),
         }
         verdict
@@ -49,7 +50,7 @@ impl Pipeline {
         let body =
             lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + plain.len).ok_or(DropReason::InnerMalformed)?;
         match body.first().map(|octet| octet >> 4) {
-            Some(4) => self.forward(&plain, lan_out, wan_out),
+            Some(4 | 6) => self.forward(now, &plain, lan_out, wan_out),
             Some(0) => self.internal_frame(&plain, body, wan_out),
             Some(_) | None => Err(DropReason::InnerMalformed),
         }
@@ -61,7 +62,7 @@ impl Pipeline {
             return Err(DropReason::Fenced);
         }
         // The same classification as in XDP; the port is the binding's, so ask the frame's own.
-        let port = jvpn_abi::wire::be16(frame, ETHERNET_LEN + 20 + 2).ok_or(DropReason::TooShort)?;
+        let port = jvpn_abi::wire::be16(frame, port_at(frame)).ok_or(DropReason::TooShort)?;
         let data = match classify_wan(frame, port) {
             WanClass::Data(data) => data,
             WanClass::Refused(reason) => return Err(reason),
@@ -92,55 +93,140 @@ impl Pipeline {
         if note_heard(now, slot, context, frame) || flip(context, keys) {
             self.push_confirmed(slot_index);
         }
-        Ok(Plain { slot, context, keys, len })
+        Ok(Plain { slot, context, keys, len, ecn: outer_ecn(frame) })
     }
 
-    /// An inner IPv4 packet: to the LAN, or an answer to an echo for the gateway itself.
+    /// An inner packet: to the LAN, to another client, or an answer to the sender.
     fn forward(
         &self,
+        now: Now,
         plain: &Plain<'_>,
         lan_out: &mut [u8],
         wan_out: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         let packet =
             lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + plain.len).ok_or(DropReason::InnerMalformed)?;
-        let inner = InnerV4::parse(packet).ok_or(DropReason::InnerMalformed)?;
+        let inner = Inner::parse(packet).ok_or(DropReason::InnerMalformed)?;
         if !plain.slot.owns(inner.source) {
             return Err(DropReason::InnerSourceDenied);
         }
-        if inner.destination == self.config.gateway_address {
+        if self.config.gateway.contains(inner.destination) {
             return self.echo(plain, packet, &inner, wan_out);
+        }
+        let next_hop = match self.way_on(&inner) {
+            Ok(WayOn::Lan(next_hop)) => next_hop,
+            Ok(WayOn::Client(slot_index)) => {
+                return self.turn_round(now, plain, slot_index, &inner, lan_out, wan_out);
+            }
+            Err(reason) => return self.refuse_to_client(now, plain, &inner, reason, lan_out, wan_out),
+        };
+        let packet = lan_out.get_mut(ETHERNET_LEN..).ok_or(DropReason::InnerMalformed)?;
+        self.one_hop_further(plain, &inner, packet)?;
+        write_ethernet(lan_out, next_hop, self.config.lan_mac, inner.family).ok_or(DropReason::NoTxFrame)?;
+        add(&plain.context.packets_in, 1);
+        add(&plain.context.bytes_in, inner.len as u64);
+        Ok(Verdict::ToLan(ETHERNET_LEN + inner.len))
+    }
+
+    /// Where a packet goes on to.
+    fn way_on(&self, inner: &Inner) -> Result<WayOn, DropReason> {
+        if inner.hop_limit <= 1 {
+            return Err(DropReason::TtlExpired);
         }
         if inner.len > self.config.mtu {
             return Err(DropReason::TooBig);
         }
-        if inner.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
+        if self.config.between_clients == BetweenClients::TurnedRound
+            && let Some(slot_index) =
+                self.routes.as_ref().and_then(|routes| routes.slot_of(inner.destination))
+        {
+            return Ok(WayOn::Client(slot_index));
         }
-        if u32::from(inner.destination) & self.config.pool.1 == self.config.pool.0 {
-            return Err(DropReason::ClientToClientDenied);
+        if self.config.pools.contains(inner.destination) {
+            return Err(match self.config.between_clients {
+                BetweenClients::Denied => DropReason::ClientToClientDenied,
+                BetweenClients::TurnedRound => DropReason::NoRoute,
+            });
         }
-        if is_not_unicast(inner.destination) {
+        if !inner.destination.is_routable() {
             return Err(DropReason::NoRoute);
         }
-        let next_hop = self.next_hop(inner.destination)?;
-        decrement_ttl(packet);
-        write_ethernet(lan_out, next_hop, self.config.lan_mac).ok_or(DropReason::NoTxFrame)?;
+        self.next_hop(inner.destination).map(WayOn::Lan)
+    }
+
+    /// Hop limit, congestion mark and MSS of a packet that goes on.
+    fn one_hop_further(&self, plain: &Plain<'_>, inner: &Inner, packet: &mut [u8]) -> Result<(), DropReason> {
+        let ecn = inner.ecn.leaving(plain.ecn).ok_or(DropReason::CongestionLost)?;
+        if ecn != inner.ecn {
+            inner.mark(packet, ecn);
+        }
+        inner.take_hop(packet);
+        clamp_mss(packet, inner, self.config.mtu);
+        Ok(())
+    }
+
+    /// A packet for another client, sealed for it at once.
+    fn turn_round(
+        &self,
+        now: Now,
+        plain: &Plain<'_>,
+        slot_index: u32,
+        inner: &Inner,
+        lan_out: &mut [u8],
+        wan_out: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let (slot, context) = self.bound(slot_index)?;
+        // A table that lags behind, or a packet for the network that it comes from.
+        if slot.slot == plain.slot.slot || !slot.owns(inner.destination) {
+            return self.refuse_to_client(now, plain, inner, DropReason::NoRoute, lan_out, wan_out);
+        }
+        let packet =
+            lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + inner.len).ok_or(DropReason::InnerMalformed)?;
+        self.one_hop_further(plain, inner, packet)?;
+        let ecn = Inner::parse(packet).map_or(Ecn::NOT_ECT, |now| now.ecn);
+        let len = seal_into(slot, context, packet, ecn, wan_out)?;
         add(&plain.context.packets_in, 1);
         add(&plain.context.bytes_in, inner.len as u64);
-        Ok(Verdict::ToLan(ETHERNET_LEN + inner.len))
+        context.packets_out.fetch_add(1, Ordering::Relaxed);
+        context.bytes_out.fetch_add(inner.len as u64, Ordering::Relaxed);
+        self.count(DropReason::TurnedRound);
+        Ok(Verdict::ToWan(len))
+    }
+
+    /// Counts why a client's packet goes nowhere and tells the client.
+    #[cold]
+    fn refuse_to_client(
+        &self,
+        now: Now,
+        plain: &Plain<'_>,
+        inner: &Inner,
+        reason: DropReason,
+        lan_out: &mut [u8],
+        wan_out: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let Some(error) = self.error_for(reason) else { return Err(reason) };
+        let Some(body) = lan_out.get_mut(ETHERNET_LEN..) else { return Err(reason) };
+        if !self.may_answer(now) {
+            return Err(reason);
+        }
+        let Some(len) = error_in_place(body, inner, error, &self.config.gateway) else { return Err(reason) };
+        let answer = body.get(..len).ok_or(reason)?;
+        let len = seal_into(plain.slot, plain.context, answer, Ecn::NOT_ECT, wan_out)?;
+        self.count(reason);
+        self.count(DropReason::IcmpErrorSent);
+        Ok(Verdict::ToWan(len))
     }
 
     fn echo(
         &self,
         plain: &Plain<'_>,
         packet: &mut [u8],
-        inner: &InnerV4,
+        inner: &Inner,
         wan_out: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         answer_echo(packet, inner).ok_or(DropReason::NoRoute)?;
         let reply = packet.get(..inner.len).ok_or(DropReason::InnerMalformed)?;
-        let len = seal_into(plain.slot, plain.context, reply, wan_out)?;
+        let len = seal_into(plain.slot, plain.context, reply, Ecn::NOT_ECT, wan_out)?;
         self.count(DropReason::EchoAnswered);
         Ok(Verdict::ToWan(len))
     }
@@ -166,10 +252,24 @@ impl Pipeline {
             ..probe
         }
         .encode();
-        let len = seal_into(plain.slot, plain.context, &ack, wan_out)?;
+        let len = seal_into(plain.slot, plain.context, &ack, Ecn::NOT_ECT, wan_out)?;
         self.count(DropReason::ProbeAnswered);
         Ok(Verdict::ToWan(len))
     }
+}
+
+/// Where a packet goes on to.
+enum WayOn {
+    /// By the LAN port, to this station.
+    Lan(Mac),
+    /// To the client that is bound to this slot.
+    Client(u32),
+}
+
+/// Where the destination port of the frame's UDP header stands, if it is plain.
+fn port_at(frame: &[u8]) -> usize {
+    let ip_len = if frame.get(12..14) == Some(&ETHERTYPE_IPV6[..]) { IPV6_LEN } else { IPV4_LEN };
+    ETHERNET_LEN + ip_len + 2
 }
 
 /// The UDP payload that the headers announce; Ethernet may pad the frame behind it.
@@ -200,18 +300,9 @@ fn failed_open(context: &Context) -> DropReason {
     DropReason::OpenFailed
 }
 
-fn is_not_unicast(destination: Ipv4Addr) -> bool {
-    destination.is_multicast()
-        || destination.is_broadcast()
-        || destination.is_unspecified()
-        || destination.is_loopback()
-}
-
 fn window_reason(error: WindowError) -> DropReason {
     match error {
         WindowError::Busy => DropReason::WindowBusy,
         WindowError::Replayed | WindowError::TooOld => DropReason::Replayed,
     }
 }
-
-const _: () = assert!(OUTER_V4_LEN == 42);

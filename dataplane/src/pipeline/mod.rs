@@ -4,21 +4,21 @@
 mod inbound;
 mod outbound;
 
-use crate::frame::{Mac, OUTER_V4_LEN};
+use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
 use crate::lan::{LanView, NextHop};
 use crate::slots::{Handout, SlotContext, WorkerQueues, is_confirmed, key_state, sending_keys};
 use crate::tables::{Tables, count};
 use crossbeam_queue::ArrayQueue;
+use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_abi::tables::{Context, EVENT_RING_LEN, NEXT_HOP_KNOWN, WorkerReport};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason};
 use std::cell::Cell;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Octets in front of the plaintext in an outer IPv4 frame.
-pub const SEALED_AT: usize = OUTER_V4_LEN + DATA_HEADER_LEN;
+/// Errors that one worker sends back, at most (RFC 1812 §4.3.2.8, RFC 4443 §2.4(f)).
+const ICMP_ERRORS: Rate = Rate { per_second: 200, burst: 50 };
 
 /// What becomes of a frame. The buffers that it was built in are named by the port they leave from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,14 @@ pub enum Verdict {
     ToLan(usize),
     /// The first `n` octets of the WAN buffer leave by the WAN port.
     ToWan(usize),
+    /// As [`Self::ToWan`], and the received frame holds a further piece, from octet `rest` on: handle that part as a frame of
+    /// its own.
+    ToWanInPart {
+        /// Octets of the WAN buffer.
+        len: usize,
+        /// Where the rest begins.
+        rest: usize,
+    },
     /// Nothing leaves.
     Drop(DropReason),
 }
@@ -34,14 +42,51 @@ pub enum Verdict {
 /// What the pipeline must know beyond the tables.
 #[derive(Clone, Copy, Debug)]
 pub struct PipelineConfig {
-    /// The gateway's own inner address; it answers echo.
-    pub gateway_address: Ipv4Addr,
-    /// Network of the inner addresses of clients, and its mask.
-    pub pool: (u32, u32),
+    /// The gateway's own inner addresses; they answer echo, and errors come from them.
+    pub gateway: GatewayAddresses,
+    /// Networks of the inner addresses of clients.
+    pub pools: Pools,
     /// Largest inner packet, octets.
     pub mtu: usize,
     /// MAC address of the LAN port.
     pub lan_mac: Mac,
+    /// What becomes of packets from one client for another.
+    pub between_clients: BetweenClients,
+}
+
+/// What becomes of packets from one client for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BetweenClients {
+    /// They are refused.
+    Denied,
+    /// The worker turns them round.
+    TurnedRound,
+}
+
+/// Networks of the inner addresses of clients: (network, mask) over IPv4-mapped addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pools {
+    /// Of IPv4.
+    pub v4: Option<(u128, u128)>,
+    /// Of IPv6.
+    pub v6: Option<(u128, u128)>,
+}
+
+impl Pools {
+    /// Whether the address is a client's.
+    #[must_use]
+    #[inline]
+    pub fn contains(&self, address: Address) -> bool {
+        let is_in =
+            |pool: Option<(u128, u128)>| pool.is_some_and(|(network, mask)| address.0 & mask == network);
+        is_in(self.v4) || is_in(self.v6)
+    }
+}
+
+/// Finds the slot of the client that an inner address leads to.
+pub trait Routes: Send + Sync {
+    /// The slot's index, by the longest prefix.
+    fn slot_of(&self, destination: Address) -> Option<u32>;
 }
 
 /// One worker's pipeline.
@@ -51,7 +96,9 @@ pub struct Pipeline {
     config: PipelineConfig,
     slots: Box<[Option<Arc<SlotContext>>]>,
     lan: Arc<LanView>,
-    misses: Arc<ArrayQueue<Ipv4Addr>>,
+    routes: Option<Arc<dyn Routes>>,
+    misses: Arc<ArrayQueue<Address>>,
+    icmp_errors: Cell<Bucket>,
     // Cells, so that a packet's handling borrows the worker's slots without counting references.
     missed: Cell<bool>,
     confirmed_any: Cell<bool>,
@@ -79,7 +126,7 @@ impl Pipeline {
         tables: Arc<Tables>,
         worker: usize,
         config: PipelineConfig,
-        misses: Arc<ArrayQueue<Ipv4Addr>>,
+        misses: Arc<ArrayQueue<Address>>,
     ) -> Self {
         let slots = (0..tables.bindings.slots()).map(|_| None).collect();
         let lan = Arc::new(LanView::default());
@@ -89,10 +136,19 @@ impl Pipeline {
             config,
             slots,
             lan,
+            routes: None,
             misses,
+            icmp_errors: Cell::new(Bucket::default()),
             missed: Cell::new(false),
             confirmed_any: Cell::new(false),
         }
+    }
+
+    /// Lets the worker turn packets between clients round.
+    #[must_use]
+    pub fn with_routes(mut self, routes: Arc<dyn Routes>) -> Self {
+        self.routes = Some(routes);
+        self
     }
 
     /// This worker's report.
@@ -165,7 +221,7 @@ impl Pipeline {
     }
 
     /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.
-    fn next_hop(&self, destination: Ipv4Addr) -> Result<Mac, DropReason> {
+    fn next_hop(&self, destination: Address) -> Result<Mac, DropReason> {
         match self.lan.next_hop(destination) {
             NextHop::Known(mac) => Ok(mac),
             NextHop::None => Err(DropReason::NoRoute),
@@ -179,6 +235,27 @@ impl Pipeline {
     }
 }
 
+impl Pipeline {
+    /// Whether another error may be sent back now.
+    fn may_answer(&self, now: Now) -> bool {
+        let mut bucket = self.icmp_errors.get();
+        let may = bucket.take(now, ICMP_ERRORS);
+        self.icmp_errors.set(bucket);
+        may
+    }
+
+    /// The error that tells a sender of this reason; `None` for what senders are not told.
+    fn error_for(&self, reason: DropReason) -> Option<IcmpError> {
+        Some(match reason {
+            DropReason::TooBig => IcmpError::TooBig(self.config.mtu),
+            DropReason::TtlExpired => IcmpError::HopsExceeded,
+            DropReason::NoRoute => IcmpError::NoRoute,
+            DropReason::ClientToClientDenied => IcmpError::Prohibited,
+            _ => return None,
+        })
+    }
+}
+
 /// Seals `plaintext` for a confirmed binding into `out`, headers first. Returns the length of the frame.
 ///
 /// The counter is taken from CONTEXT before sealing, so whoever dies in between never lets it be used twice.
@@ -186,6 +263,7 @@ fn seal_into(
     slot: &SlotContext,
     context: &Context,
     plaintext: &[u8],
+    ecn: Ecn,
     out: &mut [u8],
 ) -> Result<usize, DropReason> {
     if !is_confirmed(context, slot.word) {
@@ -195,10 +273,13 @@ fn seal_into(
     if next_hop & NEXT_HOP_KNOWN == 0 {
         return Err(DropReason::Unconfirmed);
     }
-    let end = SEALED_AT + plaintext.len() + TAG_LEN;
-    if out.len() < end {
+    let header_at = slot.outer.header_len();
+    let sealed_at = header_at + DATA_HEADER_LEN;
+    let end = sealed_at + plaintext.len() + TAG_LEN;
+    // Nothing is spent on a frame that has no place.
+    let Some(frame) = out.get_mut(..end) else {
         return Err(if out.is_empty() { DropReason::NoTxFrame } else { DropReason::TooBig });
-    }
+    };
     let keys = sending_keys(slot, context).ok_or(DropReason::NoContext)?;
     let state = key_state(context, keys.number);
     // One past the limit is given back, so that the counter cannot wrap however long somebody sends.
@@ -209,11 +290,12 @@ fn seal_into(
     }
     let header = DataHeader { key_phase: keys.phase(), shard: slot.shard, slot: slot.slot, counter }.encode();
     let udp_payload = DATA_HEADER_LEN + plaintext.len() + TAG_LEN;
-    slot.outer.write(out, Mac::from_bits(next_hop), udp_payload).ok_or(DropReason::TooBig)?;
-    out[OUTER_V4_LEN..SEALED_AT].copy_from_slice(&header);
+    slot.outer.write(frame, Mac::from_bits(next_hop), udp_payload, ecn).ok_or(DropReason::TooBig)?;
+    frame[header_at..sealed_at].copy_from_slice(&header);
     keys.seal
-        .seal(counter, &header, plaintext, &mut out[SEALED_AT..end])
+        .seal(counter, &header, plaintext, &mut frame[sealed_at..])
         .map_err(|_| DropReason::SealFailed)?;
+    slot.outer.finish(frame);
     Ok(end)
 }
 

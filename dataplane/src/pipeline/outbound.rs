@@ -1,20 +1,31 @@
 //! LAN to WAN: fence, mark → word, confirmed → inner checks → counter → outer headers → sealed from the RX frame into
-//! the WAN buffer.
+//! the WAN buffer. What does not fit is cut where its sender allows it; else the sender is told.
 
 use super::{Now, Pipeline, Verdict, seal_into};
-use crate::frame::{InnerV4, decrement_ttl};
+use crate::frame::{Cut, Inner, Mac, clamp_mss, cut, error_in_place, write_ethernet};
+use crate::slots::SlotContext;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::ETHERNET_LEN;
-use jvpn_abi::tables::SteeringMark;
+use jvpn_abi::tables::{Context, SteeringMark};
 use std::sync::atomic::Ordering;
 
 impl Pipeline {
-    /// Handles one frame from the LAN port, which XDP marked with a slot. `wan_out` is a TX frame of the WAN port.
-    pub fn outbound(&mut self, now: Now, frame: &mut [u8], wan_out: &mut [u8]) -> Verdict {
-        match self.try_outbound(now, frame, wan_out) {
-            Ok(len) => {
-                self.count(DropReason::ForwardedOut);
-                Verdict::ToWan(len)
+    /// Handles one frame from the LAN port, which XDP marked with a slot. `wan_out` is a TX frame of the WAN port,
+    /// `lan_out` one of the LAN port, for an answer to the sender; an empty slice means that none is free.
+    pub fn outbound(
+        &mut self,
+        now: Now,
+        frame: &mut [u8],
+        lan_out: &mut [u8],
+        wan_out: &mut [u8],
+    ) -> Verdict {
+        let verdict = self.try_outbound(now, frame, lan_out, wan_out);
+        match verdict {
+            Ok(verdict) => {
+                if !matches!(verdict, Verdict::ToLan(_)) {
+                    self.count(DropReason::ForwardedOut);
+                }
+                verdict
             }
             Err(reason) => {
                 self.count(reason);
@@ -23,34 +34,101 @@ impl Pipeline {
         }
     }
 
-    fn try_outbound(&self, now: Now, frame: &mut [u8], wan_out: &mut [u8]) -> Result<usize, DropReason> {
+    fn try_outbound(
+        &self,
+        now: Now,
+        frame: &mut [u8],
+        lan_out: &mut [u8],
+        wan_out: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
         if self.tables.fenced(now) {
             return Err(DropReason::Fenced);
         }
         let mark = SteeringMark::decode(frame).ok_or(DropReason::NoSteeringMark)?;
         let (slot, context) = self.bound(mark.slot_index)?;
-        let packet = frame.get_mut(ETHERNET_LEN..).ok_or(DropReason::TooShort)?;
-        let inner = InnerV4::parse(packet).ok_or(DropReason::InnerMalformed)?;
+        let packet = frame.get(ETHERNET_LEN..).ok_or(DropReason::TooShort)?;
+        let inner = Inner::parse(packet).ok_or(DropReason::InnerMalformed)?;
         // ROUTES is a hint; that the destination is this peer's is decided here.
         if !slot.owns(inner.destination) {
             return Err(DropReason::NoRoute);
         }
         // Inner addresses live behind bindings, never on the LAN.
-        if u32::from(inner.source) & self.config.pool.1 == self.config.pool.0 {
+        if self.config.pools.contains(inner.source) {
             return Err(DropReason::InnerSourceDenied);
         }
-        if inner.len > self.config.mtu {
-            return Err(DropReason::TooBig);
+        if inner.hop_limit <= 1 {
+            return self.refuse_to_lan(now, frame, &inner, DropReason::TtlExpired, lan_out);
         }
-        if inner.ttl <= 1 {
-            return Err(DropReason::TtlExpired);
+        if inner.len <= self.config.mtu {
+            return self.seal_packet(slot, context, frame, &inner, wan_out).map(Verdict::ToWan);
         }
-        decrement_ttl(packet);
-        let packet = packet.get(..inner.len).ok_or(DropReason::InnerMalformed)?;
-        let len = seal_into(slot, context, packet, wan_out)?;
+        let Some(piece) = cut(frame, &inner, self.config.mtu) else {
+            return self.refuse_to_lan(now, frame, &inner, DropReason::TooBig, lan_out);
+        };
+        self.seal_piece(slot, context, frame, piece, wan_out)
+    }
+
+    /// Seals the packet behind the Ethernet header of `frame`, one hop further.
+    fn seal_packet(
+        &self,
+        slot: &SlotContext,
+        context: &Context,
+        frame: &mut [u8],
+        inner: &Inner,
+        wan_out: &mut [u8],
+    ) -> Result<usize, DropReason> {
+        let packet =
+            frame.get_mut(ETHERNET_LEN..ETHERNET_LEN + inner.len).ok_or(DropReason::InnerMalformed)?;
+        inner.take_hop(packet);
+        clamp_mss(packet, inner, self.config.mtu);
+        let len = seal_into(slot, context, packet, inner.ecn, wan_out)?;
         // Several workers may seal for one binding.
         context.packets_out.fetch_add(1, Ordering::Relaxed);
         context.bytes_out.fetch_add(inner.len as u64, Ordering::Relaxed);
         Ok(len)
+    }
+
+    /// Seals the first piece of a packet that was cut and names the rest.
+    #[cold]
+    fn seal_piece(
+        &self,
+        slot: &SlotContext,
+        context: &Context,
+        frame: &mut [u8],
+        piece: Cut,
+        wan_out: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let packet = frame.get(ETHERNET_LEN..).ok_or(DropReason::TooShort)?;
+        let first = Inner::parse(packet).ok_or(DropReason::InnerMalformed)?;
+        let len = self.seal_packet(slot, context, frame, &first, wan_out)?;
+        self.count(DropReason::Fragmented);
+        let rest = piece.uncover_rest(frame).ok_or(DropReason::InnerMalformed)?;
+        Ok(Verdict::ToWanInPart { len, rest })
+    }
+
+    /// Counts why a packet from the LAN goes nowhere and tells its sender, by the station that it came from.
+    #[cold]
+    fn refuse_to_lan(
+        &self,
+        now: Now,
+        frame: &[u8],
+        inner: &Inner,
+        reason: DropReason,
+        lan_out: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let Some(error) = self.error_for(reason) else { return Err(reason) };
+        let Some((head, body)) = lan_out.split_at_mut_checked(ETHERNET_LEN) else { return Err(reason) };
+        let packet = frame.get(ETHERNET_LEN..ETHERNET_LEN + inner.len);
+        let (Some(room), Some(packet)) = (body.get_mut(..inner.len), packet) else { return Err(reason) };
+        let Some(station) = jvpn_abi::wire::octets::<6>(frame, 6).map(Mac) else { return Err(reason) };
+        room.copy_from_slice(packet);
+        if !self.may_answer(now) {
+            return Err(reason);
+        }
+        let Some(len) = error_in_place(body, inner, error, &self.config.gateway) else { return Err(reason) };
+        write_ethernet(head, station, self.config.lan_mac, inner.family).ok_or(reason)?;
+        self.count(reason);
+        self.count(DropReason::IcmpErrorSent);
+        Ok(Verdict::ToLan(ETHERNET_LEN + len))
     }
 }

@@ -11,15 +11,15 @@ use jvpn_abi::tables::{
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, SlotId, Suite, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason, Endpoint};
 use jvpn_crypto::aead::{OpenKey, SealKey};
-use jvpn_dataplane::frame::{Mac, fold, sum_words};
+use jvpn_dataplane::frame::{Address, GatewayAddresses, Mac, fold, sum_words};
 use jvpn_dataplane::lan::{LanRoute, LanView};
-use jvpn_dataplane::pipeline::{Pipeline, PipelineConfig, Verdict};
+use jvpn_dataplane::pipeline::{BetweenClients, Pipeline, PipelineConfig, Pools, Verdict};
 use jvpn_dataplane::slots::{Installer, WorkerQueues};
 use jvpn_dataplane::tables::Tables;
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::shared_memory;
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +28,10 @@ pub(crate) const SLOTS: u32 = 64;
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 10);
+pub(crate) const GATEWAY_6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
+pub(crate) const CLIENT_6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
+pub(crate) const SERVER_6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x50, 0, 0, 0, 0, 0x10);
+pub(crate) const MTU: usize = 1_400;
 pub(crate) const SERVER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 pub(crate) const LAN_MAC: Mac = Mac([2, 0, 0, 0, 0, 5]);
 pub(crate) const ROUTER_MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
@@ -44,7 +48,7 @@ pub(crate) struct Bench {
     pub(crate) installer: Installer,
     pub(crate) mailbox: KeyMailbox,
     pub(crate) queues: Arc<WorkerQueues>,
-    pub(crate) misses: Arc<ArrayQueue<Ipv4Addr>>,
+    pub(crate) misses: Arc<ArrayQueue<Address>>,
     pub(crate) lan_out: Vec<u8>,
     pub(crate) wan_out: Vec<u8>,
     pub(crate) gate: std::os::fd::OwnedFd,
@@ -130,7 +134,7 @@ impl Bench {
     }
 
     pub(crate) fn outbound(&mut self, frame: &mut [u8]) -> Verdict {
-        self.pipeline.outbound(NOW, frame, &mut self.wan_out)
+        self.pipeline.outbound(NOW, frame, &mut self.lan_out, &mut self.wan_out)
     }
 
     pub(crate) fn context(&self) -> &Context {
@@ -154,16 +158,36 @@ impl Bench {
     }
 }
 
-fn pipeline(tables: &Arc<Tables>, misses: &Arc<ArrayQueue<Ipv4Addr>>) -> Pipeline {
-    let config = PipelineConfig {
-        gateway_address: GATEWAY,
-        pool: (u32::from(Ipv4Addr::new(10, 77, 0, 0)), 0xffff_0000),
-        mtu: 1_400,
+fn pipeline(tables: &Arc<Tables>, misses: &Arc<ArrayQueue<Address>>) -> Pipeline {
+    pipeline_of(tables, misses, config())
+}
+
+/// What the pipeline is told unless a test wants it otherwise.
+pub(crate) fn config() -> PipelineConfig {
+    PipelineConfig {
+        gateway: GatewayAddresses { v4: Some(GATEWAY.into()), v6: Some(GATEWAY_6.into()) },
+        pools: Pools {
+            v4: Some((Address::v4([10, 77, 0, 0]).0, u128::MAX << 16)),
+            v6: Some((0xfd77 << 112, u128::MAX << 64)),
+        },
+        mtu: MTU,
         lan_mac: LAN_MAC,
-    };
+        between_clients: BetweenClients::Denied,
+    }
+}
+
+pub(crate) fn pipeline_of(
+    tables: &Arc<Tables>,
+    misses: &Arc<ArrayQueue<Address>>,
+    config: PipelineConfig,
+) -> Pipeline {
     let mut pipeline = Pipeline::new(Arc::clone(tables), 0, config, Arc::clone(misses));
-    let route = LanRoute::new(Ipv4Addr::new(192, 168, 50, 0), 24, None);
-    let view = LanView::new(vec![route], HashMap::from([(SERVER, SERVER_MAC)]));
+    let routes = vec![
+        LanRoute::new(Ipv4Addr::new(192, 168, 50, 0).into(), 24, None),
+        LanRoute::new(Ipv6Addr::new(0x2001, 0xdb8, 0x50, 0, 0, 0, 0, 0).into(), 64, None),
+    ];
+    let known = [Address::from(SERVER), Address::from(SERVER_6)].map(|address| (address, SERVER_MAC));
+    let view = LanView::new(routes, HashMap::from(known));
     drop(pipeline.replace_lan(Arc::new(view)));
     pipeline
 }
@@ -177,12 +201,14 @@ pub(crate) fn entry(op: InstallOp) -> InstallEntry {
     prefixes[0] = CLIENT.to_ipv6_mapped().octets();
     let mut prefix_lens = [0; 8];
     prefix_lens[0] = 128;
+    prefixes[1] = CLIENT_6.octets();
+    prefix_lens[1] = 128;
     InstallEntry {
         word: BindingWord::bound(slot(), 1).0,
         op: op as u32,
         slot: slot().0,
         suite: Suite::Aes256Gcm as u8,
-        prefix_count: 1,
+        prefix_count: 2,
         remote_addr: Endpoint::v4(REMOTE.0, REMOTE.1).addr,
         local_addr: Endpoint::v4(LOCAL.0, LOCAL.1).addr,
         remote_port: REMOTE.1,

@@ -8,9 +8,9 @@ use jvpn_abi::steer::{self, ETHERNET_LEN, WanClass, classify_wan};
 use jvpn_abi::tables::{BINDING_WORDS, BindingEntry, Context, JournalRecord, KeyRing, Reports, SteeringMark};
 use jvpn_abi::wire::{MsgType, SlotId};
 use jvpn_abi::{BootTime, Endpoint};
-use jvpn_dataplane::frame::{Mac, OUTER_V4_LEN, OuterTemplate};
+use jvpn_dataplane::frame::{Address, Ecn, GatewayAddresses, Mac, OUTER_V4_LEN, OuterTemplate};
 use jvpn_dataplane::lan::{LanRoute, LanView};
-use jvpn_dataplane::pipeline::{Pipeline, PipelineConfig, Verdict};
+use jvpn_dataplane::pipeline::{BetweenClients, Pipeline, PipelineConfig, Pools, Verdict};
 use jvpn_dataplane::slots::{Installer, WorkerQueues};
 use jvpn_dataplane::tables::Tables;
 use jvpn_tables::keys::KeyMailbox;
@@ -337,8 +337,8 @@ impl DataPlane {
             && let Some(mut frame) = worker.lan.pop_front()
         {
             left -= 1;
-            let verdict = worker.pipeline.outbound(now, &mut frame, &mut self.wan_out);
-            settle(verdict, &[], &self.wan_out, did);
+            let verdict = worker.pipeline.outbound(now, &mut frame, &mut self.lan_out, &mut self.wan_out);
+            settle(verdict, &self.lan_out, &self.wan_out, did);
         }
         rang |= worker.pipeline.after_batch().confirmed;
         Turn { rang, again: !worker.wan.is_empty() || !worker.lan.is_empty() }
@@ -355,16 +355,17 @@ pub(crate) struct Turn {
 }
 
 impl Worker {
-    fn new(tables: &Arc<Tables>, index: usize, misses: &Arc<ArrayQueue<Ipv4Addr>>) -> io::Result<Self> {
+    fn new(tables: &Arc<Tables>, index: usize, misses: &Arc<ArrayQueue<Address>>) -> io::Result<Self> {
         let config = PipelineConfig {
-            gateway_address: INNER_GATEWAY,
-            pool: (u32::from(Ipv4Addr::new(10, 77, 0, 0)), 0xffff_0000),
+            gateway: GatewayAddresses { v4: Some(INNER_GATEWAY.into()), v6: None },
+            pools: Pools { v4: Some((Address::v4([10, 77, 0, 0]).0, u128::MAX << 16)), v6: None },
             mtu: MTU,
             lan_mac: LAN_MAC,
+            between_clients: BetweenClients::Denied,
         };
         let mut pipeline = Pipeline::new(Arc::clone(tables), index, config, Arc::clone(misses));
-        let route = LanRoute::new(Ipv4Addr::new(192, 168, 50, 0), 24, None);
-        let view = LanView::new(vec![route], HashMap::from([(SERVER, SERVER_MAC)]));
+        let route = LanRoute::new(Ipv4Addr::new(192, 168, 50, 0).into(), 24, None);
+        let view = LanView::new(vec![route], HashMap::from([(Address::from(SERVER), SERVER_MAC)]));
         drop(pipeline.replace_lan(Arc::new(view)));
         let queues = Arc::new(WorkerQueues::new()?);
         Ok(Self { pipeline, queues, wan: VecDeque::new(), lan: VecDeque::new(), reported: (0, 0) })
@@ -400,7 +401,8 @@ fn slot_of(frame: &[u8]) -> Option<SlotId> {
 fn settle(verdict: Verdict, lan_out: &[u8], wan_out: &[u8], did: &mut Vec<Did>) {
     match verdict {
         Verdict::ToLan(len) => did.extend(lan_out.get(ETHERNET_LEN..len).map(|p| Did::ToLan(p.to_vec()))),
-        Verdict::ToWan(len) => {
+        // Simulated packets fit: none is cut.
+        Verdict::ToWan(len) | Verdict::ToWanInPart { len, .. } => {
             let to = wan_out.first_chunk::<OUTER_V4_LEN>().map(|head| {
                 let port = u16::from_be_bytes([head[36], head[37]]);
                 Endpoint::v4([head[30], head[31], head[32], head[33]], port)
@@ -415,10 +417,9 @@ fn settle(verdict: Verdict, lan_out: &[u8], wan_out: &[u8], did: &mut Vec<Did>) 
 
 /// The frame in which a datagram reaches the WAN port.
 fn outer_frame(remote: Endpoint, datagram: &[u8]) -> Option<Vec<u8>> {
-    let v4 = |endpoint: Endpoint| endpoint.v4_octets().map(|octets| (Ipv4Addr::from(octets), endpoint.port));
-    let template = OuterTemplate::new(ROUTER_MAC, v4(remote)?, v4(GATEWAY)?);
+    let template = OuterTemplate::new(ROUTER_MAC, remote, GATEWAY)?;
     let mut frame = vec![0; OUTER_V4_LEN + datagram.len()];
-    template.write(&mut frame, WAN_MAC, datagram.len())?;
+    template.write(&mut frame, WAN_MAC, datagram.len(), Ecn::NOT_ECT)?;
     frame.get_mut(OUTER_V4_LEN..)?.copy_from_slice(datagram);
     Some(frame)
 }
