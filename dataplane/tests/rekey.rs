@@ -195,6 +195,7 @@ fn probes_report_the_key_that_they_came_under() {
         id: 7,
         sent_at_ns: 1,
         next_interval_ms: 200,
+        rtt_us: 0,
         received: 0,
         highest_counter: 0,
     };

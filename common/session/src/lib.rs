@@ -9,6 +9,7 @@ pub mod event;
 pub mod messages;
 pub mod pack;
 pub mod policy;
+pub mod quality;
 pub mod state;
 pub mod switches;
 pub mod transition;

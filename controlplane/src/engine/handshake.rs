@@ -153,6 +153,9 @@ impl ContextView for NoContext {
     fn traffic(&self, _: u32) -> super::Traffic {
         super::Traffic::default()
     }
+    fn probed(&self, _: u32) -> Option<super::Probed> {
+        None
+    }
 }
 
 impl World {

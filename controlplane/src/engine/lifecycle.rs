@@ -66,6 +66,7 @@ impl World {
             BindingChange::Confirm => self.confirm(session, &before, now),
             BindingChange::End => self.end(session, now, view),
         }
+        self.report_level(session, now, before.entered_at());
         if reason == Reason::PolicyFlapLimit {
             self.report_budget(session, now);
         }
@@ -97,6 +98,7 @@ impl World {
         binding.alive_since = now;
         let (slot, remote, epoch) = (binding.slot, binding.remote, binding.epoch);
         session.dead_check_at = now.after(self.settings.policy.dead_after_min);
+        session.quality.begin(now, &self.settings.policy);
         self.route(session, slot);
         if before.state() == State::Birth {
             if let Some(peer) = self.peers.get_mut(&session.peer) {

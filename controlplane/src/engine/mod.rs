@@ -22,6 +22,7 @@ mod handshake;
 mod lifecycle;
 mod paths;
 mod peers;
+mod quality;
 mod reattach;
 mod rekey;
 mod session;
@@ -35,8 +36,8 @@ mod world;
 
 pub use adoption::Kept;
 pub use api::{
-    AdminCommand, AdminError, ContextView, Durable, PeerSettings, Settings, TableCommand, TableEvent,
-    Traffic, Transmit, TunnelSettings,
+    AdminCommand, AdminError, ContextView, Durable, PeerSettings, Probed, Settings, TableCommand,
+    TableEvent, Traffic, Transmit, TunnelSettings,
 };
 pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};

@@ -2,6 +2,7 @@
 
 use super::api::Traffic;
 use super::bindings::UNCONFIRMED_MIN;
+use super::quality::QualityWatch;
 use super::rekey::{Previous, Rekey};
 use super::snapshot::Place;
 use super::timeline::Timeline;
@@ -56,6 +57,8 @@ pub(super) struct Session {
     pub(super) recovery: Option<Recovery>,
     /// When the next look at a silent path is due.
     pub(super) dead_check_at: BootTime,
+    /// The quality of the bound path.
+    pub(super) quality: QualityWatch,
     /// Traffic of earlier bindings.
     pub(super) earlier_traffic: Traffic,
     /// The entry in the timer queue.
@@ -88,6 +91,7 @@ impl Session {
             routed: None,
             recovery: None,
             dead_check_at: BootTime::NEVER,
+            quality: QualityWatch::new(),
             earlier_traffic: Traffic::default(),
             scheduled: None,
             stored: None,

@@ -8,8 +8,10 @@
 //! | numbers and ages of its keys | a rekey goes on where it was; limits hold over a restart |
 //! | CONTROL secrets, own incarnation, what was heard | the next incarnation speaks; nothing opens twice |
 //! | routed slot, recovery, earlier traffic | routes stay; what is measured goes on |
+//! | since when quality has been bad | its deadline stays |
 
 use super::api::{TableCommand, Traffic};
+use super::quality::QualityWatch;
 use super::session::{Attempt, Binding, GenerationSecrets, Recovery, Session, Stage};
 use super::world::World;
 use jvpn_abi::BootTime;
@@ -152,6 +154,7 @@ impl Session {
         p.option(recovery, |p, (left, heard, detect)| {
             p.endpoint(left).u64(heard).option(detect, Packer::u32)
         });
+        p.option(self.quality.level().bad_since().map(|since| since.0), Packer::u64);
         match (&self.binding, &self.attempt) {
             (Some(binding), _) => pack_binding(p.u8(BOUND), binding),
             (None, Some(attempt)) => pack_binding(p.u8(ON_ITS_WAY), &attempt.binding),
@@ -187,6 +190,8 @@ impl Session {
             })
         })?;
         session.dead_check_at = now.after(policy.dead_after_min);
+        let bad_since = p.option(|p| p.u64().map(BootTime))?;
+        session.quality = QualityWatch::restored(bad_since, session.dead_check_at);
         match p.u8()? {
             NO_BINDING => {}
             ON_ITS_WAY => {

@@ -2,11 +2,14 @@
 
 use super::Engine;
 use super::api::{ContextView, Traffic};
+use super::quality::verdict_name;
 use super::session::Session;
 use super::world::DataPlane;
 use jvpn_abi::BootTime;
+use jvpn_session::quality::{Loss, Measured, Thresholds};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The control plane at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -52,8 +55,16 @@ pub struct SessionStatus {
     pub remote: Option<String>,
     /// The gateway's side of it.
     pub local: Option<String>,
-    /// Round-trip time; the gateway does not measure it yet.
-    pub rtt_ms: Option<u32>,
+    /// Quality of the bound path: `good`, `bad`, or `unknown` while its client sends too little to tell.
+    pub quality: &'static str,
+    /// Median round-trip time, ms, as the client measured it.
+    pub rtt_ms: Option<f64>,
+    /// Mean change between two probes on their way here, ms.
+    pub jitter_ms: Option<f64>,
+    /// Lost on the way from the client, percent.
+    pub loss_in_percent: Option<f64>,
+    /// Lost on the way to the client, percent.
+    pub loss_out_percent: Option<f64>,
     /// Since the last authenticated frame.
     pub last_heard_ms: Option<u64>,
     /// Confirmed switches.
@@ -99,6 +110,10 @@ impl Engine {
         let current = index.map_or_else(Traffic::default, |index| view.traffic(index));
         let traffic = session.earlier_traffic + current;
         let heard = index.and_then(|index| view.last_heard(index));
+        let thresholds = Thresholds::from(&self.world.settings.policy);
+        let measured =
+            index.map_or_else(Measured::default, |_| session.quality.measured(now, &thresholds));
+        let ms = |duration: Duration| duration.as_micros() as f64 / 1_000.0;
         SessionStatus {
             id: core.id().to_string(),
             peer: self.world.peer_name(&session.peer),
@@ -113,7 +128,11 @@ impl Engine {
             slot: binding.map(|binding| binding.slot.0),
             remote: binding.map(|binding| binding.remote.to_string()),
             local: binding.map(|binding| binding.local.to_string()),
-            rtt_ms: None,
+            quality: verdict_name(session.quality.level(), measured.judge(&thresholds)),
+            rtt_ms: measured.rtt.map(ms),
+            jitter_ms: measured.jitter.map(ms),
+            loss_in_percent: measured.loss_up.map(Loss::percent_exact),
+            loss_out_percent: measured.loss_down.map(Loss::percent_exact),
             last_heard_ms: heard.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
             switches: core.total_switches(),
             packets_in: traffic.packets_in,

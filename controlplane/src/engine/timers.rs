@@ -27,6 +27,8 @@ enum Due {
     RekeyFailed,
     /// The key before has received for long enough.
     PreviousOver,
+    /// A look at the path's quality.
+    Look,
 }
 
 impl Due {
@@ -39,6 +41,8 @@ impl Due {
             Self::Flipped => Event::Rekeyed.priority(),
             Self::Confirmed => Event::BindingConfirmed { epoch: 0 }.priority(),
             Self::AdoptionFailed => Event::DataPlaneLost.priority(),
+            // Before whatever it finds.
+            Self::Look => Event::DegradedTooLong { bad_since: BootTime::NEVER }.priority(),
         }
     }
 }
@@ -52,9 +56,12 @@ impl World {
         if core.state() == State::Terminated {
             return [floods, Some(self.forgotten_at(session))].into_iter().flatten().min();
         }
-        let silent = (core.state().is_bound() && self.is_up()).then_some(session.dead_check_at);
+        let watched = core.state().is_bound() && self.is_up();
+        let silent = watched.then_some(session.dead_check_at);
+        let look = watched.then_some(session.quality.look_at);
         let restricted = (core.state() == State::Degraded)
-            .then(|| core.degraded_exit(core.entered_at(), core.entered_at(), policy));
+            .then(|| Some(core.degraded_exit(session.fit_since()?, core.entered_at(), policy)))
+            .flatten();
         let deadlines = [
             Some(core.session_deadline(policy)),
             core.transport_loss_deadline(policy),
@@ -64,6 +71,7 @@ impl World {
             unconfirmed_until(session),
             session.binding.as_ref().and_then(|binding| binding.adopting).map(|(_, until)| until),
             silent,
+            look,
             restricted,
             self.key_deadline(session),
             floods,
@@ -119,10 +127,15 @@ impl World {
                 return self.due(session, now, ceiling, view);
             }
             Due::Event(Event::TransportDead)
-        } else if core.state() == State::Degraded && now >= core.degraded_exit(core.entered_at(), now, policy)
+        } else if core.state().is_bound() && self.is_up() && now >= session.quality.look_at {
+            Due::Look
+        } else if let Some(event) = self.quality_event(session, now) {
+            Due::Event(event)
+        } else if core.state() == State::Degraded
+            && let Some(since) = session.fit_since()
+            && now >= core.degraded_exit(since, now, policy)
         {
-            // Nothing measures quality yet: what is heard counts as good since the state was entered.
-            Due::Event(Event::QualityGood { since: core.entered_at() })
+            Due::Event(Event::QualityGood { since })
         } else {
             return None;
         };
@@ -191,6 +204,9 @@ impl Engine {
                 }
                 Due::PreviousOver => {
                     self.with(id, |world, session| world.drop_previous(session, now));
+                }
+                Due::Look => {
+                    self.with(id, |world, session| world.look_at_quality(session, now, view));
                 }
                 Due::AdoptionFailed => {
                     self.with(id, |world, session| world.lose_binding(session, now, view));

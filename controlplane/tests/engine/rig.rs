@@ -8,7 +8,7 @@ use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_controlplane::audit::{AuditKind, Encoder, Line};
 use jvpn_controlplane::engine::{
-    ContextView, Counter, Engine, PeerSettings, SessionStatus, Settings, Snapshot, TableCommand, TableEvent,
+    ContextView, Counter, Engine, PeerSettings, Probed, SessionStatus, Settings, Snapshot, TableCommand, TableEvent,
     Traffic, Transmit, TunnelSettings,
 };
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
@@ -49,6 +49,7 @@ pub(crate) struct SlotContext {
     pub(crate) sealed: u64,
     pub(crate) failed_opens: u64,
     pub(crate) traffic: Traffic,
+    pub(crate) probed: Probed,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +80,9 @@ impl ContextView for Contexts {
     }
     fn traffic(&self, slot_index: u32) -> Traffic {
         self.0.get(&slot_index).map(|context| context.traffic).unwrap_or_default()
+    }
+    fn probed(&self, slot_index: u32) -> Option<Probed> {
+        self.0.get(&slot_index).map(|context| context.probed).filter(|probed| probed.probes != 0)
     }
 }
 

@@ -106,6 +106,11 @@ pub(crate) const POLICY: ClientPolicy = ClientPolicy {
     rekey_hard_ms: 180_000,
     rekey_soft_packets: 1 << 26,
     rekey_hard_packets: 1 << 28,
+    volatile_loss_percent: 5,
+    volatile_rtt_ms: 400,
+    volatile_jitter_ms: 100,
+    quality_span_ms: 2_000,
+    stability_window_ms: 3_000,
 };
 
 impl Gateway {
@@ -295,6 +300,7 @@ impl Gateway {
         binding.window.check(header.counter).expect("the client never repeats a counter");
         let (opened, plaintext) = binding.open.open_in_place(header.counter, head, body).unwrap();
         binding.window.commit(opened).unwrap();
+        let (received, highest) = (binding.window.received(), binding.window.highest().unwrap_or(0));
         if from != binding.remote {
             let observed = Endpoint::v4([203, 0, 113, 9], from.1);
             self.say_to(from, ControlMessage::PathHint { observed });
@@ -311,7 +317,8 @@ impl Gateway {
         match ProbeFrame::parse(&plaintext) {
             Some(probe) if plaintext[0] >> 4 == 0 => {
                 assert_eq!(probe.kind, ProbeKind::Probe);
-                let answer = ProbeFrame { kind: ProbeKind::ProbeAck, received: 1, ..probe };
+                let kind = ProbeKind::ProbeAck;
+                let answer = ProbeFrame { kind, received, highest_counter: highest, rtt_us: 0, ..probe };
                 self.send_plaintext(&answer.encode());
             }
             _ => {
