@@ -148,11 +148,19 @@ pub struct PathsConfig {
     pub fail_back: bool,
     /// How many seconds it has to answer without loss before.
     pub fail_back_hold_s: u32,
+    /// Whether to take a better uplink when the quality of the bound one is bad.
+    pub quality_switch: bool,
 }
 
 impl Default for PathsConfig {
     fn default() -> Self {
-        Self { candidate_interval_s: 10, metered_interval_s: 60, fail_back: true, fail_back_hold_s: 30 }
+        Self {
+            candidate_interval_s: 10,
+            metered_interval_s: 60,
+            fail_back: true,
+            fail_back_hold_s: 30,
+            quality_switch: true,
+        }
     }
 }
 
@@ -264,6 +272,7 @@ impl Config {
             interval: seconds(self.paths.candidate_interval_s),
             metered_interval: seconds(self.paths.metered_interval_s),
             fail_back_hold: self.paths.fail_back.then(|| seconds(self.paths.fail_back_hold_s)),
+            for_quality: self.paths.quality_switch,
         }
     }
 

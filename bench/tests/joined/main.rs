@@ -10,6 +10,7 @@ mod candidates;
 mod determinism;
 mod ends;
 mod paths;
+mod quality;
 mod random;
 mod rekey;
 mod replays;

@@ -59,6 +59,7 @@ impl Agent {
         let settled = session.recovery.is_none() && session.monitor.is_proven();
         if settled && state.is_bound() {
             self.set_state(state, reason);
+            self.watch_as(now, state);
         }
     }
 

@@ -16,6 +16,7 @@ mod control;
 mod data;
 mod event;
 mod probing;
+mod quality;
 mod reattach;
 mod rekey;
 mod session;

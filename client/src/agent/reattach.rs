@@ -7,6 +7,7 @@ use super::{Agent, Event, Phase, RecoveryReport, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::campaign::{Campaign, Repetition, Step};
 use crate::paths::monitor::{Monitor, Timing};
+use crate::paths::quality::PathQuality;
 use jvpn_abi::{BootTime, Reason};
 use jvpn_crypto::reattach::{self, PendingRequest, RequestParams};
 use jvpn_crypto::schedule::EpochSecret;
@@ -278,6 +279,7 @@ impl Agent {
         let rtt = rtt.or_else(|| paths.uplink(uplink).and_then(|uplink| uplink.srtt));
         let timing = Timing::from(&session.grant.policy);
         session.monitor = Monitor::new(timing, rtt, Duration::ZERO, now);
+        session.quality = PathQuality::new(&session.grant.policy);
         session.heard_by_gateway = None;
         if let Some(recovery) = &mut session.recovery {
             recovery.campaign.answered();

@@ -8,6 +8,7 @@ use super::rekey::Rekeying;
 use super::{Agent, Event, Phase, Suspicion, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::monitor::{Monitor, Step, Timing};
+use crate::paths::quality::PathQuality;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::{BootTime, Reason};
 use jvpn_session::State;
@@ -52,6 +53,8 @@ pub(super) struct Session {
     pub(super) probing: Probing,
     /// Loss towards the gateway, as its probe answers tell it: {highest counter + 1, received}.
     pub(super) heard_by_gateway: Option<(u64, u64)>,
+    /// The quality of the bound path, as this end judges it.
+    pub(super) quality: PathQuality,
 }
 
 impl Session {
@@ -65,6 +68,7 @@ impl Session {
     ) -> Self {
         Self {
             id: grant.session_id,
+            quality: PathQuality::new(&grant.policy),
             monitor: Monitor::new(Timing::from(&grant.policy), Some(rtt), patience, now),
             grant,
             started: now,
@@ -103,10 +107,17 @@ impl Session {
     }
 
     /// A probe or its answer, filled in.
-    pub(super) fn probe(&self, kind: ProbeKind, id: u32, sent_at_ns: u64, next: Duration) -> ProbeFrame {
+    pub(super) fn probe(
+        &self,
+        kind: ProbeKind,
+        id: u32,
+        sent_at_ns: u64,
+        next: Duration,
+        rtt_us: u32,
+    ) -> ProbeFrame {
         let (received, highest_counter) = self.binding.received();
         let next_interval_ms = u32::try_from(next.as_millis()).unwrap_or(u32::MAX);
-        ProbeFrame { kind, id, sent_at_ns, next_interval_ms, received, highest_counter }
+        ProbeFrame { kind, id, sent_at_ns, next_interval_ms, rtt_us, received, highest_counter }
     }
 }
 
@@ -144,7 +155,8 @@ impl Agent {
 
     fn send_probe(&mut self, now: BootTime, id: u32, next_within: Duration) {
         let Phase::Session(session) = &mut self.phase else { return };
-        let frame = session.probe(ProbeKind::Probe, id, now.0, next_within);
+        let rtt_us = session.quality.probe_sent(id, session.binding.key_number().0);
+        let frame = session.probe(ProbeKind::Probe, id, now.0, next_within, rtt_us);
         self.send_internal(now, &frame);
     }
 

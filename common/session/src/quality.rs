@@ -17,7 +17,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Observations of counters that are kept.
-const POINTS_MAX: usize = 12;
+const POINTS_MAX: usize = 18;
+/// More of them in a span add nothing.
+const POINTS_PER_SPAN: u32 = 12;
 /// Samples of round trips, and of changes between two, that are kept.
 const SAMPLES_MAX: usize = 16;
 /// Slow probes make few observations: so many are looked at even if they are older than the span …
@@ -265,10 +267,10 @@ pub struct Estimator {
 
 impl Estimator {
     /// Takes what the gateway (`up`) and the client (`down`) have accepted. Call it when there is news from the other end;
-    /// more often than eight times a span changes nothing.
+    /// more often than twelve times a span changes nothing.
     pub fn note(&mut self, now: BootTime, up: Directed, down: Directed, thresholds: &Thresholds) {
         let newest = self.points.back().map(|point| point.at);
-        if newest.is_some_and(|at| now.since(at) < thresholds.span / 8) {
+        if newest.is_some_and(|at| now.since(at) < thresholds.span / POINTS_PER_SPAN) {
             return;
         }
         let point = Point { at: now, up: self.up.note(up), down: self.down.note(down) };
@@ -305,11 +307,15 @@ impl Estimator {
 
     fn loss(&self, now: BootTime, span: Duration, of: impl Fn(&Point) -> Totals) -> Option<Loss> {
         let first = recent(self.points.iter().map(|point| point.at), now, span)?;
-        let totals: Vec<Totals> = self.points.iter().skip(first).map(of).collect();
-        let [start, .., settled, newest] = totals.as_slice() else { return None };
+        let points: Vec<(BootTime, Totals)> =
+            self.points.iter().skip(first).map(|point| (point.at, of(point))).collect();
+        let [(began, start), .., (ended, settled), (_, newest)] = points.as_slice() else { return None };
+        if ended.since(*began) < span / 2 {
+            return None;
+        }
         // What is missing now was missing at every moment since it was lost: the least of them is what had been lost
         // by the start, whatever was only late.
-        let before = totals.iter().map(|totals| totals.missing()).min()?;
+        let before = points.iter().map(|(_, totals)| totals.missing()).min()?;
         let after = settled.missing().min(newest.missing());
         let of = settled.expected.saturating_sub(start.expected);
         let lost = u64::try_from(after.saturating_sub(before)).unwrap_or(0).min(of);

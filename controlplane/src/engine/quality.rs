@@ -9,7 +9,7 @@ use super::world::World;
 use crate::audit::AuditKind;
 use jvpn_abi::tables::{PROBE_SAMPLES, ProbeSample};
 use jvpn_abi::{BootTime, Reason};
-use jvpn_session::quality::{Estimator, Level, Measured, Thresholds, Verdict};
+use jvpn_session::quality::{Estimator, Level, Measured, Thresholds};
 use jvpn_session::{Event, State};
 use std::time::Duration;
 
@@ -144,13 +144,5 @@ impl World {
             _ => return,
         };
         self.report(session, now, reason, AuditKind::Policy { name, threshold, observed });
-    }
-}
-
-/// In one word, with the measures, for people.
-pub(super) fn verdict_name(level: &Level, verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::NoEvidence if level.bad_since().is_none() => "unknown",
-        Verdict::NoEvidence | Verdict::Good | Verdict::Bad(_) => level.name(),
     }
 }

@@ -2,7 +2,6 @@
 
 use super::Engine;
 use super::api::{ContextView, Traffic};
-use super::quality::verdict_name;
 use super::session::Session;
 use super::world::DataPlane;
 use jvpn_abi::BootTime;
@@ -128,7 +127,7 @@ impl Engine {
             slot: binding.map(|binding| binding.slot.0),
             remote: binding.map(|binding| binding.remote.to_string()),
             local: binding.map(|binding| binding.local.to_string()),
-            quality: verdict_name(session.quality.level(), measured.judge(&thresholds)),
+            quality: session.quality.level().name(),
             rtt_ms: measured.rtt.map(ms),
             jitter_ms: measured.jitter.map(ms),
             loss_in_percent: measured.loss_up.map(Loss::percent_exact),

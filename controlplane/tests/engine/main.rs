@@ -9,6 +9,7 @@ mod disk;
 mod durable;
 mod keys;
 mod paths;
+mod quality;
 mod reattach;
 mod recovery;
 mod rekey;

@@ -86,6 +86,8 @@ pub(crate) struct Gateway {
     /// Tickets that it still gives.
     pub(crate) tickets: usize,
     probes: BTreeSet<Vec<u8>>,
+    /// PROBEs received.
+    pub(crate) probed: Vec<ProbeFrame>,
     peer: PublicKey,
     psk: PresharedKey,
     node_key: NodeKey,
@@ -132,6 +134,7 @@ impl Gateway {
             sessions: 0,
             tickets: usize::MAX,
             probes: BTreeSet::new(),
+            probed: Vec::new(),
             peer,
             psk: PresharedKey::default(),
             node_key: NodeKey::generate(&mut random).unwrap(),
@@ -317,6 +320,7 @@ impl Gateway {
         match ProbeFrame::parse(&plaintext) {
             Some(probe) if plaintext[0] >> 4 == 0 => {
                 assert_eq!(probe.kind, ProbeKind::Probe);
+                self.probed.push(probe);
                 let kind = ProbeKind::ProbeAck;
                 let answer = ProbeFrame { kind, received, highest_counter: highest, rtt_us: 0, ..probe };
                 self.send_plaintext(&answer.encode());

@@ -3,6 +3,7 @@
 pub(crate) mod gateway;
 mod hostile;
 mod paths;
+mod quality;
 mod rekey;
 mod scenarios;
 mod world;
