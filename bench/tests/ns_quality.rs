@@ -70,7 +70,9 @@ fn r7_1_a_loss_spike_is_volatile_and_passes() {
         // A spike has a length.
         thread::sleep(SPIKE.saturating_sub(start.elapsed()));
         impairments.stop(Uplink::A, spike).unwrap();
-        eprintln!("{spike:?}: VOLATILE after {took:?}; the gateway saw {gateway_saw} %, the client {client_saw} %");
+        eprintln!(
+            "{spike:?}: VOLATILE after {took:?}; the gateway saw {gateway_saw} %, the client {client_saw} %"
+        );
         let policy = lab.await_event("the threshold is on record", cursor, |event| {
             event.is_audit("POLICY_EVENT") && event.text("policy_name") == "volatile_loss_percent"
         });
@@ -120,7 +122,9 @@ fn r7_1_a_flapping_uplink_is_bounded_by_policy() {
         event.is_audit("REATTACH_REJECT") && event.text("reason_code") == "COOLDOWN"
     });
     impairments.link_up(flapping).unwrap();
-    await_long(&mut lab, "back when the budget is free", cursor, |event| is_client(event, "recovery_complete"));
+    await_long(&mut lab, "back when the budget is free", cursor, |event| {
+        is_client(event, "recovery_complete")
+    });
     lab.await_replies(&heartbeat, 25);
     assert_eq!(lab.snapshot().session_id, before.session_id, "the same session");
     let switches: Vec<u64> = lab

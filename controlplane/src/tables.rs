@@ -522,7 +522,9 @@ impl ContextView for Contexts<'_> {
             let sealed = state.send_counter.load(Ordering::Relaxed);
             let end = state.peer_end.load(Ordering::Relaxed).min(sealed);
             let received = state.peer_received.load(Ordering::Relaxed).min(end);
-            if let (Some(to_gateway), Some(to_client)) = (probed.up.get_mut(place), probed.down.get_mut(place)) {
+            if let (Some(to_gateway), Some(to_client)) =
+                (probed.up.get_mut(place), probed.down.get_mut(place))
+            {
                 (*to_gateway, *to_client) = (Some(up), Some(Counts { key, end, received }));
             }
         }

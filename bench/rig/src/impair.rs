@@ -55,7 +55,9 @@ impl Impairment {
             Self::LoseFromClient(percent) => {
                 vec![format!("iifname {interface} numgen random mod 100 < {percent}")]
             }
-            Self::LoseToClient(percent) => vec![format!("oifname {interface} numgen random mod 100 < {percent}")],
+            Self::LoseToClient(percent) => {
+                vec![format!("oifname {interface} numgen random mod 100 < {percent}")]
+            }
             Self::HoldDataOfLength(octets) => {
                 // `udp length` counts the header of 8 octets too.
                 let length = octets.saturating_add(8);

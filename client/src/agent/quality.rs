@@ -40,7 +40,9 @@ impl Agent {
             return due;
         }
         // Each probe of a candidate brings another look.
-        let Some(target) = paths.better_by_quality(now, active, &session.quality) else { return BootTime::NEVER };
+        let Some(target) = paths.better_by_quality(now, active, &session.quality) else {
+            return BootTime::NEVER;
+        };
         paths.leave_for_quality(active, now);
         self.begin_voluntary(now, target, drain);
         BootTime::NEVER

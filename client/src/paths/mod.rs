@@ -13,8 +13,8 @@ pub mod rtt;
 use candidates::{CandidateSettings, Evidence, Watch};
 use jvpn_abi::BootTime;
 use jvpn_abi::limit::{Bucket, Rate};
-use quality::{PathQuality, Poor};
 use jvpn_session::quality::Measure;
+use quality::{PathQuality, Poor};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -295,7 +295,12 @@ impl Paths {
     /// The candidate to take instead of a bound path whose quality is bad: the best-ranked one that has answered many
     /// probes in a row and is better in what the bound one is bad at. Costs by volume are no better quality.
     #[must_use]
-    pub fn better_by_quality(&self, now: BootTime, active: UplinkId, bound: &PathQuality) -> Option<UplinkId> {
+    pub fn better_by_quality(
+        &self,
+        now: BootTime,
+        active: UplinkId,
+        bound: &PathQuality,
+    ) -> Option<UplinkId> {
         let metered = self.uplink(active)?.spec.metered;
         let measured = bound.measured(now);
         let breach = bound.level().breach()?.measure;

@@ -236,7 +236,8 @@ impl Measured {
             let threshold = u64::from(thresholds.loss_percent);
             return Verdict::Bad(Breach { measure: Measure::Loss, threshold, observed: loss.percent() });
         }
-        let times = [(Measure::Rtt, self.rtt, thresholds.rtt), (Measure::Jitter, self.jitter, thresholds.jitter)];
+        let times =
+            [(Measure::Rtt, self.rtt, thresholds.rtt), (Measure::Jitter, self.jitter, thresholds.jitter)];
         for (measure, observed, threshold) in times {
             if let Some(observed) = observed.filter(|observed| *observed > threshold) {
                 let (threshold, observed) = (whole_ms(threshold), ms_rounded_up(observed));

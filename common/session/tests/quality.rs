@@ -27,7 +27,8 @@ fn counted(
     delay_us: impl Fn(u64) -> Option<u64>,
 ) -> Vec<(BootTime, Counts)> {
     let packets = 0..span_ms * 1_000 / gap_us;
-    let mut arrivals: Vec<(u64, u64)> = packets.filter_map(|n| Some((n * gap_us + delay_us(n)?, n))).collect();
+    let mut arrivals: Vec<(u64, u64)> =
+        packets.filter_map(|n| Some((n * gap_us + delay_us(n)?, n))).collect();
     arrivals.sort_unstable();
     let mut counts = Counts::default();
     let mut looks = Vec::new();

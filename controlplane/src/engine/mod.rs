@@ -36,8 +36,8 @@ mod world;
 
 pub use adoption::Kept;
 pub use api::{
-    AdminCommand, AdminError, ContextView, Durable, PeerSettings, Probed, Settings, TableCommand,
-    TableEvent, Traffic, Transmit, TunnelSettings,
+    AdminCommand, AdminError, ContextView, Durable, PeerSettings, Probed, Settings, TableCommand, TableEvent,
+    Traffic, Transmit, TunnelSettings,
 };
 pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};

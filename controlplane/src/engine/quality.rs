@@ -133,7 +133,9 @@ impl World {
                 Some(breach) => (breach.measure.policy_name(), breach.threshold, breach.observed),
                 None => return,
             },
-            Reason::QualityFloorViolation => ("volatile_max", ms(policy.volatile_max), ms(now.since(entered))),
+            Reason::QualityFloorViolation => {
+                ("volatile_max", ms(policy.volatile_max), ms(now.since(entered)))
+            }
             Reason::PolicyTermination => {
                 let bad = level.bad_since().map(|since| since.max(entered));
                 ("degraded_max", ms(policy.degraded_max), since(bad))

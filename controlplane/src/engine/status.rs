@@ -110,8 +110,7 @@ impl Engine {
         let traffic = session.earlier_traffic + current;
         let heard = index.and_then(|index| view.last_heard(index));
         let thresholds = Thresholds::from(&self.world.settings.policy);
-        let measured =
-            index.map_or_else(Measured::default, |_| session.quality.measured(now, &thresholds));
+        let measured = index.map_or_else(Measured::default, |_| session.quality.measured(now, &thresholds));
         let ms = |duration: Duration| duration.as_micros() as f64 / 1_000.0;
         SessionStatus {
             id: core.id().to_string(),

@@ -143,7 +143,8 @@ fn r1_7_a_path_that_stays_bad_is_degraded_and_then_ends() {
         traffic(&mut rig, &client, LOSSY, STEP);
     }
     assert_eq!(rig.state(&client), ("TERMINATED", Reason::PolicyTermination));
-    let reasons: Vec<_> = policies(&rig).into_iter().map(|(name, threshold, _, reason)| (name, threshold, reason)).collect();
+    let reasons: Vec<_> =
+        policies(&rig).into_iter().map(|(name, threshold, _, reason)| (name, threshold, reason)).collect();
     let expected = [
         ("volatile_loss_percent", 5, Reason::VolatilitySignal),
         ("volatile_max", 30_000, Reason::QualityFloorViolation),

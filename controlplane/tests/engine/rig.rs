@@ -8,8 +8,8 @@ use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_controlplane::audit::{AuditKind, Encoder, Line};
 use jvpn_controlplane::engine::{
-    ContextView, Counter, Engine, PeerSettings, Probed, SessionStatus, Settings, Snapshot, TableCommand, TableEvent,
-    Traffic, Transmit, TunnelSettings,
+    ContextView, Counter, Engine, PeerSettings, Probed, SessionStatus, Settings, Snapshot, TableCommand,
+    TableEvent, Traffic, Transmit, TunnelSettings,
 };
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::rng::{Random, RandomError};

@@ -128,6 +128,7 @@ fn r1_7_a_volatile_path_is_probed_for_evidence() {
         world.run(10_000);
         world.gateway.probed.len()
     };
-    let (volatile, attached) = (probes(&mut world, 98, State::Volatile), probes(&mut world, 99, State::Attached));
+    let (volatile, attached) =
+        (probes(&mut world, 98, State::Volatile), probes(&mut world, 99, State::Attached));
     assert!(volatile >= 45 && attached <= 3, "{volatile} {attached}");
 }
