@@ -534,3 +534,38 @@ impl ContextView for Contexts<'_> {
         (probes != 0).then_some(probed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jvpn_tables::mapping::shared_memory;
+
+    /// R1.4: a client cannot have received what was never sealed, whatever its probes say; before its first probe there
+    /// is nothing, and a slot that does not exist has nothing.
+    #[test]
+    fn r1_4_what_a_client_says_is_bounded_by_what_was_sent() {
+        let memory = shared_memory("CONTEXT", c"jvpn-test", size_of::<Context>()).unwrap();
+        let contexts = Mapping::<Context>::new("CONTEXT", memory.as_fd(), 1).unwrap();
+        let (context, view) = (&contexts[0], Contexts(&contexts));
+        assert_eq!((view.probed(0), view.probed(1)), (None, None));
+        let key = &context.keys[1];
+        for (cell, value) in [
+            (&context.probes, 3),
+            (&context.samples[2], 77),
+            (&key.key_number_plus_one, 6),
+            (&key.window_end, 50),
+            (&key.received, 40),
+            (&key.send_counter, 20),
+            (&key.peer_end, u64::MAX),
+            (&key.peer_received, u64::MAX - 1),
+        ] {
+            cell.store(value, Ordering::Relaxed);
+        }
+        let probed = view.probed(0).unwrap();
+        assert_eq!(probed.up, [None, Some(Counts { key: 5, end: 50, received: 40 })]);
+        assert_eq!(probed.down, [None, Some(Counts { key: 5, end: 20, received: 20 })]);
+        assert_eq!((probed.probes, probed.samples), (3, [0, 0, 77, 0, 0, 0]));
+        key.key_number_plus_one.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(view.probed(0).unwrap().up, [None, None], "no such key number");
+    }
+}

@@ -194,7 +194,7 @@ proptest! {
         prop_assert!(error < 6.0, "{loss:?}, {percent} % were lost");
     }
 
-    /// R1.4, R3.1: whatever stands in CONTEXT or in a probe, in whichever order and at whatever moment: no panic, no more
+    /// R1.4: whatever stands in CONTEXT or in a probe, in whichever order and at whatever moment: no panic, no more
     /// memory, and a loss between nothing and everything.
     #[test]
     fn hostile_values_are_bounded(
