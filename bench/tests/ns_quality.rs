@@ -44,7 +44,7 @@ fn r7_1_a_loss_spike_is_volatile_and_passes() {
     lab.edit(Role::ControlPlane, "volatile_loss_percent = 100\n", "");
     lab.launch_all();
     let impairments = Impairments::new(&lab.rig);
-    let _heartbeat = lab.heartbeat();
+    let heartbeat = lab.heartbeat();
     let before = lab.snapshot();
     let spikes = [
         (Impairment::LoseFromClient(30), "loss_in_percent", "loss_out_percent"),
@@ -88,6 +88,7 @@ fn r7_1_a_loss_spike_is_volatile_and_passes() {
     let after = lab.snapshot();
     assert_eq!((after.session_id, after.epoch), (before.session_id, before.epoch));
     assert_eq!((after.state.as_str(), after.client_state.as_str()), ("ATTACHED", "ATTACHED"));
+    drop(heartbeat);
     lab.finish();
 }
 
@@ -137,5 +138,6 @@ fn r7_1_a_flapping_uplink_is_bounded_by_policy() {
     eprintln!("switches at {switches:?} ms");
     let within = |first: &u64| switches.iter().filter(|at| **at >= *first && **at < first + 60_000).count();
     assert!(switches.iter().map(within).max().unwrap() <= SWITCHES as usize, "I7");
+    drop(heartbeat);
     lab.finish();
 }

@@ -128,23 +128,19 @@ impl World {
         let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let reason = session.core.reason();
         let since = |from: Option<BootTime>| ms(now.since(from.unwrap_or(entered)));
-        let (name, threshold, observed) = match reason {
-            Reason::VolatilitySignal => match level.breach() {
-                Some(breach) => (breach.measure.policy_name(), breach.threshold, breach.observed),
-                None => return,
-            },
-            Reason::QualityFloorViolation => {
-                ("volatile_max", ms(policy.volatile_max), ms(now.since(entered)))
-            }
-            Reason::PolicyTermination => {
-                let bad = level.bad_since().map(|since| since.max(entered));
-                ("degraded_max", ms(policy.degraded_max), since(bad))
-            }
-            Reason::HealthRecovered | Reason::ExitDegradedMode => {
-                ("stability_window", ms(policy.stability_window), since(level.good_since()))
-            }
-            _ => return,
+        let found = if reason == Reason::VolatilitySignal {
+            level.breach().map(|breach| (breach.measure.policy_name(), breach.threshold, breach.observed))
+        } else if reason == Reason::QualityFloorViolation {
+            Some(("volatile_max", ms(policy.volatile_max), ms(now.since(entered))))
+        } else if reason == Reason::PolicyTermination {
+            let bad = level.bad_since().map(|since| since.max(entered));
+            Some(("degraded_max", ms(policy.degraded_max), since(bad)))
+        } else if matches!(reason, Reason::HealthRecovered | Reason::ExitDegradedMode) {
+            Some(("stability_window", ms(policy.stability_window), since(level.good_since())))
+        } else {
+            None
         };
+        let Some((name, threshold, observed)) = found else { return };
         self.report(session, now, reason, AuditKind::Policy { name, threshold, observed });
     }
 }

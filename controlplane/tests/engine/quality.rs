@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::rig::{PATH_A, PATH_B, Rig};
 use jvpn_abi::Reason;
 use jvpn_abi::tables::{PROBE_SAMPLES, ProbeSample};
-use jvpn_controlplane::audit::AuditKind;
+use jvpn_controlplane::audit::{AuditKind, Line};
 use jvpn_session::Policy;
 use jvpn_session::messages::ControlMessage;
 use jvpn_session::quality::Counts;
@@ -58,20 +58,20 @@ fn idle(rig: &mut Rig, client: &Client, probes: u32) {
 
 /// Field, threshold and observed value of the policy events so far, with their reasons.
 fn policies(rig: &Rig) -> Vec<(&'static str, u64, u64, Reason)> {
-    let policy = |line: &jvpn_controlplane::audit::Line| match line.event.kind {
-        AuditKind::Policy { name, threshold, observed } => {
-            Some((name, threshold, observed, line.event.reason.unwrap()))
-        }
-        _ => None,
+    let policy = |line: &Line| {
+        let AuditKind::Policy { name, threshold, observed } = line.event.kind else { return None };
+        Some((name, threshold, observed, line.event.reason?))
     };
     rig.lines.iter().filter_map(policy).collect()
 }
 
 /// States told to the client since the last call.
 fn told(rig: &mut Rig, client: &Client) -> Vec<Reason> {
-    let reason = |payload: &[u8]| match client.open(client.newest(), payload) {
-        Some(ControlMessage::State { reason, .. }) => Some(reason),
-        _ => None,
+    let reason = |payload: &[u8]| {
+        let Some(ControlMessage::State { reason, .. }) = client.open(client.newest(), payload) else {
+            return None;
+        };
+        Some(reason)
     };
     rig.sent.drain(..).filter_map(|transmit| reason(&transmit.payload)).collect()
 }
