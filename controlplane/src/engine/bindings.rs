@@ -222,10 +222,9 @@ impl World {
 
 impl Engine {
     pub(super) fn quiesced(&mut self, now: BootTime, seq: u64, view: &dyn ContextView) {
-        let later = self.world.retiring.split_off(&seq.saturating_add(1));
-        let passed = std::mem::replace(&mut self.world.retiring, later);
-        for (seq, retired) in passed {
-            let Retired { slot, word, owner } = retired;
+        // One by one: to split the map would count what is left.
+        while let Some(first) = self.world.retiring.first_entry().filter(|first| *first.key() <= seq) {
+            let (seq, Retired { slot, word, owner }) = first.remove_entry();
             self.world.install_seq += 1;
             let remove = TableCommand::Remove { seq: self.world.install_seq, slot, word };
             self.world.commands.push_back(remove);

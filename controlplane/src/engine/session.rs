@@ -5,6 +5,7 @@ use super::bindings::UNCONFIRMED_MIN;
 use super::rekey::{Previous, Rekey};
 use super::snapshot::Place;
 use super::timeline::Timeline;
+use super::wheel::Timer;
 use crate::audit::Floods;
 use crate::limits::SessionLimits;
 use crate::store::Version;
@@ -59,7 +60,7 @@ pub(super) struct Session {
     /// Traffic of earlier bindings.
     pub(super) earlier_traffic: Traffic,
     /// The entry in the timer queue.
-    pub(super) scheduled: Option<BootTime>,
+    pub(super) scheduled: Option<Timer>,
     /// Version of its record in the store, once it is there.
     pub(super) stored: Option<Version>,
     /// Its record in JOURNAL.
