@@ -43,7 +43,7 @@ impl World {
         debug_assert!(session.is_idle(), "I1: something is bound or under way");
         let until = now.after(QUIESCE_TIMEOUT);
         let attempt = Attempt { binding, stage: Stage::Quiescing, until, answer, refusal };
-        session.attempt = Some(attempt);
+        session.attempt = Some(Box::new(attempt));
         if session.draining.is_none() {
             self.install(session, now);
         }
@@ -60,7 +60,7 @@ impl World {
     ) {
         let until = now.after(STORE_TIMEOUT);
         let stage = Stage::Storing { ticket };
-        session.attempt = Some(Attempt { binding, stage, until, answer, refusal: None });
+        session.attempt = Some(Box::new(Attempt { binding, stage, until, answer, refusal: None }));
     }
 
     /// Asks again for an unbind that the workers did not pass in time: whoever overslept is woken.
@@ -153,7 +153,7 @@ impl World {
     /// Every worker has the keys: bind, then answer.
     fn bind(&mut self, session: &mut Session, now: BootTime) {
         let Some(attempt) = session.attempt.take() else { return };
-        let Attempt { mut binding, answer, .. } = attempt;
+        let Attempt { mut binding, answer, .. } = *attempt;
         if !session.core.binding_installed(binding.epoch) {
             debug_assert!(
                 false,

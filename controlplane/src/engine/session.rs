@@ -35,8 +35,8 @@ pub(super) struct Session {
     pub(super) suite: Suite,
     /// What the tables bind.
     pub(super) binding: Option<Binding>,
-    /// What is on its way into the tables.
-    pub(super) attempt: Option<Attempt>,
+    /// What is on its way into the tables. On the heap of its own, because most of the time there is none.
+    pub(super) attempt: Option<Box<Attempt>>,
     /// The binding before, to recognise its late frames.
     pub(super) former: Option<Former>,
     /// The unbind that the workers have not passed yet.
@@ -65,6 +65,8 @@ pub(super) struct Session {
     pub(super) stored: Option<Version>,
     /// Its record in JOURNAL.
     pub(super) journal: Option<Place>,
+    /// What happened just now changed nothing that JOURNAL holds: a flood of it must not cost a record each to see that.
+    pub(super) unchanged: bool,
     /// The last transitions, to show.
     pub(super) timeline: Timeline,
 }
@@ -93,6 +95,7 @@ impl Session {
             scheduled: None,
             stored: None,
             journal: None,
+            unchanged: false,
             timeline: Timeline::default(),
         }
     }

@@ -185,9 +185,9 @@ mod tests {
         }
     }
 
-    /// Indexes above a smaller data plane's limit wait until there is a larger one, and nobody has to look for them.
+    /// R8.3: indexes above a smaller data plane's limit wait until there is a larger one; nobody has to look for them.
     #[test]
-    fn a_smaller_data_plane_leaves_out_what_it_does_not_have() {
+    fn r8_3_a_smaller_data_plane_leaves_out_what_it_does_not_have() {
         let dir = tempfile::tempdir().unwrap();
         let mut state = NodeState::open(dir.path(), &mut OsRandom::checked().unwrap()).unwrap();
         let mut slots = Slots::new(state.serial_floor());

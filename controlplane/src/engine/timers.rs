@@ -168,7 +168,9 @@ impl Engine {
         ceiling: Priority,
         view: &dyn ContextView,
     ) {
-        while let Some(due) = self.with(id, |world, session| world.due(session, now, ceiling, view)).flatten()
+        // To ask what is due changes nothing that JOURNAL holds.
+        while let Some(due) =
+            self.sessions.get_mut(&id).and_then(|session| self.world.due(session, now, ceiling, view))
         {
             match due {
                 Due::Confirmed => self.confirm_binding(id, now, view),
@@ -204,10 +206,10 @@ impl Engine {
                 break;
             }
             self.run_due(id, now, Priority::LAST, view);
-            self.with(id, |world, session| {
-                let lines = session.floods.flush(now);
-                world.lines.extend(lines);
-            });
+            if let Some(session) = self.sessions.get_mut(&id) {
+                self.world.lines.extend(session.floods.flush(now));
+                self.world.schedule(session);
+            }
             self.forget_if_over(id, now);
             // Whatever is due has happened, so the session's next deadline is later.
             let stuck = self.world.timers.first() == Some((timer, id));
