@@ -1,5 +1,6 @@
 //! What the bench does, one module per scenario. Each builds its own network and leaves nothing behind.
 
+pub mod cost;
 pub mod demo;
 
 // The rig knows the wire only as a stranger would; here both views meet.

@@ -19,7 +19,7 @@ mod client;
 mod control;
 pub mod dice;
 pub mod faults;
-mod gateway;
+pub(crate) mod gateway;
 pub mod network;
 pub mod observer;
 pub mod packet;

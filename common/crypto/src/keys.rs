@@ -5,12 +5,16 @@
 
 use crate::mac::{self, SECRET_LEN, Secret};
 use crate::rng::{Random, RandomError};
+#[cfg(feature = "handshake")]
+use crate::x25519::Private;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jvpn_abi::wire::MAC_LEN;
 use jvpn_abi::wire::reset::ResetKind;
 use std::fmt;
 use std::str::FromStr;
+#[cfg(feature = "handshake")]
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// Characters of a key in text form.
@@ -76,13 +80,10 @@ impl FromStr for PublicKey {
     }
 }
 
-/// An X25519 private key.
+/// An X25519 private key. Clones share it.
 #[cfg(feature = "handshake")]
 #[derive(Clone)]
-pub struct StaticSecret {
-    octets: Secret,
-    public: PublicKey,
-}
+pub struct StaticSecret(Arc<Private>);
 
 #[cfg(feature = "handshake")]
 impl StaticSecret {
@@ -99,25 +100,28 @@ impl StaticSecret {
     }
 
     fn from_octets(octets: Secret) -> Self {
-        let secret = x25519_dalek::StaticSecret::from(*octets);
-        let public = PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes());
-        Self { octets, public }
+        let key = Private::new(octets).expect("any 32 octets are an X25519 key (RFC 7748, section 5)");
+        Self(Arc::new(key))
     }
 
     /// The public half.
     #[must_use]
-    pub const fn public(&self) -> PublicKey {
-        self.public
+    pub fn public(&self) -> PublicKey {
+        *self.0.public()
     }
 
     /// The text form, wiped when dropped.
     #[must_use]
     pub fn to_base64(&self) -> Zeroizing<String> {
-        encode(&self.octets)
+        encode(self.0.octets())
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8; SECRET_LEN] {
-        &self.octets
+        self.0.octets()
+    }
+
+    pub(crate) const fn key(&self) -> &Arc<Private> {
+        &self.0
     }
 }
 
@@ -132,7 +136,7 @@ impl FromStr for StaticSecret {
 #[cfg(feature = "handshake")]
 impl fmt::Debug for StaticSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StaticSecret(of {})", self.public)
+        write!(f, "StaticSecret(of {})", self.public())
     }
 }
 

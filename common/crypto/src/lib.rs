@@ -17,6 +17,7 @@
 //! | `control` | sealed CONTROL datagrams |
 //! | `path` | tickets for path probes, made and judged without memory |
 //! | [`limits`] | how long a key may live |
+//! | `x25519` | the one Diffie-Hellman, by the backend that was built in |
 //!
 //! `schedule`, `handshake`, `reattach`, `control` and `path` need the feature `handshake`, which the data plane does
 //! without.
@@ -44,6 +45,8 @@ pub mod schedule;
 #[cfg(test)]
 mod testing;
 pub mod window;
+#[cfg(feature = "handshake")]
+pub mod x25519;
 
 pub use aead::{AeadError, OpenKey, Opened, SealKey};
 pub use error::CryptoError;

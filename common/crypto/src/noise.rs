@@ -9,11 +9,13 @@ use crate::keys::{PublicKey, StaticSecret};
 use crate::mac::{SECRET_LEN, Secret};
 use crate::rng::Random;
 use crate::schedule::EpochSecret;
+use crate::x25519::Private;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash};
 use snow::{Builder, Error, HandshakeState};
 use std::cell::Cell;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// The side that this end plays.
@@ -40,7 +42,8 @@ impl Setup<'_> {
     pub(crate) fn build(&self, role: Role, rng: &mut dyn Random) -> Result<HandshakeState, CryptoError> {
         let mut draw = Secret::default();
         rng.fill(&mut *draw)?;
-        let resolver = Resolver { draw: Cell::new(Some(OneDraw(Some(draw)))) };
+        let resolver =
+            Resolver { draw: Cell::new(Some(OneDraw(Some(draw)))), local: Arc::clone(self.local.key()) };
         self.start(role, resolver).map_err(|_| CryptoError::Internal("the set-up of a Noise exchange"))
     }
 
@@ -101,6 +104,7 @@ pub(crate) fn finish(state: &mut HandshakeState) -> Result<EpochSecret, CryptoEr
 /// Gives `snow` our parts; cipher and hash are its own.
 struct Resolver {
     draw: Cell<Option<OneDraw>>,
+    local: Arc<Private>,
 }
 
 impl CryptoResolver for Resolver {
@@ -109,7 +113,8 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::<X25519>::default() as Box<dyn Dh>)
+        let local = Some(Arc::clone(&self.local));
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519 { local, key: None }) as Box<dyn Dh>)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -136,17 +141,21 @@ impl snow::types::Random for OneDraw {
     }
 }
 
-/// X25519 through `x25519-dalek`.
+/// One key of an exchange.
 #[derive(Default)]
 struct X25519 {
-    secret: Secret,
-    public: [u8; 32],
+    /// This end's static key, ready for use: `snow` names it by its octets, and its public half need not be computed
+    /// again for every exchange.
+    local: Option<Arc<Private>>,
+    key: Option<Arc<Private>>,
 }
 
 impl X25519 {
-    fn derive(&mut self) {
-        let secret = x25519_dalek::StaticSecret::from(*self.secret);
-        self.public = x25519_dalek::PublicKey::from(&secret).to_bytes();
+    fn take(&mut self, octets: Secret) -> Result<(), Error> {
+        let known = self.local.take().filter(|local| crate::mac::equal(&local.octets()[..], &octets[..]));
+        let key = known.or_else(|| Private::new(octets).map(Arc::new));
+        self.key = Some(key.ok_or(Error::Dh)?);
+        Ok(())
     }
 }
 
@@ -164,36 +173,31 @@ impl Dh for X25519 {
     }
 
     fn set(&mut self, private: &[u8]) {
-        // `snow` has no way to report a wrong length; ours is fixed by `StaticSecret`.
+        // `snow` has no way to report a wrong length; ours is fixed by `StaticSecret`. Without a key `dh` fails.
         if let Ok(octets) = private.try_into() {
-            *self.secret = octets;
-            self.derive();
+            let _ = self.take(Secret::new(octets));
         }
     }
 
     fn generate(&mut self, rng: &mut dyn snow::types::Random) -> Result<(), Error> {
-        rng.try_fill_bytes(&mut *self.secret)?;
-        self.derive();
-        Ok(())
+        let mut octets = Secret::default();
+        rng.try_fill_bytes(&mut *octets)?;
+        self.take(octets)
     }
 
     fn pubkey(&self) -> &[u8] {
-        &self.public
+        self.key.as_ref().map_or(&[0; 32], |key| &key.public().0)
     }
 
     fn privkey(&self) -> &[u8] {
-        &*self.secret
+        self.key.as_ref().map_or(&[0; 32], |key| &key.octets()[..])
     }
 
     fn dh(&self, theirs: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let theirs: [u8; 32] = *theirs.first_chunk().ok_or(Error::Dh)?;
+        let theirs: &[u8; 32] = theirs.first_chunk().ok_or(Error::Dh)?;
         let out: &mut [u8; 32] = out.first_chunk_mut().ok_or(Error::Dh)?;
-        let shared = x25519_dalek::StaticSecret::from(*self.secret)
-            .diffie_hellman(&x25519_dalek::PublicKey::from(theirs));
-        if !shared.was_contributory() {
-            return Err(Error::Dh);
-        }
-        *out = shared.to_bytes();
+        let shared = self.key.as_ref().and_then(|key| key.agree(theirs)).ok_or(Error::Dh)?;
+        *out = *shared;
         Ok(())
     }
 }

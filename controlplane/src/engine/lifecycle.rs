@@ -188,7 +188,7 @@ impl World {
             peer.birth = peer.birth.filter(|birth| *birth != id);
         }
         self.live = self.live.saturating_sub(1);
-        self.remembered.push_back(id);
+        self.remembered.insert((session.core.entered_at(), id));
         let kind = AuditKind::Termination {
             total_lifetime_ms: u64::try_from(session.core.lifetime(now).as_millis()).unwrap_or(u64::MAX),
             total_switches: session.core.total_switches(),
@@ -238,9 +238,10 @@ impl World {
         if let Some(handle) = session.erased {
             self.handles.remove(&handle.0);
         }
-        if let Some(at) = session.scheduled {
-            self.timers.remove(&(at, session.id()));
+        if let Some(timer) = session.scheduled {
+            self.timers.remove(timer, session.id());
         }
+        self.remembered.remove(&(session.core.entered_at(), session.id()));
     }
 }
 

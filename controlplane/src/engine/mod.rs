@@ -32,6 +32,7 @@ mod status;
 mod timeline;
 mod timers;
 mod unbound;
+mod wheel;
 mod world;
 
 pub use adoption::Kept;

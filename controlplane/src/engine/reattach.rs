@@ -237,6 +237,7 @@ impl World {
 
     /// A failure that meets silence.
     fn drop_request(&mut self, session: &mut Session, at: Arrival, reason: Reason, violation: Violation) {
+        session.unchanged = true;
         self.counters.reattach_rejected(reason);
         self.report(session, at.now, reason, AuditKind::Security { violation });
         let kind = AuditKind::ReattachReject { remote: at.remote, retry_after_ms: 0 };

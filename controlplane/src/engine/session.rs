@@ -6,6 +6,7 @@ use super::quality::QualityWatch;
 use super::rekey::{Previous, Rekey};
 use super::snapshot::Place;
 use super::timeline::Timeline;
+use super::wheel::Timer;
 use crate::audit::Floods;
 use crate::limits::SessionLimits;
 use crate::store::Version;
@@ -35,8 +36,8 @@ pub(super) struct Session {
     pub(super) suite: Suite,
     /// What the tables bind.
     pub(super) binding: Option<Binding>,
-    /// What is on its way into the tables.
-    pub(super) attempt: Option<Attempt>,
+    /// What is on its way into the tables. On the heap of its own, because most of the time there is none.
+    pub(super) attempt: Option<Box<Attempt>>,
     /// The binding before, to recognise its late frames.
     pub(super) former: Option<Former>,
     /// The unbind that the workers have not passed yet.
@@ -62,11 +63,13 @@ pub(super) struct Session {
     /// Traffic of earlier bindings.
     pub(super) earlier_traffic: Traffic,
     /// The entry in the timer queue.
-    pub(super) scheduled: Option<BootTime>,
+    pub(super) scheduled: Option<Timer>,
     /// Version of its record in the store, once it is there.
     pub(super) stored: Option<Version>,
     /// Its record in JOURNAL.
     pub(super) journal: Option<Place>,
+    /// What happened just now changed nothing that JOURNAL holds: a flood of it must not cost a record each to see that.
+    pub(super) unchanged: bool,
     /// The last transitions, to show.
     pub(super) timeline: Timeline,
 }
@@ -96,6 +99,7 @@ impl Session {
             scheduled: None,
             stored: None,
             journal: None,
+            unchanged: false,
             timeline: Timeline::default(),
         }
     }

@@ -106,6 +106,12 @@ impl World {
     /// Writes what became of a session into JOURNAL, before the commands behind `mark`, which follow from it.
     pub(super) fn journal(&mut self, session: &mut Session, mark: usize) {
         let Some(places) = &mut self.journal else { return };
+        if std::mem::take(&mut session.unchanged)
+            && let Some(place) = session.journal
+        {
+            debug_assert_eq!(place.digest, Some(session.snapshot().digest()), "it did change");
+            return;
+        }
         if !session.core.state().is_live() {
             if let Some(Place { index, .. }) = session.journal.take() {
                 places.free.push(index);
@@ -197,7 +203,7 @@ impl Session {
             ON_ITS_WAY => {
                 let binding = unpack_binding(&mut p, suite, now)?;
                 let (stage, answer, refusal) = (Stage::Installing { seq: 0 }, Vec::new(), None);
-                session.attempt = Some(Attempt { binding, stage, until: now, answer, refusal });
+                session.attempt = Some(Box::new(Attempt { binding, stage, until: now, answer, refusal }));
             }
             BOUND => {
                 let mut binding = unpack_binding(&mut p, suite, now)?;

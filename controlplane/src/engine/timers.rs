@@ -1,5 +1,4 @@
-//! Deadlines: one entry per session in an ordered queue, and the order of what is due together. No scan per
-//! tick.
+//! Deadlines: one entry per session on the wheel, and the order of what is due together. No scan per tick.
 
 use super::Engine;
 use super::api::ContextView;
@@ -182,7 +181,9 @@ impl Engine {
         ceiling: Priority,
         view: &dyn ContextView,
     ) {
-        while let Some(due) = self.with(id, |world, session| world.due(session, now, ceiling, view)).flatten()
+        // To ask what is due changes nothing that JOURNAL holds.
+        while let Some(due) =
+            self.sessions.get_mut(&id).and_then(|session| self.world.due(session, now, ceiling, view))
         {
             match due {
                 Due::Confirmed => self.confirm_binding(id, now, view),
@@ -216,21 +217,21 @@ impl Engine {
     }
 
     pub(super) fn fire_timers(&mut self, now: BootTime, view: &dyn ContextView) {
-        while let Some((at, id)) = self.world.timers.first().copied() {
-            if at > now {
+        while let Some((timer, id)) = self.world.timers.first() {
+            if timer.at() > now {
                 break;
             }
             self.run_due(id, now, Priority::LAST, view);
-            self.with(id, |world, session| {
-                let lines = session.floods.flush(now);
-                world.lines.extend(lines);
-            });
+            if let Some(session) = self.sessions.get_mut(&id) {
+                self.world.lines.extend(session.floods.flush(now));
+                self.world.schedule(session);
+            }
             self.forget_if_over(id, now);
             // Whatever is due has happened, so the session's next deadline is later.
-            let stuck = self.world.timers.first().is_some_and(|first| *first == (at, id));
+            let stuck = self.world.timers.first() == Some((timer, id));
             debug_assert!(!stuck, "a deadline of session {id} does not pass");
             if stuck {
-                self.world.timers.remove(&(at, id));
+                self.world.timers.remove(timer, id);
             }
         }
         let lines = self.world.floods.flush(now);
@@ -249,14 +250,13 @@ impl Engine {
     /// Keeps the number of terminated sessions that are remembered within its bound (I10).
     pub(super) fn bound_memory(&mut self) {
         while self.world.remembered.len() > REMEMBERED_MAX {
-            let Some(id) = self.world.remembered.pop_front() else { break };
+            let Some((_, id)) = self.world.remembered.pop_first() else { break };
             self.forget(id);
         }
     }
 
     /// Forgets a terminated session; what floods it had counted is written.
     fn forget(&mut self, id: SessionId) {
-        self.world.remembered.retain(|remembered| *remembered != id);
         if let Some(mut session) = self.sessions.remove(&id) {
             let lines = session.floods.flush(BootTime::NEVER);
             self.world.lines.extend(lines);

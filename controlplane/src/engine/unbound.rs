@@ -58,6 +58,8 @@ impl World {
         header: DataHeader,
         view: &dyn ContextView,
     ) {
+        // Limits, floods and what was sealed are not in JOURNAL.
+        session.unchanged = true;
         let hard = self.settings.policy.rekey_hard;
         let bound = session.binding.as_ref().filter(|binding| binding.slot == header.slot);
         let former = session.former.as_ref().filter(|former| former.slot == header.slot);

@@ -9,6 +9,7 @@ use super::handles::Handles;
 use super::session::Session;
 use super::slots::Slots;
 use super::snapshot::Places;
+use super::wheel::{Timer, Wheel};
 use crate::audit::{AuditEvent, AuditKind, Floods, Line};
 use crate::limits::{Limit, NodeLimits};
 use jvpn_abi::wire::SlotId;
@@ -93,9 +94,9 @@ pub(super) struct World {
     pub(super) counters: Counters,
     pub(super) floods: Floods,
     pub(super) live: usize,
-    /// Terminated sessions that are still remembered, oldest first.
-    pub(super) remembered: VecDeque<SessionId>,
-    pub(super) timers: BTreeSet<(BootTime, SessionId)>,
+    /// Terminated sessions that are still remembered, by when they ended.
+    pub(super) remembered: BTreeSet<(BootTime, SessionId)>,
+    pub(super) timers: Wheel<SessionId>,
     pub(super) commands: VecDeque<TableCommand>,
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) lines: VecDeque<Line>,
@@ -138,8 +139,8 @@ impl World {
             counters: Counters::default(),
             floods: Floods::default(),
             live: 0,
-            remembered: VecDeque::new(),
-            timers: BTreeSet::new(),
+            remembered: BTreeSet::new(),
+            timers: Wheel::new(),
             commands: VecDeque::new(),
             transmits: VecDeque::new(),
             lines: VecDeque::new(),
@@ -186,20 +187,17 @@ impl World {
     /// Moves a session's entry in the timer queue to its next deadline.
     pub(super) fn schedule(&mut self, session: &mut Session) {
         let next = self.deadline_of(session);
-        if session.scheduled == next {
+        if session.scheduled.map(Timer::at) == next {
             return;
         }
-        if let Some(at) = session.scheduled {
-            self.timers.remove(&(at, session.id()));
+        if let Some(timer) = session.scheduled {
+            self.timers.remove(timer, session.id());
         }
-        if let Some(at) = next {
-            self.timers.insert((at, session.id()));
-        }
-        session.scheduled = next;
+        session.scheduled = next.map(|at| self.timers.insert(at, session.id()));
     }
 
     pub(super) fn next_timeout(&self) -> Option<BootTime> {
-        let first = self.timers.first().map(|(at, _)| *at);
+        let first = self.timers.first().map(|(timer, _)| timer.at());
         first.into_iter().chain(self.floods.deadline()).min()
     }
 

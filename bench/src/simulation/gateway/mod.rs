@@ -2,7 +2,7 @@
 //! between them.
 
 pub(crate) mod data_plane;
-mod node;
+pub(crate) mod node;
 pub(crate) mod tables;
 
 pub use data_plane::{DataPlaneError, INNER_GATEWAY, SERVER};
