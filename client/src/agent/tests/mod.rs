@@ -4,6 +4,7 @@ pub(crate) mod gateway;
 mod hostile;
 mod paths;
 mod rekey;
+mod retry;
 mod scenarios;
 mod world;
 
