@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jvpn_abi::wire::{self, MsgType, Suite, control, data, handshake, internal, path, reattach, reset, retry};
+use jvpn_abi::wire::{
+    self, MsgType, Suite, control, data, handshake, internal, path, reattach, reset, retry,
+};
 use jvpn_abi::{BootTime, DropReason, Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_controlplane::audit::{AuditEvent, AuditKind, Encoder, LimitScope, Line, Violation};
 use jvpn_crypto::{limits, window};
@@ -457,7 +459,11 @@ fn fits(root: &Value, schema: &Value, value: &Value) -> Result<BTreeSet<String>,
                 expect(len.is_none_or(|n| n <= wanted.as_u64().unwrap()), keyword, wanted)?;
             }
             "items" => {
-                value.as_array().into_iter().flatten().try_for_each(|one| fits(root, wanted, one).map(|_| ()))?;
+                value
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .try_for_each(|one| fits(root, wanted, one).map(|_| ()))?;
             }
             "oneOf" => {
                 let branches = wanted.as_array().unwrap().iter();
@@ -542,9 +548,19 @@ fn every_configuration_key_is_documented() {
             documented.map(|(key, _)| key.rsplit('.').next().unwrap().to_owned()).collect::<BTreeSet<_>>();
         let mut keys = keys_of(&read(path));
         // The names of tables; `preset` stands for the whole of [policy], which has a table of its own.
-        for table in
-            ["wan", "lan", "tunnel", "limits", "abuse", "peer", "interface", "gateway", "uplink", "policy", "paths"]
-        {
+        for table in [
+            "wan",
+            "lan",
+            "tunnel",
+            "limits",
+            "abuse",
+            "peer",
+            "interface",
+            "gateway",
+            "uplink",
+            "policy",
+            "paths",
+        ] {
             keys.remove(table);
         }
         let is_table = |key: &String| ["interface", "gateway", "preset"].contains(&key.as_str());

@@ -166,7 +166,8 @@ impl Abuse {
     /// The summary, if one is due. What it tells is forgotten.
     pub fn poll(&mut self, now: BootTime) -> Option<Summary> {
         let since = self.since.filter(|_| self.deadline().is_some_and(|due| due <= now))?;
-        let mut ended = std::mem::replace(self, Self::new(self.settings));
+        let fresh = Self::new(self.settings);
+        let mut ended = std::mem::replace(self, fresh);
         self.not_before = now.after(self.settings.interval);
         let heaviest = ended.order.iter().rev().take(self.settings.sources);
         let named: Vec<_> =

@@ -17,7 +17,10 @@ fn summary(prefixes: u32, sources: usize) -> String {
     let mut abuse = Abuse::new(AbuseSettings { interval: Duration::from_secs(1), sources });
     for n in 0..prefixes {
         let [_, a, b, c] = n.to_be_bytes();
-        let v6 = Endpoint { addr: [0x20, 1, 0xd, 0xb8, a, b, c, 0xff, 255, 255, 255, 255, 255, 255, 255, 255], port: 1 };
+        let v6 = Endpoint {
+            addr: [0x20, 1, 0xd, 0xb8, a, b, c, 0xff, 255, 255, 255, 255, 255, 255, 255, 255],
+            port: 1,
+        };
         for address in [Address::Unproven, Address::Proven] {
             for reason in Reason::ALL {
                 abuse.note(BootTime(5), v6, address, *reason);

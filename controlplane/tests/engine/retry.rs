@@ -21,7 +21,7 @@ const LIMIT: u32 = 100;
 fn rig() -> (Rig, Client) {
     let mut rig = Rig::new(Policy { reattach_global_per_second: LIMIT, ..Policy::default() });
     let client = rig.attached(0);
-    rig.wait(Duration::from_secs(3));
+    rig.wait(Duration::from_millis(1_100));
     (rig, client)
 }
 
@@ -143,7 +143,7 @@ fn r3_2_a_flood_of_forged_reattaches_keeps_nobody_out() {
     let junk = forged(&mut rig, &mut client);
     let before = rig.status(&client);
     assert_eq!(flood(&mut rig, &junk, LIMIT / 2, Duration::ZERO), [], "forgeries meet silence");
-    let answers = flood(&mut rig, &junk, 2_000, Duration::from_secs(2));
+    let answers = flood(&mut rig, &junk, 2_000, Duration::from_secs(1));
     assert!(answers.len() >= 1_999 && are_retries(&answers));
     assert_eq!(rig.rejected(Reason::AuthFail), u64::from(LIMIT / 2), "no MAC was looked at under load");
     let after = rig.status(&client);
@@ -226,7 +226,6 @@ fn r2_2_either_form_of_a_request_gets_the_same_answer() {
     assert_eq!(rig.ask(PATH_B(), &sent.datagram), granted);
     assert_eq!(rig.status(&client).state_version, version);
     // Somebody changes MAC and cookie of the recorded request, at an address of his own.
-    rig.wait(LOAD_HOLD - Duration::from_secs(5));
     let rejected = rig.rejected(Reason::ReplayDetected);
     let mut altered = sent.datagram.clone();
     altered[255] ^= 1;

@@ -164,11 +164,10 @@ impl Gateway {
     }
 
     fn asks_for_cookie(&mut self, from: Remote, datagram: &[u8]) -> bool {
-        let question = match MsgType::from_octet(datagram[0]) {
-            Some(MsgType::HandshakeInit) => Question::of_init(datagram),
-            Some(MsgType::ReattachRequest) => Question::of_request(datagram),
-            _ => None,
-        };
+        let is_request = datagram[0] == MsgType::ReattachRequest.octet();
+        let request = is_request.then(|| Question::of_request(datagram)).flatten();
+        let is_init = datagram[0] == MsgType::HandshakeInit.octet();
+        let question = is_init.then(|| Question::of_init(datagram)).flatten().or(request);
         let Some(question) = question.filter(|_| self.cookies != Cookies::No) else { return false };
         let (remote, local) = (Endpoint::v4([203, 0, 113, from.0.0], from.1), super::world::endpoint());
         if self.cookies == Cookies::Yes && self.jar.accepts(NOW, remote, local, question.shown()) {
