@@ -120,11 +120,12 @@ impl Share {
 /// Prefixes that are told apart among proven addresses. They cannot be made up: each costs its owner an address that he
 /// receives at.
 const PREFIXES_MAX: usize = 1_024;
-/// Requests per second of one prefix under load, and as many at once.
+/// What one prefix gets per second of the reserve, and as much at once.
 pub const PREFIX_PER_SECOND: u32 = 20;
 
 /// Under load, a limit for each source prefix (/24, /56) among proven addresses, so that one sender with an address of his
-/// own does not use up what is reserved for all. When it is full, the prefix that was quiet longest is forgotten.
+/// own does not use up what is reserved for all. Many honest clients in one prefix still get what nobody else wants. When
+/// it is full, the prefix that was quiet longest is forgotten.
 #[derive(Clone, Debug, Default)]
 pub struct PrefixLimits {
     limits: BTreeMap<[u8; 16], (Limit, u64)>,

@@ -68,7 +68,7 @@ counters! {
     CookieAccepted = "cookie_accepted";
     /// Requests under load with a cookie of another path or time.
     CookieRefused = "cookie_refused";
-    /// Handshakes with a cookie, more than one source prefix may make under load.
+    /// Handshakes with a cookie, more than one source prefix gets of what is reserved for those.
     CookiePrefixLimited = "cookie_prefix_limited";
     /// Unbound samples received.
     SampleReceived = "sample_received";

@@ -168,12 +168,13 @@ impl World {
         }
         self.counters.count(Counter::HandshakeReceived);
         let at = self.pass(at, Work::Handshake, &Question::of_init(datagram)?)?;
-        if at.address == Address::Proven && self.limits.handshake_prefixes.take(at.now, at.remote).is_err() {
+        // One prefix gets its part of what is reserved; beyond it, what nobody else wants.
+        let mut standing = at.address;
+        if standing == Address::Proven && self.limits.handshake_prefixes.take(at.now, at.remote).is_err() {
             self.counters.count(Counter::CookiePrefixLimited);
-            let kind = AuditKind::RateLimit { scope: LimitScope::Global };
-            return self.drop_handshake(at, Reason::RateLimited, kind);
+            standing = Address::Unproven;
         }
-        if self.limits.handshakes.take(at.now, at.address).is_err() {
+        if self.limits.handshakes.take(at.now, standing).is_err() {
             let kind = AuditKind::RateLimit { scope: LimitScope::Global };
             return self.drop_handshake(at, Reason::RateLimited, kind);
         }

@@ -256,6 +256,25 @@ fn r3_2_one_real_sender_does_not_use_up_the_reserve() {
     handshake(&mut rig, &mut honest, Endpoint::v4([192, 0, 2, 1], 9));
 }
 
+/// R3.2, I13: many honest clients behind one prefix are not held to its part of the reserve while nobody else asks.
+#[test]
+fn r3_2_a_crowded_prefix_gets_what_nobody_wants() {
+    let (mut rig, _) = rig();
+    let mut init = strange_init(&mut rig);
+    flood(&mut rig, &init, HANDSHAKES_PER_SECOND / 2 + 1, Duration::ZERO);
+    let retry = rig.ask(PATH_B(), &init);
+    let cookie = init_cookie(&rig, &init, &retry);
+    with_cookie(&rig.gateway, &mut init, cookie).unwrap();
+    rig.wait(Duration::from_secs(1));
+    let before = rig.engine.counters().handshake_refusals(Reason::PolicyDeny);
+    for _ in 0..200 {
+        rig.ask_in_vain(PATH_B(), &init);
+    }
+    let read = rig.engine.counters().handshake_refusals(Reason::PolicyDeny) - before;
+    assert_eq!(read, 200);
+    assert_eq!(rig.counter(Counter::CookiePrefixLimited), 200 - u64::from(PREFIX_PER_SECOND));
+}
+
 /// R3.1: RETRYs have a limit of their own; beyond it there is silence.
 #[test]
 fn r3_1_retries_are_limited() {
