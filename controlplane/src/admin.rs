@@ -71,6 +71,8 @@ pub struct Surroundings {
     pub audit_dropped: u64,
     /// Answers that the kernel did not take.
     pub datagrams_unsent: u64,
+    /// Abuse summaries taken and lost, if there is a hook for them.
+    pub abuse: Option<(u64, u64)>,
 }
 
 /// Answers one request line.
@@ -116,6 +118,9 @@ fn status(engine: &Engine, around: &Surroundings, now: BootTime, view: &dyn Cont
         fields.insert("data_plane_connected".into(), json!(around.data_plane_connected));
         fields.insert("audit_dropped".into(), json!(around.audit_dropped));
         fields.insert("datagrams_unsent".into(), json!(around.datagrams_unsent));
+        if let Some((sent, dropped)) = around.abuse {
+            fields.insert("abuse_summaries".into(), json!({ "sent": sent, "dropped": dropped }));
+        }
     }
     document
 }

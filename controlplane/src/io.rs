@@ -3,6 +3,7 @@
 //! One thread. Every input is handed to the engine, then its commands are carried out, then its answers are sent, then
 //! its audit lines are passed on: in this order an answer never overtakes the binding that it announces.
 
+use crate::abuse::hook::AbuseHook;
 use crate::admin::{self, Surroundings};
 use crate::audit::AuditHandle;
 use crate::config::Config;
@@ -78,6 +79,7 @@ pub struct Shell {
     waiting_told: bool,
     buffer: Vec<u8>,
     unsent: u64,
+    abuse: Option<AbuseHook>,
     config: Config,
 }
 
@@ -91,6 +93,7 @@ impl Shell {
         shutdown: UnixStream,
         config: Config,
         (store, stored): (StoreWriter, Scan),
+        abuse: Option<AbuseHook>,
     ) -> Self {
         Self {
             store,
@@ -107,6 +110,7 @@ impl Shell {
             waiting_told: false,
             buffer: vec![0; MAX_DATAGRAM],
             unsent: 0,
+            abuse,
             config,
         }
     }
@@ -385,6 +389,11 @@ impl Shell {
             while let Some(line) = self.engine.poll_audit() {
                 self.audit.send(line);
             }
+            if let Some(summary) = self.engine.poll_abuse()
+                && let Some(abuse) = &mut self.abuse
+            {
+                abuse.send(&summary);
+            }
             if refused.is_empty() {
                 return;
             }
@@ -396,12 +405,13 @@ impl Shell {
     }
 
     fn answer_status(&mut self) {
-        let Self { status, engine, tables, last_contexts, audit, unsent, config, .. } = self;
+        let Self { status, engine, tables, last_contexts, audit, unsent, abuse, config, .. } = self;
         let around = Surroundings {
             node_id: config.node_id.clone(),
             data_plane_connected: tables.is_some(),
             audit_dropped: audit.dropped(),
             datagrams_unsent: *unsent,
+            abuse: abuse.as_ref().map(AbuseHook::counts),
         };
         status.serve_waiting(|request| {
             let view = contexts(tables, last_contexts);

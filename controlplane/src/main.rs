@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use jvpn_controlplane::abuse::hook::AbuseHook;
 use jvpn_controlplane::audit::{AuditWriter, DEFAULT_CAPACITY, Encoder, WriterSettings};
 use jvpn_controlplane::config::{Config, read_psk};
 use jvpn_controlplane::engine::{Durable, Engine};
@@ -92,8 +93,16 @@ fn start() -> Result<()> {
     let (writer, audit) = AuditWriter::start(sink, writer_settings).context("audit writer")?;
     let mut engine = Engine::new(settings, private_key, Box::new(state), Box::new(rng), now);
     engine.keep_store();
+    let abuse = match &config.abuse {
+        Some(abuse) => {
+            engine.keep_abuse(abuse.settings);
+            let hook = AbuseHook::new(abuse.socket.clone(), config.node_id.clone(), unix_offset_ms());
+            Some(hook.context("abuse.socket")?)
+        }
+        None => None,
+    };
     tracing::info!(node = %config.node_id, user = %config.user, peers = config.peers.len(), "control plane starts, unprivileged");
-    let ended = Shell::new(engine, audit, status, shutdown, config, (store, stored)).run();
+    let ended = Shell::new(engine, audit, status, shutdown, config, (store, stored), abuse).run();
     if !writer.finish(AUDIT_PATIENCE) {
         tracing::warn!("the audit sink did not take its last lines in time");
     }

@@ -9,6 +9,7 @@ mod answers;
 mod candidates;
 mod determinism;
 mod ends;
+mod floods;
 mod paths;
 mod quality;
 mod random;

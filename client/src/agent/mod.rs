@@ -19,6 +19,7 @@ mod probing;
 mod quality;
 mod reattach;
 mod rekey;
+mod retry;
 mod session;
 mod status;
 
@@ -35,6 +36,7 @@ use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::rng::Random;
 use jvpn_session::messages::SwitchCause;
+use retry::Cookies;
 use session::Session;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -102,6 +104,7 @@ pub struct Agent {
     recoveries: u64,
     last_recovery: Option<RecoveryReport>,
     suspicion: Suspicion,
+    cookies: Cookies,
 }
 
 /// Whether the bound path has just begun to miss answers.
@@ -141,6 +144,7 @@ impl Agent {
             recoveries: 0,
             last_recovery: None,
             suspicion: Suspicion::No,
+            cookies: Cookies::default(),
         }
     }
 
@@ -168,14 +172,14 @@ impl Agent {
             Some(MsgType::HandshakeResponse) => self.handle_response(now, uplink, datagram),
             Some(MsgType::ReattachAck) => self.handle_ack(now, uplink, datagram),
             Some(MsgType::ReattachReject) => self.handle_reject(now, uplink, datagram),
+            Some(MsgType::Retry) => self.handle_retry(now, uplink, datagram),
             Some(MsgType::Control) => self.handle_control(now, uplink, datagram),
             Some(MsgType::Reset) => self.handle_reset(now, uplink, datagram),
             Some(MsgType::PathEcho) => self.handle_echo(now, uplink, datagram),
-            // Kinds that only a gateway takes, or that this version does not speak.
+            // Kinds that only a gateway takes.
             Some(
                 MsgType::UnboundSample
                 | MsgType::HandshakeInit
-                | MsgType::Retry
                 | MsgType::ReattachRequest
                 | MsgType::PathProbe,
             )

@@ -2,6 +2,7 @@
 
 use super::binding::{Binding, Generation, Sending};
 use super::rekey::KeyLimits;
+use super::retry::Retried;
 use super::session::Session;
 use super::{Agent, Event, Phase, RecoveryReport, Transmit};
 use crate::paths::UplinkId;
@@ -9,6 +10,7 @@ use crate::paths::campaign::{Campaign, Repetition, Step};
 use crate::paths::monitor::{Monitor, Timing};
 use crate::paths::quality::PathQuality;
 use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::cookie::Cookie;
 use jvpn_crypto::reattach::{self, PendingRequest, RequestParams};
 use jvpn_crypto::schedule::EpochSecret;
 use jvpn_session::State;
@@ -64,6 +66,7 @@ pub(super) struct Request {
     under: Under,
     sent_at: BootTime,
     repeated: Repeated,
+    retried: Retried,
 }
 
 /// Which generation a request was made under.
@@ -86,16 +89,26 @@ impl Request {
         self.repeated = Repeated::Yes;
         self.datagram.clone()
     }
+
+    /// From now on it shows a cookie that was asked for.
+    pub(super) fn show(&mut self, cookie: Cookie) -> Option<()> {
+        self.pending.with_cookie(&mut self.datagram, cookie).ok()?;
+        self.retried = Retried::Yes;
+        Some(())
+    }
 }
 
 impl Agent {
     /// Leaves the bound path. During a birth there is nothing to reattach: it starts again instead.
     pub(super) fn begin_recovery(&mut self, now: BootTime, cause: SwitchCause, prefer: Option<UplinkId>) {
-        let Self { phase: Phase::Session(session), paths, .. } = self else { return };
+        let Self { phase: Phase::Session(session), paths, cookies, .. } = self else { return };
         if session.recovery.is_some() {
             return;
         }
         let from = session.binding.uplink;
+        if cause == SwitchCause::PathHint {
+            cookies.forget(from);
+        }
         if prefer != Some(from) && !cause.is_voluntary() {
             paths.mark_failed(from, now);
         }
@@ -190,6 +203,7 @@ impl Agent {
         uplink: UplinkId,
         ask: ReattachAsk,
     ) -> Option<Request> {
+        let kept = self.kept_cookie(now, uplink);
         let Self { phase: Phase::Session(session), config, random, .. } = self else { return None };
         let (generation, under) =
             session.newer.as_ref().map_or((&session.held, Under::Held), |newer| (newer, Under::Newer));
@@ -205,12 +219,17 @@ impl Agent {
         };
         let handle = generation.handle;
         match reattach::request(random.as_mut(), &params, &ask.encode()) {
-            Ok((datagram, pending)) => {
+            Ok((mut datagram, mut pending)) => {
+                if let Some(cookie) = kept
+                    && pending.with_cookie(&mut datagram, cookie).is_ok()
+                {
+                    self.counters.cookies_shown += 1;
+                }
                 let payload = datagram.clone();
                 self.outbox.push_back(Transmit { uplink, payload });
                 self.counters.requests_sent += 1;
-                let (sent_at, repeated) = (now, Repeated::No);
-                Some(Request { uplink, handle, pending, datagram, under, sent_at, repeated })
+                let (sent_at, repeated, retried) = (now, Repeated::No, Retried::No);
+                Some(Request { uplink, handle, pending, datagram, under, sent_at, repeated, retried })
             }
             Err(error) => {
                 let message = format!("no reattach request could be made: {error}");
@@ -423,7 +442,13 @@ impl Session {
         }
     }
 
-    fn request_mut(&mut self) -> Option<&mut Request> {
+    /// The latest request, if it went out over `uplink`.
+    pub(super) fn sent(&self, uplink: UplinkId) -> Option<(&[u8], Retried)> {
+        let request = self.request().filter(|request| request.uplink == uplink)?;
+        Some((&request.datagram, request.retried))
+    }
+
+    pub(super) fn request_mut(&mut self) -> Option<&mut Request> {
         match (&mut self.recovery, &mut self.rekey) {
             (Some(recovery), _) => recovery.request.as_mut(),
             (None, Some(rekey)) => rekey.request.as_mut(),

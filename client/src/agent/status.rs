@@ -28,6 +28,12 @@ pub struct Counters {
     pub requests_sent: u64,
     /// Reattach requests repeated identically.
     pub requests_repeated: u64,
+    /// Requests sent once more with the cookie of a RETRY.
+    pub retries_followed: u64,
+    /// RETRYs for a request that had followed one already, or over the client's own limit.
+    pub retries_ignored: u64,
+    /// Requests that showed a kept cookie from the start.
+    pub cookies_shown: u64,
     /// Authenticated refusals.
     pub refusals: u64,
     /// Answers to a request that is not the latest one.
@@ -93,6 +99,8 @@ pub struct AgentStatus {
     pub uplinks: Vec<UplinkStatus>,
     /// Path tickets held.
     pub tickets: usize,
+    /// Cookies kept, at most one per uplink.
+    pub cookies: usize,
     /// Inner addresses.
     pub addresses: Vec<String>,
     /// Prefixes routed into the tunnel.
@@ -241,6 +249,7 @@ impl Agent {
             path: self.path_status(now),
             uplinks: self.uplink_status(now),
             tickets: session.map_or(0, |session| session.probing.tickets()),
+            cookies: self.cookies.len(),
             addresses: grant.map_or_else(Vec::new, |g| g.addresses.iter().map(ToString::to_string).collect()),
             routes: grant.map_or_else(Vec::new, |g| g.routes.iter().map(ToString::to_string).collect()),
             mtu: grant.map(|grant| grant.mtu),

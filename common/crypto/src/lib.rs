@@ -15,17 +15,20 @@
 //! | [`aead`] | sealing and opening on the hot path, without allocation |
 //! | [`window`] | replay windows, shared between processes or owned |
 //! | `control` | sealed CONTROL datagrams |
+//! | `cookie` | RETRY: that a sender receives at his address, made and judged without memory |
 //! | `path` | tickets for path probes, made and judged without memory |
 //! | [`limits`] | how long a key may live |
 //! | `x25519` | the one Diffie-Hellman, by the backend that was built in |
 //!
-//! `schedule`, `handshake`, `reattach`, `control` and `path` need the feature `handshake`, which the data plane does
+//! `schedule`, `handshake`, `reattach`, `control`, `cookie` and `path` need the feature `handshake`, which the data plane does
 //! without.
 #![forbid(unsafe_code)]
 
 pub mod aead;
 #[cfg(feature = "handshake")]
 pub mod control;
+#[cfg(feature = "handshake")]
+pub mod cookie;
 mod error;
 #[cfg(feature = "handshake")]
 pub mod handshake;

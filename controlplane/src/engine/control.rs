@@ -3,6 +3,7 @@
 use super::api::ContextView;
 use super::counters::Counter;
 use super::{Arrival, Engine};
+use jvpn_abi::Reason;
 use jvpn_abi::wire::DataHeader;
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_session::Event;
@@ -25,6 +26,7 @@ impl Engine {
             };
             let message = binding.open_control(datagram);
             if message.is_none() {
+                world.note_abuse(at, Reason::AuthFail);
                 world.counters.count(Counter::ControlRefused);
             }
             message

@@ -56,6 +56,20 @@ counters! {
     PathHintSent = "path_hint_sent";
     /// Path hints that a limit or the size of the question held back.
     PathHintHeldBack = "path_hint_held_back";
+    /// Times that load of handshakes began: cookies are asked for.
+    HandshakeLoad = "handshake_load";
+    /// Times that load of reattach requests began.
+    ReattachLoad = "reattach_load";
+    /// RETRYs sent, each to a request without a cookie that is good here and now.
+    RetrySent = "retry_sent";
+    /// RETRYs that a limit held back: these requests met silence.
+    RetryHeldBack = "retry_held_back";
+    /// Requests under load that showed their cookie.
+    CookieAccepted = "cookie_accepted";
+    /// Requests under load with a cookie of another path or time.
+    CookieRefused = "cookie_refused";
+    /// Handshakes with a cookie, more than one source prefix gets of what is reserved for those.
+    CookiePrefixLimited = "cookie_prefix_limited";
     /// Unbound samples received.
     SampleReceived = "sample_received";
     /// Samples over the limit.

@@ -1,19 +1,22 @@
 //! HANDSHAKE_INIT: from a datagram to a session in BIRTH with its first binding under way.
 //!
-//! Order: MAC (silence for scanners) · the node's limit · Noise message · allow-list · timestamp, made
+//! Order: MAC (silence for scanners) · under load a cookie · the node's limit · Noise message · allow-list · timestamp, made
 //! durable before anything leaves · versions and suites by the server's preference · sessions and slots ·
 //! birth.
 
 use super::api::ContextView;
 use super::counters::Counter;
+use super::retry::Work;
 use super::session::{Binding, GenerationSecrets, Session};
 use super::world::World;
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
+use crate::load::Address;
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{PROTOCOL_VERSION, Reason};
 use jvpn_crypto::Proven;
+use jvpn_crypto::cookie::Question;
 use jvpn_crypto::handshake::{IncomingInit, init_mac_ok, read_init};
 use jvpn_session::messages::{
     BindingGrant, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer, SessionId,
@@ -163,10 +166,18 @@ impl World {
     fn admit_handshake(&mut self, at: Arrival, datagram: &[u8]) -> Option<Fresh> {
         if !init_mac_ok(&self.public_key, datagram) {
             self.counters.count(Counter::HandshakeMacWrong);
+            self.note_abuse(at, Reason::AuthFail);
             return None;
         }
         self.counters.count(Counter::HandshakeReceived);
-        if self.limits.handshakes.take(at.now).is_err() {
+        let at = self.pass(at, Work::Handshake, &Question::of_init(datagram)?)?;
+        // One prefix gets its part of what is reserved; beyond it, what nobody else wants.
+        let mut standing = at.address;
+        if standing == Address::Proven && self.limits.handshake_prefixes.take(at.now, at.remote).is_err() {
+            self.counters.count(Counter::CookiePrefixLimited);
+            standing = Address::Unproven;
+        }
+        if self.limits.handshakes.take(at.now, standing).is_err() {
             let kind = AuditKind::RateLimit { scope: LimitScope::Global };
             return self.drop_handshake(at, Reason::RateLimited, kind);
         }
@@ -201,6 +212,7 @@ impl World {
 
     fn drop_handshake(&mut self, at: Arrival, reason: Reason, kind: AuditKind) -> Option<Fresh> {
         self.counters.handshake_refused(reason);
+        self.note_abuse(at, reason);
         self.report_node(at.now, Some(reason), kind);
         None
     }

@@ -25,6 +25,7 @@ mod peers;
 mod quality;
 mod reattach;
 mod rekey;
+mod retry;
 mod session;
 mod slots;
 mod snapshot;
@@ -44,11 +45,14 @@ pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};
 pub use handles::HandleChange;
 pub use peers::PeersChanged;
+pub use retry::UnderLoad;
 pub use snapshot::Snapshot;
 pub use status::{SessionStatus, Status};
 pub use timeline::{SessionDetail, TimelineRow};
 
+use crate::abuse::{Abuse, AbuseSettings, Summary};
 use crate::audit::{AuditKind, Line};
+use crate::load::Address;
 use jvpn_abi::wire::MsgType;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::keys::StaticSecret;
@@ -71,6 +75,8 @@ struct Arrival {
     now: BootTime,
     remote: Endpoint,
     local: Endpoint,
+    /// Whether it showed a cookie when cookies were asked for.
+    address: Address,
 }
 
 impl Engine {
@@ -100,7 +106,7 @@ impl Engine {
         datagram: &[u8],
         view: &dyn ContextView,
     ) {
-        let at = Arrival { now, remote, local };
+        let at = Arrival { now, remote, local, address: Address::Unproven };
         let kind = datagram.first().copied().and_then(MsgType::from_octet);
         match kind {
             Some(MsgType::HandshakeInit) => self.handshake(at, datagram, view),
@@ -139,6 +145,12 @@ impl Engine {
     /// Time has come: call it at or after the moment that [`Self::poll_timeout`] named.
     pub fn handle_timeout(&mut self, now: BootTime, view: &dyn ContextView) {
         self.fire_timers(now, view);
+        self.world.sum_up_abuse(now);
+    }
+
+    /// From now on abuse is summed up; see [`Self::poll_abuse`].
+    pub fn keep_abuse(&mut self, settings: AbuseSettings) {
+        self.world.abuse = Some(Abuse::new(settings));
     }
 
     /// An operator's wish.
@@ -194,6 +206,11 @@ impl Engine {
     /// The next audit line.
     pub fn poll_audit(&mut self) -> Option<Line> {
         self.world.lines.pop_front()
+    }
+
+    /// The summary of abuse that is due.
+    pub const fn poll_abuse(&mut self) -> Option<Summary> {
+        self.world.abuse_summary.take()
     }
 
     /// When [`Self::handle_timeout`] is due next.

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | 1 framing | [`Engine::reattach`] |
 //! | 2 edge limit | XDP |
+//! | under load: a cookie | `World::pass` |
 //! | 3 handle | [`Engine::reattach`] |
 //! | 4 nonce, repeated requests | `World::reattach` |
 //! | 5 MAC, 6 session's limit, 7 node's limit | `World::reattach` |
@@ -21,6 +22,7 @@ use super::bindings::patience;
 use super::counters::Counter;
 use super::handshake::UNAVAILABLE_RETRY_MS;
 use super::rekey::Asks;
+use super::retry::Work;
 use super::session::{Answered, Binding, FIRST_KEY_NUMBER, GenerationSecrets, Session};
 use super::world::World;
 use super::{Arrival, Engine};
@@ -28,6 +30,7 @@ use crate::audit::{AuditKind, LimitScope, Violation};
 use jvpn_abi::Reason;
 use jvpn_abi::wire::reattach::REJECT_LEN;
 use jvpn_crypto::Proven;
+use jvpn_crypto::cookie::Question;
 use jvpn_crypto::reattach::{IncomingRequest, RequestFrame, reject};
 use jvpn_crypto::schedule::Resume;
 use jvpn_session::event::Priority;
@@ -52,10 +55,13 @@ pub(super) struct Asked {
 
 impl Engine {
     pub(super) fn reattach(&mut self, at: Arrival, datagram: &[u8], view: &dyn ContextView) {
-        let Some(frame) = RequestFrame::parse(datagram) else {
+        let framed = RequestFrame::parse(datagram).zip(Question::of_request(datagram));
+        let Some((frame, question)) = framed else {
+            self.world.note_abuse(at, Reason::Malformed);
             return self.world.counters.reattach_rejected(Reason::Malformed);
         };
         self.world.counters.count(Counter::ReattachReceived);
+        let Some(at) = self.world.pass(at, Work::Reattach, &question) else { return };
         let Some(id) = self.world.handles.get(&frame.handle()) else {
             return self.world.reset_handle(at, frame.handle());
         };
@@ -79,7 +85,7 @@ impl World {
     fn reattach(&mut self, session: &mut Session, at: Arrival, known: &Known<'_>, view: &dyn ContextView) {
         let claim = known.frame.unmask(&known.resume);
         if !session.core.is_fresh(claim.nonce) {
-            return self.repeated(session, at, known.frame.datagram());
+            return self.repeated(session, at, known);
         }
         if !known.frame.mac_ok(&known.resume) {
             return self.drop_request(session, at, Reason::AuthFail, Violation::AuthFail);
@@ -88,7 +94,7 @@ impl World {
         if let Err(retry_after_ms) = session.limits.reattach.take(at.now) {
             return self.limit(session, at, known, LimitScope::Session, retry_after_ms);
         }
-        if let Err(retry_after_ms) = self.limits.reattach.take(at.now) {
+        if let Err(retry_after_ms) = self.limits.reattach.take(at.now, at.address) {
             return self.limit(session, at, known, LimitScope::Global, retry_after_ms);
         }
         let Some(asked) = self.prove(session, at, known) else { return };
@@ -111,10 +117,15 @@ impl World {
         }
     }
 
-    /// Check 4 failed: the answer again for a byte-identical request from the same endpoint, else a replay.
-    fn repeated(&mut self, session: &mut Session, at: Arrival, datagram: &[u8]) {
+    /// Check 4 failed: the answer again for the same request from the same endpoint, else a replay. A request is the
+    /// same if it is byte-identical, or its client's own form of it with another cookie.
+    fn repeated(&mut self, session: &mut Session, at: Arrival, known: &Known<'_>) {
+        let frame = &known.frame;
         let same = |answered: &&Answered| {
-            *answered.request == *datagram && answered.remote == at.remote && answered.local == at.local
+            let place = answered.remote == at.remote && answered.local == at.local;
+            let identical = || *answered.request == *frame.datagram();
+            let other_form = || frame.is_same_request(&answered.request) && frame.mac_ok(&known.resume);
+            place && (identical() || other_form())
         };
         let kept = session.answered.iter().chain(&session.refused).find(same);
         let Some(answered) = kept else {
@@ -239,6 +250,7 @@ impl World {
     fn drop_request(&mut self, session: &mut Session, at: Arrival, reason: Reason, violation: Violation) {
         session.unchanged = true;
         self.counters.reattach_rejected(reason);
+        self.note_abuse(at, reason);
         self.report(session, at.now, reason, AuditKind::Security { violation });
         let kind = AuditKind::ReattachReject { remote: at.remote, retry_after_ms: 0 };
         self.report(session, at.now, reason, kind);
@@ -294,6 +306,7 @@ impl World {
         retry_after: Duration,
     ) -> [u8; REJECT_LEN] {
         self.counters.reattach_rejected(reason);
+        self.note_abuse(at, reason);
         let retry_after_ms = milliseconds(retry_after);
         let kind = AuditKind::ReattachReject { remote: at.remote, retry_after_ms };
         self.report(session, at.now, reason, kind);

@@ -2,6 +2,7 @@
 
 use super::Engine;
 use super::api::{ContextView, Traffic};
+use super::retry::UnderLoad;
 use super::session::Session;
 use super::world::DataPlane;
 use jvpn_abi::BootTime;
@@ -17,6 +18,8 @@ pub struct Status {
     pub data_plane: &'static str,
     /// The policy preset.
     pub policy: String,
+    /// For what cookies are asked for now.
+    pub under_load: UnderLoad,
     /// Sessions that are not TERMINATED.
     pub live_sessions: usize,
     /// Slots in use.
@@ -90,6 +93,7 @@ impl Engine {
                 DataPlane::Lost => "lost",
             },
             policy: self.world.settings.policy_name.clone(),
+            under_load: self.world.under_load(now),
             live_sessions: self.world.live,
             slots_in_use: self.world.slots.in_use(),
             sessions: self.sessions.values().map(|session| self.session_status(session, now, view)).collect(),

@@ -4,10 +4,12 @@
 
 use super::api::ContextView;
 use super::counters::Counter;
+use super::retry::Work;
 use super::session::{FormerKey, Session};
 use super::world::{DataPlane, World};
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
+use crate::load::Load;
 use jvpn_abi::Reason;
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, MsgType, SlotId, Suite, TAG_LEN};
@@ -81,11 +83,13 @@ impl World {
         let key = keys.iter().find(fits).filter(|key| opens(session.suite, &key.open_key, header, frame));
         let Some(highest) = key.map(|key| key.highest) else {
             self.counters.count(Counter::SampleAuthFail);
+            self.note_abuse(at, Reason::AuthFail);
             let kind = AuditKind::Security { violation: Violation::AuthFail };
             return self.report(session, at.now, Reason::AuthFail, kind);
         };
         if highest.is_some_and(|highest| header.counter <= highest) {
             self.counters.count(Counter::SampleReplayed);
+            self.note_abuse(at, Reason::ReplayDetected);
             let kind = AuditKind::Security { violation: Violation::ReplayDetected };
             return self.report(session, at.now, Reason::ReplayDetected, kind);
         }
@@ -140,8 +144,12 @@ impl World {
 
     /// A handle that nobody here knows. Nothing is remembered of it.
     pub(super) fn reset_handle(&mut self, at: Arrival, handle: [u8; 8]) {
+        self.note_abuse(at, Reason::SessionNotFound);
+        if self.limits.handle_resets.ask(at.now) == Load::Begins {
+            self.load_begins(at, Work::Reattach);
+        }
         if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
-            || self.limits.handle_resets.take(at.now).is_err()
+            || self.limits.handle_resets.take(at.now, at.address).is_err()
         {
             return self.counters.count(Counter::ResetHeldBack);
         }

@@ -1,6 +1,7 @@
 //! What all sessions share: peers, keys of the node, slots, limits, queues towards the outside, the timer
 //! queue.
 
+use super::Arrival;
 use super::adoption::Adopted;
 use super::api::{Durable, PeerSettings, Settings, TableCommand, Transmit};
 use super::counters::Counters;
@@ -10,10 +11,12 @@ use super::session::Session;
 use super::slots::Slots;
 use super::snapshot::Places;
 use super::wheel::{Timer, Wheel};
+use crate::abuse::{Abuse, Summary};
 use crate::audit::{AuditEvent, AuditKind, Floods, Line};
 use crate::limits::{Limit, NodeLimits};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::{BootTime, Endpoint, Reason};
+use jvpn_crypto::cookie::CookieJar;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_crypto::rng::Random;
 use jvpn_session::messages::{Handle, Prefix, SessionId};
@@ -91,6 +94,11 @@ pub(super) struct World {
     /// Install entries that were not answered, by sequence.
     pub(super) installing: BTreeMap<u64, SessionId>,
     pub(super) limits: NodeLimits,
+    pub(super) cookies: CookieJar,
+    /// Refusals by source; `None` if nobody wants to know.
+    pub(super) abuse: Option<Abuse>,
+    /// The summary that is due.
+    pub(super) abuse_summary: Option<Summary>,
     pub(super) counters: Counters,
     pub(super) floods: Floods,
     pub(super) live: usize,
@@ -136,6 +144,9 @@ impl World {
             retiring: BTreeMap::new(),
             installing: BTreeMap::new(),
             limits: NodeLimits::new(&settings.policy),
+            cookies: CookieJar::default(),
+            abuse: None,
+            abuse_summary: None,
             counters: Counters::default(),
             floods: Floods::default(),
             live: 0,
@@ -198,7 +209,21 @@ impl World {
 
     pub(super) fn next_timeout(&self) -> Option<BootTime> {
         let first = self.timers.first().map(|(timer, _)| timer.at());
-        first.into_iter().chain(self.floods.deadline()).min()
+        let abuse = self.abuse.as_ref().and_then(Abuse::deadline);
+        first.into_iter().chain(self.floods.deadline()).chain(abuse).min()
+    }
+
+    /// Something was refused to whoever sent it.
+    pub(super) fn note_abuse(&mut self, at: Arrival, reason: Reason) {
+        if let Some(abuse) = &mut self.abuse {
+            abuse.note(at.now, at.remote, at.address, reason);
+        }
+    }
+
+    pub(super) fn sum_up_abuse(&mut self, now: BootTime) {
+        if let Some(summary) = self.abuse.as_mut().and_then(|abuse| abuse.poll(now)) {
+            self.abuse_summary = Some(summary);
+        }
     }
 
     pub(super) fn peer_by_name(&self, name: &str) -> Option<PublicKey> {

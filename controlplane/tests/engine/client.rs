@@ -5,6 +5,7 @@ use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, Direction, MsgType, SlotId, Su
 use jvpn_abi::{Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_crypto::SealKey;
 use jvpn_crypto::control::{ControlOpener, ControlSealer};
+use jvpn_crypto::cookie::{Cookie, Question, read_retry};
 use jvpn_crypto::handshake::{Initiation, initiate};
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::reattach::{PendingRequest, RequestParams, request};
@@ -209,6 +210,17 @@ impl Client {
 }
 
 impl Sent {
+    /// Shows the cookie of a RETRY from now on.
+    pub(crate) fn show(&mut self, rig: &Rig, retry: &[u8]) {
+        let question = Question::of_request(&self.datagram).unwrap();
+        let Cookie(octets) = read_retry(&rig.gateway, &question, retry).unwrap();
+        self.show_octets(octets);
+    }
+
+    pub(crate) fn show_octets(&mut self, cookie: [u8; 16]) {
+        self.pending.with_cookie(&mut self.datagram, Cookie(cookie)).unwrap();
+    }
+
     pub(crate) fn reject(&self, datagram: &[u8]) -> (Reason, u32) {
         let reject = self.pending.read_reject(datagram).unwrap();
         (reject.reason, reject.retry_after_ms)

@@ -15,6 +15,7 @@ mod recovery;
 mod rekey;
 mod restart;
 mod restart_time;
+mod retry;
 mod rig;
 mod sequences;
 mod unbound;

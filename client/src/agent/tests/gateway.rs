@@ -9,6 +9,7 @@ use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Direction, MsgType, Suite};
 use jvpn_abi::{BootTime, Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_crypto::control::{ControlOpener, ControlSealer};
+use jvpn_crypto::cookie::{self, CookieJar, Question};
 use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::path::TicketMint;
 use jvpn_crypto::reattach::{RequestFrame, reject};
@@ -33,6 +34,15 @@ pub(crate) type Remote = (UplinkId, u16);
 pub(crate) enum SamePlace {
     Switch,
     Rekey,
+}
+
+/// Whether cookies are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cookies {
+    No,
+    Yes,
+    /// And none is ever good.
+    InVain,
 }
 
 struct Generation {
@@ -78,6 +88,7 @@ pub(crate) struct Gateway {
     pub(crate) refuse: Option<(Reason, u32)>,
     pub(crate) refuse_handshake: Option<(Reason, u32)>,
     pub(crate) same_place: SamePlace,
+    pub(crate) cookies: Cookies,
     pub(crate) policy: ClientPolicy,
     pub(crate) slot_resets: bool,
     /// Turns an inner packet into what comes back for it.
@@ -88,6 +99,7 @@ pub(crate) struct Gateway {
     probes: BTreeSet<Vec<u8>>,
     /// PROBEs received.
     pub(crate) probed: Vec<ProbeFrame>,
+    jar: CookieJar,
     peer: PublicKey,
     psk: PresharedKey,
     node_key: NodeKey,
@@ -128,6 +140,7 @@ impl Gateway {
             refuse: None,
             refuse_handshake: None,
             same_place: SamePlace::Switch,
+            cookies: Cookies::No,
             policy: POLICY,
             slot_resets: true,
             reflect: |_| {},
@@ -135,6 +148,7 @@ impl Gateway {
             tickets: usize::MAX,
             probes: BTreeSet::new(),
             probed: Vec::new(),
+            jar: CookieJar::default(),
             peer,
             psk: PresharedKey::default(),
             node_key: NodeKey::generate(&mut random).unwrap(),
@@ -144,6 +158,9 @@ impl Gateway {
     }
 
     pub(crate) fn receive(&mut self, from: Remote, datagram: &[u8]) {
+        if self.asks_for_cookie(from, datagram) {
+            return;
+        }
         match MsgType::from_octet(datagram[0]) {
             Some(MsgType::HandshakeInit) => self.init(from, datagram),
             Some(MsgType::ReattachRequest) => self.request(from, datagram),
@@ -152,6 +169,21 @@ impl Gateway {
             Some(MsgType::PathProbe) => self.path_probe(from, datagram),
             other => panic!("a client never sends {other:?}"),
         }
+    }
+
+    fn asks_for_cookie(&mut self, from: Remote, datagram: &[u8]) -> bool {
+        let is_request = datagram[0] == MsgType::ReattachRequest.octet();
+        let request = is_request.then(|| Question::of_request(datagram)).flatten();
+        let is_init = datagram[0] == MsgType::HandshakeInit.octet();
+        let question = is_init.then(|| Question::of_init(datagram)).flatten().or(request);
+        let Some(question) = question.filter(|_| self.cookies != Cookies::No) else { return false };
+        let (remote, local) = (Endpoint::v4([203, 0, 113, from.0.0], from.1), super::world::endpoint());
+        if self.cookies == Cookies::Yes && self.jar.accepts(NOW, remote, local, question.shown()) {
+            return false;
+        }
+        let cookie = self.jar.bake(&mut self.random, NOW, remote, local).unwrap();
+        self.out.push((from, cookie::retry(&self.secret.public(), &question, cookie).to_vec()));
+        true
     }
 
     fn grant(&mut self, epoch: u64, anchor_version: u64) -> BindingGrant {
@@ -235,7 +267,9 @@ impl Gateway {
         let session = self.session.as_ref().unwrap();
         if claim.nonce <= session.nonce {
             let answer = match &session.cached {
-                Some((request, remote, answer)) if request == datagram && *remote == from => answer.clone(),
+                Some((request, remote, answer)) if frame.is_same_request(request) && *remote == from => {
+                    answer.clone()
+                }
                 _ => reject(&resume, &frame, Reason::ReplayDetected, 0).to_vec(),
             };
             self.out.push((from, answer));

@@ -5,6 +5,7 @@ mod hostile;
 mod paths;
 mod quality;
 mod rekey;
+mod retry;
 mod scenarios;
 mod world;
 
