@@ -34,6 +34,8 @@ impl Limit {
 
 /// Handshakes per second of the whole node: two Diffie-Hellman operations and one durable write each.
 pub const HANDSHAKES_PER_SECOND: u32 = 500;
+/// Takeover requests per second of the whole node: four Diffie-Hellman operations each, and no durable write.
+pub const TAKEOVERS_PER_SECOND: u32 = 1_000;
 /// RESETs per second of each kind: small answers to datagrams that nobody authenticated.
 pub const RESETS_PER_SECOND: u32 = 200;
 /// Unbound samples per second that are tried with keys: one AEAD operation or two each.
@@ -56,6 +58,8 @@ pub struct NodeLimits {
     pub reattach: Limit,
     /// Handshakes whose MAC is right.
     pub handshakes: Limit,
+    /// Takeover requests whose MAC is right.
+    pub takeovers: Limit,
     /// RESETs for slots.
     pub slot_resets: Limit,
     /// RESETs for handles.
@@ -73,6 +77,7 @@ impl NodeLimits {
         Self {
             reattach: Limit::new(policy.reattach_global_per_second, policy.reattach_global_per_second),
             handshakes: Limit::new(HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SECOND),
+            takeovers: Limit::new(TAKEOVERS_PER_SECOND, TAKEOVERS_PER_SECOND),
             slot_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
             handle_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
             samples: Limit::new(SAMPLES_PER_SECOND, SAMPLES_PER_SECOND),

@@ -20,6 +20,7 @@ mod durable;
 mod handles;
 mod handshake;
 mod lifecycle;
+mod loading;
 mod paths;
 mod peers;
 mod reattach;
@@ -28,6 +29,7 @@ mod session;
 mod slots;
 mod snapshot;
 mod status;
+mod takeover;
 mod timeline;
 mod timers;
 mod unbound;
@@ -48,6 +50,7 @@ pub use timeline::{SessionDetail, TimelineRow};
 
 use crate::audit::{AuditKind, Line};
 use jvpn_abi::wire::MsgType;
+use jvpn_abi::wire::reattach::{KIND_AT, KIND_TAKEOVER};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::keys::StaticSecret;
 use jvpn_crypto::rng::Random;
@@ -102,6 +105,9 @@ impl Engine {
         let kind = datagram.first().copied().and_then(MsgType::from_octet);
         match kind {
             Some(MsgType::HandshakeInit) => self.handshake(at, datagram, view),
+            Some(MsgType::ReattachRequest) if datagram.get(KIND_AT) == Some(&KIND_TAKEOVER) => {
+                self.takeover(at, datagram, view);
+            }
             Some(MsgType::ReattachRequest) => self.reattach(at, datagram, view),
             Some(MsgType::Control) => self.control(at, datagram, view),
             Some(MsgType::UnboundSample) => self.sample(at, datagram, view),

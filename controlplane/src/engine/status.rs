@@ -17,6 +17,8 @@ pub struct Status {
     pub policy: String,
     /// Sessions that are not TERMINATED.
     pub live_sessions: usize,
+    /// Sessions that are being loaded from the store.
+    pub loading_sessions: usize,
     /// Slots in use.
     pub slots_in_use: usize,
     /// Every session that is still remembered.
@@ -81,6 +83,7 @@ impl Engine {
             },
             policy: self.world.settings.policy_name.clone(),
             live_sessions: self.world.live,
+            loading_sessions: self.world.store.as_ref().map_or(0, |store| store.loads.len()),
             slots_in_use: self.world.slots.in_use(),
             sessions: self.sessions.values().map(|session| self.session_status(session, now, view)).collect(),
             counters: self.world.counters.by_name(),

@@ -27,13 +27,15 @@ enum Due {
     RekeyFailed,
     /// The key before has received for long enough.
     PreviousOver,
+    /// Nobody took what a takeover's answer offered.
+    OfferOver,
 }
 
 impl Due {
     fn priority(&self) -> Priority {
         match self {
             Self::Event(event) => event.priority(),
-            Self::AttemptFailed | Self::RekeyFailed | Self::PreviousOver => {
+            Self::AttemptFailed | Self::RekeyFailed | Self::PreviousOver | Self::OfferOver => {
                 Event::InstallFailed { epoch: 0 }.priority()
             }
             Self::Flipped => Event::Rekeyed.priority(),
@@ -66,6 +68,7 @@ impl World {
             silent,
             restricted,
             self.key_deadline(session),
+            session.offered_until(),
             floods,
         ];
         deadlines.into_iter().flatten().min()
@@ -107,6 +110,8 @@ impl World {
             Due::RekeyFailed
         } else if session.binding.as_ref().is_some_and(|binding| binding.previous_is_over(now)) {
             Due::PreviousOver
+        } else if reached(session.offered_until()) {
+            Due::OfferOver
         } else if reached(unconfirmed) {
             Due::Event(Event::BindUnconfirmed { epoch: core.epoch() })
         } else if reached(core.birth_deadline()) {
@@ -192,6 +197,9 @@ impl Engine {
                 Due::PreviousOver => {
                     self.with(id, |world, session| world.drop_previous(session, now));
                 }
+                Due::OfferOver => {
+                    self.with(id, |world, session| world.drop_offer(session));
+                }
                 Due::AdoptionFailed => {
                     self.with(id, |world, session| world.lose_binding(session, now, view));
                 }
@@ -200,6 +208,7 @@ impl Engine {
     }
 
     pub(super) fn fire_timers(&mut self, now: BootTime, view: &dyn ContextView) {
+        self.load_again(now);
         while let Some((at, id)) = self.world.timers.first().copied() {
             if at > now {
                 break;

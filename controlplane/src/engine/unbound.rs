@@ -72,6 +72,10 @@ impl World {
                 let origin = if left { Origin::Left } else { Origin::Former };
                 (origin, &former.keys)
             }
+            // Its client takes it, and its first DATA overtook that.
+            (None, None) if session.offers(header.slot) => {
+                return self.counters.count(Counter::SampleOfBoundPath);
+            }
             (None, None) => return self.counters.count(Counter::SampleMalformed),
         };
         // At most one per phase, and none past its hard limit.
@@ -139,6 +143,7 @@ impl World {
     /// A handle that nobody here knows. Nothing is remembered of it.
     pub(super) fn reset_handle(&mut self, at: Arrival, handle: [u8; 8]) {
         if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
+            || !self.memory_is_whole()
             || self.limits.handle_resets.take(at.now).is_err()
         {
             return self.counters.count(Counter::ResetHeldBack);

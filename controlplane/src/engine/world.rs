@@ -49,17 +49,26 @@ pub(super) struct Peer {
     pub(super) birth: Option<SessionId>,
     /// Its handshakes: each costs a durable write.
     pub(super) handshakes: Limit,
+    /// Its takeover requests that are no replays.
+    pub(super) takeovers: Limit,
+    /// The timestamp of the last one.
+    pub(super) takeover_mark: u64,
 }
 
 /// Handshakes of one peer: it reconnects after a lost session, and a few times more when answers are lost.
 const PEER_HANDSHAKES_PER_SECOND: u32 = 2;
 const PEER_HANDSHAKES_BURST: u32 = 10;
 
+/// Takeover requests of one peer: as many as a session's reattaches.
+const PEER_TAKEOVERS_PER_SECOND: u32 = 5;
+
 impl Peer {
     /// A peer without sessions.
     pub(super) fn new(settings: PeerSettings) -> Self {
         let handshakes = Limit::new(PEER_HANDSHAKES_PER_SECOND, PEER_HANDSHAKES_BURST);
-        Self { settings, standing: Standing::Allowed, live: None, birth: None, handshakes }
+        let takeovers = Limit::new(PEER_TAKEOVERS_PER_SECOND, PEER_TAKEOVERS_PER_SECOND);
+        let standing = Standing::Allowed;
+        Self { settings, standing, live: None, birth: None, handshakes, takeovers, takeover_mark: 0 }
     }
 }
 
@@ -200,7 +209,8 @@ impl World {
 
     pub(super) fn next_timeout(&self) -> Option<BootTime> {
         let first = self.timers.first().map(|(at, _)| *at);
-        first.into_iter().chain(self.floods.deadline()).min()
+        let loads = self.store.as_ref().and_then(|store| store.loads.again_at());
+        first.into_iter().chain(self.floods.deadline()).chain(loads).min()
     }
 
     pub(super) fn peer_by_name(&self, name: &str) -> Option<PublicKey> {

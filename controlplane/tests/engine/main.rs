@@ -16,4 +16,5 @@ mod restart;
 mod restart_time;
 mod rig;
 mod sequences;
+mod takeover;
 mod unbound;
