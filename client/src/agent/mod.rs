@@ -20,6 +20,7 @@ mod reattach;
 mod rekey;
 mod session;
 mod status;
+mod takeover;
 
 pub use data::{FRAME_OVERHEAD, Inner, MAX_INNER_LEN};
 pub use event::{Event, RecoveryReport};
@@ -255,6 +256,7 @@ impl Agent {
                     self.begin_recovery(now, SwitchCause::AddressChange, Some(uplink));
                 }
                 Some(recovery) => {
+                    session.taking = None;
                     recovery.request = None;
                     recovery.campaign.again(now);
                 }

@@ -27,6 +27,8 @@ pub struct Counters {
     pub requests_sent: u64,
     /// Reattach requests repeated identically.
     pub requests_repeated: u64,
+    /// Takeover requests made: the gateway had forgotten the session.
+    pub takeovers_sent: u64,
     /// Authenticated refusals.
     pub refusals: u64,
     /// Answers to a request that is not the latest one.

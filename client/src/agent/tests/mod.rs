@@ -5,6 +5,7 @@ mod hostile;
 mod paths;
 mod rekey;
 mod scenarios;
+mod takeover;
 mod world;
 
 use jvpn_crypto::rng::{Random, RandomError};
