@@ -21,6 +21,8 @@ use serde_json::Value;
 mod abuse;
 #[path = "docs/tables.rs"]
 mod tables;
+#[path = "docs/takeover.rs"]
+mod takeover;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -265,6 +267,7 @@ fn numbers_and_names_are_the_codes() {
         ("STATE", ControlMessage::State { version: 1, state: State::Attached.number(), reason }),
         ("ASK_TICKETS", ControlMessage::AskTickets),
         ("TICKETS", ControlMessage::Tickets(TicketBatch { lifetime_s: 1, tickets: Vec::new() })),
+        ("TAKE_OVER", ControlMessage::TakeOver { epoch: 1, version: 2 }),
     ];
     let messages = messages.map(|(name, message)| (message.encode()[0], name));
     assert_eq!(pairs(PROTOCOL, "### CONTROL messages"), owned(messages));

@@ -69,8 +69,8 @@ pub struct Shell {
     shutdown: UnixStream,
     tables: Option<Tables>,
     store: StoreWriter,
-    /// What was stored when this process started, until it is known whose memory goes on.
-    stored: Scan,
+    /// What was stored when this process started, until it is known whose memory goes on. `None`: nobody could read it.
+    stored: Option<Scan>,
     /// From the first data plane on; handed to every later one.
     journal: Option<Journal>,
     legacy: Option<Legacy>,
@@ -92,7 +92,7 @@ impl Shell {
         status: StatusListener,
         shutdown: UnixStream,
         config: Config,
-        (store, stored): (StoreWriter, Scan),
+        (store, stored): (StoreWriter, Option<Scan>),
         abuse: Option<AbuseHook>,
     ) -> Self {
         Self {
@@ -203,17 +203,17 @@ impl Shell {
                     "going on from JOURNAL; forwarding was not interrupted"
                 );
                 tables.clear(Some(&kept))?;
-                self.match_store();
+                self.match_store(now, damaged > 0);
             }
             unusable => {
                 if let Some(Err(error)) = unusable {
-                    tracing::error!(%error, "nothing to go on from: every binding ends");
+                    tracing::error!(%error, "JOURNAL is no memory to go on from: every binding ends");
                 }
                 tracing::info!("connected to the data plane; clearing what is bound");
                 journal.begin(node_key);
                 self.engine.keep_journal(journal.capacity());
                 tables.clear(None)?;
-                self.end_stored(now);
+                self.load_stored(now);
             }
         }
         self.journal = Some(journal);
@@ -222,23 +222,43 @@ impl Shell {
         Ok(())
     }
 
-    /// JOURNAL is what counts: a record without its session is left from one that ended.
-    fn match_store(&mut self) {
-        let Scan { sessions, unreadable } = std::mem::take(&mut self.stored);
-        let readable = sessions.into_iter().map(|(id, stored)| (id, stored.version));
-        for (id, version) in readable.chain(unreadable) {
+    /// JOURNAL is what counts: a stored record without its session is left from one that ended. Unless records of JOURNAL
+    /// were `damaged`: then it may be one of theirs, and is loaded.
+    fn match_store(&mut self, now: BootTime, damaged: bool) {
+        let Some(Scan { sessions, unreadable }) = self.stored.take() else {
+            if damaged {
+                self.engine.store_is_unreadable();
+            }
+            return;
+        };
+        let mut unknown = Vec::new();
+        for (id, record) in sessions {
+            if self.engine.match_stored(id, &record) {
+                continue;
+            }
+            if damaged {
+                unknown.push((id, record));
+            } else {
+                self.engine.forget_stored(id, record.version);
+            }
+        }
+        for (id, version) in unreadable {
             if !self.engine.note_stored(id, version) {
                 self.engine.forget_stored(id, version);
             }
         }
+        self.engine.load_stored(now, unknown);
     }
 
-    /// The memory of every stored session is gone.
-    fn end_stored(&mut self, now: BootTime) {
-        let Scan { sessions, unreadable } = std::mem::take(&mut self.stored);
-        for (id, stored) in sessions {
-            self.engine.end_stored(now, id, &stored);
+    /// The memory of every stored session is gone: they are loaded, for their clients to take over.
+    fn load_stored(&mut self, now: BootTime) {
+        let Some(Scan { sessions, unreadable }) = self.stored.take() else {
+            return self.engine.store_is_unreadable();
+        };
+        if !sessions.is_empty() {
+            tracing::info!(sessions = sessions.len(), "loading the sessions of the store");
         }
+        self.engine.load_stored(now, sessions);
         for (id, version) in unreadable {
             tracing::warn!(session = %id, "its record does not open under this node's key and is removed");
             self.engine.forget_stored(id, version);

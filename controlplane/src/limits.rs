@@ -43,6 +43,8 @@ impl Limit {
 
 /// Handshakes per second of the whole node: two Diffie-Hellman operations and one durable write each.
 pub const HANDSHAKES_PER_SECOND: u32 = 500;
+/// Takeover requests per second of the whole node: four Diffie-Hellman operations each, and no durable write.
+pub const TAKEOVERS_PER_SECOND: u32 = 1_000;
 /// RESETs per second of each kind: small answers to datagrams that nobody authenticated.
 pub const RESETS_PER_SECOND: u32 = 200;
 /// RETRYs per second to requests of one kind: two MACs each. Above what the edge lets through of a kind by default.
@@ -73,6 +75,8 @@ pub struct NodeLimits {
     pub handshake_retries: Limit,
     /// RETRYs to requests for a reattach.
     pub reattach_retries: Limit,
+    /// Takeover requests whose MAC is right.
+    pub takeovers: Share,
     /// RESETs for slots.
     pub slot_resets: Limit,
     /// RESETs for handles.
@@ -93,6 +97,7 @@ impl NodeLimits {
             handshake_prefixes: PrefixLimits::default(),
             handshake_retries: Limit::new(RETRIES_PER_SECOND, RETRIES_PER_SECOND),
             reattach_retries: Limit::new(RETRIES_PER_SECOND, RETRIES_PER_SECOND),
+            takeovers: Share::new(TAKEOVERS_PER_SECOND),
             slot_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
             handle_resets: Share::new(RESETS_PER_SECOND),
             samples: Limit::new(SAMPLES_PER_SECOND, SAMPLES_PER_SECOND),

@@ -92,7 +92,7 @@ fn start() -> Result<()> {
     let writer_settings = WriterSettings { capacity: DEFAULT_CAPACITY, encoder, clock: clock::now };
     let (writer, audit) = AuditWriter::start(sink, writer_settings).context("audit writer")?;
     let mut engine = Engine::new(settings, private_key, Box::new(state), Box::new(rng), now);
-    engine.keep_store();
+    engine.keep_store(unix_offset_ms());
     let abuse = match &config.abuse {
         Some(abuse) => {
             engine.keep_abuse(abuse.settings);
@@ -109,15 +109,16 @@ fn start() -> Result<()> {
     ended.context("control plane")
 }
 
-/// The session store and what is in it. If it cannot be had, sessions that live go on and no new ones are made.
-fn open_store(dir: &Path, node_key: &NodeKey, rng: &mut OsRandom) -> (Box<dyn SessionStore>, Scan) {
+/// The session store and what is in it. If it cannot be had, sessions that live go on, no new ones are made, and nobody is
+/// told that a session is over.
+fn open_store(dir: &Path, node_key: &NodeKey, rng: &mut OsRandom) -> (Box<dyn SessionStore>, Option<Scan>) {
     let opened =
         EmbeddedStore::open(dir, node_key, rng).and_then(|store| store.scan().map(|scan| (store, scan)));
     match opened {
-        Ok((store, scan)) => (Box::new(store), scan),
+        Ok((store, scan)) => (Box::new(store), Some(scan)),
         Err(error) => {
             tracing::error!(%error, "no new sessions until this control plane is started with a store that works");
-            (Box::new(ClosedStore(error)), Scan::default())
+            (Box::new(ClosedStore(error)), None)
         }
     }
 }

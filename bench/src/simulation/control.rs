@@ -43,6 +43,7 @@ impl Simulation {
             self.wake_workers();
         }
         self.reports()?;
+        self.store_outcomes()?;
         self.datagrams()?;
         let now = self.now;
         let Some(control) = &mut self.host.control else { return Ok(()) };
@@ -59,6 +60,18 @@ impl Simulation {
             self.agenda.wake(Actor::Control, whole_ms(due));
         }
         self.check()
+    }
+
+    fn store_outcomes(&mut self) -> Result<(), Violation> {
+        let now = self.now;
+        while let Some(outcome) = self.host.control.as_mut().and_then(|control| control.stored(now)) {
+            self.trace(|| format!("store: {outcome:?}"));
+            let Some(control) = &mut self.host.control else { return Ok(()) };
+            let (engine, view) = control.parts();
+            engine.handle_store_outcome(now, outcome, &view);
+            self.drain()?;
+        }
+        Ok(())
     }
 
     fn wishes(&mut self) -> Result<(), Violation> {
@@ -122,6 +135,10 @@ impl Simulation {
             }
             // The edge is not simulated; its knowledge of handles is only kept from piling up.
             while self.host.control.as_mut().is_some_and(|c| c.engine.poll_handle_change().is_some()) {}
+            while let Some(request) = self.host.polled(Engine::poll_store) {
+                let known_at = self.host.store(self.now, request);
+                self.agenda.wake(Actor::Control, known_at);
+            }
             while let Some(line) = self.host.polled(Engine::poll_audit) {
                 let text = self.encoder.encode(&line);
                 self.trace(|| text.clone());

@@ -208,7 +208,11 @@ pub fn world(seed: u64) -> Setup {
         preset
     };
     let every = [Some(20), Some(60), Some(400), None][dice.below(4) as usize];
-    let restart = if dice.chance(700) { Restart::FromJournal } else { Restart::WithoutMemory };
+    let restart = match dice.below(10) {
+        0..=5 => Restart::FromJournal,
+        6..=7 => Restart::FromStore,
+        _ => Restart::WithoutMemory,
+    };
     let fail_back_hold = [None, Some(secs(2)), Some(secs(15))][dice.below(3) as usize];
     Setup {
         seed,
@@ -253,7 +257,7 @@ fn draw(setup: &Setup, dice: &mut Dice, at: Duration, plan: &mut Vec<(Duration, 
     let address = dice.below(200) as u8 + 10;
     let worker = dice.below(setup.workers as u64) as usize;
     let mut put = |after: Duration, fault: Fault| plan.push((at + after, fault));
-    match dice.below(44) {
+    match dice.below(46) {
         0..=4 => {
             put(Duration::ZERO, Fault::CutBoth(path));
             put(long, Fault::Heal(path));
@@ -296,6 +300,13 @@ fn draw(setup: &Setup, dice: &mut Dice, at: Duration, plan: &mut Vec<(Duration, 
             put(Duration::ZERO, Fault::KillControlPlaneAfter(dice.below(30) as u32));
             put(short, Fault::StartControlPlane);
             put(long, Fault::StartControlPlane);
+        }
+        42..=43 => {
+            // Either may be the first to be back.
+            put(Duration::ZERO, Fault::KillControlPlane);
+            put(Duration::ZERO, Fault::KillDataPlane);
+            put(short, Fault::StartDataPlane);
+            put(dice.between(ms(20), ms(800)), Fault::StartControlPlane);
         }
         _ => {
             put(Duration::ZERO, Fault::LoseType(path, picked(dice)));

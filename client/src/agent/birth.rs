@@ -78,8 +78,7 @@ impl Agent {
     }
 
     fn send_init(&mut self, now: BootTime, uplink: UplinkId) {
-        let stamp = self.unix_at_boot_ns.saturating_add(now.0).max(self.last_timestamp_ns.saturating_add(1));
-        self.last_timestamp_ns = stamp;
+        let stamp = self.next_timestamp(now);
         let kept = self.kept_cookie(now, uplink);
         let Self { phase: Phase::Searching(birth), config, random, .. } = self else { return };
         birth.asking_since.get_or_insert(now);
@@ -111,6 +110,13 @@ impl Agent {
                 self.push_event(Event::Trouble { message: format!("no handshake could be made: {error}") });
             }
         }
+    }
+
+    /// Unix time in ns, higher than in any handshake and takeover request before.
+    pub(super) fn next_timestamp(&mut self, now: BootTime) -> u64 {
+        let stamp = self.unix_at_boot_ns.saturating_add(now.0).max(self.last_timestamp_ns.saturating_add(1));
+        self.last_timestamp_ns = stamp;
+        stamp
     }
 
     pub(super) fn handle_response(&mut self, now: BootTime, uplink: UplinkId, datagram: &[u8]) {
@@ -174,7 +180,8 @@ impl Agent {
             reason: Reason::HandshakeStart,
             uplink,
         });
-        let session = Session::new(grant, binding, generation, rtt, BIRTH_PATIENCE, now);
+        let takeover = secret.root().takeover();
+        let session = Session::new(grant, binding, generation, takeover, rtt, BIRTH_PATIENCE, now);
         self.phase = Phase::Session(Box::new(session));
         self.counters.sessions += 1;
         // The probe that confirms goes first, then what waited.

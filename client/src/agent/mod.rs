@@ -22,6 +22,7 @@ mod rekey;
 mod retry;
 mod session;
 mod status;
+mod takeover;
 
 pub use data::{FRAME_OVERHEAD, Inner, MAX_INNER_LEN};
 pub use event::{Event, RecoveryReport};
@@ -260,6 +261,7 @@ impl Agent {
                     self.begin_recovery(now, SwitchCause::AddressChange, Some(uplink));
                 }
                 Some(recovery) => {
+                    session.taking = None;
                     recovery.request = None;
                     recovery.campaign.again(now);
                 }

@@ -4,15 +4,18 @@ use super::binding::{Binding, Generation, Sending};
 use super::rekey::KeyLimits;
 use super::retry::Retried;
 use super::session::Session;
+use super::takeover::Taking;
 use super::{Agent, Event, Phase, RecoveryReport, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::campaign::{Campaign, Repetition, Step};
 use crate::paths::monitor::{Monitor, Timing};
 use crate::paths::quality::PathQuality;
 use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::CryptoError;
 use jvpn_crypto::cookie::Cookie;
-use jvpn_crypto::reattach::{self, PendingRequest, RequestParams};
+use jvpn_crypto::reattach::{self, PendingRequest, Reject, RequestParams};
 use jvpn_crypto::schedule::EpochSecret;
+use jvpn_crypto::takeover;
 use jvpn_session::State;
 use jvpn_session::messages::{Handle, ReattachAsk, ReattachGrant, SwitchCause};
 use std::time::Duration;
@@ -37,9 +40,23 @@ pub(super) struct Recovery {
     /// The state that a voluntary switch comes back to if it does not take place.
     pub(super) before: State,
     last_heard: BootTime,
+    exchange: Exchange,
+}
+
+/// How a recovery asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exchange {
+    Reattach,
+    Takeover,
 }
 
 impl Recovery {
+    /// The gateway has forgotten the session: from here on it is asked by the takeover exchange.
+    pub(super) fn take_over(&mut self) {
+        self.exchange = Exchange::Takeover;
+        self.campaign.never_repeat();
+    }
+
     /// Its first request was answered before the recovery began.
     pub(super) fn granted(&mut self, uplink: UplinkId) {
         self.campaign = Campaign::granted(uplink);
@@ -60,13 +77,44 @@ impl Recovery {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) uplink: UplinkId,
-    pub(super) handle: Handle,
-    pending: PendingRequest,
+    /// That of a reattach.
+    pub(super) handle: Option<Handle>,
+    pending: Pending,
     datagram: Vec<u8>,
     under: Under,
     sent_at: BootTime,
     repeated: Repeated,
     retried: Retried,
+}
+
+/// What reads the answer.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Reattach(PendingRequest),
+    Takeover(takeover::Pending),
+}
+
+impl Pending {
+    fn with_cookie(&mut self, request: &mut [u8], cookie: Cookie) -> Result<(), CryptoError> {
+        match self {
+            Self::Reattach(pending) => pending.with_cookie(request, cookie),
+            Self::Takeover(pending) => pending.with_cookie(request, cookie),
+        }
+    }
+
+    fn read_ack(&mut self, datagram: &[u8]) -> Result<(EpochSecret, Vec<u8>), CryptoError> {
+        match self {
+            Self::Reattach(pending) => pending.read_ack(datagram),
+            Self::Takeover(pending) => pending.read_ack(datagram),
+        }
+    }
+
+    fn read_reject(&mut self, datagram: &[u8]) -> Result<Reject, CryptoError> {
+        match self {
+            Self::Reattach(pending) => pending.read_reject(datagram),
+            Self::Takeover(pending) => pending.read_reject(datagram),
+        }
+    }
 }
 
 /// Which generation a request was made under.
@@ -84,6 +132,18 @@ enum Repeated {
 }
 
 impl Request {
+    /// One that was sent now, under the generation that is held.
+    pub(super) const fn new(
+        uplink: UplinkId,
+        handle: Option<Handle>,
+        pending: Pending,
+        datagram: Vec<u8>,
+        now: BootTime,
+    ) -> Self {
+        let (under, repeated) = (Under::Held, Repeated::No);
+        Self { uplink, handle, pending, datagram, under, sent_at: now, repeated }
+    }
+
     /// The same datagram again.
     pub(super) fn send_again(&mut self) -> Vec<u8> {
         self.repeated = Repeated::Yes;
@@ -128,6 +188,7 @@ impl Agent {
             target: prefer.unwrap_or(from),
             before: session.state,
             last_heard,
+            exchange: Exchange::Reattach,
         });
         let session = session.id;
         let detect_ms = millis(now.since(last_heard));
@@ -188,7 +249,10 @@ impl Agent {
                 .unwrap_or(u32::MAX),
             attempt: recovery.campaign.attempts(),
         };
-        let request = self.make_request(now, uplink, ask);
+        let request = match recovery.exchange {
+            Exchange::Reattach => self.make_request(now, uplink, ask),
+            Exchange::Takeover => self.make_takeover(now, uplink, ask),
+        };
         if let Phase::Session(session) = &mut self.phase
             && let Some(recovery) = &mut session.recovery
         {
@@ -228,8 +292,8 @@ impl Agent {
                 let payload = datagram.clone();
                 self.outbox.push_back(Transmit { uplink, payload });
                 self.counters.requests_sent += 1;
-                let (sent_at, repeated, retried) = (now, Repeated::No, Retried::No);
-                Some(Request { uplink, handle, pending, datagram, under, sent_at, repeated, retried })
+                let pending = Pending::Reattach(pending);
+                Some(Request { under, ..Request::new(uplink, Some(handle), pending, datagram, now) })
             }
             Err(error) => {
                 let message = format!("no reattach request could be made: {error}");
@@ -249,9 +313,11 @@ impl Agent {
             return;
         };
         let under = request.under;
+        let offered = matches!(request.pending, Pending::Takeover(_));
         let rtt = (request.repeated == Repeated::No).then(|| now.since(request.sent_at));
         self.close_request();
         match ReattachGrant::decode(&payload) {
+            Some(grant) if offered => self.take_offer(now, uplink, rtt, &grant, &secret),
             Some(grant) => self.take_grant(now, uplink, under, rtt, &grant, &secret),
             None => self.attempt_refused(now, Reason::Malformed, 0),
         }
@@ -306,6 +372,33 @@ impl Agent {
         // The probe that confirms goes first, then what waited.
         self.drive_session(now);
         self.flush_held(now);
+    }
+
+    /// The gateway offers a binding: it is taken by CONTROL under it, and nothing else is sent until the gateway says that
+    /// it is there.
+    fn take_offer(
+        &mut self,
+        now: BootTime,
+        uplink: UplinkId,
+        rtt: Option<Duration>,
+        grant: &ReattachGrant,
+        secret: &EpochSecret,
+    ) {
+        if grant.rekey {
+            let message = "the gateway's answer to a takeover request is a rekey".to_owned();
+            self.push_event(Event::Trouble { message });
+            return self.attempt_refused(now, Reason::Malformed, 0);
+        }
+        let Phase::Session(session) = &mut self.phase else { return };
+        let limits = KeyLimits::from(&session.grant.policy);
+        session.newer = Some(Generation::new(&grant.binding, secret));
+        session.binding = Binding::new(&grant.binding, secret, session.grant.suite, uplink, limits, now);
+        session.binding.sending = Sending::Stopped;
+        session.heard_by_gateway = None;
+        session.taking = Some(Taking::new(&grant.binding, rtt, now));
+        if let Some(recovery) = &mut session.recovery {
+            recovery.campaign.answered();
+        }
     }
 
     /// The first frame opened under the newest keys: both ends have them.
@@ -395,7 +488,7 @@ impl Agent {
     }
 
     /// The gateway does not know the handle of the latest request, and its token says that it is the gateway.
-    pub(super) fn handle_unknown(&mut self, now: BootTime) {
+    pub(super) fn handle_unknown(&mut self, now: BootTime, uplink: UplinkId) {
         let Phase::Session(session) = &mut self.phase else { return };
         let Some(request) = session.take_request() else { return };
         match (&mut session.recovery, &mut session.rekey) {
@@ -404,14 +497,14 @@ impl Agent {
             (None, None) => {}
         }
         if !self.drop_newer(request.under) {
-            self.end_session(now, Reason::SessionNotFound);
+            self.begin_takeover(now, uplink);
         }
     }
 
     /// The token that a RESET for `handle` must carry: only for the latest request.
     pub(super) fn expected_handle_token(&self, handle: Handle) -> Option<[u8; 16]> {
         let Phase::Session(session) = &self.phase else { return None };
-        let request = session.request().filter(|request| request.handle == handle)?;
+        let request = session.request().filter(|request| request.handle == Some(handle))?;
         match request.under {
             Under::Held => Some(session.held.handle_token),
             Under::Newer => session.newer.as_ref().map(|newer| newer.handle_token),

@@ -5,12 +5,14 @@ use super::birth::Birth;
 use super::probing::Probing;
 use super::reattach::Recovery;
 use super::rekey::Rekeying;
+use super::takeover::Taking;
 use super::{Agent, Event, Phase, Suspicion, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::monitor::{Monitor, Step, Timing};
 use crate::paths::quality::PathQuality;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::schedule::TakeoverKey;
 use jvpn_session::State;
 use jvpn_session::messages::{ControlMessage, HandshakeGrant, SessionId, SwitchCause};
 use std::time::Duration;
@@ -45,6 +47,10 @@ pub(super) struct Session {
     pub(super) held: Generation,
     /// A newer one that was answered but under which nothing has been opened yet.
     pub(super) newer: Option<Generation>,
+    /// The secret of the takeover exchange.
+    pub(super) takeover: TakeoverKey,
+    /// An offered binding that is being taken.
+    pub(super) taking: Option<Taking>,
     /// The nonce of the last request. Only rises.
     pub(super) nonce: u64,
     pub(super) recovery: Option<Recovery>,
@@ -62,6 +68,7 @@ impl Session {
         grant: Box<HandshakeGrant>,
         binding: Binding,
         generation: Generation,
+        takeover: TakeoverKey,
         rtt: Duration,
         patience: Duration,
         now: BootTime,
@@ -78,6 +85,8 @@ impl Session {
             binding,
             held: generation,
             newer: None,
+            takeover,
+            taking: None,
             nonce: 0,
             recovery: None,
             rekey: None,
@@ -95,7 +104,8 @@ impl Session {
         match &self.recovery {
             None => watch.min(self.probing.wake).min(self.key_event()),
             Some(recovery) => {
-                watch.min(self.probing.wake).min(recovery.wake).min(self.loss_deadline(recovery))
+                let taking = self.taking.as_ref().map_or(BootTime::NEVER, |taking| taking.next_at);
+                watch.min(self.probing.wake).min(recovery.wake).min(self.loss_deadline(recovery)).min(taking)
             }
         }
     }
@@ -149,6 +159,7 @@ impl Agent {
                 Step::Wait(_) => break,
             }
         }
+        self.drive_taking(now);
         self.drive_rekey(now);
         self.drive_recovery(now);
     }
@@ -201,6 +212,7 @@ impl Agent {
             }
             if recovery.campaign.uplink() == Some(uplink) {
                 recovery.request = None;
+                session.taking = None;
                 session.binding.sending = Sending::Stopped;
                 match prefer {
                     Some(_) => recovery.campaign.again(now),

@@ -34,6 +34,8 @@ pub struct Counters {
     pub retries_ignored: u64,
     /// Requests that showed a kept cookie from the start.
     pub cookies_shown: u64,
+    /// Takeover requests made: the gateway had forgotten the session.
+    pub takeovers_sent: u64,
     /// Authenticated refusals.
     pub refusals: u64,
     /// Answers to a request that is not the latest one.

@@ -87,6 +87,11 @@ impl Campaign {
         self
     }
 
+    /// From here on each request is a new one.
+    pub const fn never_repeat(&mut self) {
+        self.repetition = Repetition::Fresh;
+    }
+
     /// What is tried first, if nothing was tried yet.
     #[must_use]
     pub const fn preferred(&self) -> Option<UplinkId> {

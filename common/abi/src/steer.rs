@@ -9,7 +9,7 @@ use crate::reason::DropReason;
 use crate::tables::{BindingEntry, BindingWord, EdgeClass, Gate};
 use crate::time::BootTime;
 use crate::wire::data::DATA_OVERHEAD;
-use crate::wire::reattach::{HANDLE_AT, HANDLE_LEN};
+use crate::wire::reattach::{HANDLE_AT, HANDLE_LEN, KIND_AT, KIND_TAKEOVER};
 use crate::wire::{MsgType, SlotId};
 
 /// Read access to a frame. Every read is bounds-checked by the implementation.
@@ -73,6 +73,13 @@ impl ControlFrame {
     ) -> EdgeClass {
         match self.kind {
             MsgType::HandshakeInit => EdgeClass::Handshake,
+            // Names no handle and costs what a handshake costs: it must not pass on the share of a handle that somebody
+            // saw and wrote into its place.
+            MsgType::ReattachRequest
+                if frame.octets::<1>(self.payload_at + KIND_AT) == Some([KIND_TAKEOVER]) =>
+            {
+                EdgeClass::Handshake
+            }
             MsgType::ReattachRequest => match frame.octets::<HANDLE_LEN>(self.payload_at + HANDLE_AT) {
                 Some(handle) if is_known(&handle) => EdgeClass::KnownHandle,
                 Some(_) | None => EdgeClass::UnknownHandle,

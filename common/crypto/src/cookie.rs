@@ -13,7 +13,8 @@ use crate::keys::PublicKey;
 use crate::mac::{self, SECRET_LEN, Secret};
 use crate::rng::{Random, RandomError};
 use jvpn_abi::wire::handshake::{INIT_COOKIE_AT, INIT_LEN, INIT_MAC_AT};
-use jvpn_abi::wire::reattach::{COOKIE_AT, ECHO_LEN, KIND_AT, MAC_AT, REQUEST_LEN};
+use jvpn_abi::wire::reattach::{COOKIE_AT, ECHO_LEN, KIND_AT, KIND_TAKEOVER, MAC_AT, REQUEST_LEN};
+use jvpn_abi::wire::takeover::{self, TAKEOVER_LEN};
 use jvpn_abi::wire::retry::{RETRY_LEN, RETRY_MAC_AT, Retry};
 use jvpn_abi::wire::{COOKIE_LEN, MAC_LEN, MsgType, octets};
 use jvpn_abi::{BootTime, Endpoint};
@@ -126,13 +127,17 @@ impl Question {
         (datagram.len() == INIT_LEN).then_some(question)
     }
 
-    /// A REATTACH_REQUEST of any kind that is laid out as such. Looks at its size only.
+    /// A REATTACH_REQUEST of either kind. Looks at its size and its kind only.
     #[must_use]
     pub fn of_request(datagram: &[u8]) -> Option<Self> {
-        let (mac, shown) = (octets(datagram, MAC_AT)?, octets(datagram, COOKIE_AT)?);
         let [kind] = octets(datagram, KIND_AT)?;
+        let (len, mac_at, cookie_at) = match kind {
+            KIND_TAKEOVER => (TAKEOVER_LEN, takeover::MAC_AT, takeover::COOKIE_AT),
+            _ => (REQUEST_LEN, MAC_AT, COOKIE_AT),
+        };
+        let (mac, shown) = (octets(datagram, mac_at)?, octets(datagram, cookie_at)?);
         let question = Self::new(MsgType::ReattachRequest, kind, mac, Cookie(shown));
-        (datagram.len() == REQUEST_LEN).then_some(question)
+        (datagram.len() == len).then_some(question)
     }
 
     /// What its cookie field shows.

@@ -11,7 +11,7 @@
 //! | [`rng`] | randomness that is handed in, and its check at start |
 //! | [`keys`] | static keys, pre-shared keys, the node key, their text form |
 //! | `schedule` | from an epoch's secret to the keys for data, control and the next reattach |
-//! | `handshake`, `reattach` | the two Noise exchanges |
+//! | `handshake`, `reattach`, `takeover` | the three Noise exchanges |
 //! | [`aead`] | sealing and opening on the hot path, without allocation |
 //! | [`window`] | replay windows, shared between processes or owned |
 //! | `control` | sealed CONTROL datagrams |
@@ -20,8 +20,8 @@
 //! | [`limits`] | how long a key may live |
 //! | `x25519` | the one Diffie-Hellman, by the backend that was built in |
 //!
-//! `schedule`, `handshake`, `reattach`, `control`, `cookie` and `path` need the feature `handshake`, which the data plane does
-//! without.
+//! `schedule`, `handshake`, `reattach`, `takeover`, `control`, `cookie` and `path` need the feature `handshake`, which the
+//! data plane does without.
 #![forbid(unsafe_code)]
 
 pub mod aead;
@@ -45,6 +45,8 @@ pub mod reattach;
 pub mod rng;
 #[cfg(feature = "handshake")]
 pub mod schedule;
+#[cfg(feature = "handshake")]
+pub mod takeover;
 #[cfg(test)]
 mod testing;
 pub mod window;

@@ -346,6 +346,7 @@ impl Engine {
         for id in self.all_ids() {
             self.with(id, |world, session| {
                 session.draining = None;
+                world.drop_offer(session);
                 world.void_rekey(session);
                 if session.attempt.is_some() {
                     world.refuse_attempt(session);

@@ -112,6 +112,7 @@ impl Engine {
         let policy = &self.world.settings.policy;
         let mut session = Box::new(Session::new(next.core.clone(), peer, suite, policy));
         session.pending = Some(GenerationSecrets { resume: secret.resume(), handle });
+        session.takeover = Some(secret.root().takeover());
         self.world.handles.insert(handle.0, id);
         self.world.counters.count(Counter::SessionsBorn);
         let created = AuditKind::SessionCreated {
@@ -278,12 +279,22 @@ impl World {
 
     /// What a new binding brings with it.
     pub(super) fn binding_grant(&self, core: &SessionCore, slot: SlotId, handle: Handle) -> BindingGrant {
+        self.grant_of(core.epoch(), core.version().0, slot, handle)
+    }
+
+    pub(super) fn grant_of(
+        &self,
+        epoch: u64,
+        anchor_version: u64,
+        slot: SlotId,
+        handle: Handle,
+    ) -> BindingGrant {
         let node_key = self.durable.node_key();
         BindingGrant {
             slot,
             shard: SHARD,
-            epoch: core.epoch(),
-            anchor_version: core.version().0,
+            epoch,
+            anchor_version,
             handle,
             slot_token: node_key.reset_token(ResetKind::Slot, Reset::slot_value(slot)),
             handle_token: node_key.reset_token(ResetKind::Handle, handle.0),

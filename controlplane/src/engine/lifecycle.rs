@@ -172,6 +172,7 @@ impl World {
     /// a while.
     fn end(&mut self, session: &mut Session, now: BootTime, view: &dyn ContextView) {
         self.tell_end(session);
+        self.drop_offer(session);
         self.unbind_all(session, now, view);
         if let Some(slot) = session.routed.take() {
             for prefix in self.prefixes_of(&session.peer) {

@@ -20,6 +20,7 @@ mod durable;
 mod handles;
 mod handshake;
 mod lifecycle;
+mod loading;
 mod paths;
 mod peers;
 mod quality;
@@ -30,6 +31,7 @@ mod session;
 mod slots;
 mod snapshot;
 mod status;
+mod takeover;
 mod timeline;
 mod timers;
 mod unbound;
@@ -54,6 +56,7 @@ use crate::abuse::{Abuse, AbuseSettings, Summary};
 use crate::audit::{AuditKind, Line};
 use crate::load::Address;
 use jvpn_abi::wire::MsgType;
+use jvpn_abi::wire::reattach::{KIND_AT, KIND_TAKEOVER};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::keys::StaticSecret;
 use jvpn_crypto::rng::Random;
@@ -110,6 +113,9 @@ impl Engine {
         let kind = datagram.first().copied().and_then(MsgType::from_octet);
         match kind {
             Some(MsgType::HandshakeInit) => self.handshake(at, datagram, view),
+            Some(MsgType::ReattachRequest) if datagram.get(KIND_AT) == Some(&KIND_TAKEOVER) => {
+                self.takeover(at, datagram, view);
+            }
             Some(MsgType::ReattachRequest) => self.reattach(at, datagram, view),
             Some(MsgType::Control) => self.control(at, datagram, view),
             Some(MsgType::UnboundSample) => self.sample(at, datagram, view),

@@ -321,12 +321,12 @@ pub(super) fn refusal(known: &Known<'_>, reason: Reason, retry_after: Duration) 
 }
 
 /// Rounded up: a client that waits as told never comes too early.
-fn milliseconds(wait: Duration) -> u32 {
+pub(super) fn milliseconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 /// The reason that a client is told: of a session that ended, why it ended decides what the client does next.
-fn spoken(session: &Session, reason: Reason) -> Reason {
+pub(super) fn spoken(session: &Session, reason: Reason) -> Reason {
     const EXPIRED: [Reason; 3] =
         [Reason::TtlSessionExpired, Reason::TtlTransportLossExpired, Reason::RecoveryBoundsExceeded];
     let ended = session.core.reason();

@@ -20,6 +20,8 @@ pub(super) enum Work {
     Handshake,
     /// A binding of a session, or a RESET for a handle that is not known.
     Reattach,
+    /// A session that this node has forgotten: Diffie-Hellman with a stranger.
+    Takeover,
 }
 
 /// For what cookies are asked for now.
@@ -29,6 +31,8 @@ pub struct UnderLoad {
     pub handshakes: bool,
     /// Reattach requests.
     pub reattaches: bool,
+    /// Takeover requests.
+    pub takeovers: bool,
 }
 
 impl World {
@@ -38,6 +42,7 @@ impl World {
         let share = match work {
             Work::Handshake => &mut self.limits.handshakes,
             Work::Reattach => &mut self.limits.reattach,
+            Work::Takeover => &mut self.limits.takeovers,
         };
         if share.ask(at.now) == Load::Begins {
             self.load_begins(at, work);
@@ -46,6 +51,7 @@ impl World {
         let is_calm = match work {
             Work::Handshake => !load.handshakes,
             Work::Reattach => !load.reattaches,
+            Work::Takeover => !load.takeovers,
         };
         if is_calm {
             return Some(at);
@@ -67,6 +73,7 @@ impl World {
         UnderLoad {
             handshakes: limits.handshakes.is_under_load(now),
             reattaches: limits.reattach.is_under_load(now) || limits.handle_resets.is_under_load(now),
+            takeovers: limits.takeovers.is_under_load(now),
         }
     }
 
@@ -76,6 +83,7 @@ impl World {
         self.counters.count(match work {
             Work::Handshake => Counter::HandshakeLoad,
             Work::Reattach => Counter::ReattachLoad,
+            Work::Takeover => Counter::TakeoverLoad,
         });
         let kind = AuditKind::RateLimit { scope: LimitScope::Global };
         self.report_node(at.now, Some(Reason::RateLimited), kind);
@@ -87,7 +95,7 @@ impl World {
         self.report_node(at.now, Some(Reason::RateLimited), kind);
         let limit = match work {
             Work::Handshake => &mut self.limits.handshake_retries,
-            Work::Reattach => &mut self.limits.reattach_retries,
+            Work::Reattach | Work::Takeover => &mut self.limits.reattach_retries,
         };
         if limit.take(at.now).is_err() {
             return self.counters.count(Counter::RetryHeldBack);

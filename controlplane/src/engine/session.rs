@@ -5,6 +5,7 @@ use super::bindings::UNCONFIRMED_MIN;
 use super::quality::QualityWatch;
 use super::rekey::{Previous, Rekey};
 use super::snapshot::Place;
+use super::takeover::Offered;
 use super::timeline::Timeline;
 use super::wheel::Timer;
 use crate::audit::Floods;
@@ -17,7 +18,7 @@ use jvpn_abi::wire::{Direction, SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::control::{ControlOpener, ControlSealer};
 use jvpn_crypto::keys::PublicKey;
-use jvpn_crypto::schedule::{DataKeys, EpochSecret, Resume};
+use jvpn_crypto::schedule::{DataKeys, EpochSecret, Resume, TakeoverKey};
 use jvpn_session::messages::{Handle, Prefix, SessionId};
 use jvpn_session::{BindingPhase, Generation, Policy, SessionCore, State};
 use std::time::Duration;
@@ -72,6 +73,10 @@ pub(super) struct Session {
     pub(super) unchanged: bool,
     /// The last transitions, to show.
     pub(super) timeline: Timeline,
+    /// The secret of its takeover exchange; `None` if nobody stored it.
+    pub(super) takeover: Option<TakeoverKey>,
+    /// What the answer to a takeover request offers.
+    pub(super) offered: Option<Box<Offered>>,
 }
 
 impl Session {
@@ -101,6 +106,8 @@ impl Session {
             journal: None,
             unchanged: false,
             timeline: Timeline::default(),
+            takeover: None,
+            offered: None,
         }
     }
 
@@ -148,6 +155,9 @@ impl Session {
         let rekeys = |b: &Binding| b.rekey.is_some() || b.previous.is_some();
         if self.binding.as_ref().is_some_and(rekeys) && !self.core.state().is_bound() {
             return Some("I1: two keys of a binding that is not confirmed");
+        }
+        if self.core.state() == State::Terminated && self.offered.is_some() {
+            return Some("I4: a terminated session offers a binding");
         }
         if self.core.state() == State::Terminated && !self.is_idle() {
             return Some("I4: a terminated session has a binding");

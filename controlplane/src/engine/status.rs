@@ -22,6 +22,8 @@ pub struct Status {
     pub under_load: UnderLoad,
     /// Sessions that are not TERMINATED.
     pub live_sessions: usize,
+    /// Sessions that are being loaded from the store.
+    pub loading_sessions: usize,
     /// Slots in use.
     pub slots_in_use: usize,
     /// Every session that is still remembered.
@@ -95,6 +97,7 @@ impl Engine {
             policy: self.world.settings.policy_name.clone(),
             under_load: self.world.under_load(now),
             live_sessions: self.world.live,
+            loading_sessions: self.world.store.as_ref().map_or(0, |store| store.loads.len()),
             slots_in_use: self.world.slots.in_use(),
             sessions: self.sessions.values().map(|session| self.session_status(session, now, view)).collect(),
             counters: self.world.counters.by_name(),

@@ -28,13 +28,15 @@ enum Due {
     PreviousOver,
     /// A look at the path's quality.
     Look,
+    /// Nobody took what a takeover's answer offered.
+    OfferOver,
 }
 
 impl Due {
     fn priority(&self) -> Priority {
         match self {
             Self::Event(event) => event.priority(),
-            Self::AttemptFailed | Self::RekeyFailed | Self::PreviousOver => {
+            Self::AttemptFailed | Self::RekeyFailed | Self::PreviousOver | Self::OfferOver => {
                 Event::InstallFailed { epoch: 0 }.priority()
             }
             Self::Flipped => Event::Rekeyed.priority(),
@@ -73,6 +75,7 @@ impl World {
             look,
             restricted,
             self.key_deadline(session),
+            session.offered_until(),
             floods,
         ];
         deadlines.into_iter().flatten().min()
@@ -114,6 +117,8 @@ impl World {
             Due::RekeyFailed
         } else if session.binding.as_ref().is_some_and(|binding| binding.previous_is_over(now)) {
             Due::PreviousOver
+        } else if reached(session.offered_until()) {
+            Due::OfferOver
         } else if reached(unconfirmed) {
             Due::Event(Event::BindUnconfirmed { epoch: core.epoch() })
         } else if reached(core.birth_deadline()) {
@@ -209,6 +214,9 @@ impl Engine {
                 Due::Look => {
                     self.with(id, |world, session| world.look_at_quality(session, now, view));
                 }
+                Due::OfferOver => {
+                    self.with(id, |world, session| world.drop_offer(session));
+                }
                 Due::AdoptionFailed => {
                     self.with(id, |world, session| world.lose_binding(session, now, view));
                 }
@@ -217,6 +225,7 @@ impl Engine {
     }
 
     pub(super) fn fire_timers(&mut self, now: BootTime, view: &dyn ContextView) {
+        self.load_again(now);
         while let Some((timer, id)) = self.world.timers.first() {
             if timer.at() > now {
                 break;

@@ -76,6 +76,10 @@ impl World {
                 let origin = if left { Origin::Left } else { Origin::Former };
                 (origin, &former.keys)
             }
+            // Its client takes it, and its first DATA overtook that.
+            (None, None) if session.offers(header.slot) => {
+                return self.counters.count(Counter::SampleOfBoundPath);
+            }
             (None, None) => return self.counters.count(Counter::SampleMalformed),
         };
         // At most one per phase, and none past its hard limit.
@@ -149,6 +153,7 @@ impl World {
             self.load_begins(at, Work::Reattach);
         }
         if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
+            || !self.memory_is_whole()
             || self.limits.handle_resets.take(at.now, at.address).is_err()
         {
             return self.counters.count(Counter::ResetHeldBack);

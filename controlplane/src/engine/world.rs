@@ -53,17 +53,26 @@ pub(super) struct Peer {
     pub(super) birth: Option<SessionId>,
     /// Its handshakes: each costs a durable write.
     pub(super) handshakes: Limit,
+    /// Its takeover requests that are no replays.
+    pub(super) takeovers: Limit,
+    /// The timestamp of the last one.
+    pub(super) takeover_mark: u64,
 }
 
 /// Handshakes of one peer: it reconnects after a lost session, and a few times more when answers are lost.
 const PEER_HANDSHAKES_PER_SECOND: u32 = 2;
 const PEER_HANDSHAKES_BURST: u32 = 10;
 
+/// Takeover requests of one peer: as many as a session's reattaches.
+const PEER_TAKEOVERS_PER_SECOND: u32 = 5;
+
 impl Peer {
     /// A peer without sessions.
     pub(super) fn new(settings: PeerSettings) -> Self {
         let handshakes = Limit::new(PEER_HANDSHAKES_PER_SECOND, PEER_HANDSHAKES_BURST);
-        Self { settings, standing: Standing::Allowed, live: None, birth: None, handshakes }
+        let takeovers = Limit::new(PEER_TAKEOVERS_PER_SECOND, PEER_TAKEOVERS_PER_SECOND);
+        let standing = Standing::Allowed;
+        Self { settings, standing, live: None, birth: None, handshakes, takeovers, takeover_mark: 0 }
     }
 }
 
@@ -210,7 +219,8 @@ impl World {
     pub(super) fn next_timeout(&self) -> Option<BootTime> {
         let first = self.timers.first().map(|(timer, _)| timer.at());
         let abuse = self.abuse.as_ref().and_then(Abuse::deadline);
-        first.into_iter().chain(self.floods.deadline()).chain(abuse).min()
+        let loads = self.store.as_ref().and_then(|store| store.loads.again_at());
+        first.into_iter().chain(self.floods.deadline()).chain(abuse).chain(loads).min()
     }
 
     /// Something was refused to whoever sent it.

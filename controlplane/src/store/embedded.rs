@@ -21,12 +21,12 @@ pub const STORE_FILE: &str = "sessions.redb";
 const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
 
 /// Version of the records' layout, their first octet.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 const SUITE: Suite = Suite::Aes256Gcm;
 /// Layout, version, salt and counter: the associated data of the sealed rest, with the session's ID before it.
 const HEAD_LEN: usize = 1 + 8 + 16 + 8;
-/// Peer, root, term, timestamp, number of addresses.
-const FIXED_LEN: usize = 32 + 32 + 4 + 8 + 1;
+/// Peer, root, term, timestamp, birth, suite, number of addresses.
+const FIXED_LEN: usize = 32 + 32 + 4 + 8 + 8 + 1 + 1;
 /// Octets of an address: mapped, with the prefix length within it.
 const ADDRESS_LEN: usize = 16 + 1;
 /// Memory for pages; records are small and read once.
@@ -196,6 +196,8 @@ fn seal(
     plain.extend(session.root.as_octets());
     plain.extend(session.term.to_be_bytes());
     plain.extend(session.handshake_timestamp_ns.to_be_bytes());
+    plain.extend(session.born_unix_ms.to_be_bytes());
+    plain.push(session.suite as u8);
     plain.push(u8::try_from(session.addresses.len()).unwrap_or(u8::MAX));
     for address in session.addresses.iter().take(usize::from(u8::MAX)) {
         let (octets, len) = address.mapped();
@@ -239,6 +241,8 @@ fn unseal(node_key: &NodeKey, id: SessionId, record: &[u8]) -> Option<Versioned>
         root: Root::from_octets(fixed.get(32..64)?.try_into().ok()?),
         term: u32::from_be_bytes(fixed.get(64..68)?.try_into().ok()?),
         handshake_timestamp_ns: u64::from_be_bytes(fixed.get(68..76)?.try_into().ok()?),
+        born_unix_ms: u64::from_be_bytes(fixed.get(76..84)?.try_into().ok()?),
+        suite: Suite::from_number(*fixed.get(84)?)?,
         addresses,
     };
     Some(Versioned { version: version_of(record)?, session })

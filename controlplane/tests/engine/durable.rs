@@ -1,19 +1,18 @@
 //! Births wait for the store, ends leave it, and a store that fails stops births and nothing else.
 
 use crate::client::Client;
-use crate::rig::{PATH_A, PATH_B, Rig};
+use crate::rig::{PATH_A, PATH_B, Rig, UNIX_OFFSET_MS};
 use jvpn_abi::Reason;
 use jvpn_controlplane::engine::Counter;
 use jvpn_controlplane::store::writer::{Outcome, Request};
-use jvpn_controlplane::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
-use jvpn_crypto::schedule::Root;
+use jvpn_controlplane::store::{Change, Expected, StoreError, Version};
 use jvpn_session::Policy;
 use jvpn_session::messages::{ControlMessage, SessionId};
 use std::time::Duration;
 
 fn rig() -> Rig {
     let mut rig = Rig::new(Policy::default());
-    rig.engine.keep_store();
+    rig.engine.keep_store(UNIX_OFFSET_MS);
     rig
 }
 
@@ -44,6 +43,7 @@ fn r7_4_a_birth_waits_until_it_is_stored() {
     let Change::Put { id, expected, session } = &request.change else { panic!("{request:?}") };
     assert_eq!((*expected, session.term, session.peer), (Expected::Absent, 0, client.secret.public()));
     assert_eq!(session.handshake_timestamp_ns, client.timestamp_ns);
+    assert_eq!(session.born_unix_ms, rig.now.as_millis() + UNIX_OFFSET_MS.unsigned_abs());
     let (id, root) = (*id, session.root.clone());
     answer(&mut rig, &request, Ok(Version(1)));
     let response = rig.sent.pop_front().unwrap();
@@ -128,7 +128,7 @@ fn r7_4_the_store_and_the_journal_agree_after_a_restart() {
     let Change::Put { id: half, .. } = request.change else { panic!() };
     rig.fuse = Some(0);
     rig.restart_with(|engine| {
-        engine.keep_store();
+        engine.keep_store(UNIX_OFFSET_MS);
         assert!(engine.note_stored(live.session(), Version(4)));
         assert!(engine.note_stored(half, Version(1)), "it is still to be decided");
         assert!(!engine.note_stored(SessionId([9; 16]), Version(1)));
@@ -149,27 +149,4 @@ fn rig_attached(rig: &mut Rig) -> Client {
     client.read_response(initiation, &response.payload).unwrap();
     rig.frame(client.slot(), PATH_A());
     client
-}
-
-/// R7.4: sessions whose memory is gone with both processes end on record, not silently.
-#[test]
-fn r7_4_a_stored_session_without_memory_ends_on_record() {
-    let mut rig = rig();
-    let session = StoredSession {
-        peer: Client::new(0, rig.gateway).secret.public(),
-        root: Root::from_octets([1; 32]),
-        term: 2,
-        addresses: Vec::new(),
-        handshake_timestamp_ns: 5,
-    };
-    let id = SessionId([3; 16]);
-    rig.engine.end_stored(rig.now, id, &Versioned { version: Version(6), session });
-    rig.pump();
-    let line = rig.lines.last().unwrap();
-    assert_eq!(
-        (line.event.kind.name(), line.event.reason),
-        ("TERMINATION_EVENT", Some(Reason::OwnerRestart))
-    );
-    assert_eq!(line.event.session.map(|(id, version)| (id, version.term())), Some((id, 3)));
-    assert!(matches!(asked(&mut rig).unwrap().change, Change::Delete { expected: Version(6), .. }));
 }

@@ -18,4 +18,5 @@ mod restart_time;
 mod retry;
 mod rig;
 mod sequences;
+mod takeover;
 mod unbound;

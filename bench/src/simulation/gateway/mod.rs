@@ -3,6 +3,7 @@
 
 pub(crate) mod data_plane;
 pub(crate) mod node;
+pub(crate) mod store;
 pub(crate) mod tables;
 
 pub use data_plane::{DataPlaneError, INNER_GATEWAY, SERVER};
@@ -13,12 +14,15 @@ use jvpn_abi::tables::Context;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_controlplane::engine::{AdminCommand, Engine, Settings, Snapshot, Status};
 use jvpn_controlplane::journal::Journal;
+use jvpn_controlplane::store::writer::{Outcome, Request};
+use jvpn_controlplane::store::{Change, Scan, SessionStore};
 use jvpn_controlplane::tables::Contexts;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_tables::Mapping;
 use node::NodeMemory;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use store::{STORE_LATENCY, StoreMemory};
 use tables::TableWriter;
 
 /// Datagrams that wait in the gateway's UDP socket; more are lost.
@@ -37,9 +41,16 @@ pub(crate) struct ControlPlane {
     legacy: Option<OwnedFd>,
     journal: Option<Journal>,
     connected_to: Option<u64>,
+    /// What the store has done and the engine has not heard yet.
+    outcomes: VecDeque<(BootTime, Outcome)>,
 }
 
 impl ControlPlane {
+    /// The next outcome of the store that is known by now.
+    pub(crate) fn stored(&mut self, now: BootTime) -> Option<Outcome> {
+        self.outcomes.pop_front_if(|(at, _)| *at <= now).map(|(_, outcome)| outcome)
+    }
+
     /// Writes or frees a record of JOURNAL.
     pub(crate) fn record(&mut self, index: u32, snapshot: Option<&Snapshot>) {
         match (&mut self.journal, snapshot) {
@@ -77,6 +88,7 @@ pub(crate) struct Host {
     settings: Settings,
     secret: StaticSecret,
     node: NodeMemory,
+    store: StoreMemory,
     seed: u64,
     slots: u32,
     workers: usize,
@@ -87,12 +99,14 @@ pub(crate) struct Host {
     pub(crate) fuse: Option<u32>,
 }
 
-/// What a control plane that starts beside a living data plane goes on from.
+/// What a control plane that starts goes on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// JOURNAL: its sessions go on.
+    /// JOURNAL beside a living data plane: its sessions go on. Else the store.
     FromJournal,
-    /// Nothing, as if JOURNAL were damaged: every session has ended.
+    /// The store, as if JOURNAL were damaged: its sessions are taken over by their clients.
+    FromStore,
+    /// Nothing, as if the disk were lost as well: every session has ended.
     WithoutMemory,
 }
 
@@ -118,6 +132,7 @@ impl Host {
             settings: setup.settings,
             secret: setup.secret,
             node: NodeMemory::new(setup.node_key),
+            store: StoreMemory::default(),
             seed: setup.seed,
             slots: setup.slots,
             workers: setup.workers,
@@ -160,13 +175,14 @@ impl Host {
         }
         let rng = Dice::new(self.seed, ENGINE_STREAM + self.starts);
         self.starts += 1;
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             self.settings.clone(),
             self.secret.clone(),
             Box::new(self.node.open()),
             Box::new(rng),
             now,
         );
+        engine.keep_store(0);
         self.control = Some(ControlPlane {
             engine,
             writer: None,
@@ -174,6 +190,7 @@ impl Host {
             legacy: None,
             journal: None,
             connected_to: None,
+            outcomes: VecDeque::new(),
         });
     }
 
@@ -189,6 +206,19 @@ impl Host {
             *left = fewer;
         }
         Some(act)
+    }
+
+    /// The store does what the engine asks. When the engine hears of it.
+    pub(crate) fn store(&mut self, now: BootTime, request: Request) -> BootTime {
+        let Request { ticket, change } = request;
+        let (Change::Put { id, .. } | Change::Delete { id, .. }) = change;
+        let known_at = now.after(STORE_LATENCY);
+        for result in self.store.apply(std::slice::from_ref(&change)) {
+            if let Some(control) = &mut self.control {
+                control.outcomes.push_back((known_at, Outcome { ticket, id, result }));
+            }
+        }
+        known_at
     }
 
     /// Kills the control-plane process with everything that it knew.
@@ -240,10 +270,21 @@ impl Host {
                 let (records, damaged) = (contents.snapshots, contents.damaged);
                 let kept = control.engine.adopt(now, journal.capacity(), records, &damaged, &bound);
                 writer.clear(Some(&kept));
+                let Scan { sessions, .. } = self.store.scan().unwrap_or_default();
+                for (id, record) in sessions {
+                    if !control.engine.match_stored(id, &record) {
+                        control.engine.forget_stored(id, record.version);
+                    }
+                }
             } else {
                 journal.begin(node_key);
                 control.engine.keep_journal(journal.capacity());
                 writer.clear(None);
+                if self.restart == Restart::WithoutMemory {
+                    self.store.clear();
+                }
+                let Scan { sessions, .. } = self.store.scan().unwrap_or_default();
+                control.engine.load_stored(now, sessions);
             }
             control.journal = Some(journal);
         }

@@ -162,6 +162,17 @@ impl AuditTrail {
         if trail.state == State::Terminated {
             return Err(("I4", format!("{id} goes to {new:?} after its end")));
         }
+        if previous.is_none() && version.sequence() == 0 && version > trail.version {
+            // Loaded from the store: its term rose, and what was not stored is forgotten. Or ended instead of loaded.
+            trail.switches.clear();
+            trail.gap = false;
+            trail.state = new;
+            trail.lost_at = at;
+            trail.version = version;
+            trail.reason = reason;
+            trail.changes.push((at, new, reason));
+            return Ok(());
+        }
         let gap = std::mem::take(&mut trail.gap);
         if gap && version > trail.version {
             // What was lost in between is for the next lines to fit to.

@@ -3,8 +3,10 @@
 
 use super::Seeded;
 use crate::paths::UplinkId;
+use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::wire::data::SlotId;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
+use jvpn_abi::wire::reattach::{KIND_AT, KIND_TAKEOVER};
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Direction, MsgType, Suite};
 use jvpn_abi::{BootTime, Endpoint, PROTOCOL_VERSION, Reason};
@@ -14,12 +16,14 @@ use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::path::TicketMint;
 use jvpn_crypto::reattach::{RequestFrame, reject};
 use jvpn_crypto::rng::Random;
-use jvpn_crypto::schedule::{EpochSecret, Resume};
+use jvpn_crypto::schedule::{EpochSecret, Resume, Root};
+use jvpn_crypto::takeover::{self, Awaited};
 use jvpn_crypto::window::OwnWindow;
 use jvpn_crypto::{OpenKey, SealKey, handshake};
+use jvpn_session::State;
 use jvpn_session::messages::{
     BindingGrant, ClientPolicy, ControlMessage, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer,
-    MAX_TICKETS, ReattachAsk, ReattachGrant, SessionId, TicketBatch,
+    MAX_TICKETS, ReattachAsk, ReattachGrant, SessionId, TakeoverAsk, TicketBatch,
 };
 use std::collections::BTreeSet;
 
@@ -105,6 +109,22 @@ pub(crate) struct Gateway {
     node_key: NodeKey,
     random: Seeded,
     serial: u32,
+    /// What outlives its memory: the session and its root.
+    pub(crate) stored: Option<(SessionId, Root)>,
+    offered: Option<Offered>,
+    /// The terms that it has lost its memory in.
+    term: u64,
+    pub(crate) takeovers: Vec<TakeoverAsk>,
+    /// Takeover requests are refused.
+    pub(crate) refuse_takeover: Option<(Reason, u32)>,
+}
+
+/// What a takeover's answer offers.
+struct Offered {
+    awaited: Awaited,
+    binding: Binding,
+    generation: Generation,
+    version: u64,
 }
 
 pub(crate) const POLICY: ClientPolicy = ClientPolicy {
@@ -154,6 +174,11 @@ impl Gateway {
             node_key: NodeKey::generate(&mut random).unwrap(),
             random,
             serial: 0,
+            stored: None,
+            offered: None,
+            term: 0,
+            takeovers: Vec::new(),
+            refuse_takeover: None,
         }
     }
 
@@ -163,6 +188,9 @@ impl Gateway {
         }
         match MsgType::from_octet(datagram[0]) {
             Some(MsgType::HandshakeInit) => self.init(from, datagram),
+            Some(MsgType::ReattachRequest) if datagram[KIND_AT] == KIND_TAKEOVER => {
+                self.takeover(from, datagram);
+            }
             Some(MsgType::ReattachRequest) => self.request(from, datagram),
             Some(MsgType::Data) => self.data(from, datagram),
             Some(MsgType::Control) => self.control(from, datagram),
@@ -232,6 +260,7 @@ impl Gateway {
         let answer = HandshakeAnswer::Granted(Box::new(grant)).encode();
         let (datagram, secret) = init.respond(&self.psk, &answer).unwrap();
         self.sessions += 1;
+        self.stored = Some((SessionId(id), secret.root()));
         self.session = Some(Session {
             id: SessionId(id),
             binding: Some(Binding::new(&binding, &secret, suite, from)),
@@ -314,6 +343,66 @@ impl Gateway {
         self.out.push((from, answer));
     }
 
+    /// It loses its memory, but for what is stored.
+    pub(crate) fn forget(&mut self) {
+        self.session = None;
+        self.offered = None;
+        self.term += 1;
+    }
+
+    fn takeover(&mut self, from: Remote, datagram: &[u8]) {
+        let incoming = takeover::read_request(&mut self.random, &self.secret, datagram).unwrap();
+        assert_eq!(incoming.peer, self.peer);
+        let ask = TakeoverAsk::decode(&incoming.payload).unwrap();
+        let rises = self.takeovers.last().is_none_or(|last| ask.timestamp_ns > last.timestamp_ns);
+        assert!(rises, "each request has a higher timestamp");
+        self.takeovers.push(ask);
+        let stored = self.stored.clone().filter(|(id, _)| *id == ask.session_id);
+        let refusal = self.refuse_takeover.or(stored.is_none().then_some((Reason::SessionNotFound, 0)));
+        if let Some((reason, retry_after_ms)) = refusal {
+            let refusal = incoming.refuse(&self.psk, reason, retry_after_ms).unwrap();
+            return self.out.push((from, refusal));
+        }
+        let (_, root) = stored.unwrap();
+        let version = (self.term << 40) + 1;
+        let grant = self.grant(1, version);
+        let payload = ReattachGrant { rekey: false, key_number: 0, binding: grant.clone() }.encode();
+        let answered = incoming.answer(&root.takeover(), &payload, Suite::Aes256Gcm, grant.slot).unwrap();
+        assert!(answered.datagram.len() <= datagram.len());
+        let binding = Binding::new(&grant, &answered.secret, Suite::Aes256Gcm, from);
+        let generation = Generation::new(&grant, &answered.secret);
+        self.offered = Some(Offered { awaited: answered.awaited, binding, generation, version });
+        self.out.push((from, answered.datagram));
+    }
+
+    /// CONTROL that takes what is offered.
+    fn take(&mut self, from: Remote, datagram: &[u8]) {
+        let mut offered = self.offered.take().unwrap();
+        let (_, message) = offered.awaited.open(datagram).unwrap();
+        let wanted = ControlMessage::TakeOver { epoch: 1, version: offered.version };
+        assert_eq!(ControlMessage::decode(&message), Some(wanted));
+        offered.binding.control_in = offered.awaited.into_opener();
+        let id = self.stored.as_ref().unwrap().0;
+        self.session = Some(Session {
+            id,
+            binding: Some(offered.binding),
+            confirmed: offered.generation,
+            pending: None,
+            nonce: 0,
+            epoch: 1,
+            version: offered.version,
+            cached: None,
+        });
+        self.say_state(from, datagram.len());
+    }
+
+    fn say_state(&mut self, from: Remote, question_len: usize) {
+        let version = self.session.as_ref().unwrap().version;
+        let (state, reason) = (State::Recovering.number(), Reason::RecoveryRetry);
+        self.say_to(from, ControlMessage::State { version, state, reason });
+        assert!(self.out.last().unwrap().1.len() <= question_len, "larger than its question");
+    }
+
     fn data(&mut self, from: Remote, datagram: &[u8]) {
         let header = DataHeader::parse(datagram).unwrap();
         let binding = self.session.as_mut().and_then(|session| session.binding.as_mut());
@@ -392,12 +481,20 @@ impl Gateway {
     }
 
     fn control(&mut self, from: Remote, datagram: &[u8]) {
+        let slot = ControlHeader::parse(datagram).unwrap().slot;
+        if self.offered.as_ref().is_some_and(|offered| offered.binding.slot == slot) {
+            return self.take(from, datagram);
+        }
+        if self.session.is_none() {
+            return;
+        }
         let binding = self.session.as_mut().and_then(|session| session.binding.as_mut()).unwrap();
         let before = binding.previous.as_mut().and_then(|previous| previous.control_in.open(datagram).ok());
         let message = before.unwrap_or_else(|| binding.control_in.open(datagram).unwrap());
         match ControlMessage::decode(&message) {
             Some(ControlMessage::Terminate { reason }) => self.terminated = Some(reason),
             Some(ControlMessage::AskTickets) => self.hand_out_tickets(from),
+            Some(ControlMessage::TakeOver { .. }) => self.say_state(from, datagram.len()),
             other => panic!("a client never says {other:?}"),
         }
     }

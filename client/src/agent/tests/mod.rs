@@ -7,6 +7,7 @@ mod quality;
 mod rekey;
 mod retry;
 mod scenarios;
+mod takeover;
 mod world;
 
 use jvpn_crypto::rng::{Random, RandomError};
