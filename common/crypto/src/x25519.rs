@@ -83,10 +83,6 @@ mod dalek {
     pub(super) struct Backend(StaticSecret);
 
     impl Backend {
-        #[cfg_attr(
-            not(feature = "aws-lc"),
-            expect(clippy::unnecessary_wraps, reason = "the other backend may fail")
-        )]
         pub(super) fn new(octets: &[u8; SECRET_LEN]) -> Option<(Self, [u8; SECRET_LEN])> {
             let secret = StaticSecret::from(*octets);
             let public = PublicKey::from(&secret).to_bytes();

@@ -1,7 +1,6 @@
 //! What the Diffie-Hellman alone would cost: X25519 by both crates, in the same run.
 
 use std::hint::black_box;
-use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
@@ -9,6 +8,7 @@ use jvpn_crypto::rng::Random;
 use serde::Serialize;
 
 use super::report::Figure;
+use super::stopwatch::Stopwatch;
 use crate::simulation::dice::Dice;
 
 /// New keys that the gateway makes for one reattach (Noise KKpsk0, responder): its ephemeral one.
@@ -68,7 +68,7 @@ impl Rounds {
     }
 }
 
-fn each(start: Instant) -> f64 {
+fn each(start: Stopwatch) -> f64 {
     start.elapsed().as_secs_f64() * 1e9 / f64::from(OPERATIONS)
 }
 
@@ -79,13 +79,13 @@ fn aws_lc_round(ours: &[u8; 32], theirs: &[u8; 32]) -> Result<(f64, f64)> {
         let public = key.compute_public_key().map_err(|_| anyhow!("aws-lc-rs has no public key"))?;
         anyhow::Ok((key, public))
     };
-    let start = Instant::now();
+    let start = Stopwatch::start();
     for _ in 0..OPERATIONS {
         black_box(new_key()?);
     }
     let new_keys = each(start);
     let (key, _) = new_key()?;
-    let start = Instant::now();
+    let start = Stopwatch::start();
     for _ in 0..OPERATIONS {
         let theirs = UnparsedPublicKey::new(&X25519, black_box(theirs));
         let shared = agree(&key, theirs, (), |shared| <[u8; 32]>::try_from(shared).map_err(|_| ()));
@@ -95,14 +95,14 @@ fn aws_lc_round(ours: &[u8; 32], theirs: &[u8; 32]) -> Result<(f64, f64)> {
 }
 
 fn dalek_round(ours: &[u8; 32], theirs: &[u8; 32]) -> (f64, f64) {
-    let start = Instant::now();
+    let start = Stopwatch::start();
     for _ in 0..OPERATIONS {
         let secret = x25519_dalek::StaticSecret::from(*black_box(ours));
         black_box(x25519_dalek::PublicKey::from(&secret));
     }
     let new_keys = each(start);
     let secret = x25519_dalek::StaticSecret::from(*ours);
-    let start = Instant::now();
+    let start = Stopwatch::start();
     for _ in 0..OPERATIONS {
         black_box(secret.diffie_hellman(&x25519_dalek::PublicKey::from(*black_box(theirs))));
     }

@@ -1,6 +1,6 @@
 //! A gateway with many clients, and what happens to many of them in a row, timed on the gateway's side only.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use jvpn_abi::wire::MsgType;
@@ -10,6 +10,7 @@ use jvpn_session::messages::SwitchCause;
 use super::gateway::Gateway;
 use super::peer::{Answer, Peer};
 use super::progress::Progress;
+use super::stopwatch::Stopwatch;
 use crate::simulation::dice::Dice;
 
 /// Between two handshakes, so that the node's own limit (500 per second) admits all.
@@ -102,12 +103,12 @@ impl Crowd {
         let peer = self.peers.get_mut(number).context("no such client")?;
         let (init, initiation) = peer.init(&self.gateway.public(), &mut self.dice)?;
         self.gateway.sent.clear();
-        let start = Instant::now();
+        let start = Stopwatch::start();
         self.gateway.datagram(peer.remote(), &init);
         let mut time = start.elapsed();
         let response = self.gateway.sent.pop_front().context("a handshake met silence")?;
         let slot = peer.read_response(initiation, &response.payload)?;
-        let start = Instant::now();
+        let start = Stopwatch::start();
         self.gateway.confirm(slot);
         time += start.elapsed();
         self.gateway.sent.clear();
@@ -148,7 +149,7 @@ impl Crowd {
         }
         self.gateway.sent.clear();
         let count = who.len() as u64;
-        let start = Instant::now();
+        let start = Stopwatch::start();
         for (_, remote, sent) in &asked {
             self.gateway.skip(Duration::from_micros(1));
             self.gateway.datagram(*remote, &sent.datagram);
@@ -165,7 +166,7 @@ impl Crowd {
             granted.push(peer.read_answer(sent, &answer.payload)?);
             progress.one()?;
         }
-        let start = Instant::now();
+        let start = Stopwatch::start();
         for answer in granted {
             match answer {
                 Answer::Granted(slot) => self.gateway.confirm(slot),
@@ -184,7 +185,7 @@ impl Crowd {
             .iter()
             .filter_map(|(number, datagram)| Some((self.peers.get(*number)?.remote(), datagram)))
             .collect();
-        let start = Instant::now();
+        let start = Stopwatch::start();
         for (remote, datagram) in remotes {
             self.gateway.skip(distance);
             self.gateway.datagram(remote, datagram);
@@ -196,7 +197,7 @@ impl Crowd {
     /// Time passes; returns what the timers that fire meanwhile cost.
     pub fn wait(&mut self, span: Duration) -> Spent {
         let before = self.gateway.looks();
-        let start = Instant::now();
+        let start = Stopwatch::start();
         self.gateway.wait(span);
         self.gateway.sent.clear();
         Spent { time: start.elapsed(), count: self.gateway.looks() - before }

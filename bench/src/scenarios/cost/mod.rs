@@ -1,7 +1,7 @@
 //! What sessions cost the control plane: the production engine with real cryptography, on one core, without I/O.
 //!
-//! Timed is the gateway's side alone: the engine and tables that answer at once. Not in the figures are sockets, the
-//! durable write of a handshake and the sealing of JOURNAL records, which other benches have.
+//! Timed, in time on the processor, is the gateway's side alone: the engine and tables that answer at once. Not in the
+//! figures are sockets, the durable write of a handshake and the sealing of JOURNAL records.
 
 pub mod bound;
 pub mod crowd;
@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod peer;
 pub mod progress;
 pub mod report;
+pub mod stopwatch;
 pub mod storm;
 
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use jvpn_abi::wire::MsgType;
@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::crowd::Crowd;
 use super::peer::Answer;
 use super::progress::Progress;
+use super::stopwatch::Stopwatch;
 
 /// How long the gateway is busy with a datagram or a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +130,7 @@ pub fn run(crowd: &mut Crowd, clock: Clock, progress: &mut Progress<'_>) -> Resu
 
 /// The gateway does something, and time passes for as long.
 fn serve(crowd: &mut Crowd, clock: Clock, what: impl FnOnce(&mut Crowd)) -> Duration {
-    let start = Instant::now();
+    let start = Stopwatch::start();
     what(crowd);
     let time = match clock {
         Clock::Measured => start.elapsed(),
