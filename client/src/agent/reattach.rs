@@ -141,7 +141,7 @@ impl Request {
         now: BootTime,
     ) -> Self {
         let (under, repeated) = (Under::Held, Repeated::No);
-        Self { uplink, handle, pending, datagram, under, sent_at: now, repeated }
+        Self { uplink, handle, pending, datagram, under, sent_at: now, repeated, retried: Retried::No }
     }
 
     /// The same datagram again.
