@@ -35,7 +35,8 @@ fn the_takeover_exchange_is_the_codes() {
     assert_eq!(next, takeover::TAKEOVER_LEN);
     assert!(fields.iter().all(|(field, _)| rows.iter().any(|row| row[1] == *field)));
     let cause = SwitchCause::Retry;
-    let ask = TakeoverAsk { session_id: SessionId([1; 16]), timestamp_ns: 2, cause, detect_ms: 3, attempt: 4 };
+    let ask =
+        TakeoverAsk { session_id: SessionId([1; 16]), timestamp_ns: 2, cause, detect_ms: 3, attempt: 4 };
     assert_eq!(ask.encode().len(), 31);
     assert_eq!(takeover::REFUSAL_LEN, 1 + size_of::<u32>());
     assert_eq!(Reason::SessionNotFound.number(), 68);

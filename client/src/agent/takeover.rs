@@ -18,7 +18,7 @@ use std::time::Duration;
 /// TAKE_OVER is repeated after max(RTT, this), and each time after twice as long.
 const REPEAT_MIN: Duration = Duration::from_millis(250);
 /// Sendings of TAKE_OVER before the exchange begins anew.
-const SENDINGS: u8 = 4;
+const SENDINGS: u8 = 3;
 
 /// An offered binding that is being taken.
 #[derive(Debug)]

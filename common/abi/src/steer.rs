@@ -321,3 +321,20 @@ pub const fn checksum_after_marking(checksum: u16) -> u16 {
     let result = !(folded as u16);
     if result == 0 { 0xffff } else { result }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R3.1: a takeover request has the share of handshakes, whatever known handle stands in it.
+    #[test]
+    fn r3_1_a_takeover_request_counts_as_a_handshake() {
+        let remote = Endpoint::v4([203, 0, 113, 9], 4_000);
+        let frame = ControlFrame { kind: MsgType::ReattachRequest, remote, payload_at: 2 };
+        let mut octets = [0_u8; 40];
+        let class = |octets: &[u8]| frame.class(octets, |_| true);
+        assert!(matches!(class(&octets), EdgeClass::KnownHandle));
+        octets[2 + KIND_AT] = KIND_TAKEOVER;
+        assert!(matches!(class(&octets), EdgeClass::Handshake));
+    }
+}

@@ -110,12 +110,25 @@ impl Engine {
         view: &dyn ContextView,
     ) {
         self.run_due(id, at.now, Priority::REATTACH, view);
-        self.with(id, |world, session| {
-            if let Some((proof, offered)) = world.taken(session, at, slot, datagram) {
+        let goodbye = self.with(id, |world, session| match world.taken(session, at, slot, datagram)? {
+            Said::Mine(proof, offered) => {
                 world.switch_to_offered(session, at, proof, offered, view);
+                None
             }
+            Said::Goodbye => Some(()),
         });
+        if goodbye.flatten().is_some() {
+            self.happen(id, Event::PeerTerminated, at.now, view);
+        }
     }
+}
+
+/// What a client says under the keys that it is offered.
+enum Said {
+    /// It takes the binding.
+    Mine(Proven, Box<Offered>),
+    /// It ends the session instead.
+    Goodbye,
 }
 
 impl World {
@@ -248,13 +261,7 @@ impl World {
     }
 
     /// The offer, if this CONTROL takes it: from the endpoint to which the answer went, so that path is validated.
-    fn taken(
-        &mut self,
-        session: &mut Session,
-        at: Arrival,
-        slot: SlotId,
-        datagram: &[u8],
-    ) -> Option<(Proven, Box<Offered>)> {
+    fn taken(&mut self, session: &mut Session, at: Arrival, slot: SlotId, datagram: &[u8]) -> Option<Said> {
         let Some(mut offered) = session.offered.take_if(|offered| offered.binding.slot == slot) else {
             self.counters.count(Counter::ControlUnknownSlot);
             return None;
@@ -266,15 +273,21 @@ impl World {
             session.offered = Some(offered);
             return None;
         };
-        let wanted =
-            ControlMessage::TakeOver { epoch: offered.anchor.epoch, version: offered.anchor.version.0 };
-        if ControlMessage::decode(&message).as_ref() != Some(&wanted) {
-            self.counters.count(Counter::ControlMeaningless);
-            session.offered = Some(offered);
-            return None;
+        let Anchor { epoch, version } = offered.anchor;
+        match ControlMessage::decode(&message) {
+            Some(ControlMessage::TakeOver { epoch: e, version: v }) if (e, v) == (epoch, version.0) => {
+                self.by_slot.remove(&slot);
+                Some(Said::Mine(proof, offered))
+            }
+            said => {
+                session.offered = Some(offered);
+                if matches!(said, Some(ControlMessage::Terminate { .. })) {
+                    return Some(Said::Goodbye);
+                }
+                self.counters.count(Counter::ControlMeaningless);
+                None
+            }
         }
-        self.by_slot.remove(&slot);
-        Some((proof, offered))
     }
 
     /// The proof is there: from here on as after an accepted reattach.

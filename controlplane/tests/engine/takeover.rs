@@ -56,9 +56,9 @@ fn lose_everything(rig: &mut Rig) {
 }
 
 /// Both processes have died and come back; the store has raised the term of every record.
-fn reborn(rig: &mut Rig, records: &mut Vec<(SessionId, Versioned)>) {
+fn reborn(rig: &mut Rig, records: &mut [(SessionId, Versioned)]) {
     lose_everything(rig);
-    rig.engine.load_stored(rig.now, records.clone());
+    rig.engine.load_stored(rig.now, records.to_vec());
     while let Some(request) = rig.engine.poll_store() {
         let Change::Put { id, expected, session } = &request.change else { panic!("{request:?}") };
         let record = &mut records.iter_mut().find(|(own, _)| own == id).unwrap().1;
@@ -558,6 +558,25 @@ fn r2_3_a_loaded_session_obeys_the_rules_of_any() {
     rig.pump();
     assert_eq!(rig.state(&third), ("TERMINATED", Reason::AdminTerminate));
     assert_eq!(refused(&mut rig, &mut third, PATH_A()), (Reason::SessionTerminated, 0));
+}
+
+/// R1.6: a client that is offered its session back may end it instead.
+#[test]
+fn r1_6_a_client_may_end_the_session_that_it_is_offered() {
+    let mut rig = rig();
+    let (mut client, record) = attached(&mut rig, 0);
+    let mut records = vec![record];
+    reborn(&mut rig, &mut records);
+    let (request, mut pending) = ask(&mut rig, &mut client);
+    let ack = rig.ask(PATH_A(), &request);
+    hold(&mut client, &mut pending, &ack);
+    let goodbye = client.control(&ControlMessage::Terminate { reason: Reason::PeerTerminate });
+    rig.ask_in_vain(PATH_B(), &goodbye);
+    assert_eq!(rig.state(&client).0, "RECOVERING");
+    rig.ask_in_vain(PATH_A(), &goodbye);
+    assert_eq!(rig.state(&client), ("TERMINATED", Reason::PeerTerminate));
+    assert_eq!(rig.engine.status(rig.now, &rig.tables.contexts).slots_in_use, 0);
+    assert!(matches!(rig.engine.poll_store().unwrap().change, Change::Delete { expected: Version(2), .. }));
 }
 
 /// R7.2, R7.4: a record of JOURNAL is damaged: its session is loaded from the store and taken over; the others do not
