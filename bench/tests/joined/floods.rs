@@ -16,7 +16,7 @@ fn recorded(sim: &Simulation, kind: MsgType) -> Vec<u8> {
     up.find(|r| r.datagram[0] == kind.octet()).unwrap().datagram.clone()
 }
 
-/// Two clients, ATTACHED; and what a witness of client 1 has recorded: a handshake and a request.
+/// Two clients, ATTACHED; and what a witness has recorded: a handshake of theirs, and a request of client 1.
 fn witnessed() -> (Simulation, [Vec<u8>; 2]) {
     let policy = Policy { reattach_global_per_second: 200, ..Policy::default() };
     let mut sim = Simulation::new(&Setup { clients: 2, policy, ..Setup::default() }).unwrap();

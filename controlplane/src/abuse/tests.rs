@@ -35,15 +35,19 @@ fn r3_3_refusals_are_summed_up_by_prefix() {
     assert!(abuse.poll(at(9_999)).is_none());
     let summary = read(&abuse.poll(at(10_000)).unwrap());
     let (ts_ms, since_ms) = (1_010_500, 1_000_500);
-    let source = |prefix: &str, latest: &str, count: u64, proven: u64, reasons: Value| json!({ "prefix": prefix, "latest": latest, "count": count, "proven": proven, "reasons": reasons });
+    let source = |prefix: &str, latest: &str, (count, proven): (u64, u64), reasons: Value| {
+        let mut source = json!({ "prefix": prefix, "latest": latest, "count": count, "proven": proven });
+        source["reasons"] = reasons;
+        source
+    };
     let expected = json!({
         "form": 1, "ts_ms": ts_ms, "since_ms": since_ms, "node_id": "gw1", "dropped": 0,
         "totals": { "rejections": 1, "rate_limits": 1, "violations": 10 },
         "reasons": { "AUTH_FAIL": 10, "RATE_LIMITED": 1, "SESSION_NOT_FOUND": 1 },
         "sources": [
-            source("10.0.3.0/24", "10.0.3.9", 5, 1, json!({ "AUTH_FAIL": 4, "RATE_LIMITED": 1 })),
-            source("10.0.2.0/24", "10.0.2.9", 4, 0, json!({ "AUTH_FAIL": 3, "SESSION_NOT_FOUND": 1 })),
-            source("10.0.1.0/24", "10.0.1.7", 2, 0, json!({ "AUTH_FAIL": 2 })),
+            source("10.0.3.0/24", "10.0.3.9", (5, 1), json!({ "AUTH_FAIL": 4, "RATE_LIMITED": 1 })),
+            source("10.0.2.0/24", "10.0.2.9", (4, 0), json!({ "AUTH_FAIL": 3, "SESSION_NOT_FOUND": 1 })),
+            source("10.0.1.0/24", "10.0.1.7", (2, 0), json!({ "AUTH_FAIL": 2 })),
         ],
         "others": { "prefixes": 1, "count": 1 },
     });
