@@ -8,7 +8,8 @@ use jvpn_abi::tables::{BindingWord, InstallOp};
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_controlplane::engine::{
-    ContextView, Engine, PeerSettings, Settings, TableCommand, TableEvent, Traffic, Transmit, TunnelSettings,
+    ContextView, Engine, PeerSettings, Probed, Settings, TableCommand, TableEvent, Traffic, Transmit,
+    TunnelSettings,
 };
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_session::Policy;
@@ -72,6 +73,9 @@ impl ContextView for Contexts {
     }
     fn traffic(&self, _: u32) -> Traffic {
         Traffic::default()
+    }
+    fn probed(&self, _: u32) -> Option<Probed> {
+        None
     }
 }
 
