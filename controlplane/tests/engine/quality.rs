@@ -195,7 +195,8 @@ fn r1_7_degraded_by_flapping_stays_distinct() {
 /// R1.7: no evidence, no change: an idle client's few probes say nothing, and time without them makes nothing worse.
 #[test]
 fn r1_7_without_evidence_nothing_changes() {
-    let policy = Policy { degraded_max: Duration::from_secs(60), ..Policy::default() };
+    let rekey_hard = Duration::from_secs(24 * 3_600);
+    let policy = Policy { degraded_max: Duration::from_secs(60), rekey_hard, ..Policy::default() };
     let mut rig = Rig::new(policy);
     let client = rig.attached(0);
     idle(&mut rig, &client, 10);

@@ -9,6 +9,7 @@ use jvpn_abi::{Endpoint, Reason};
 use jvpn_controlplane::engine::{AdminCommand, Counter, TableEvent};
 use jvpn_controlplane::store::writer::{Outcome, Request};
 use jvpn_controlplane::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
+use jvpn_crypto::cookie::{Question, read_retry};
 use jvpn_crypto::rng::Random;
 use jvpn_crypto::takeover::{self, Pending, RequestParams};
 use jvpn_session::messages::{ControlMessage, ReattachGrant, SessionId, SwitchCause, TakeoverAsk};
@@ -42,10 +43,12 @@ fn attached(rig: &mut Rig, peer: u8) -> (Client, (SessionId, Versioned)) {
     let Change::Put { id, session, .. } = &request.change else { panic!("{request:?}") };
     let record = (*id, Versioned { version: Version(1), session: (**session).clone() });
     answer(rig, &request, Ok(Version(1)));
-    let response = rig.sent.pop_front().unwrap();
+    let is_response = |payload: &[u8]| payload.first() == Some(&MsgType::HandshakeResponse.octet());
+    let response = rig.sent.drain(..).find(|sent| is_response(&sent.payload)).unwrap();
     client.read_response(initiation, &response.payload).unwrap();
     rig.frame(client.slot(), PATH_A());
     assert_eq!(rig.status(&client).state, "ATTACHED");
+    rig.sent.clear();
     (client, record)
 }
 
@@ -395,11 +398,14 @@ fn r3_1_requests_are_limited() {
     rig.ask_in_vain(PATH_A(), &request);
     assert_eq!(rig.engine.counters().takeover_refusals(Reason::RateLimited), 1);
     rig.wait(Duration::from_secs(1));
-    (0..1_000).for_each(|_| rig.ask_in_vain(PATH_C(), &captured));
-    let (request, _) = ask(&mut rig, &mut client);
-    rig.ask_in_vain(PATH_A(), &request);
-    assert_eq!(rig.engine.counters().takeover_refusals(Reason::RateLimited), 2);
-    rig.wait(Duration::from_secs(1));
+    (0..1_000).for_each(|_| rig.datagram(PATH_C(), &captured));
+    assert_eq!(rig.counter(Counter::TakeoverLoad), 1);
+    let (mut request, mut pending) = ask(&mut rig, &mut client);
+    let retry = rig.ask(PATH_A(), &request);
+    let cookie = read_retry(&rig.gateway, &Question::of_request(&request).unwrap(), &retry).unwrap();
+    pending.with_cookie(&mut request, cookie).unwrap();
+    rig.ask(PATH_A(), &request);
+    rig.wait(Duration::from_secs(10));
     take_over(&mut rig, &mut client, PATH_A());
 }
 

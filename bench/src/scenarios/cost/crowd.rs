@@ -13,8 +13,8 @@ use super::progress::Progress;
 use super::stopwatch::Stopwatch;
 use crate::simulation::dice::Dice;
 
-/// Between two handshakes, so that the node's own limit (500 per second) admits all.
-const BIRTH_DISTANCE: Duration = Duration::from_millis(2);
+/// Between two handshakes: so few that the node asks for no cookies (above half of its 500 per second).
+const BIRTH_DISTANCE: Duration = Duration::from_millis(5);
 
 /// Time on the gateway's side for a number of operations.
 #[derive(Clone, Copy, Debug, Default)]

@@ -233,6 +233,8 @@ impl Measuring<'_> {
                 dice.fill(datagram.get_mut(HANDLE_AT..HANDLE_AT + 8).context("a handle")?)?;
             }
             self.repeated("unknown handle", &unknown, Duration::from_micros(1));
+            // That was load, for which cookies are asked for.
+            self.crowd.wait(ROUND_DISTANCE);
             let mut samples = Vec::with_capacity(who.len());
             for number in &who {
                 let peer = self.crowd.peers.get_mut(*number).context("no such client")?;

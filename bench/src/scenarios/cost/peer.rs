@@ -6,6 +6,7 @@ use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, MsgType, SlotId, Suite, TAG_LE
 use jvpn_abi::{Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_controlplane::engine::PeerSettings;
 use jvpn_crypto::SealKey;
+use jvpn_crypto::cookie::{Question, read_retry};
 use jvpn_crypto::handshake::{Initiation, initiate};
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::reattach::{PendingRequest, RequestParams, request};
@@ -36,6 +37,18 @@ pub struct Sent {
     /// The datagram.
     pub datagram: Vec<u8>,
     pending: PendingRequest,
+}
+
+impl Sent {
+    /// Follows a RETRY: the same request, with its cookie.
+    ///
+    /// # Errors
+    /// It is no RETRY for this request.
+    pub fn follow(&mut self, gateway: &PublicKey, retry: &[u8]) -> Result<()> {
+        let question = Question::of_request(&self.datagram).context("no request")?;
+        let cookie = read_retry(gateway, &question, retry)?;
+        Ok(self.pending.with_cookie(&mut self.datagram, cookie)?)
+    }
 }
 
 /// What the gateway said to a request.

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use jvpn_abi::Endpoint;
 use jvpn_abi::wire::MsgType;
 use jvpn_session::messages::SwitchCause;
 use serde::Serialize;
@@ -39,6 +40,8 @@ pub struct Storm {
     pub busy_ms: f64,
     /// Requests.
     pub requests: u64,
+    /// Of them, those that followed a RETRY: the gateway asked for a cookie.
+    pub retries: u64,
     /// Answers that refused one, by reason.
     pub refused: BTreeMap<&'static str, u64>,
     /// Most requests of one client.
@@ -58,8 +61,8 @@ impl Storm {
                 self.sessions, self.half_attached_ms, self.all_attached_ms, self.busy_ms
             ),
             format!(
-                "  {} requests, at most {} of one client; refused: {refused}",
-                self.requests, self.most_requests
+                "  {} requests, at most {} of one client; {} asked for a cookie; refused: {refused}",
+                self.requests, self.most_requests, self.retries
             ),
             String::new(),
         ]
@@ -76,6 +79,7 @@ pub fn run(crowd: &mut Crowd, clock: Clock, progress: &mut Progress<'_>) -> Resu
     let mut queue: BinaryHeap<_> = (0..crowd.len()).map(|number| Reverse((start.0, number))).collect();
     let mut asked = vec![0_u32; crowd.len()];
     let (mut attached, mut refused, mut busy) = (Vec::new(), BTreeMap::new(), Duration::ZERO);
+    let mut retries = 0;
     while let Some(Reverse((at, number))) = queue.pop() {
         let now = crowd.gateway.now();
         crowd.gateway.wait(Duration::from_nanos(at.saturating_sub(now.0)));
@@ -87,14 +91,16 @@ pub fn run(crowd: &mut Crowd, clock: Clock, progress: &mut Progress<'_>) -> Resu
         *count += 1;
         let mut sent = peer.request(&crowd.gateway.public(), SwitchCause::PathDead, &mut crowd.dice)?;
         let remote = peer.remote();
-        crowd.gateway.sent.clear();
-        busy += serve(crowd, clock, |crowd| crowd.gateway.datagram(remote, &sent.datagram));
-        let answers = [MsgType::ReattachAck, MsgType::ReattachReject].map(MsgType::octet);
-        let is_answer = |octets: &[u8]| octets.first().is_some_and(|first| answers.contains(first));
-        let answer = crowd.gateway.sent.drain(..).find(|sent| is_answer(&sent.payload));
-        let answer = answer.context("a request met silence")?;
+        let (mut answer, time) = ask(crowd, clock, remote, &sent.datagram)?;
+        busy += time;
+        if answer.first() == Some(&MsgType::Retry.octet()) {
+            retries += 1;
+            sent.follow(&crowd.gateway.public(), &answer)?;
+            let (second, time) = ask(crowd, clock, remote, &sent.datagram)?;
+            (answer, busy) = (second, busy + time);
+        }
         let peer = crowd.peers.get_mut(number).context("no such client")?;
-        match peer.read_answer(&mut sent, &answer.payload)? {
+        match peer.read_answer(&mut sent, &answer)? {
             Answer::Granted(slot) => {
                 busy += serve(crowd, clock, |crowd| crowd.gateway.confirm(slot));
                 attached.push(crowd.gateway.now().since(start));
@@ -123,9 +129,20 @@ pub fn run(crowd: &mut Crowd, clock: Clock, progress: &mut Progress<'_>) -> Resu
         half_attached_ms: ms(attached.get(attached.len() / 2)),
         busy_ms: busy.as_secs_f64() * 1e3,
         requests: asked.iter().map(|count| u64::from(*count)).sum(),
+        retries,
         refused,
         most_requests: asked.into_iter().max().unwrap_or_default(),
     })
+}
+
+/// Sends a request; returns its answer and what it cost.
+fn ask(crowd: &mut Crowd, clock: Clock, remote: Endpoint, request: &[u8]) -> Result<(Vec<u8>, Duration)> {
+    let answers = [MsgType::ReattachAck, MsgType::ReattachReject, MsgType::Retry].map(MsgType::octet);
+    let is_answer = |octets: &[u8]| octets.first().is_some_and(|first| answers.contains(first));
+    crowd.gateway.sent.clear();
+    let time = serve(crowd, clock, |crowd| crowd.gateway.datagram(remote, request));
+    let answer = crowd.gateway.sent.drain(..).find(|sent| is_answer(&sent.payload));
+    Ok((answer.context("a request met silence")?.payload, time))
 }
 
 /// The gateway does something, and time passes for as long.
