@@ -218,7 +218,19 @@ impl Config {
     /// # Errors
     /// Naming file, key, value and what it may be.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = jvpn_host::config::load(path)?;
+        jvpn_host::config::load(path).and_then(|config: Self| config.checked(path))
+    }
+
+    /// Checks the text of the file at `path`, which need not exist.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        jvpn_host::config::parse(path, text).and_then(|config: Self| config.checked(path))
+    }
+
+    fn checked(self, path: &Path) -> Result<Self, ConfigError> {
+        let mut config = self;
         config.path = path.to_owned();
         let problem = config.problem();
         problem.map_or(Ok(config), |message| Err(ConfigError::Invalid { path: path.to_owned(), message }))

@@ -103,26 +103,9 @@ impl Netlink {
         loop {
             self.buffer.clear();
             let got = self.socket.recv(&mut self.buffer, 0)?;
-            let mut at = 0;
-            while at < got {
-                let rest = self.buffer.get(at..got).unwrap_or_default();
-                let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-                // Netlink messages are padded to four octets.
-                at += (reply.header.length as usize).max(16).next_multiple_of(4);
-                match reply.payload {
-                    NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(inner) => {
-                        answers.push(inner);
-                        if single {
-                            return Ok(answers);
-                        }
-                    }
-                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
-                    _ => {}
-                }
+            let datagram = self.buffer.get(..got).unwrap_or_default();
+            if collect(datagram, single, &mut answers)? == Progress::Complete {
+                return Ok(answers);
             }
         }
     }
@@ -235,6 +218,62 @@ impl AsFd for Netlink {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// Whether an answer of the kernel goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Complete,
+}
+
+/// Takes the answers out of one datagram of the kernel; a request for a `single` one is complete with it.
+fn collect(datagram: &[u8], single: bool, answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<Progress> {
+    let mut at = 0;
+    while at < datagram.len() {
+        let rest = datagram.get(at..).unwrap_or_default();
+        let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        // Netlink messages are padded to four octets.
+        at += (reply.header.length as usize).max(16).next_multiple_of(4);
+        match reply.payload {
+            NetlinkPayload::Done(_) => return Ok(Progress::Complete),
+            NetlinkPayload::Error(error) if error.code.is_none() => return Ok(Progress::Complete),
+            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::InnerMessage(inner) => {
+                answers.push(inner);
+                if single {
+                    return Ok(Progress::Complete);
+                }
+            }
+            NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
+            _ => {}
+        }
+    }
+    Ok(Progress::More)
+}
+
+/// Reads a datagram as the answer to every request of this module; how much of it had a meaning. For the fuzzer, which
+/// has no kernel to ask.
+///
+/// # Errors
+/// As a request would fail.
+#[doc(hidden)]
+pub fn understand(datagram: &[u8], index: u32) -> io::Result<usize> {
+    let mut answers = Vec::new();
+    collect(datagram, false, &mut answers)?;
+    let understood = answers.iter().filter(|answer| {
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            parse_link(link).index == index
+        } else if let RouteNetlinkMessage::NewRoute(route) = answer {
+            parse_route(route, index).is_some()
+        } else if let RouteNetlinkMessage::NewNeighbour(neighbour) = answer {
+            parse_neighbour(neighbour, index).is_some()
+        } else {
+            false
+        }
+    });
+    Ok(understood.count())
 }
 
 fn neighbour(index: u32, address: Ipv4Addr) -> NeighbourMessage {

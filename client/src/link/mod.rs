@@ -256,3 +256,27 @@ impl Drop for Links {
         }
     }
 }
+
+/// Reads a datagram of the kernel as every listener and asker of this module would; how much of it had a meaning. For
+/// the fuzzer, which has no kernel to ask.
+#[doc(hidden)]
+#[must_use]
+pub fn understand(datagram: &[u8], devices: &[String], indexes: &BTreeSet<u32>) -> usize {
+    let mut answers = Vec::new();
+    let whole = netlink::collect("fuzz", datagram, 1, &mut answers).is_ok();
+    let understood = answers.iter().filter(|answer| {
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            device(link).is_some()
+        } else if let RouteNetlinkMessage::NewAddress(address) = answer {
+            address_of(address).is_some()
+        } else if let RouteNetlinkMessage::NewRoute(route) = answer {
+            // What was understood of a route can be said again; the message need not be the same.
+            default_route(route).is_some() | route_of(route).map(|route| route_message(&route)).is_some()
+        } else if let RouteNetlinkMessage::NewRule(rule) = answer {
+            rule_of(rule).map(|rule| rule_message(&rule)).is_some()
+        } else {
+            false
+        }
+    });
+    understood.count() + usize::from(whole) + usize::from(watch::concerns(datagram, devices, indexes))
+}

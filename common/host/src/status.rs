@@ -192,4 +192,44 @@ mod tests {
         drop(served);
         assert!(query(&path, "status").is_err());
     }
+    /// R1.8: garbage, half lines, lines that are too long and a crowd of clients: each is answered or dropped in its time, and
+    /// an honest client is answered among them.
+    #[test]
+    fn r1_8_garbage_and_crowds_hold_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let served = StatusListener::bind(&path, 0o600).unwrap();
+        let long = [b'x'; 4 * MAX_REQUEST_OCTETS];
+        let requests: [&[u8]; 7] = [b"\xff\xfe\n", b"half", b"", b"\n", &long, b"\0\x1b[2J\n", b"sta\xc3"];
+        let mut crowd: Vec<UnixStream> = (0..96)
+            .map(|n| {
+                let stream = UnixStream::connect(&path).unwrap();
+                // One that was dropped already cannot take it.
+                let _sent = (&stream).write_all(requests[n % requests.len()]);
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                stream
+            })
+            .collect();
+        let asker = std::thread::spawn({
+            let path = path.clone();
+            move || query(&path, "status")
+        });
+        let mut asked = Vec::new();
+        while !asker.is_finished() {
+            served.serve_waiting(|request| {
+                asked.push(request.to_owned());
+                serde_json::json!({ "asked": request })
+            });
+            std::thread::yield_now();
+        }
+        assert_eq!(asker.join().unwrap().unwrap()["asked"], "status");
+        assert!(asked.iter().all(|request| request.len() <= MAX_REQUEST_OCTETS + 256), "a line without end");
+        assert!(asked.iter().any(|request| request == "half"), "what is whole at its end is a request");
+        for stream in &mut crowd {
+            let mut answer = String::new();
+            // Answered, or dropped: the end of the stream either way.
+            let _read = stream.read_to_string(&mut answer);
+            assert!(answer.is_empty() || serde_json::from_str::<Value>(&answer).is_ok(), "{answer}");
+        }
+    }
 }

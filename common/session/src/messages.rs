@@ -41,7 +41,7 @@ impl std::fmt::Debug for SessionId {
 impl std::str::FromStr for SessionId {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        if text.len() != 32 || !text.is_ascii() {
+        if text.len() != 32 || !text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
             return Err(());
         }
         let mut id = [0; 16];

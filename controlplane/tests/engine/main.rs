@@ -4,6 +4,7 @@
 mod admin;
 mod birth;
 mod client;
+mod clocks;
 mod dataplane;
 mod disk;
 mod durable;
