@@ -3,6 +3,8 @@
 //! Text is base64 with padding, 32 octets, as WireGuard users know it. Secrets are wiped when dropped and
 //! never printed; comparing them is constant-time.
 
+#[cfg(feature = "handshake")]
+use crate::agreement::{Agreement, X25519};
 use crate::mac::{self, SECRET_LEN, Secret};
 use crate::rng::{Random, RandomError};
 use base64::Engine as _;
@@ -76,12 +78,13 @@ impl FromStr for PublicKey {
     }
 }
 
-/// An X25519 private key.
+/// An X25519 private key. (Or a [simulated](Self::simulated) one, in simulations.)
 #[cfg(feature = "handshake")]
 #[derive(Clone)]
 pub struct StaticSecret {
     octets: Secret,
     public: PublicKey,
+    agreement: &'static dyn Agreement,
 }
 
 #[cfg(feature = "handshake")]
@@ -98,10 +101,27 @@ impl StaticSecret {
         Ok(Self::from_octets(octets))
     }
 
+    /// A key of another Diffie-Hellman function, for worlds of simulated hosts: every exchange that is set up with it
+    /// uses that function and speaks only with peers whose keys do as well. There is no text form that leads here, so no
+    /// configuration does; `cargo xtask tidy` refuses this name outside this crate and the simulation.
+    ///
+    /// # Errors
+    /// [`RandomError`] of the source.
+    pub fn simulated(rng: &mut dyn Random, agreement: &'static dyn Agreement) -> Result<Self, RandomError> {
+        Ok(Self::with(draw(rng)?, agreement))
+    }
+
     fn from_octets(octets: Secret) -> Self {
-        let secret = x25519_dalek::StaticSecret::from(*octets);
-        let public = PublicKey(x25519_dalek::PublicKey::from(&secret).to_bytes());
-        Self { octets, public }
+        Self::with(octets, &X25519)
+    }
+
+    fn with(octets: Secret, agreement: &'static dyn Agreement) -> Self {
+        let public = PublicKey(agreement.public(&octets));
+        Self { octets, public, agreement }
+    }
+
+    pub(crate) const fn agreement(&self) -> &'static dyn Agreement {
+        self.agreement
     }
 
     /// The public half.

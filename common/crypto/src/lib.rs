@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`rng`] | randomness that is handed in, and its check at start |
 //! | [`keys`] | static keys, pre-shared keys, the node key, their text form |
+//! | `agreement` | the Diffie-Hellman function: X25519, but for simulations |
 //! | `schedule` | from an epoch's secret to the keys for data, control and the next reattach |
 //! | `handshake`, `reattach` | the two Noise exchanges |
 //! | [`aead`] | sealing and opening on the hot path, without allocation |
@@ -18,11 +19,13 @@
 //! | `path` | tickets for path probes, made and judged without memory |
 //! | [`limits`] | how long a key may live |
 //!
-//! `schedule`, `handshake`, `reattach`, `control` and `path` need the feature `handshake`, which the data plane does
+//! `agreement`, `schedule`, `handshake`, `reattach`, `control` and `path` need the feature `handshake`, which the data plane does
 //! without.
 #![forbid(unsafe_code)]
 
 pub mod aead;
+#[cfg(feature = "handshake")]
+pub mod agreement;
 #[cfg(feature = "handshake")]
 pub mod control;
 mod error;
