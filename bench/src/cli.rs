@@ -9,6 +9,9 @@ use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::model::{self, Mutant, Scope};
 use crate::scenarios::{cost, demo};
+use crate::simulate::{self, Seeds};
+use crate::simulation::KeyKind;
+use crate::simulation::churn::Profile;
 use crate::timeline;
 
 /// Benches and demonstrates Jumping VPN on one machine, in network namespaces of its own.
@@ -40,6 +43,8 @@ enum Verb {
         jvpn-bench cost --sessions 1000 --storm 0         a look in a few seconds\n  \
         jvpn-bench cost --sessions 10000 --rounds 11      steadier medians")]
     Cost(CostArgs),
+    /// Lives through worlds of many mobile hosts on virtual time, one per seed, and judges every step.
+    Simulate(Box<SimulateArgs>),
     /// Removes what killed runs left: network namespaces, processes, files.
     Sweep,
 }
@@ -93,6 +98,43 @@ struct ModelArgs {
     trace: Option<Mutant>,
 }
 
+#[derive(Debug, Args)]
+struct SimulateArgs {
+    /// Hosts of each world, one session each.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u64).range(1..=60_000))]
+    sessions: u64,
+    /// Virtual minutes of churn.
+    #[arg(long, default_value_t = 10, value_name = "M", value_parser = value_parser!(u64).range(1..=10_080))]
+    minutes: u64,
+    /// Worlds, from the first to the last.
+    #[arg(long, default_value = "0..199", value_name = "FIRST..LAST")]
+    seeds: Seeds,
+    /// How the hosts live.
+    #[arg(long, default_value = "mobile", value_name = "NAME", value_parser = profile)]
+    profile: Profile,
+    /// Worlds at once; as many as there are cores unless given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1_024))]
+    threads: Option<u16>,
+    /// Takes X25519 instead of the cheap Diffie-Hellman of simulations.
+    #[arg(long)]
+    real_keys: bool,
+    /// Writes the audit log there, as JSON lines, and the policy beside it; of several worlds each its own, the seed in
+    /// the name of the file.
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+    /// Writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Prints the timeline of every step on standard error: for one seed.
+    #[arg(long)]
+    trace: bool,
+}
+
+fn profile(name: &str) -> Result<Profile, String> {
+    let names = || Profile::ALL.map(|profile| format!("{} ({})", profile.name, profile.about)).join(", ");
+    Profile::named(name).ok_or_else(|| format!("there are: {}", names()))
+}
+
 fn mutant(name: &str) -> Result<Mutant, String> {
     let names = || Mutant::ALL.map(Mutant::name).join(", ");
     Mutant::named(name).ok_or_else(|| format!("there are: {}", names()))
@@ -116,6 +158,7 @@ fn run(cli: Cli) -> Result<()> {
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
         Verb::Model(args) => run_model(args.deep),
         Verb::Cost(args) => run_cost(args),
+        Verb::Simulate(args) => run_simulate(*args),
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
     }
@@ -147,6 +190,23 @@ fn run_model(deep: bool) -> Result<()> {
         bail!("the model breaks an invariant, or a seeded bug was missed; see above");
     }
     Ok(())
+}
+
+fn run_simulate(args: SimulateArgs) -> Result<()> {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let options = simulate::Options {
+        sessions: usize::try_from(args.sessions).context("--sessions")?,
+        minutes: args.minutes,
+        seeds: args.seeds,
+        profile: args.profile,
+        keys: if args.real_keys { KeyKind::Real } else { KeyKind::Cheap },
+        threads: args.threads.map_or_else(cores, usize::from),
+        events: args.events,
+        back_within: simulate::BACK_WITHIN,
+        traced: args.trace,
+        talkative: true,
+    };
+    simulate::main(&options, args.json.as_ref())
 }
 
 fn trace_mutant(mutant: Mutant) -> Result<()> {
@@ -211,5 +271,9 @@ mod tests {
         assert!(Cli::try_parse_from(["jvpn-bench", "cost", "--rounds", "4"]).is_err(), "no median of so few");
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-quiescence"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-such-bug"]).is_err());
+        let simulate = |arg, value| Cli::try_parse_from(["jvpn-bench", "simulate", arg, value]);
+        assert!(simulate("--seeds", "3..9").is_ok() && simulate("--seeds", "9..3").is_err());
+        assert!(simulate("--profile", "storm").is_ok() && simulate("--profile", "no-such-life").is_err());
+        assert!(simulate("--sessions", "0").is_err());
     }
 }

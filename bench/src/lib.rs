@@ -11,6 +11,7 @@ pub mod model;
 pub mod peers;
 pub mod report;
 pub mod scenarios;
+pub mod simulate;
 pub mod simulation;
 pub mod status;
 pub mod timeline;

@@ -187,6 +187,7 @@ mod tests {
             data_plane_connected: false,
             audit_dropped: 0,
             datagrams_unsent: 0,
+            abuse: None,
         };
         let mut ask = |line: &str| {
             answer(line, &mut engine, &config, &around, BootTime::from_millis(1), &testing::NoContext)
@@ -221,7 +222,7 @@ mod tests {
 
     /// An engine without a data plane and without a disk.
     mod testing {
-        use crate::engine::{ContextView, Durable, Engine, Settings, Traffic};
+        use crate::engine::{ContextView, Durable, Engine, Probed, Settings, Traffic};
         use crate::node_state::StateError;
         use jvpn_abi::BootTime;
         use jvpn_abi::tables::BindingWord;
@@ -274,6 +275,9 @@ mod tests {
             }
             fn traffic(&self, _: u32) -> Traffic {
                 Traffic::default()
+            }
+            fn probed(&self, _: u32) -> Option<Probed> {
+                None
             }
         }
 

@@ -3,10 +3,10 @@
 //! Text is base64 with padding, 32 octets, as WireGuard users know it. Secrets are wiped when dropped and
 //! never printed; comparing them is constant-time.
 
+#[cfg(feature = "handshake")]
+use crate::agreement::{Agreement, Function, Private};
 use crate::mac::{self, SECRET_LEN, Secret};
 use crate::rng::{Random, RandomError};
-#[cfg(feature = "handshake")]
-use crate::x25519::Private;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jvpn_abi::wire::MAC_LEN;
@@ -80,7 +80,7 @@ impl FromStr for PublicKey {
     }
 }
 
-/// An X25519 private key. Clones share it.
+/// An X25519 private key. (Or a [simulated](Self::simulated) one, in simulations.) Clones share it.
 #[cfg(feature = "handshake")]
 #[derive(Clone)]
 pub struct StaticSecret(Arc<Private>);
@@ -99,8 +99,23 @@ impl StaticSecret {
         Ok(Self::from_octets(octets))
     }
 
+    /// A key of another Diffie-Hellman function, for worlds of simulated hosts: every exchange that is set up with it
+    /// uses that function and speaks only with peers whose keys do as well. There is no text form that leads here, so no
+    /// configuration does; `cargo xtask tidy` refuses this name outside this crate and the simulation.
+    ///
+    /// # Errors
+    /// [`RandomError`] of the source.
+    pub fn simulated(rng: &mut dyn Random, agreement: &'static dyn Agreement) -> Result<Self, RandomError> {
+        Ok(Self::with(draw(rng)?, Function::Simulated(agreement)))
+    }
+
     fn from_octets(octets: Secret) -> Self {
-        let key = Private::new(octets).expect("any 32 octets are an X25519 key (RFC 7748, section 5)");
+        Self::with(octets, Function::X25519)
+    }
+
+    fn with(octets: Secret, function: Function) -> Self {
+        let key =
+            Private::new(function, octets).expect("any 32 octets are an X25519 key (RFC 7748, section 5)");
         Self(Arc::new(key))
     }
 

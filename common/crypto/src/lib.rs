@@ -10,6 +10,7 @@
 //! |---|---|
 //! | [`rng`] | randomness that is handed in, and its check at start |
 //! | [`keys`] | static keys, pre-shared keys, the node key, their text form |
+//! | `agreement` | the Diffie-Hellman function: X25519, but for simulations |
 //! | `schedule` | from an epoch's secret to the keys for data, control and the next reattach |
 //! | `handshake`, `reattach`, `takeover` | the three Noise exchanges |
 //! | [`aead`] | sealing and opening on the hot path, without allocation |
@@ -20,11 +21,13 @@
 //! | [`limits`] | how long a key may live |
 //! | `x25519` | the one Diffie-Hellman, by the backend that was built in |
 //!
-//! `schedule`, `handshake`, `reattach`, `takeover`, `control`, `cookie` and `path` need the feature `handshake`, which the
-//! data plane does without.
+//! `agreement`, `schedule`, `handshake`, `reattach`, `takeover`, `control`, `cookie` and `path` need the feature `handshake`,
+//! which the data plane does without.
 #![forbid(unsafe_code)]
 
 pub mod aead;
+#[cfg(feature = "handshake")]
+pub mod agreement;
 #[cfg(feature = "handshake")]
 pub mod control;
 #[cfg(feature = "handshake")]

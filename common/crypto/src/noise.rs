@@ -1,15 +1,15 @@
-//! What both Noise exchanges share: `snow` with our source of ephemeral keys and our X25519.
+//! What both Noise exchanges share: `snow` with our source of ephemeral keys and our Diffie-Hellman.
 //!
 //! `snow` takes its randomness from an object that it owns. Ours holds exactly one draw, made beforehand from
 //! the source that the caller handed in; a second draw fails, so no ephemeral key is ever used twice. Our
 //! X25519 refuses peers whose key contributes nothing (RFC 7748, section 6.1) and wipes private keys.
 
 use crate::CryptoError;
+use crate::agreement::{Agreed, Private};
 use crate::keys::{PublicKey, StaticSecret};
 use crate::mac::{SECRET_LEN, Secret};
 use crate::rng::Random;
 use crate::schedule::EpochSecret;
-use crate::x25519::Private;
 use snow::params::{CipherChoice, DHChoice, HashChoice};
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash};
@@ -42,8 +42,8 @@ impl Setup<'_> {
     pub(crate) fn build(&self, role: Role, rng: &mut dyn Random) -> Result<HandshakeState, CryptoError> {
         let mut draw = Secret::default();
         rng.fill(&mut *draw)?;
-        let resolver =
-            Resolver { draw: Cell::new(Some(OneDraw(Some(draw)))), local: Arc::clone(self.local.key()) };
+        let draw = Cell::new(Some(OneDraw(Some(draw))));
+        let resolver = Resolver { draw, local: Arc::clone(self.local.key()) };
         self.start(role, resolver).map_err(|_| CryptoError::Internal("the set-up of a Noise exchange"))
     }
 
@@ -113,8 +113,8 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        let local = Some(Arc::clone(&self.local));
-        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519 { local, key: None }) as Box<dyn Dh>)
+        let local = Arc::clone(&self.local);
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(Agreed::new(local)) as Box<dyn Dh>)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -138,67 +138,6 @@ impl snow::types::Random for OneDraw {
             }
             Some(_) | None => Err(Error::Rng),
         }
-    }
-}
-
-/// One key of an exchange.
-#[derive(Default)]
-struct X25519 {
-    /// This end's static key, ready for use: `snow` names it by its octets, and its public half need not be computed
-    /// again for every exchange.
-    local: Option<Arc<Private>>,
-    key: Option<Arc<Private>>,
-}
-
-impl X25519 {
-    fn take(&mut self, octets: Secret) -> Result<(), Error> {
-        let known = self.local.take().filter(|local| crate::mac::equal(&local.octets()[..], &octets[..]));
-        let key = known.or_else(|| Private::new(octets).map(Arc::new));
-        self.key = Some(key.ok_or(Error::Dh)?);
-        Ok(())
-    }
-}
-
-impl Dh for X25519 {
-    fn name(&self) -> &'static str {
-        "25519"
-    }
-
-    fn pub_len(&self) -> usize {
-        32
-    }
-
-    fn priv_len(&self) -> usize {
-        32
-    }
-
-    fn set(&mut self, private: &[u8]) {
-        // `snow` has no way to report a wrong length; ours is fixed by `StaticSecret`. Without a key `dh` fails.
-        if let Ok(octets) = private.try_into() {
-            let _ = self.take(Secret::new(octets));
-        }
-    }
-
-    fn generate(&mut self, rng: &mut dyn snow::types::Random) -> Result<(), Error> {
-        let mut octets = Secret::default();
-        rng.try_fill_bytes(&mut *octets)?;
-        self.take(octets)
-    }
-
-    fn pubkey(&self) -> &[u8] {
-        self.key.as_ref().map_or(&[0; 32], |key| &key.public().0)
-    }
-
-    fn privkey(&self) -> &[u8] {
-        self.key.as_ref().map_or(&[0; 32], |key| &key.octets()[..])
-    }
-
-    fn dh(&self, theirs: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let theirs: &[u8; 32] = theirs.first_chunk().ok_or(Error::Dh)?;
-        let out: &mut [u8; 32] = out.first_chunk_mut().ok_or(Error::Dh)?;
-        let shared = self.key.as_ref().and_then(|key| key.agree(theirs)).ok_or(Error::Dh)?;
-        *out = *shared;
-        Ok(())
     }
 }
 

@@ -400,7 +400,7 @@ fn r3_1_requests_are_limited() {
     rig.wait(Duration::from_secs(1));
     (0..1_000).for_each(|_| rig.datagram(PATH_C(), &captured));
     assert_eq!(rig.counter(Counter::TakeoverLoad), 1);
-    let (mut request, mut pending) = ask(&mut rig, &mut client);
+    let (mut request, pending) = ask(&mut rig, &mut client);
     let retry = rig.ask(PATH_A(), &request);
     let cookie = read_retry(&rig.gateway, &Question::of_request(&request).unwrap(), &retry).unwrap();
     pending.with_cookie(&mut request, cookie).unwrap();

@@ -9,7 +9,7 @@ pub(crate) mod tables;
 pub use data_plane::{DataPlaneError, INNER_GATEWAY, SERVER};
 
 use super::dice::Dice;
-use data_plane::{DataPlane, JOURNAL_ELEMENTS};
+use data_plane::{DataPlane, Sizes};
 use jvpn_abi::tables::Context;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_controlplane::engine::{AdminCommand, Engine, Settings, Snapshot, Status};
@@ -90,8 +90,7 @@ pub(crate) struct Host {
     node: NodeMemory,
     store: StoreMemory,
     seed: u64,
-    slots: u32,
-    workers: usize,
+    sizes: Sizes,
     starts: u64,
     data_planes: u64,
     restart: Restart,
@@ -116,8 +115,7 @@ pub(crate) struct HostSetup {
     pub(crate) secret: StaticSecret,
     pub(crate) node_key: [u8; 32],
     pub(crate) seed: u64,
-    pub(crate) slots: u32,
-    pub(crate) workers: usize,
+    pub(crate) sizes: Sizes,
     pub(crate) restart: Restart,
 }
 
@@ -134,8 +132,7 @@ impl Host {
             node: NodeMemory::new(setup.node_key),
             store: StoreMemory::default(),
             seed: setup.seed,
-            slots: setup.slots,
-            workers: setup.workers,
+            sizes: setup.sizes,
             starts: 0,
             data_planes: 0,
             restart: setup.restart,
@@ -148,13 +145,13 @@ impl Host {
     }
 
     pub(crate) const fn workers(&self) -> usize {
-        self.workers
+        self.sizes.workers
     }
 
     /// Starts the data-plane process, unless it runs.
     pub(crate) fn start_data_plane(&mut self) -> Result<(), DataPlaneError> {
         if self.data_plane.is_none() {
-            self.data_plane = Some(DataPlane::start(self.slots)?);
+            self.data_plane = Some(DataPlane::start(self.sizes)?);
             self.data_planes += 1;
         }
         Ok(())
@@ -254,7 +251,7 @@ impl Host {
         }
         let journal =
             control.journal.as_ref().map(|journal| journal.fd().try_clone_to_owned()).transpose()?;
-        data_plane.accept(control.legacy.take(), journal, self.workers)?;
+        data_plane.accept(control.legacy.take(), journal)?;
         let Some(mut writer) = TableWriter::connect(data_plane)? else { return Ok(false) };
         control.legacy = data_plane.context()?;
         if control.journal.is_some() {
@@ -263,7 +260,7 @@ impl Host {
             let goes_on = kept && self.restart == Restart::FromJournal;
             let mut rng = Dice::new(self.seed, JOURNAL_STREAM + self.starts);
             let node_key = control.engine.node_key();
-            let mut journal = Journal::open(fd, JOURNAL_ELEMENTS, node_key, &mut rng, now)?;
+            let mut journal = Journal::open(fd, self.sizes.journal, node_key, &mut rng, now)?;
             let contents = if goes_on { journal.read(node_key).ok() } else { None };
             if let Some(contents) = contents {
                 let bound = |slot_index| writer.bindings.word(slot_index);
@@ -290,7 +287,7 @@ impl Host {
         }
         control.writer = Some(writer);
         control.contexts = match &control.legacy {
-            Some(context) => Some(Mapping::new("CONTEXT", context.as_fd(), self.slots as usize)?),
+            Some(context) => Some(Mapping::new("CONTEXT", context.as_fd(), self.sizes.slots as usize)?),
             None => None,
         };
         control.connected_to = Some(self.data_planes);
