@@ -1,14 +1,15 @@
 //! The command line of `jvpn-bench`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, value_parser};
 use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo};
+use crate::scenarios::{cost, demo, flood};
 use crate::simulate::{self, Seeds};
 use crate::simulation::KeyKind;
 use crate::simulation::churn::Profile;
@@ -26,6 +27,13 @@ struct Cli {
 enum Verb {
     /// A tunnel, two uplinks, and everything that can go wrong with them; judged from outside.
     Demo(DemoArgs),
+    /// Honest sessions that lose their paths and come back, in peace and beside each attack.
+    ///
+    /// Every attack goes on for a while, with all that its maker may have: datagrams captured on the wire, any source
+    /// address, keys of peers of his own. Outages of the honest sessions stand beside those of the quiet run, and the
+    /// run fails if a bound breaks: a session lost, two bindings of one, more switches than policy allows, memory that
+    /// grows or stays, an unproven address that gets more octets than it sent, an audit log that floods.
+    Flood(FloodArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
     Model(ModelArgs),
     /// What sessions cost the control plane: time per event, octets per session, a reattach storm. Needs no root.
@@ -86,6 +94,34 @@ struct CostArgs {
     /// Writes every round, the machine and the versions to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct FloodArgs {
+    /// Honest sessions.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u16).range(1..=4000))]
+    sessions: u16,
+    /// Only these attacks, in this order; all of them otherwise.
+    #[arg(long = "attack", value_name = "ATTACK", value_enum)]
+    attacks: Vec<flood::Attack>,
+    /// Seconds of the quiet run and of each attack.
+    #[arg(long, default_value_t = 10, value_name = "S", value_parser = value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// Datagrams per second of an attacker; as many as one thread sends otherwise.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+    /// Milliseconds between two markers of a session: the resolution of outages.
+    #[arg(long, default_value_t = 20, value_name = "MS", value_parser = value_parser!(u64).range(1..=1000))]
+    marker_ms: u64,
+    /// Determines what the attackers send.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    seed: u64,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Where result, audit, histograms, logs and configuration go.
+    #[arg(long, default_value = "target/flood", value_name = "DIR")]
+    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -161,6 +197,7 @@ fn run(cli: Cli) -> Result<()> {
         Verb::Simulate(args) => run_simulate(*args),
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
+        Verb::Flood(args) => run_flood(args),
     }
 }
 
@@ -243,8 +280,7 @@ fn require_root() -> Result<()> {
 fn run_demo(args: DemoArgs) -> Result<()> {
     requirements::check()?;
     let interrupt = Interrupt::install()?;
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
-    let out_dir = args.out.canonicalize().with_context(|| format!("cannot find {}", args.out.display()))?;
+    let out_dir = made(&args.out)?;
     let options = demo::Options {
         rounds: args.repeat,
         end: if args.keep { demo::End::Keep } else { demo::End::Remove },
@@ -252,6 +288,28 @@ fn run_demo(args: DemoArgs) -> Result<()> {
         out_dir,
     };
     demo::run(&options, &interrupt)
+}
+
+fn run_flood(args: FloodArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let options = flood::Options {
+        sessions: usize::from(args.sessions),
+        attacks: if args.attacks.is_empty() { flood::Attack::ALL.into() } else { args.attacks },
+        phase: Duration::from_secs(args.seconds),
+        rate: args.rate,
+        marker_interval: Duration::from_millis(args.marker_ms),
+        seed: args.seed,
+        out_dir: made(&args.out)?,
+    };
+    let show = if args.json { flood::Show::Json } else { flood::Show::Table };
+    flood::run_and_print(&options, show, &interrupt)
+}
+
+/// The directory, made if it is not there, by its whole name.
+fn made(dir: &Path) -> Result<PathBuf> {
+    std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    dir.canonicalize().with_context(|| format!("cannot find {}", dir.display()))
 }
 
 #[cfg(test)]
@@ -269,6 +327,11 @@ mod tests {
             Cli::try_parse_from(["jvpn-bench", "cost", "--sessions", "1000,65536", "--storm", "0"]).is_ok()
         );
         assert!(Cli::try_parse_from(["jvpn-bench", "cost", "--rounds", "4"]).is_err(), "no median of so few");
+        assert!(
+            Cli::try_parse_from(["jvpn-bench", "flood", "--attack", "flapping", "--seconds", "2"]).is_ok()
+        );
+        assert!(Cli::try_parse_from(["jvpn-bench", "flood", "--attack", "kindness"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "flood", "--sessions", "0"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-quiescence"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-such-bug"]).is_err());
         let simulate = |arg, value| Cli::try_parse_from(["jvpn-bench", "simulate", arg, value]);

@@ -130,8 +130,11 @@ impl Engine {
             kept.routes.extend(world.prefixes_of(&session.peer).into_iter().map(|prefix| (prefix, slot)));
         }
         let handles = session.confirmed.iter().chain(&session.pending).map(|secrets| secrets.handle);
-        for handle in handles.chain(session.erased) {
+        for handle in handles {
             world.handles.insert(handle.0, id);
+        }
+        if let Some(erased) = session.erased {
+            world.handles.erase(erased.0, id);
         }
         world.live += 1;
         world.adopted.push(Adopted { id, verdict });

@@ -189,17 +189,18 @@ impl World {
         if !self.is_allowed(&init.peer) {
             return self.drop_handshake(at, Reason::PolicyDeny, security(Violation::UnknownPeer));
         }
-        let own = self.peers.get_mut(&init.peer).map(|peer| peer.handshakes.take(at.now));
-        if !matches!(own, Some(Ok(()))) {
-            let kind = AuditKind::RateLimit { scope: LimitScope::Session };
-            return self.drop_handshake(at, Reason::RateLimited, kind);
-        }
         let Some(offer) = HandshakeOffer::decode(&init.payload) else {
             return self.drop_handshake(at, Reason::Malformed, security(Violation::Malformed));
         };
         let last = self.durable.handshake_timestamp(&init.peer);
         if last.is_some_and(|last| offer.timestamp_ns <= last) {
             return self.drop_handshake(at, Reason::ReplayDetected, security(Violation::ReplayDetected));
+        }
+        // Only what is fresh: nobody may use up a peer's own limit with a handshake that he saw.
+        let own = self.peers.get_mut(&init.peer).map(|peer| peer.handshakes.take(at.now));
+        if !matches!(own, Some(Ok(()))) {
+            let kind = AuditKind::RateLimit { scope: LimitScope::Session };
+            return self.drop_handshake(at, Reason::RateLimited, kind);
         }
         if let Err(error) = self.durable.record_handshake(&init.peer, offer.timestamp_ns) {
             // An answer now could be replayed after a restart: none leaves.

@@ -150,6 +150,7 @@ impl World {
 
     /// Remembers the handle of the generation erased last: whoever uses it replays.
     pub(super) fn erase(&mut self, session: &mut Session, handle: jvpn_session::messages::Handle) {
+        self.handles.erase(handle.0, session.id());
         if let Some(older) = session.erased.replace(handle) {
             self.forget_handle(older);
         }
