@@ -101,7 +101,7 @@ fn forwarding_goes_on_without_a_control_plane() {
     assert_eq!(recoveries(&sim), 0);
 }
 
-/// R7.4, R1.2, R1.3: JOURNAL is lost and the store is not: the same session, taken over by its client, one term higher.
+/// R7.3, R1.2, R1.3: JOURNAL is lost and the store is not: the same session, taken over by its client, one term higher.
 #[test]
 fn control_plane_goes_on_from_the_store() {
     let mut sim = attached_as(&Setup { restart: Restart::FromStore, ..Setup::default() });
@@ -120,7 +120,7 @@ fn control_plane_goes_on_from_the_store() {
     flows(&mut sim);
 }
 
-/// R7.4, R1.2, I11: both processes die together: nothing is left of the tables, the client comes back into the same
+/// R7.3, R1.2, I11: both processes die together: nothing is left of the tables, the client comes back into the same
 /// session, and no slot is handed out twice under the node key.
 #[test]
 fn both_processes_restarted() {
@@ -142,7 +142,7 @@ fn both_processes_restarted() {
     }
 }
 
-/// R7.4, R1.8, I11, I13: either process or both die again at each moment of a takeover: the same session all the same.
+/// R7.3, R1.8, I11, I13: either process or both die again at each moment of a takeover: the same session all the same.
 #[test]
 fn crashes_during_a_takeover() {
     for micros in (0..90_000).step_by(3_000) {

@@ -11,12 +11,12 @@ use jvpn_rig::Uplink;
 use crate::lab::{Lab, PATIENCE, is_client, network, report_gap};
 use crate::wire::{Wiretap, assert_serials_rise};
 
-/// R1.1, R1.2, R1.3, R7.4, I11: SIGKILL of both processes: all keys are gone, the session is not. Its client takes it over:
+/// R1.1, R1.2, R1.3, R7.3, I11: SIGKILL of both processes: all keys are gone, the session is not. Its client takes it over:
 /// the same SessionId one term higher, the same inner address, the same TCP connection, no handshake, no slot and no nonce
 /// twice.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
-fn r7_4_a_gateway_that_died_as_a_whole_goes_on_with_the_same_session() {
+fn r7_3_a_gateway_that_died_as_a_whole_goes_on_with_the_same_session() {
     let mut lab = Lab::prepare();
     let taps = Uplink::ALL.map(|uplink| Wiretap::start(&lab.rig, uplink));
     lab.launch_all();
@@ -64,7 +64,7 @@ fn r7_4_a_gateway_that_died_as_a_whole_goes_on_with_the_same_session() {
     lab.finish();
 }
 
-/// R1.2, R4.3, R7.4: the store is gone with both processes: the gateway's refusal ends the session explicitly, and the
+/// R1.2, R4.3, R7.3: the store is gone with both processes: the gateway's refusal ends the session explicitly, and the
 /// client has a new one and says so.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]

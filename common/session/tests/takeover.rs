@@ -30,10 +30,10 @@ fn refusal(drive: &Drive) -> Option<Reason> {
     }
 }
 
-/// R1.3, R1.5, R7.4: loaded into RECOVERING with the first version of the next term, without binding and generation; no
+/// R1.3, R1.5, R7.3: loaded into RECOVERING with the first version of the next term, without binding and generation; no
 /// term is left after the last one.
 #[test]
-fn r7_4_a_stored_session_is_loaded_with_the_next_term() {
+fn r7_3_a_stored_session_is_loaded_with_the_next_term() {
     let policy = Policy::default();
     let next = reload(ID, 3, Duration::ZERO, BootTime(5), &policy).unwrap();
     assert_eq!((next.from, next.reason(), next.change), (None, Reason::OwnerRestart, BindingChange::Unbind));
@@ -61,10 +61,10 @@ fn r1_6_a_loaded_session_ends_in_time() {
     assert_eq!(refusal(&outlived), Some(Reason::SessionExpired));
 }
 
-/// R1.4, R7.4, I13: a takeover replaces whatever is there, its answer's generation is the pending one, its first frame
+/// R1.4, R7.3, I13: a takeover replaces whatever is there, its answer's generation is the pending one, its first frame
 /// attaches the session, and reattaches go on from there.
 #[test]
-fn r7_4_a_takeover_leads_to_attached() {
+fn r7_3_a_takeover_leads_to_attached() {
     let mut drive = loaded(Duration::ZERO);
     let next = drive.must(take(&drive));
     assert_eq!((next.reason(), next.change), (Reason::RecoveryRetry, BindingChange::Replace));

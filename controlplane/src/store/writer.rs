@@ -185,9 +185,9 @@ mod tests {
         }
     }
 
-    /// R7.4: a write whose outcome is not known has happened if exactly it is there, and not otherwise.
+    /// R7.3: a write whose outcome is not known has happened if exactly it is there, and not otherwise.
     #[test]
-    fn r7_4_an_unknown_outcome_is_read_back() {
+    fn r7_3_an_unknown_outcome_is_read_back() {
         assert_eq!(outcome(Mute { writes: true, record: None }), Ok(Version(2)));
         assert_eq!(outcome(Mute { writes: false, record: None }), Err(unknown()));
         let older = Versioned { version: Version(1), session: stored(4) };

@@ -226,10 +226,10 @@ fn r1_7_a_new_binding_starts_without_judgement() {
     assert_eq!((rig.state(&client).0, policies(&rig).len()), ("ATTACHED", 1));
 }
 
-/// R7.2, R1.7: a control plane that is killed keeps the deadlines: the end comes when it would have come, and a session that
+/// R7.3, R1.7: a control plane that is killed keeps the deadlines: the end comes when it would have come, and a session that
 /// is DEGRADED for its quality does not leave that state because nothing is known yet.
 #[test]
-fn r7_2_a_restart_keeps_the_deadlines_of_quality() {
+fn r7_3_a_restart_keeps_the_deadlines_of_quality() {
     let policy = Policy { degraded_max: Duration::from_secs(60), ..Policy::default() };
     let ended_at = |restarts: bool| {
         let mut rig = Rig::new(policy.clone());

@@ -128,10 +128,10 @@ fn refused(rig: &mut Rig, client: &mut Client, path: Endpoint) -> (Reason, u32) 
     (reject.reason, reject.retry_after_ms)
 }
 
-/// R1.2, R1.3, R7.4: the same SessionId after both processes died, the next term, one STATE_CHANGE for the load, ATTACHED
+/// R1.2, R1.3, R7.3: the same SessionId after both processes died, the next term, one STATE_CHANGE for the load, ATTACHED
 /// with the first frame; then everything goes on, and the next death again raises the term.
 #[test]
-fn r7_4_the_same_session_after_both_processes_died() {
+fn r7_3_the_same_session_after_both_processes_died() {
     let mut rig = rig();
     let (mut client, record) = attached(&mut rig, 0);
     client.switch(&mut rig, PATH_B());
@@ -166,10 +166,10 @@ fn r7_4_the_same_session_after_both_processes_died() {
     assert!(matches!(request.change, Change::Delete { id: gone, expected: Version(4) } if gone == id));
 }
 
-/// R7.2, R7.4: after a takeover the control plane alone dies: JOURNAL goes on; the secret of the exchange comes back with
+/// R7.3: after a takeover the control plane alone dies: JOURNAL goes on; the secret of the exchange comes back with
 /// the record, and without one the exchange is UNAVAILABLE, never an end.
 #[test]
-fn r7_2_a_session_that_was_taken_over_is_adopted() {
+fn r7_3_a_session_that_was_taken_over_is_adopted() {
     let mut rig = rig();
     let (mut client, record) = attached(&mut rig, 0);
     let mut records = vec![record];
@@ -409,10 +409,10 @@ fn r3_1_requests_are_limited() {
     take_over(&mut rig, &mut client, PATH_A());
 }
 
-/// R7.4: until the next term is in the store the session is not there: UNAVAILABLE with a time, no RESET; a store that
+/// R7.3: until the next term is in the store the session is not there: UNAVAILABLE with a time, no RESET; a store that
 /// fails is asked again, and what changed meanwhile is not touched.
 #[test]
-fn r7_4_a_store_that_fails_is_no_end() {
+fn r7_3_a_store_that_fails_is_no_end() {
     let mut rig = rig();
     let (mut client, (id, record)) = attached(&mut rig, 0);
     lose_everything(&mut rig);
@@ -473,10 +473,10 @@ fn end_of(rig: &mut Rig, records: Vec<(SessionId, Versioned)>) -> Reason {
     reason
 }
 
-/// R1.5, R1.6, R2.3, R7.4: what may not go on ends on record: peers that are gone or have other addresses, sessions that
+/// R1.5, R1.6, R2.3, R7.3: what may not go on ends on record: peers that are gone or have other addresses, sessions that
 /// outlived their TTL or whose birth lies in the future, all but the newest of a peer, and a term that cannot rise.
 #[test]
-fn r7_4_what_cannot_be_loaded_ends_on_record() {
+fn r7_3_what_cannot_be_loaded_ends_on_record() {
     let mut rig = rig();
     let (_, (id, record)) = attached(&mut rig, 0);
     let changed = |change: fn(&mut StoredSession)| {
@@ -585,10 +585,10 @@ fn r1_6_a_client_may_end_the_session_that_it_is_offered() {
     assert!(matches!(rig.engine.poll_store().unwrap().change, Change::Delete { expected: Version(2), .. }));
 }
 
-/// R7.2, R7.4: a record of JOURNAL is damaged: its session is loaded from the store and taken over; the others do not
+/// R7.3: a record of JOURNAL is damaged: its session is loaded from the store and taken over; the others do not
 /// notice. A record without a session is removed if nothing is damaged.
 #[test]
-fn r7_4_a_damaged_record_is_loaded_from_the_store() {
+fn r7_3_a_damaged_record_is_loaded_from_the_store() {
     let mut rig = rig();
     let (mut lost, first) = attached(&mut rig, 0);
     let (kept, second) = attached(&mut rig, 1);

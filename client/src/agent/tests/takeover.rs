@@ -26,10 +26,10 @@ fn is_takeover(datagram: &[u8]) -> bool {
     [REQUEST, ACK, REJECT].contains(&datagram[0]) && datagram[KIND_AT] == KIND_TAKEOVER
 }
 
-/// R1.2, R4.3, R7.4: slot RESET, handle RESET, takeover exchange: the same session over the same path, in round trips and
+/// R1.2, R4.3, R7.3: slot RESET, handle RESET, takeover exchange: the same session over the same path, in round trips and
 /// not in timeouts; what was held goes out, and DATA not before the gateway says that the binding is there.
 #[test]
-fn r7_4_a_forgetful_gateway_gets_its_session_back() {
+fn r7_3_a_forgetful_gateway_gets_its_session_back() {
     let mut world = World::attached();
     let (id, delivered) = (world.session(), world.delivered.len());
     world.gateway.forget();

@@ -61,10 +61,10 @@ fn with_mac(gateway: &StaticSecret, mut datagram: Vec<u8>) -> Vec<u8> {
     datagram
 }
 
-/// R2.1, R7.4: the gateway learns who asks and for which session, both ends come to one secret, the first CONTROL proves
+/// R2.1, R7.3: the gateway learns who asks and for which session, both ends come to one secret, the first CONTROL proves
 /// it, and nothing is larger than its question.
 #[test]
-fn r7_4_round_trip() {
+fn r7_3_round_trip() {
     let mut ends = Ends::new(1);
     for answer_len in [0, 1, 67, TAKEOVER_ACK_PAYLOAD_MAX] {
         let (datagram, mut pending) = ends.request(b"session");
