@@ -46,7 +46,8 @@ fn r7_3_a_gateway_that_died_as_a_whole_goes_on_with_the_same_session() {
         report_gap("both processes killed and started again", &heartbeat, killed_at);
         let after = lab.snapshot();
         assert_eq!((&after.session_id, after.state.as_str()), (&first.session_id, "ATTACHED"));
-        assert_eq!((after.state_version >> 40, after.remote.as_str()), (term, first.remote.as_str()));
+        // Over either uplink: while nobody answered the client tried both.
+        assert_eq!(after.state_version >> 40, term);
         let status = lab.control_plane_status();
         assert_eq!(status["counters"]["sessions_loaded"], 1);
         assert_eq!(status["counters"]["takeover_accepted"], 1);

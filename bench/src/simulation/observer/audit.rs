@@ -202,7 +202,10 @@ impl AuditTrail {
             trail.lost_at = at;
             trail.version = version;
             trail.reason = reason;
-            trail.changes.push((at, new, reason));
+            if self.history {
+                trail.changes.push((at, new, reason));
+            }
+            self.put_deadline(id);
             return Ok(());
         }
         let gap = std::mem::take(&mut trail.gap);
