@@ -238,8 +238,11 @@ fn collect(datagram: &[u8], single: bool, answers: &mut Vec<RouteNetlinkMessage>
         at += (reply.header.length as usize).max(16).next_multiple_of(4);
         match reply.payload {
             NetlinkPayload::Done(_) => return Ok(Progress::Complete),
-            NetlinkPayload::Error(error) if error.code.is_none() => return Ok(Progress::Complete),
-            NetlinkPayload::Error(error) => return Err(error.to_io()),
+            NetlinkPayload::Error(error) => {
+                // Zero is an acknowledgement. The library's own conversion negates, which the least number does not take.
+                let Some(code) = error.code else { return Ok(Progress::Complete) };
+                return Err(io::Error::from_raw_os_error(code.get().saturating_abs()));
+            }
             NetlinkPayload::InnerMessage(inner) => {
                 answers.push(inner);
                 if single {
@@ -348,4 +351,19 @@ fn parse_neighbour(message: &NeighbourMessage, index: u32) -> Option<(Ipv4Addr, 
     }
     let unusable = [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::None];
     if unusable.contains(&message.header.state) { None } else { Some((address?, mac?)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R1.9, found by the fuzzer: a negative error number that has no positive one is an error like any other.
+    #[test]
+    fn r1_9_any_error_number_is_an_error() {
+        for (code, expected) in [(i32::MIN, i32::MAX), (-19, 19), (19, 19)] {
+            let mut datagram = [20_u32.to_ne_bytes(), 2_u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
+            datagram.extend(code.to_ne_bytes());
+            assert_eq!(understand(&datagram, 1).unwrap_err().raw_os_error(), Some(expected));
+        }
+    }
 }

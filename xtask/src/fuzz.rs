@@ -1,0 +1,211 @@
+//! The verb `fuzz`: libFuzzer on the targets of `bench/fuzz`, from the kept corpus and fresh seeds, and back into the corpus.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::run::{Interrupted, Runner, interrupted};
+use crate::setup;
+use crate::tree::Tree;
+
+/// What the verb was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// One target, or all of them.
+    pub(crate) target: Option<String>,
+    /// Minutes for each target.
+    pub(crate) minutes: u32,
+}
+
+/// Minutes when nobody says how many.
+const MINUTES: u32 = 10;
+/// Files that are kept of a target, and octets of one: the corpus is replayed by every `cargo test`.
+const KEPT_FILES: usize = 64;
+const KEPT_OCTETS: u64 = 4_096;
+/// The longest input. Sequences are short, and no datagram is longer.
+const INPUT_OCTETS: usize = 4_096;
+
+impl Asked {
+    /// Reads `[TARGET] [--minutes N]`.
+    pub(crate) fn parse(args: &[&str]) -> Option<Self> {
+        let (target, rest) = match args {
+            [target, rest @ ..] if !target.starts_with('-') => (Some((*target).to_owned()), rest),
+            rest => (None, rest),
+        };
+        let minutes = match rest {
+            [] => MINUTES,
+            ["--minutes", minutes] => {
+                minutes.parse().ok().filter(|minutes| (1..=10_000).contains(minutes))?
+            }
+            _ => return None,
+        };
+        Some(Self { target, minutes })
+    }
+}
+
+pub(crate) fn fuzz(tree: &Tree, runner: &Runner, asked: &Asked) -> Result<()> {
+    setup::install(tree, runner)?;
+    tools(tree, runner)?;
+    runner.logged("build", tree.cargo().args(["build", "--bin", "jvpn-fuzz"]))?;
+    let tool = tree.bin_dir(false).join("jvpn-fuzz");
+    let listed = Command::new(&tool)
+        .arg("list")
+        .output()
+        .with_context(|| format!("cannot start {}", tool.display()))?;
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let targets: Vec<&str> =
+        listed.lines().filter(|name| asked.target.as_deref().is_none_or(|target| target == *name)).collect();
+    ensure!(
+        !targets.is_empty(),
+        "there is no such target; there are: {}",
+        listed.lines().collect::<Vec<_>>().join(", ")
+    );
+    runner.logged("build, fuzzer", nightly(tree).args(["fuzz", "build", "-s", "none"]))?;
+    let mut broken = Vec::new();
+    for target in targets {
+        let fuzzer = Fuzzer::new(tree, target);
+        if let Err(error) = fuzzer.run(runner, &tool, asked.minutes) {
+            if error.is::<Interrupted>() {
+                return Err(error);
+            }
+            broken.push(format!("{target} ({error:#})"));
+        }
+        if let Some(signal) = interrupted() {
+            bail!(signal);
+        }
+    }
+    ensure!(broken.is_empty(), "found something: {}; the inputs are in fuzz/artifacts", broken.join(", "));
+    Ok(())
+}
+
+/// The nightly compiler and cargo-fuzz, installed where they are missing.
+fn tools(tree: &Tree, runner: &Runner) -> Result<()> {
+    let answers = |command: &mut Command| {
+        let probe = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        probe.is_ok_and(|status| status.success())
+    };
+    if !answers(nightly(tree).arg("--version")) {
+        let mut rustup = Command::new("rustup");
+        runner.logged(
+            "rustup, nightly",
+            rustup.args(["toolchain", "install", "nightly", "--profile", "minimal"]),
+        )?;
+    }
+    if !answers(nightly(tree).args(["fuzz", "--version"])) {
+        runner.logged("cargo-fuzz", tree.cargo().args(["install", "--locked", "cargo-fuzz"]))?;
+    }
+    Ok(())
+}
+
+/// The nightly cargo, which instruments; whatever toolchain runs us.
+fn nightly(tree: &Tree) -> Command {
+    let mut command = Command::new("rustup");
+    command
+        .args(["run", "nightly", "cargo"])
+        .current_dir(tree.root())
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("CARGO");
+    command
+}
+
+/// One target: the binary and its directories.
+struct Fuzzer<'a> {
+    name: &'a str,
+    root: &'a Path,
+    binary: PathBuf,
+    /// What this machine has found so far; not kept.
+    work: PathBuf,
+    /// What is kept in the tree.
+    corpus: PathBuf,
+}
+
+impl<'a> Fuzzer<'a> {
+    fn new(tree: &'a Tree, name: &'a str) -> Self {
+        let release =
+            tree.root().join(format!("fuzz/target/{}-unknown-linux-gnu/release", std::env::consts::ARCH));
+        Self {
+            name,
+            root: tree.root(),
+            binary: release.join(name),
+            work: tree.target().join("fuzz").join(name),
+            corpus: tree.root().join("fuzz/corpus").join(name),
+        }
+    }
+
+    fn run(&self, runner: &Runner, tool: &Path, minutes: u32) -> Result<()> {
+        for dir in [&self.work, &self.corpus, &self.root.join("fuzz/artifacts")] {
+            fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        }
+        let mut seeds = Command::new(tool);
+        runner.logged(&format!("{}, seeds", self.name), seeds.args(["seeds", self.name]).arg(&self.work))?;
+        let mut fuzzer = Command::new(&self.binary);
+        fuzzer
+            .arg(format!("-max_total_time={}", u64::from(minutes) * 60))
+            .arg(format!("-max_len={INPUT_OCTETS}"))
+            .arg(format!("-artifact_prefix={}/fuzz/artifacts/{}-", self.root.display(), self.name))
+            .args(["-print_final_stats=1", "-timeout=30"])
+            .args([&self.work, &self.corpus]);
+        let outcome = runner.shown(&format!("{}, {minutes} min", self.name), &mut fuzzer, |_| ());
+        // What was found before it broke is worth keeping too.
+        self.keep(runner)?;
+        outcome
+    }
+
+    /// Replaces the kept corpus by the smallest inputs that reach every edge which any input has reached.
+    fn keep(&self, runner: &Runner) -> Result<()> {
+        let fresh = self.work.with_extension("kept");
+        let _absent = fs::remove_dir_all(&fresh);
+        fs::create_dir_all(&fresh).with_context(|| format!("cannot create {}", fresh.display()))?;
+        let mut merge = Command::new(&self.binary);
+        merge.args(["-merge=1", "-use_counters=0"]).arg(format!("-max_len={INPUT_OCTETS}"));
+        runner.logged(&format!("{}, merge", self.name), merge.args([&fresh, &self.corpus, &self.work]))?;
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&fresh).with_context(|| format!("cannot list {}", fresh.display()))? {
+            let entry = entry?;
+            files.push((entry.metadata()?.len(), entry.file_name()));
+        }
+        files.sort();
+        files.retain(|(len, _)| *len <= KEPT_OCTETS);
+        let kept = spread(&files, KEPT_FILES);
+        fs::remove_dir_all(&self.corpus)?;
+        fs::create_dir_all(&self.corpus)?;
+        for (_, name) in &kept {
+            fs::copy(fresh.join(name), self.corpus.join(name))?;
+        }
+        println!("  kept  {} of {} inputs in {}", kept.len(), files.len(), self.corpus.display());
+        Ok(())
+    }
+}
+
+/// `most` of the items, from the first to the last at equal distances.
+fn spread<T: Clone>(items: &[T], most: usize) -> Vec<T> {
+    if items.len() <= most {
+        return items.to_vec();
+    }
+    (0..most).filter_map(|n| items.get(n * (items.len() - 1) / (most - 1).max(1)).cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments() {
+        let asked = |target: Option<&str>, minutes| Asked { target: target.map(str::to_owned), minutes };
+        assert_eq!(Asked::parse(&[]), Some(asked(None, MINUTES)));
+        assert_eq!(Asked::parse(&["wire"]), Some(asked(Some("wire"), MINUTES)));
+        assert_eq!(Asked::parse(&["wire", "--minutes", "3"]), Some(asked(Some("wire"), 3)));
+        assert_eq!(Asked::parse(&["--minutes", "3"]), Some(asked(None, 3)));
+        for bad in [&["--minutes"][..], &["--minutes", "0"], &["wire", "text"], &["--seconds", "3"]] {
+            assert_eq!(Asked::parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_spread() {
+        assert_eq!(spread(&[1, 2, 3], 3), [1, 2, 3]);
+        assert_eq!(spread(&(0..100).collect::<Vec<_>>(), 3), [0, 49, 99]);
+    }
+}
