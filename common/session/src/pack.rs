@@ -239,9 +239,9 @@ mod tests {
         SessionCore::unpack(&mut Unpacker::new(&record)).unwrap()
     }
 
-    /// R7.2: nothing that `transition` reads is lost or changed, with everything there and with nothing there.
+    /// R7.3: nothing that `transition` reads is lost or changed, with everything there and with nothing there.
     #[test]
-    fn r7_2_a_core_survives_packing() {
+    fn r7_3_a_core_survives_packing() {
         let full = core();
         assert_eq!(round(&full), full);
         let bare = SessionCore {

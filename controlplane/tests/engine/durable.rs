@@ -32,9 +32,9 @@ fn answer(rig: &mut Rig, request: &Request, result: Result<Version, StoreError>)
     rig.pump();
 }
 
-/// R7.4: neither tables nor client hear of a session before it is stored; what is stored is what a takeover needs.
+/// R7.3: neither tables nor client hear of a session before it is stored; what is stored is what a takeover needs.
 #[test]
-fn r7_4_a_birth_waits_until_it_is_stored() {
+fn r7_3_a_birth_waits_until_it_is_stored() {
     let mut rig = rig();
     let mut client = Client::new(0, rig.gateway);
     let (init, initiation) = client.init(&mut rig);
@@ -62,9 +62,9 @@ fn r7_4_a_birth_waits_until_it_is_stored() {
     rig.check_audit();
 }
 
-/// R7.4: a store that fails refuses births, with a reason and a time, and tries again; live sessions switch as ever.
+/// R7.3: a store that fails refuses births, with a reason and a time, and tries again; live sessions switch as ever.
 #[test]
-fn r7_4_a_broken_store_stops_births_only() {
+fn r7_3_a_broken_store_stops_births_only() {
     let mut rig = rig();
     let mut live = Client::new(0, rig.gateway);
     let (init, initiation) = live.init(&mut rig);
@@ -100,9 +100,9 @@ fn r7_4_a_broken_store_stops_births_only() {
     rig.check_audit();
 }
 
-/// R7.4: a store that answers too late finds no session any more; its record is removed again.
+/// R7.3: a store that answers too late finds no session any more; its record is removed again.
 #[test]
-fn r7_4_a_late_answer_leaves_no_record() {
+fn r7_3_a_late_answer_leaves_no_record() {
     let mut rig = rig();
     let mut client = Client::new(0, rig.gateway);
     let (init, _) = client.init(&mut rig);
@@ -115,10 +115,10 @@ fn r7_4_a_late_answer_leaves_no_record() {
     assert!(rig.bound_slots().is_empty());
 }
 
-/// R7.2, R7.4: killed while a birth was being stored: it has failed, and its record goes; a session that goes on keeps its
+/// R7.3: killed while a birth was being stored: it has failed, and its record goes; a session that goes on keeps its
 /// record, and it is removed when the session ends.
 #[test]
-fn r7_4_the_store_and_the_journal_agree_after_a_restart() {
+fn r7_3_the_store_and_the_journal_agree_after_a_restart() {
     let mut rig = rig();
     let live = rig_attached(&mut rig);
     let mut born = Client::new(1, rig.gateway);
@@ -151,9 +151,9 @@ fn rig_attached(rig: &mut Rig) -> Client {
     client
 }
 
-/// R7.4: sessions whose memory is gone with both processes end on record, not silently.
+/// R7.3: sessions whose memory is gone with both processes end on record, not silently.
 #[test]
-fn r7_4_a_stored_session_without_memory_ends_on_record() {
+fn r7_3_a_stored_session_without_memory_ends_on_record() {
     let mut rig = rig();
     let session = StoredSession {
         peer: Client::new(0, rig.gateway).secret.public(),

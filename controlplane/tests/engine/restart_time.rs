@@ -34,9 +34,9 @@ fn peer(number: u32, secret: &StaticSecret) -> PeerSettings {
     }
 }
 
-/// R7.2: from an empty process to one that serves all sessions.
+/// R7.3: from an empty process to one that serves all sessions.
 #[test]
-fn r7_2_time_to_adopt() {
+fn r7_3_time_to_adopt() {
     let sessions = sessions();
     let secrets: Vec<StaticSecret> = (0..sessions)
         .map(|n| StaticSecret::generate(&mut Seeded::new(10_000 + u64::from(n))).unwrap())

@@ -27,9 +27,9 @@ fn session(octet: u8) -> StoredSession {
     }
 }
 
-/// R7.4: what was acknowledged is there after a restart, whole; what was removed is not.
+/// R7.3: what was acknowledged is there after a restart, whole; what was removed is not.
 #[test]
-fn r7_4_records_outlive_the_process() {
+fn r7_3_records_outlive_the_process() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path()).unwrap();
     assert!(store.scan().unwrap().sessions.is_empty() && store.get(id(1)).unwrap().is_none());
@@ -48,9 +48,9 @@ fn r7_4_records_outlive_the_process() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// R7.4: compare-and-set: only the version that was read is changed, and a conflict names what is there.
+/// R7.3: compare-and-set: only the version that was read is changed, and a conflict names what is there.
 #[test]
-fn r7_4_versions_guard_every_change() {
+fn r7_3_versions_guard_every_change() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path()).unwrap();
     let first = store.put_if(id(1), Expected::Absent, session(1)).unwrap();
@@ -85,7 +85,7 @@ fn r2_5_secrets_rest_sealed() {
     assert_eq!((scan.sessions.len(), scan.unreadable), (0, vec![(id(1), Version(1))]));
 }
 
-/// R1.8, R7.4: garbage, a file that was cut off and one of another layout are refused with the file's name, or read as far
+/// R1.8, R7.3: garbage, a file that was cut off and one of another layout are refused with the file's name, or read as far
 /// as they are whole; never a panic.
 #[test]
 fn r1_8_a_damaged_file_is_refused() {
@@ -116,9 +116,9 @@ fn r1_8_a_damaged_file_is_refused() {
     }
 }
 
-/// R7.4: a directory that cannot be written is named at the start; a second process does not share the file.
+/// R7.3: a directory that cannot be written is named at the start; a second process does not share the file.
 #[test]
-fn r7_4_an_unwritable_place_is_named() {
+fn r7_3_an_unwritable_place_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let missing = open(&dir.path().join("missing")).unwrap_err();
     assert!(matches!(missing, StoreError::Unavailable { .. }) && missing.to_string().contains("missing"));
@@ -130,10 +130,10 @@ fn r7_4_an_unwritable_place_is_named() {
     }
 }
 
-/// R7.4: on a full disk changes fail, what was acknowledged stays, and with room again everything works.
+/// R7.3: on a full disk changes fail, what was acknowledged stays, and with room again everything works.
 #[test]
 #[ignore = "needs root: mounts a tiny tmpfs"]
-fn r7_4_a_full_disk_fails_births_and_loses_nothing() {
+fn r7_3_a_full_disk_fails_births_and_loses_nothing() {
     use nix::mount::{MsFlags, mount, umount};
     let dir = tempfile::tempdir().unwrap();
     let options = Some("size=1200k");
