@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, value_parser};
 use jvpn_rig::{Interrupt, registry, requirements};
 
+use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::model::{self, Mutant, Scope};
 use crate::scenarios::demo;
 use crate::timeline;
@@ -25,6 +26,8 @@ enum Verb {
     Demo(DemoArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
     Model(ModelArgs),
+    /// Judges audit logs of a gateway by the schema, the table of transitions and the invariants, and by nothing else.
+    CheckEvents(CheckEventsArgs),
     /// Removes what killed runs left: network namespaces, processes, files.
     Sweep,
 }
@@ -63,11 +66,12 @@ fn mutant(name: &str) -> Result<Mutant, String> {
     Mutant::named(name).ok_or_else(|| format!("there are: {}", names()))
 }
 
-/// Runs the command; the exit code is 0 only if everything held.
+/// Runs the command; the exit code is 0 only if everything held. `check-events` tells a broken rule (1) from a log that it
+/// could not judge (2).
 #[must_use]
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             timeline::complain(&error);
             ExitCode::FAILURE
@@ -75,14 +79,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
+        Verb::CheckEvents(args) => return Ok(check_events::run(&args)),
         Verb::Sweep => sweep(),
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
         Verb::Model(args) => run_model(args.deep),
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn sweep() -> Result<()> {
@@ -165,5 +171,7 @@ mod tests {
         assert!(Cli::try_parse_from(["jvpn-bench", "demo", "--down", "--keep"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-quiescence"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-such-bug"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "check-events", "-", "--lateness", "2s"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "check-events"]).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! them, breaks the network, and judges by what comes out at the other end. It takes no part in the protocol:
 //! it holds no key and opens no tunnel packet.
 
+pub mod check_events;
 pub mod cli;
 pub mod deployment;
 pub mod events;
