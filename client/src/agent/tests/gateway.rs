@@ -78,6 +78,8 @@ pub(crate) struct Gateway {
     pub(crate) refuse: Option<(Reason, u32)>,
     pub(crate) refuse_handshake: Option<(Reason, u32)>,
     pub(crate) same_place: SamePlace,
+    /// Added to the number that an answer gives its keys: what an honest gateway never does.
+    pub(crate) key_number_off: u32,
     pub(crate) policy: ClientPolicy,
     pub(crate) slot_resets: bool,
     /// Turns an inner packet into what comes back for it.
@@ -121,6 +123,7 @@ impl Gateway {
             refuse: None,
             refuse_handshake: None,
             same_place: SamePlace::Switch,
+            key_number_off: 0,
             policy: POLICY,
             slot_resets: true,
             reflect: |_| {},
@@ -260,7 +263,8 @@ impl Gateway {
         }
         let before = session.binding.take().filter(|_| rekey).and_then(Binding::into_heard);
         let key_number = before.as_ref().map_or(0, |before| before.number + 1);
-        let answer = ReattachGrant { rekey, key_number, binding: grant.clone() }.encode();
+        let named = key_number.wrapping_add(self.key_number_off);
+        let answer = ReattachGrant { rekey, key_number: named, binding: grant.clone() }.encode();
         let (answer, secret) = incoming.answer(&answer).unwrap();
         let suite = Suite::Aes256Gcm;
         let mut binding = Binding::new(&grant, &secret, suite, from);
