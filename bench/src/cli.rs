@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, value_parser};
 use jvpn_rig::{Interrupt, registry, requirements};
 
+use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::model::{self, Mutant, Scope};
 use crate::scenarios::{cost, demo, flood};
 use crate::simulate::{self, Seeds};
@@ -53,6 +54,8 @@ enum Verb {
     Cost(CostArgs),
     /// Lives through worlds of many mobile hosts on virtual time, one per seed, and judges every step.
     Simulate(Box<SimulateArgs>),
+    /// Judges audit logs of a gateway by the schema, the table of transitions and the invariants, and by nothing else.
+    CheckEvents(CheckEventsArgs),
     /// Removes what killed runs left: network namespaces, processes, files.
     Sweep,
 }
@@ -176,11 +179,12 @@ fn mutant(name: &str) -> Result<Mutant, String> {
     Mutant::named(name).ok_or_else(|| format!("there are: {}", names()))
 }
 
-/// Runs the command; the exit code is 0 only if everything held.
+/// Runs the command; the exit code is 0 only if everything held. `check-events` tells a broken rule (1) from a log that it
+/// could not judge (2).
 #[must_use]
 pub fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             timeline::complain(&error);
             ExitCode::FAILURE
@@ -188,8 +192,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
+        Verb::CheckEvents(args) => return Ok(check_events::run(&args)),
         Verb::Sweep => sweep(),
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
         Verb::Model(args) => run_model(args.deep),
@@ -198,7 +203,8 @@ fn run(cli: Cli) -> Result<()> {
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
         Verb::Flood(args) => run_flood(args),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_cost(args: CostArgs) -> Result<()> {
@@ -338,5 +344,7 @@ mod tests {
         assert!(simulate("--seeds", "3..9").is_ok() && simulate("--seeds", "9..3").is_err());
         assert!(simulate("--profile", "storm").is_ok() && simulate("--profile", "no-such-life").is_err());
         assert!(simulate("--sessions", "0").is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "check-events", "-", "--lateness", "2s"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "check-events"]).is_err());
     }
 }

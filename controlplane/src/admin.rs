@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::engine::{AdminCommand, ContextView, Engine};
 use jvpn_abi::BootTime;
+use jvpn_host::memory::Memory;
 use jvpn_session::messages::SessionId;
 use serde_json::{Value, json};
 
@@ -73,6 +74,8 @@ pub struct Surroundings {
     pub datagrams_unsent: u64,
     /// Abuse summaries taken and lost, if there is a hook for them.
     pub abuse: Option<(u64, u64)>,
+    /// Whether keys in this process's memory may reach a swap device.
+    pub memory: Memory,
 }
 
 /// Answers one request line.
@@ -121,6 +124,7 @@ fn status(engine: &Engine, around: &Surroundings, now: BootTime, view: &dyn Cont
         if let Some((sent, dropped)) = around.abuse {
             fields.insert("abuse_summaries".into(), json!({ "sent": sent, "dropped": dropped }));
         }
+        fields.insert("memory_locked".into(), json!(around.memory == Memory::Locked));
     }
     document
 }
@@ -188,6 +192,7 @@ mod tests {
             audit_dropped: 0,
             datagrams_unsent: 0,
             abuse: None,
+            memory: Memory::Locked,
         };
         let mut ask = |line: &str| {
             answer(line, &mut engine, &config, &around, BootTime::from_millis(1), &testing::NoContext)

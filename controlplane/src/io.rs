@@ -17,6 +17,7 @@ use jvpn_abi::BootTime;
 use jvpn_abi::tables::Context;
 use jvpn_crypto::rng::OsRandom;
 use jvpn_host::clock;
+use jvpn_host::memory::Memory;
 use jvpn_host::status::StatusListener;
 use jvpn_tables::Mapping;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -80,6 +81,7 @@ pub struct Shell {
     buffer: Vec<u8>,
     unsent: u64,
     abuse: Option<AbuseHook>,
+    memory: Memory,
     config: Config,
 }
 
@@ -92,6 +94,7 @@ impl Shell {
         status: StatusListener,
         shutdown: UnixStream,
         config: Config,
+        memory: Memory,
         (store, stored): (StoreWriter, Option<Scan>),
         abuse: Option<AbuseHook>,
     ) -> Self {
@@ -111,6 +114,7 @@ impl Shell {
             buffer: vec![0; MAX_DATAGRAM],
             unsent: 0,
             abuse,
+            memory,
             config,
         }
     }
@@ -425,13 +429,14 @@ impl Shell {
     }
 
     fn answer_status(&mut self) {
-        let Self { status, engine, tables, last_contexts, audit, unsent, abuse, config, .. } = self;
+        let Self { status, engine, tables, last_contexts, audit, unsent, abuse, memory, config, .. } = self;
         let around = Surroundings {
             node_id: config.node_id.clone(),
             data_plane_connected: tables.is_some(),
             audit_dropped: audit.dropped(),
             datagrams_unsent: *unsent,
             abuse: abuse.as_ref().map(AbuseHook::counts),
+            memory: *memory,
         };
         status.serve_waiting(|request| {
             let view = contexts(tables, last_contexts);

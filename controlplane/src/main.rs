@@ -13,6 +13,7 @@ use jvpn_controlplane::store::writer::StoreWriter;
 use jvpn_controlplane::store::{ClosedStore, Scan, SessionStore};
 use jvpn_crypto::keys::{NodeKey, StaticSecret};
 use jvpn_crypto::rng::OsRandom;
+use jvpn_host::memory::{self, Memory};
 use jvpn_host::status::StatusListener;
 use jvpn_host::{clock, keyfile, privileges, signals};
 use std::fs::{File, OpenOptions};
@@ -71,6 +72,14 @@ fn start() -> Result<()> {
     let args = Args::parse();
     let config =
         Config::load(&args.config).with_context(|| format!("configuration {}", args.config.display()))?;
+    // Before there is a key in it, and while this is still root.
+    let memory = memory::lock_all().map_or_else(
+        |error| {
+            tracing::warn!(%error, "keys in this process's memory may reach a swap device");
+            Memory::Swappable
+        },
+        |()| Memory::Locked,
+    );
     let private_key: StaticSecret = keyfile::read_secret(&config.private_key_file)
         .context("private_key_file")?
         .parse()
@@ -102,7 +111,7 @@ fn start() -> Result<()> {
         None => None,
     };
     tracing::info!(node = %config.node_id, user = %config.user, peers = config.peers.len(), "control plane starts, unprivileged");
-    let ended = Shell::new(engine, audit, status, shutdown, config, (store, stored), abuse).run();
+    let ended = Shell::new(engine, audit, status, shutdown, config, memory, (store, stored), abuse).run();
     if !writer.finish(AUDIT_PATIENCE) {
         tracing::warn!("the audit sink did not take its last lines in time");
     }

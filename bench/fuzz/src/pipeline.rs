@@ -303,6 +303,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         next_interval_ms: 200,
         received: 4,
         highest_counter: 5,
+        rtt_us: 6,
     };
     let frame = sealed(slot(), 0, 0, &up);
     let data =

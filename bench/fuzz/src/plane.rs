@@ -1,12 +1,14 @@
 //! A data plane as the engine sees it: CONTEXT, the answers to its commands in any order, and workers that open and seal.
 
+use jvpn_abi::tables::PROBE_SAMPLES;
 use jvpn_abi::tables::{BindingWord, InstallEntry, InstallOp};
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, SlotId, Suite, TAG_LEN};
 use jvpn_abi::{BootTime, Endpoint};
-use jvpn_controlplane::engine::{ContextView, Snapshot, TableCommand, TableEvent, Traffic};
+use jvpn_controlplane::engine::{ContextView, Probed, Snapshot, TableCommand, TableEvent, Traffic};
 use jvpn_crypto::window::OwnWindow;
 use jvpn_crypto::{OpenKey, SealKey};
+use jvpn_session::quality::Counts;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How it answers.
@@ -280,5 +282,13 @@ impl ContextView for Plane {
     }
     fn traffic(&self, _: u32) -> Traffic {
         Traffic::default()
+    }
+    fn probed(&self, slot_index: u32) -> Option<Probed> {
+        let lies = self.lies.get(&slot_index)?;
+        let (sealed, highest) = (lies.sealed, lies.highest.unwrap_or(0));
+        let count = |key, end, received| Some(Counts { key, end, received });
+        let counts = |end, received| [count(0, end, received), count(1, received, end)];
+        let (up, down) = (counts(sealed, highest), counts(highest, sealed));
+        Some(Probed { probes: sealed, up, down, samples: [sealed ^ highest; PROBE_SAMPLES] })
     }
 }

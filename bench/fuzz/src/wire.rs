@@ -168,6 +168,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         next_interval_ms: 200,
         received: 4,
         highest_counter: 5,
+        rtt_us: 6,
     };
     let request = [&[MsgType::ReattachRequest.octet(), 1, 0, 0][..], &[9; 60]].concat();
     let mut seeds = vec![

@@ -51,7 +51,11 @@ fn r0_3_the_control_plane_is_powerless_and_strangers_get_no_descriptors() {
             assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), 0, "{set} of {status}");
         }
         assert_eq!(field("NoNewPrivs"), "1");
+        // R5.3: nothing of it reaches a swap device.
+        let locked: u64 = field("VmLck").trim_end_matches(" kB").parse().unwrap();
+        assert!(locked > 1_024, "only {locked} kB are locked");
     }
+    assert_eq!(lab.control_plane_status()["memory_locked"], true);
     // A kernel without memfd_secret gets locked memory instead, and the data plane says so.
     let fallback = lab.logs().contains("no memfd_secret");
     let mapping = if fallback { "jvpn-keys" } else { "secretmem" };

@@ -213,6 +213,10 @@ impl Rig {
 
     fn stop(&mut self) {
         assert_eq!(query(&self.socket(), "down").unwrap()["ok"], true);
+        // The answer comes when it has ended.
+        let left = rules_and_routes();
+        assert!(!left.contains("jvpn0") && !left.contains("189"), "{left}");
+        assert!(!self.socket().exists());
         let output = self.client.take().unwrap().wait_with_output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }

@@ -154,6 +154,18 @@ impl Links {
         self.reconcile(&Wanted::default()).map(|_| ())
     }
 
+    /// What of ours is still there, in words: the tunnel device of this name, routes and rules.
+    ///
+    /// # Errors
+    /// If the host cannot be looked at.
+    pub fn left_over(&mut self, device: &str) -> Result<Vec<String>, NetlinkError> {
+        let ours = self.ours()?;
+        let routes = ours.routes.iter().map(|route| format!("route {route:?}"));
+        let rules = ours.rules.iter().map(|rule| format!("rule {rule:?}"));
+        let device = self.look()?.devices.contains_key(device).then(|| format!("device {device}"));
+        Ok(device.into_iter().chain(routes).chain(rules).collect())
+    }
+
     fn look(&mut self) -> Result<Snapshot, NetlinkError> {
         let mut snapshot = Snapshot::default();
         let link = RouteNetlinkMessage::GetLink(LinkMessage::default());

@@ -93,6 +93,8 @@ pub(crate) struct Gateway {
     pub(crate) refuse_handshake: Option<(Reason, u32)>,
     pub(crate) same_place: SamePlace,
     pub(crate) cookies: Cookies,
+    /// Added to the number that an answer gives its keys: what an honest gateway never does.
+    pub(crate) key_number_off: u32,
     pub(crate) policy: ClientPolicy,
     pub(crate) slot_resets: bool,
     /// Turns an inner packet into what comes back for it.
@@ -161,6 +163,7 @@ impl Gateway {
             refuse_handshake: None,
             same_place: SamePlace::Switch,
             cookies: Cookies::No,
+            key_number_off: 0,
             policy: POLICY,
             slot_resets: true,
             reflect: |_| {},
@@ -331,7 +334,8 @@ impl Gateway {
         }
         let before = session.binding.take().filter(|_| rekey).and_then(Binding::into_heard);
         let key_number = before.as_ref().map_or(0, |before| before.number + 1);
-        let answer = ReattachGrant { rekey, key_number, binding: grant.clone() }.encode();
+        let named = key_number.wrapping_add(self.key_number_off);
+        let answer = ReattachGrant { rekey, key_number: named, binding: grant.clone() }.encode();
         let (answer, secret) = incoming.answer(&answer).unwrap();
         let suite = Suite::Aes256Gcm;
         let mut binding = Binding::new(&grant, &secret, suite, from);
