@@ -24,7 +24,7 @@ use super::handshake::UNAVAILABLE_RETRY_MS;
 use super::rekey::Asks;
 use super::retry::Work;
 use super::session::{Answered, Binding, FIRST_KEY_NUMBER, GenerationSecrets, Session};
-use super::world::World;
+use super::world::{DataPlane, World};
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
 use jvpn_abi::Reason;
@@ -98,6 +98,11 @@ impl World {
             return self.limit(session, at, known, LimitScope::Global, retry_after_ms);
         }
         let Some(asked) = self.prove(session, at, known) else { return };
+        if self.data_plane == DataPlane::Adopting {
+            // What JOURNAL says of this session may be behind the tables: nothing is decided before both were read.
+            let wait = Duration::from_millis(u64::from(UNAVAILABLE_RETRY_MS));
+            return self.refuse(session, at, known, Reason::Unavailable, wait);
+        }
         match session.asks(at, known.under) {
             Asks::Rekey => return self.rekey(session, at, known, asked, view),
             Asks::Wait(wait) => return self.refuse(session, at, known, Reason::RateLimited, wait),

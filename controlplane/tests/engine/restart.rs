@@ -1,7 +1,7 @@
 //! A control plane that is killed, at any step, and its successor: the same session goes on, nothing is used twice.
 
 use crate::client::Client;
-use crate::rig::{Answers, PATH_A, PATH_B, PATH_C, Rig};
+use crate::rig::{Answers, GATEWAY, PATH_A, PATH_B, PATH_C, Rig};
 use jvpn_abi::wire::MsgType;
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::{Endpoint, Reason};
@@ -292,6 +292,26 @@ fn r7_3_no_reset_before_adoption_is_done() {
     assert!(other.events().contains(&"SECURITY_EVENT"), "a session that ends with its record is not silent");
     other.event(TableEvent::Adopted { slots: 64 });
     assert_eq!(other.ask(PATH_B(), &sent.datagram)[0], MsgType::Reset.octet());
+}
+
+/// R7.3, R2.4: JOURNAL may say less than the tables: who reattaches before both were read is told to come again, and is
+/// no offender.
+#[test]
+fn r7_3_a_reattach_before_adoption_is_done_comes_again() {
+    let mut rig = Rig::new(Policy::default());
+    let mut client = Client::new(0, rig.gateway);
+    client.handshake(&mut rig, PATH_A());
+    rig.fuse = Some(0);
+    // Confirmed in CONTEXT; the control plane dies before it hears of it.
+    rig.frame(client.slot(), PATH_A());
+    let sent = client.request(&mut rig);
+    let (now, contexts) = (rig.now.after(Duration::from_millis(1)), rig.tables.contexts.clone());
+    rig.restart_with(|engine| engine.handle_datagram(now, PATH_B(), GATEWAY, &sent.datagram, &contexts));
+    let refusal = rig.sent.drain(..).find(|sent| sent.payload[0] == MsgType::ReattachReject.octet()).unwrap();
+    assert_eq!(sent.reject(&refusal.payload).0, Reason::Unavailable);
+    assert!(!rig.events().contains(&"SECURITY_EVENT"), "{:?}", rig.events());
+    assert_eq!(rig.state(&client).0, "ATTACHED");
+    get_back(&mut rig, &mut client, &mut Seen::default());
 }
 
 /// R7.3: a binding that JOURNAL names but the tables do not hold (the data plane had restarted and was just getting

@@ -52,7 +52,7 @@ pub(crate) struct SlotContext {
     pub(crate) probed: Probed,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Contexts(pub(crate) BTreeMap<u32, SlotContext>);
 
 impl ContextView for Contexts {
