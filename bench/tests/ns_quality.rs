@@ -117,7 +117,7 @@ fn r7_1_a_flapping_uplink_is_bounded_by_policy() {
     lab.await_event("the budget is used up", cursor, |event| changed(event, "POLICY_FLAP_LIMIT"));
     assert_eq!(lab.snapshot().state, "DEGRADED");
     let cursor = lab.log.end();
-    let flapping = if SWITCHES % 2 == 0 { Uplink::A } else { Uplink::B };
+    let flapping = if SWITCHES.is_multiple_of(2) { Uplink::A } else { Uplink::B };
     impairments.link_down(flapping).unwrap();
     lab.await_event("one more is refused", cursor, |event| {
         event.is_audit("REATTACH_REJECT") && event.text("reason_code") == "COOLDOWN"

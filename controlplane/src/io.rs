@@ -91,8 +91,7 @@ impl Shell {
     pub fn new(
         engine: Engine,
         audit: AuditHandle,
-        status: StatusListener,
-        shutdown: UnixStream,
+        (status, shutdown): (StatusListener, UnixStream),
         config: Config,
         memory: Memory,
         (store, stored): (StoreWriter, Option<Scan>),

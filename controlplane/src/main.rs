@@ -111,7 +111,7 @@ fn start() -> Result<()> {
         None => None,
     };
     tracing::info!(node = %config.node_id, user = %config.user, peers = config.peers.len(), "control plane starts, unprivileged");
-    let ended = Shell::new(engine, audit, status, shutdown, config, memory, (store, stored), abuse).run();
+    let ended = Shell::new(engine, audit, (status, shutdown), config, memory, (store, stored), abuse).run();
     if !writer.finish(AUDIT_PATIENCE) {
         tracing::warn!("the audit sink did not take its last lines in time");
     }

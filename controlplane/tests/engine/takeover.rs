@@ -526,7 +526,7 @@ fn r1_6_ttls_hold_over_a_restart() {
     let mut rig = Rig::new(Policy::default());
     rig.engine.keep_store(UNIX_OFFSET_MS);
     let (mut client, record) = attached(&mut rig, 0);
-    reborn(&mut rig, &mut vec![record]);
+    reborn(&mut rig, &mut [record]);
     rig.wait(Policy::default().transport_loss_ttl);
     assert_eq!(rig.state(&client), ("TERMINATED", Reason::TtlTransportLossExpired));
     assert_eq!(refused(&mut rig, &mut client, PATH_B()), (Reason::SessionExpired, 0));

@@ -143,7 +143,7 @@ fn r3_3_cookies_that_are_never_good_cause_no_storm() {
     let sent = recorded(&world, Way::Up, MsgType::HandshakeInit).len() as u64;
     assert_eq!(sent, counts.handshakes_sent + counts.retries_followed);
     assert!(counts.retries_followed <= counts.handshakes_sent);
-    assert!(sent >= 8 && sent <= 5 + 10 * 5, "{sent}");
+    assert!((8..=5 + 10 * 5).contains(&sent), "{sent}");
     // And it gets in as soon as cookies count.
     world.gateway.cookies = Cookies::Yes;
     let took = world.run_until(12_000, |world| world.state() == "ATTACHED");

@@ -15,9 +15,9 @@ const REJECT: u8 = MsgType::ReattachReject.octet();
 const CONTROL: u8 = MsgType::Control.octet();
 
 fn ends(world: &World) -> Vec<(SessionId, Reason)> {
-    let end = |event: &Event| match event {
-        Event::SessionEnded { session, reason } => Some((*session, *reason)),
-        _ => None,
+    let end = |event: &Event| {
+        let Event::SessionEnded { session, reason } = event else { return None };
+        Some((*session, *reason))
     };
     world.events.iter().filter_map(|(_, event)| end(event)).collect()
 }
