@@ -60,6 +60,11 @@ impl ControlPlane {
         }
     }
 
+    /// When the next outcome is known.
+    pub(crate) fn stored_at(&self) -> Option<BootTime> {
+        self.outcomes.front().map(|(at, _)| *at)
+    }
+
     /// Engine and CONTEXT, for a call of the one with the other.
     pub(crate) fn parts(&mut self) -> (&mut Engine, Contexts<'_>) {
         let contexts = Contexts(self.contexts.as_deref().unwrap_or_default());
