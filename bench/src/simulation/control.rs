@@ -155,6 +155,9 @@ impl Simulation {
                 self.observer.control_plane_died_in_a_step();
             }
             if refused.is_empty() {
+                if let Some(control) = &mut self.host.control {
+                    control.mark_journal();
+                }
                 return Ok(());
             }
             for event in refused {
