@@ -8,7 +8,7 @@ use crate::admin::{self, Surroundings};
 use crate::audit::AuditHandle;
 use crate::config::Config;
 use crate::engine::{Engine, TableCommand, TableEvent};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Completeness, Journal, JournalError};
 use crate::store::Scan;
 use crate::store::writer::StoreWriter;
 use crate::tables::{Contexts, JournalHandout, Legacy, Offer, Tables, TablesError};
@@ -196,17 +196,19 @@ impl Shell {
         match contents {
             Some(Ok(contents)) => {
                 let (records, damaged) = (contents.snapshots.len(), contents.damaged.len());
+                let completeness = contents.completeness;
                 let bound = |slot_index| tables.word(slot_index);
                 let capacity = journal.capacity();
                 let kept = self.engine.adopt(now, capacity, contents.snapshots, &contents.damaged, &bound);
                 tracing::info!(
                     records,
                     damaged,
+                    ?completeness,
                     bindings = kept.words.len(),
                     "going on from JOURNAL; forwarding was not interrupted"
                 );
                 tables.clear(Some(&kept))?;
-                self.match_store(now, damaged > 0);
+                self.match_store(now, completeness);
             }
             unusable => {
                 if let Some(Err(error)) = unusable {
@@ -225,12 +227,13 @@ impl Shell {
         Ok(())
     }
 
-    /// JOURNAL is what counts: a stored record without its session is left from one that ended. Unless records of JOURNAL
-    /// were `damaged`: then it may be one of theirs, and is loaded.
-    fn match_store(&mut self, now: BootTime, damaged: bool) {
+    /// JOURNAL is what counts: a stored record without its session is left from one that ended. Unless JOURNAL is
+    /// incomplete, because records were damaged or its writer died while it was loading: then it is loaded.
+    fn match_store(&mut self, now: BootTime, completeness: Completeness) {
         let Some(Scan { sessions, unreadable }) = self.stored.take() else {
-            if damaged {
-                self.engine.store_is_unreadable();
+            match completeness {
+                Completeness::Incomplete => self.engine.store_is_unreadable(),
+                Completeness::Complete => {}
             }
             return;
         };
@@ -239,10 +242,9 @@ impl Shell {
             if self.engine.match_stored(id, &record) {
                 continue;
             }
-            if damaged {
-                unknown.push((id, record));
-            } else {
-                self.engine.forget_stored(id, record.version);
+            match completeness {
+                Completeness::Incomplete => unknown.push((id, record)),
+                Completeness::Complete => self.engine.forget_stored(id, record.version),
             }
         }
         for (id, version) in unreadable {
@@ -375,6 +377,15 @@ impl Shell {
         Ok(())
     }
 
+    /// Once all that was stored is loaded, and written to JOURNAL, JOURNAL is what counts.
+    fn mark_journal(&mut self) {
+        if let Some(journal) = &mut self.journal
+            && self.engine.memory_is_whole()
+        {
+            journal.mark(Completeness::Complete);
+        }
+    }
+
     /// Commands, then answers, then audit lines.
     fn drain(&mut self) {
         loop {
@@ -418,7 +429,7 @@ impl Shell {
                 abuse.send(&summary);
             }
             if refused.is_empty() {
-                return;
+                return self.mark_journal();
             }
             for event in refused {
                 let view = contexts(&self.tables, &self.last_contexts);

@@ -2,6 +2,7 @@
 
 use super::agenda::{Actor, Happening};
 use super::client::whole_ms;
+use super::gateway::ControlPlane;
 use super::gateway::data_plane::{Did, Steered};
 use super::gateway::tables::Rung;
 use super::network::GATEWAY;
@@ -62,6 +63,10 @@ impl Simulation {
                 return Err(self.observer.violation("I9", "a timer of the engine does not pass"));
             }
             self.agenda.wake(Actor::Control, whole_ms(due));
+        }
+        // A wake for what the store has done meanwhile gave way to this turn, if this turn came first.
+        if let Some(at) = self.host.control.as_ref().and_then(ControlPlane::stored_at) {
+            self.agenda.wake(Actor::Control, at);
         }
         self.check()
     }
@@ -162,6 +167,9 @@ impl Simulation {
                 self.supervise();
             }
             if refused.is_empty() {
+                if let Some(control) = &mut self.host.control {
+                    control.mark_journal();
+                }
                 return Ok(());
             }
             for event in refused {

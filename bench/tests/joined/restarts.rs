@@ -170,6 +170,28 @@ fn crashes_during_a_takeover() {
     }
 }
 
+/// R7.3, R1.8, I13: the control plane dies again while it loads, beside a data plane that lives: JOURNAL is there and has
+/// no record of the session yet, and that does not mean that it has ended.
+#[test]
+fn control_plane_dies_while_it_loads() {
+    for micros in (0..1_500).step_by(50) {
+        let mut sim = attached();
+        let id = session(&sim);
+        sim.strike(Fault::KillControlPlane).unwrap();
+        sim.strike(Fault::KillDataPlane).unwrap();
+        sim.run(ms(50)).unwrap();
+        sim.strike(Fault::StartDataPlane).unwrap();
+        sim.strike(Fault::StartControlPlane).unwrap();
+        sim.run(std::time::Duration::from_micros(micros)).unwrap();
+        sim.strike(Fault::KillControlPlane).unwrap();
+        sim.run(ms(90)).unwrap();
+        sim.strike(Fault::StartControlPlane).unwrap();
+        recovered(&mut sim, 1, secs(5));
+        assert_eq!((session(&sim), sim.observer.client(0).ends.len()), (id, 0), "after {micros} us");
+        flows(&mut sim);
+    }
+}
+
 /// R1.8, I13, R2.4: any datagram of a takeover is lost or held back for good: the client is back all the same, as the same
 /// session.
 #[test]

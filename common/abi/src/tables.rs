@@ -543,6 +543,8 @@ const _: () = assert!(JOURNAL_COPY_LEN <= 1_024 && JOURNAL_RECORD_LEN == 2 * JOU
 pub const JOURNAL_VERSION: u64 = 2;
 /// First word of JOURNAL.
 pub const JOURNAL_MAGIC: u64 = u64::from_be_bytes(*b"jvpnjrnl");
+/// Says that every live session has its record, so that a stored one without a record has ended.
+pub const JOURNAL_COMPLETE: u64 = u64::from_be_bytes(*b"complete");
 
 /// Words of JOURNAL's element 0, which is its head; session records begin with element 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -558,4 +560,6 @@ pub enum JournalWord {
     Used = 3,
     /// The same again.
     UsedAgain = 4,
+    /// [`JOURNAL_COMPLETE`], or anything else while stored sessions are still being loaded.
+    Complete = 5,
 }

@@ -80,6 +80,12 @@ impl Engine {
         }
     }
 
+    /// Whether every session that there may be is known here: nothing of the store is still to be loaded.
+    #[must_use]
+    pub fn memory_is_whole(&self) -> bool {
+        self.world.memory_is_whole()
+    }
+
     /// Asks for the next term of every session that is not asked for.
     fn ask_to_load(&mut self) {
         let Some(store) = &mut self.world.store else { return };

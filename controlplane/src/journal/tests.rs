@@ -108,6 +108,30 @@ fn r7_3_a_torn_write_leaves_one_whole_copy() {
     }
 }
 
+/// R7.3: it is incomplete until its writer says otherwise, and again when a record is found damaged: also for whoever
+/// comes after the one who freed that record.
+#[test]
+fn r7_3_an_incomplete_journal_stays_incomplete_until_all_is_loaded() {
+    let read = |fd: &OwnedFd| open(fd, &node_key(), 9).read(&node_key()).unwrap().completeness;
+    let (fd, mut journal) = begun();
+    journal.write(0, &snapshot(1));
+    assert_eq!(read(&fd), Completeness::Incomplete);
+    journal.mark(Completeness::Complete);
+    assert_eq!((read(&fd), read(&fd)), (Completeness::Complete, Completeness::Complete));
+    damage(&journal, 0, 0);
+    assert_eq!(read(&fd), Completeness::Complete, "one copy is whole");
+    damage(&journal, 0, 1);
+    let mut next = open(&fd, &node_key(), 5_000);
+    let contents = next.read(&node_key()).unwrap();
+    assert_eq!((contents.damaged, contents.completeness), (vec![0], Completeness::Incomplete));
+    next.clear(0);
+    assert_eq!(read(&fd), Completeness::Incomplete, "the record is gone, the session may be stored");
+    next.mark(Completeness::Complete);
+    assert_eq!(read(&fd), Completeness::Complete);
+    next.begin(&node_key());
+    assert_eq!(read(&fd), Completeness::Incomplete);
+}
+
 /// R7.3: another version, another node key and no JOURNAL at all are told apart, and start over empty.
 #[test]
 fn r7_3_a_foreign_journal_is_refused_and_made_anew() {

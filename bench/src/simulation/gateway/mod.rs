@@ -13,7 +13,7 @@ use data_plane::{DataPlane, Sizes};
 use jvpn_abi::tables::Context;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_controlplane::engine::{AdminCommand, Engine, Settings, Snapshot, Status};
-use jvpn_controlplane::journal::Journal;
+use jvpn_controlplane::journal::{Completeness, Journal};
 use jvpn_controlplane::store::writer::{Outcome, Request};
 use jvpn_controlplane::store::{Change, Scan, SessionStore};
 use jvpn_controlplane::tables::Contexts;
@@ -57,6 +57,20 @@ impl ControlPlane {
             (Some(journal), Some(snapshot)) => journal.write(index, snapshot),
             (Some(journal), None) => journal.clear(index),
             (None, _) => {}
+        }
+    }
+
+    /// When the next outcome is known.
+    pub(crate) fn stored_at(&self) -> Option<BootTime> {
+        self.outcomes.front().map(|(at, _)| *at)
+    }
+
+    /// Once all that was stored is loaded, and written to JOURNAL, JOURNAL is what counts.
+    pub(crate) fn mark_journal(&mut self) {
+        if let Some(journal) = &mut self.journal
+            && self.engine.memory_is_whole()
+        {
+            journal.mark(Completeness::Complete);
         }
     }
 
@@ -265,14 +279,21 @@ impl Host {
             if let Some(contents) = contents {
                 let bound = |slot_index| writer.bindings.word(slot_index);
                 let (records, damaged) = (contents.snapshots, contents.damaged);
+                let completeness = contents.completeness;
                 let kept = control.engine.adopt(now, journal.capacity(), records, &damaged, &bound);
                 writer.clear(Some(&kept));
                 let Scan { sessions, .. } = self.store.scan().unwrap_or_default();
+                let mut unknown = Vec::new();
                 for (id, record) in sessions {
-                    if !control.engine.match_stored(id, &record) {
-                        control.engine.forget_stored(id, record.version);
+                    if control.engine.match_stored(id, &record) {
+                        continue;
+                    }
+                    match completeness {
+                        Completeness::Incomplete => unknown.push((id, record)),
+                        Completeness::Complete => control.engine.forget_stored(id, record.version),
                     }
                 }
+                control.engine.load_stored(now, unknown);
             } else {
                 journal.begin(node_key);
                 control.engine.keep_journal(journal.capacity());

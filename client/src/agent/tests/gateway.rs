@@ -102,6 +102,8 @@ pub(crate) struct Gateway {
     pub(crate) sessions: u32,
     /// Tickets that it still gives.
     pub(crate) tickets: usize,
+    /// Timestamp of the last handshake; it outlives the gateway's memory.
+    stamp: u64,
     probes: BTreeSet<Vec<u8>>,
     /// PROBEs received.
     pub(crate) probed: Vec<ProbeFrame>,
@@ -169,6 +171,7 @@ impl Gateway {
             reflect: |_| {},
             sessions: 0,
             tickets: usize::MAX,
+            stamp: 0,
             probes: BTreeSet::new(),
             probed: Vec::new(),
             jar: CookieJar::default(),
@@ -238,6 +241,11 @@ impl Gateway {
         assert_eq!(init.peer, self.peer);
         let offer = HandshakeOffer::decode(&init.payload).unwrap();
         assert_eq!(offer.versions, [PROTOCOL_VERSION]);
+        if offer.timestamp_ns <= self.stamp {
+            // It was overtaken by a later one, over another path.
+            return;
+        }
+        self.stamp = offer.timestamp_ns;
         if let Some((reason, retry_after_ms)) = self.refuse_handshake {
             let answer = HandshakeAnswer::Refused { reason, retry_after_ms }.encode();
             let (datagram, _) = init.respond(&self.psk, &answer).unwrap();
