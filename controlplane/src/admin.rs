@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::engine::{AdminCommand, ContextView, Engine};
 use jvpn_abi::BootTime;
+use jvpn_host::memory::Memory;
 use jvpn_session::messages::SessionId;
 use serde_json::{Value, json};
 
@@ -71,6 +72,8 @@ pub struct Surroundings {
     pub audit_dropped: u64,
     /// Answers that the kernel did not take.
     pub datagrams_unsent: u64,
+    /// Whether keys in this process's memory may reach a swap device.
+    pub memory: Memory,
 }
 
 /// Answers one request line.
@@ -116,6 +119,7 @@ fn status(engine: &Engine, around: &Surroundings, now: BootTime, view: &dyn Cont
         fields.insert("data_plane_connected".into(), json!(around.data_plane_connected));
         fields.insert("audit_dropped".into(), json!(around.audit_dropped));
         fields.insert("datagrams_unsent".into(), json!(around.datagrams_unsent));
+        fields.insert("memory_locked".into(), json!(around.memory == Memory::Locked));
     }
     document
 }

@@ -16,6 +16,7 @@ use jvpn_abi::BootTime;
 use jvpn_abi::tables::Context;
 use jvpn_crypto::rng::OsRandom;
 use jvpn_host::clock;
+use jvpn_host::memory::Memory;
 use jvpn_host::status::StatusListener;
 use jvpn_tables::Mapping;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -78,6 +79,7 @@ pub struct Shell {
     waiting_told: bool,
     buffer: Vec<u8>,
     unsent: u64,
+    memory: Memory,
     config: Config,
 }
 
@@ -90,6 +92,7 @@ impl Shell {
         status: StatusListener,
         shutdown: UnixStream,
         config: Config,
+        memory: Memory,
         (store, stored): (StoreWriter, Scan),
     ) -> Self {
         Self {
@@ -107,6 +110,7 @@ impl Shell {
             waiting_told: false,
             buffer: vec![0; MAX_DATAGRAM],
             unsent: 0,
+            memory,
             config,
         }
     }
@@ -396,12 +400,13 @@ impl Shell {
     }
 
     fn answer_status(&mut self) {
-        let Self { status, engine, tables, last_contexts, audit, unsent, config, .. } = self;
+        let Self { status, engine, tables, last_contexts, audit, unsent, memory, config, .. } = self;
         let around = Surroundings {
             node_id: config.node_id.clone(),
             data_plane_connected: tables.is_some(),
             audit_dropped: audit.dropped(),
             datagrams_unsent: *unsent,
+            memory: *memory,
         };
         status.serve_waiting(|request| {
             let view = contexts(tables, last_contexts);

@@ -12,6 +12,7 @@ use jvpn_controlplane::store::writer::StoreWriter;
 use jvpn_controlplane::store::{ClosedStore, Scan, SessionStore};
 use jvpn_crypto::keys::{NodeKey, StaticSecret};
 use jvpn_crypto::rng::OsRandom;
+use jvpn_host::memory::{self, Memory};
 use jvpn_host::status::StatusListener;
 use jvpn_host::{clock, keyfile, privileges, signals};
 use std::fs::{File, OpenOptions};
@@ -70,6 +71,14 @@ fn start() -> Result<()> {
     let args = Args::parse();
     let config =
         Config::load(&args.config).with_context(|| format!("configuration {}", args.config.display()))?;
+    // Before there is a key in it, and while this is still root.
+    let memory = memory::lock_all().map_or_else(
+        |error| {
+            tracing::warn!(%error, "keys in this process's memory may reach a swap device");
+            Memory::Swappable
+        },
+        |()| Memory::Locked,
+    );
     let private_key: StaticSecret = keyfile::read_secret(&config.private_key_file)
         .context("private_key_file")?
         .parse()
@@ -93,7 +102,7 @@ fn start() -> Result<()> {
     let mut engine = Engine::new(settings, private_key, Box::new(state), Box::new(rng), now);
     engine.keep_store();
     tracing::info!(node = %config.node_id, user = %config.user, peers = config.peers.len(), "control plane starts, unprivileged");
-    let ended = Shell::new(engine, audit, status, shutdown, config, (store, stored)).run();
+    let ended = Shell::new(engine, audit, status, shutdown, config, memory, (store, stored)).run();
     if !writer.finish(AUDIT_PATIENCE) {
         tracing::warn!("the audit sink did not take its last lines in time");
     }
