@@ -169,7 +169,7 @@ fn r1_8_a_file_changed_anywhere_is_whole_or_named() {
     let whole = std::fs::read(&path).unwrap();
     assert!(judge(dir.path(), WRITTEN, "as it was"));
     // Every octet of the head, then steps that meet every page in another place.
-    let places = (0..320).chain((320..whole.len()).step_by(whole.len() / 160 | 1));
+    let places = (0..320).chain((320..whole.len()).step_by((whole.len() / 160) | 1));
     let mut refused = 0;
     for (round, at) in places.enumerate() {
         let mut changed = whole.clone();
