@@ -1,5 +1,6 @@
 //! R1.8, R10.3: both ends of every policy field, found by asking policy itself, so that no field can be forgotten; and every
 //! pair of fields that can contradict each other.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use jvpn_session::Policy;
 use jvpn_session::policy::PolicyError;
