@@ -155,9 +155,11 @@ impl Gateway {
 
     /// Carries out what the engine wants until it wants nothing more.
     pub(crate) fn pump(&mut self) {
+        let mut changed = false;
         loop {
             let mut events = Vec::new();
             while let Some(command) = self.engine.poll_command() {
+                changed = true;
                 if self.burns() {
                     format!("{command:?}").hash(&mut self.said);
                     events.extend(self.plane.apply(command));
@@ -171,6 +173,7 @@ impl Gateway {
             }
             while self.engine.poll_handle_change().is_some() {}
             while let Some(line) = self.engine.poll_audit() {
+                changed = true;
                 format!("{line:?}").hash(&mut self.said);
             }
             if events.is_empty() || self.is_dead() {
@@ -180,7 +183,10 @@ impl Gateway {
                 self.engine.handle_table_event(self.now, event, &self.plane);
             }
         }
-        self.check();
+        // A status costs more than most steps: nothing that it shows changes without a command or a line.
+        if changed {
+            self.check();
+        }
     }
 
     fn burns(&mut self) -> bool {

@@ -26,7 +26,7 @@ const RECORDED_MAX: usize = 64;
 /// Things that happen at one moment; more is a livelock.
 const AT_ONCE_MAX: usize = 2_000;
 /// A whole run needs no more; an input that asks for more has said enough.
-const STEPS_MAX: usize = 20_000;
+const STEPS_MAX: usize = 6_000;
 /// Unix time at boot time zero, ns.
 const UNIX_AT_BOOT_NS: u64 = 1_700_000_000_000_000_000;
 
