@@ -45,8 +45,11 @@ impl Limit {
 pub const HANDSHAKES_PER_SECOND: u32 = 500;
 /// Takeover requests per second of the whole node: four Diffie-Hellman operations each, and no durable write.
 pub const TAKEOVERS_PER_SECOND: u32 = 1_000;
-/// RESETs per second of each kind: small answers to datagrams that nobody authenticated.
-pub const RESETS_PER_SECOND: u32 = 200;
+/// RESETs per second for slots: small answers to datagrams that nobody authenticated.
+pub const SLOT_RESETS_PER_SECOND: u32 = 200;
+/// RESETs per second for handles: by one of them a client learns that it has to take its session over, so there are as many
+/// as takeovers.
+pub const HANDLE_RESETS_PER_SECOND: u32 = TAKEOVERS_PER_SECOND;
 /// RETRYs per second to requests of one kind: two MACs each. Above what the edge lets through of a kind by default.
 pub const RETRIES_PER_SECOND: u32 = 10_000;
 /// Unbound samples per second that are tried with keys: one AEAD operation or two each.
@@ -71,10 +74,16 @@ pub struct NodeLimits {
     pub handshakes: Share,
     /// Handshakes that showed a cookie, by source prefix.
     pub handshake_prefixes: PrefixLimits,
+    /// The same for requests with handles that are not known.
+    pub reset_prefixes: PrefixLimits,
+    /// The same for takeover requests.
+    pub takeover_prefixes: PrefixLimits,
     /// RETRYs to handshakes.
     pub handshake_retries: Limit,
     /// RETRYs to requests for a reattach.
     pub reattach_retries: Limit,
+    /// RETRYs to requests with handles that are not known, and for a takeover.
+    pub stranger_retries: Limit,
     /// Takeover requests whose MAC is right.
     pub takeovers: Share,
     /// RESETs for slots.
@@ -95,11 +104,14 @@ impl NodeLimits {
             reattach: Share::new(policy.reattach_global_per_second),
             handshakes: Share::new(HANDSHAKES_PER_SECOND),
             handshake_prefixes: PrefixLimits::default(),
+            reset_prefixes: PrefixLimits::default(),
+            takeover_prefixes: PrefixLimits::default(),
             handshake_retries: Limit::new(RETRIES_PER_SECOND, RETRIES_PER_SECOND),
             reattach_retries: Limit::new(RETRIES_PER_SECOND, RETRIES_PER_SECOND),
+            stranger_retries: Limit::new(RETRIES_PER_SECOND, RETRIES_PER_SECOND),
             takeovers: Share::new(TAKEOVERS_PER_SECOND),
-            slot_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
-            handle_resets: Share::new(RESETS_PER_SECOND),
+            slot_resets: Limit::new(SLOT_RESETS_PER_SECOND, SLOT_RESETS_PER_SECOND),
+            handle_resets: Share::new(HANDLE_RESETS_PER_SECOND),
             samples: Limit::new(SAMPLES_PER_SECOND, SAMPLES_PER_SECOND),
             path_probes: Limit::new(PATH_PROBES_PER_SECOND, PATH_PROBES_PER_SECOND),
         }

@@ -64,6 +64,9 @@ pub(super) const SWITCHES: [&str; 2] = ["TRANSPORT_SWITCH_OK", "POLICY_FLAP_LIMI
 /// Reasons that begin a term.
 pub(super) const NEW_TERM: [&str; 2] = ["OWNER_RESTART", "OWNER_TAKEOVER"];
 
+/// The line of a session that was loaded from the store: no transition of the one before, whose end nobody saw.
+pub(super) const LOADED: (Option<State>, State, &str) = (None, Recovering, "OWNER_RESTART");
+
 /// Every (from, to, reason) that a STATE_CHANGE may have; `None` is before birth.
 #[must_use]
 pub fn transitions() -> Vec<(Option<State>, State, &'static str)> {

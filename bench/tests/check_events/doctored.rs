@@ -391,6 +391,30 @@ fn r7_3_a_forgotten_session_ends_after_a_start_only() {
     forgotten(false).refused(Check::Missing, 5);
 }
 
+/// R7.3, R1.3: a session that was loaded from the store goes on with the next term, after a start only, and not after its
+/// end.
+#[test]
+fn r7_3_a_loaded_session_begins_a_term_after_a_start() {
+    let loaded = |mut log: Log, is_started: bool, version: u64| {
+        if is_started {
+            log.node("NODE_STARTED", &json!({}));
+        }
+        log.state = json!(null);
+        log.version = version;
+        log.change("RECOVERING", "OWNER_RESTART");
+        log.change("RECOVERING", "RECOVERY_RETRY");
+        log.confirm();
+        log
+    };
+    let next_term = 1 << 40;
+    let findings = loaded(Log::attached(), true, next_term).judged();
+    assert!(findings.good && findings.sessions.live == 1, "{}", findings.text());
+    loaded(Log::attached(), false, next_term).refused(Check::Missing, 5);
+    loaded(Log::attached(), true, 2).refused(Check::Term, 6);
+    loaded(Log::attached(), true, next_term + 1).refused(Check::Term, 6);
+    loaded(Log::whole(), true, next_term).refused(Check::Final, 16);
+}
+
 /// R6.1: what is no JSON, does not fit the schema, or is cut off.
 #[test]
 fn r6_1_lines_are_whole_json_objects_of_the_schema() {

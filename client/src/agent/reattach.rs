@@ -427,10 +427,17 @@ impl Agent {
             outage_ms: millis(now.since(recovery.last_heard)),
             attempts: recovery.campaign.attempts(),
         };
+        // The gateway may have said already what it made of this binding: its budget used up, its quality.
+        let told = session
+            .gateway
+            .filter(|view| view.version >= session.held.anchor_version && view.state.is_bound());
+        let (state, reason) =
+            told.map_or((State::Attached, Reason::TransportSwitchOk), |view| (view.state, view.reason));
         let session = session.id;
         self.recoveries += 1;
         self.last_recovery = Some(report);
-        self.set_state(State::Attached, Reason::TransportSwitchOk);
+        self.set_state(state, reason);
+        self.watch_as(now, state);
         self.push_event(Event::RecoveryComplete { session, report });
     }
 

@@ -64,6 +64,7 @@ impl Agent {
         ask: ReattachAsk,
     ) -> Option<Request> {
         let timestamp_ns = self.next_timestamp(now);
+        let kept = self.kept_cookie(now, uplink);
         let Self { phase: Phase::Session(session), config, random, .. } = self else { return None };
         session.taking = None;
         let ReattachAsk { cause, detect_ms, attempt } = ask;
@@ -80,7 +81,11 @@ impl Agent {
             takeover::request(random.as_mut(), &params, &ask.encode())
         });
         match made {
-            Ok((payload, pending)) => {
+            Ok((mut payload, pending)) => {
+                // Every request of this exchange is a fresh one: without it each would cost a RETRY under load.
+                if kept.is_some_and(|cookie| pending.with_cookie(&mut payload, cookie).is_ok()) {
+                    self.counters.cookies_shown += 1;
+                }
                 self.outbox.push_back(Transmit { uplink, payload: payload.clone() });
                 self.counters.takeovers_sent += 1;
                 Some(Request::new(uplink, None, Pending::Takeover(pending), payload, now))

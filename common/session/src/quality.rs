@@ -231,8 +231,10 @@ impl Measured {
     /// Judges by the thresholds. Good needs evidence about loss: whoever is silent is not good.
     #[must_use]
     pub fn judge(&self, thresholds: &Thresholds) -> Verdict {
-        let worse = [self.loss_up, self.loss_down].into_iter().flatten().max_by_key(|loss| loss.percent());
-        if let Some(loss) = worse.filter(|loss| loss.exceeds(thresholds.loss_percent)) {
+        // Each direction by itself: one accident among few packets must not hide many among many.
+        let measured = || [self.loss_up, self.loss_down].into_iter().flatten();
+        let exceeding = measured().filter(|loss| loss.exceeds(thresholds.loss_percent));
+        if let Some(loss) = exceeding.max_by_key(|loss| loss.percent()) {
             let threshold = u64::from(thresholds.loss_percent);
             return Verdict::Bad(Breach { measure: Measure::Loss, threshold, observed: loss.percent() });
         }
@@ -244,7 +246,7 @@ impl Measured {
                 return Verdict::Bad(Breach { measure, threshold, observed });
             }
         }
-        if worse.is_some() { Verdict::Good } else { Verdict::NoEvidence }
+        if measured().next().is_some() { Verdict::Good } else { Verdict::NoEvidence }
     }
 }
 

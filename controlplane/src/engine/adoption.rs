@@ -78,7 +78,7 @@ impl Engine {
             }
         }
         for _ in &freed {
-            // Which session it was cannot be told any more: it is over, and its client is told so when it asks.
+            // Which session it was cannot be told any more: what the store has and JOURNAL has not is loaded.
             self.world.counters.count(Counter::JournalDamaged);
             let kind = AuditKind::Security { violation: Violation::JournalDamaged };
             self.world.report_node(now, Some(Reason::SecurityViolation), kind);

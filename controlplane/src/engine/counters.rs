@@ -68,6 +68,8 @@ counters! {
     HandshakeLoad = "handshake_load";
     /// Times that load of reattach requests began.
     ReattachLoad = "reattach_load";
+    /// Times that load of requests with unknown handles began.
+    UnknownHandleLoad = "unknown_handle_load";
     /// Times that load of takeover requests began.
     TakeoverLoad = "takeover_load";
     /// RETRYs sent, each to a request without a cookie that is good here and now.

@@ -13,7 +13,7 @@ use jvpn_abi::BootTime;
 use jvpn_crypto::schedule::Root;
 use jvpn_session::Event;
 use jvpn_session::messages::SessionId;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// A store that does not answer within this time makes the birth fail.
@@ -34,12 +34,38 @@ pub(super) struct Store {
     unix_offset_ms: i64,
     /// Stored sessions on their way into memory.
     pub(super) loads: Loads,
+    /// Removals that are on their way, by ticket.
+    removals: BTreeMap<u64, (SessionId, Version)>,
+    /// Removals that the store did not take: a record that stays would bring its session back.
+    again: Vec<(SessionId, Version)>,
+    /// When they are asked for again.
+    again_at: Option<BootTime>,
 }
 
 impl Store {
     /// Unix time in ms.
     pub(super) fn unix_ms(&self, now: BootTime) -> u64 {
         now.as_millis().saturating_add_signed(self.unix_offset_ms)
+    }
+
+    /// When something is to be asked for again.
+    pub(super) fn again_at(&self) -> Option<BootTime> {
+        self.loads.again_at().into_iter().chain(self.again_at).min()
+    }
+
+    fn remove(&mut self, id: SessionId, expected: Version) {
+        let ticket = self.ask(Change::Delete { id, expected });
+        self.removals.insert(ticket, (id, expected));
+    }
+
+    /// What became of a removal; other requests are none of its business.
+    fn removal_outcome(&mut self, now: BootTime, ticket: u64, result: &Result<Version, StoreError>) {
+        let Some(removal) = self.removals.remove(&ticket) else { return };
+        // Gone, or changed by somebody else, or not readable ever: asking again helps in the other case only.
+        if let Err(StoreError::Unavailable { .. }) = result {
+            self.again.push(removal);
+            self.again_at.get_or_insert(now.after(STORE_PAUSE));
+        }
     }
 
     pub(super) fn ask(&mut self, change: Change) -> u64 {
@@ -79,7 +105,7 @@ impl World {
     /// A session that ended is not stored any more.
     pub(super) fn unstore(&mut self, session: &mut Session) {
         if let (Some(version), Some(store)) = (session.stored.take(), &mut self.store) {
-            store.ask(Change::Delete { id: session.core.id(), expected: version });
+            store.remove(session.core.id(), version);
         }
     }
 }
@@ -116,13 +142,27 @@ impl Engine {
     /// A record that belongs to no session is removed.
     pub fn forget_stored(&mut self, id: SessionId, version: Version) {
         if let Some(store) = &mut self.world.store {
-            store.ask(Change::Delete { id, expected: version });
+            store.remove(id, version);
+        }
+    }
+
+    /// Removals that the store did not take are asked for again.
+    pub(super) fn remove_again(&mut self, now: BootTime) {
+        let Some(store) = &mut self.world.store else { return };
+        if store.again_at.is_some_and(|at| now >= at) {
+            store.again_at = None;
+            for (id, version) in std::mem::take(&mut store.again) {
+                store.remove(id, version);
+            }
         }
     }
 
     /// What became of a request.
     pub fn handle_store_outcome(&mut self, now: BootTime, outcome: Outcome, view: &dyn ContextView) {
         let Outcome { ticket, id, result } = outcome;
+        if let Some(store) = &mut self.world.store {
+            store.removal_outcome(now, ticket, &result);
+        }
         if self.load_outcome(now, ticket, id, &result, view) && result.is_ok() {
             return;
         }

@@ -11,7 +11,6 @@ use super::session::{Binding, GenerationSecrets, Session};
 use super::world::World;
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
-use crate::load::Address;
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{PROTOCOL_VERSION, Reason};
@@ -172,13 +171,7 @@ impl World {
         }
         self.counters.count(Counter::HandshakeReceived);
         let at = self.pass(at, Work::Handshake, &Question::of_init(datagram)?)?;
-        // One prefix gets its part of what is reserved; beyond it, what nobody else wants.
-        let mut standing = at.address;
-        if standing == Address::Proven && self.limits.handshake_prefixes.take(at.now, at.remote).is_err() {
-            self.counters.count(Counter::CookiePrefixLimited);
-            standing = Address::Unproven;
-        }
-        if self.limits.handshakes.take(at.now, standing).is_err() {
+        if self.limits.handshakes.take(at.now, at.address).is_err() {
             let kind = AuditKind::RateLimit { scope: LimitScope::Global };
             return self.drop_handshake(at, Reason::RateLimited, kind);
         }

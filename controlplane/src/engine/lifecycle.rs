@@ -29,7 +29,7 @@ impl World {
                 let kind = AuditKind::Security { violation: Violation::ProtocolViolation };
                 self.report(session, now, reason, kind);
             }
-            // There is no store yet that could take a session from this node.
+            // One node owns all its sessions: nobody takes one from it.
             Err(Rejection::Relinquished) => self.counters.event_ignored(name),
         }
     }

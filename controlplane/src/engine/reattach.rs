@@ -61,10 +61,12 @@ impl Engine {
             return self.world.counters.reattach_rejected(Reason::Malformed);
         };
         self.world.counters.count(Counter::ReattachReceived);
-        let Some(at) = self.world.pass(at, Work::Reattach, &question) else { return };
         let Some(id) = self.world.handles.get(&frame.handle()) else {
+            // Load of these asks those for a cookie who know no handle, and nobody else.
+            let Some(at) = self.world.pass(at, Work::Reset, &question) else { return };
             return self.world.reset_handle(at, frame.handle());
         };
+        let Some(at) = self.world.pass(at, Work::Reattach, &question) else { return };
         self.run_due(id, at.now, Priority::REATTACH, view);
         self.with(id, |world, session| {
             let known = session.generation(Handle(frame.handle())).map(|(under, resume)| Known {

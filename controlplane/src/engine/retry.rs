@@ -18,8 +18,10 @@ use serde::Serialize;
 pub(super) enum Work {
     /// A session: Diffie-Hellman with a stranger and a durable write.
     Handshake,
-    /// A binding of a session, or a RESET for a handle that is not known.
+    /// A binding of a session.
     Reattach,
+    /// A RESET for a handle that is not known.
+    Reset,
     /// A session that this node has forgotten: Diffie-Hellman with a stranger.
     Takeover,
 }
@@ -31,6 +33,8 @@ pub struct UnderLoad {
     pub handshakes: bool,
     /// Reattach requests.
     pub reattaches: bool,
+    /// Requests with handles that are not known.
+    pub unknown_handles: bool,
     /// Takeover requests.
     pub takeovers: bool,
 }
@@ -42,6 +46,7 @@ impl World {
         let share = match work {
             Work::Handshake => &mut self.limits.handshakes,
             Work::Reattach => &mut self.limits.reattach,
+            Work::Reset => &mut self.limits.handle_resets,
             Work::Takeover => &mut self.limits.takeovers,
         };
         if share.ask(at.now) == Load::Begins {
@@ -51,6 +56,7 @@ impl World {
         let is_calm = match work {
             Work::Handshake => !load.handshakes,
             Work::Reattach => !load.reattaches,
+            Work::Reset => !load.unknown_handles,
             Work::Takeover => !load.takeovers,
         };
         if is_calm {
@@ -59,7 +65,7 @@ impl World {
         if question.shown().is_some() {
             if self.cookies.accepts(at.now, at.remote, at.local, question.shown()) {
                 self.counters.count(Counter::CookieAccepted);
-                return Some(Arrival { address: Address::Proven, ..at });
+                return Some(Arrival { address: self.standing(at, work), ..at });
             }
             self.counters.count(Counter::CookieRefused);
         }
@@ -67,12 +73,30 @@ impl World {
         None
     }
 
+    /// What a good cookie is worth. One prefix gets its part of what is reserved for strangers; beyond it, what nobody
+    /// else wants.
+    fn standing(&mut self, at: Arrival, work: Work) -> Address {
+        let prefixes = match work {
+            Work::Handshake => &mut self.limits.handshake_prefixes,
+            Work::Reset => &mut self.limits.reset_prefixes,
+            Work::Takeover => &mut self.limits.takeover_prefixes,
+            // Behind a keyed MAC, and each session has a limit of its own.
+            Work::Reattach => return Address::Proven,
+        };
+        if prefixes.take(at.now, at.remote).is_ok() {
+            return Address::Proven;
+        }
+        self.counters.count(Counter::CookiePrefixLimited);
+        Address::Unproven
+    }
+
     /// For what cookies are asked for at this moment.
     pub(super) fn under_load(&self, now: BootTime) -> UnderLoad {
         let limits = &self.limits;
         UnderLoad {
             handshakes: limits.handshakes.is_under_load(now),
-            reattaches: limits.reattach.is_under_load(now) || limits.handle_resets.is_under_load(now),
+            reattaches: limits.reattach.is_under_load(now),
+            unknown_handles: limits.handle_resets.is_under_load(now),
             takeovers: limits.takeovers.is_under_load(now),
         }
     }
@@ -83,6 +107,7 @@ impl World {
         self.counters.count(match work {
             Work::Handshake => Counter::HandshakeLoad,
             Work::Reattach => Counter::ReattachLoad,
+            Work::Reset => Counter::UnknownHandleLoad,
             Work::Takeover => Counter::TakeoverLoad,
         });
         let kind = AuditKind::RateLimit { scope: LimitScope::Global };
@@ -95,7 +120,8 @@ impl World {
         self.report_node(at.now, Some(Reason::RateLimited), kind);
         let limit = match work {
             Work::Handshake => &mut self.limits.handshake_retries,
-            Work::Reattach | Work::Takeover => &mut self.limits.reattach_retries,
+            Work::Reattach => &mut self.limits.reattach_retries,
+            Work::Reset | Work::Takeover => &mut self.limits.stranger_retries,
         };
         if limit.take(at.now).is_err() {
             return self.counters.count(Counter::RetryHeldBack);

@@ -226,6 +226,7 @@ impl Engine {
 
     pub(super) fn fire_timers(&mut self, now: BootTime, view: &dyn ContextView) {
         self.load_again(now);
+        self.remove_again(now);
         while let Some((timer, id)) = self.world.timers.first() {
             if timer.at() > now {
                 break;
@@ -241,6 +242,9 @@ impl Engine {
             debug_assert!(!stuck, "a deadline of session {id} does not pass");
             if stuck {
                 self.world.timers.remove(timer, id);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.scheduled = None;
+                }
             }
         }
         let lines = self.world.floods.flush(now);

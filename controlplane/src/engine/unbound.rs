@@ -4,12 +4,10 @@
 
 use super::api::ContextView;
 use super::counters::Counter;
-use super::retry::Work;
 use super::session::{FormerKey, Session};
 use super::world::{DataPlane, World};
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
-use crate::load::Load;
 use jvpn_abi::Reason;
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, MsgType, SlotId, Suite, TAG_LEN};
@@ -149,9 +147,6 @@ impl World {
     /// A handle that nobody here knows. Nothing is remembered of it.
     pub(super) fn reset_handle(&mut self, at: Arrival, handle: [u8; 8]) {
         self.note_abuse(at, Reason::SessionNotFound);
-        if self.limits.handle_resets.ask(at.now) == Load::Begins {
-            self.load_begins(at, Work::Reattach);
-        }
         if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
             || !self.memory_is_whole()
             || self.limits.handle_resets.take(at.now, at.address).is_err()

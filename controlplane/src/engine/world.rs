@@ -219,7 +219,7 @@ impl World {
     pub(super) fn next_timeout(&self) -> Option<BootTime> {
         let first = self.timers.first().map(|(timer, _)| timer.at());
         let abuse = self.abuse.as_ref().and_then(Abuse::deadline);
-        let loads = self.store.as_ref().and_then(|store| store.loads.again_at());
+        let loads = self.store.as_ref().and_then(Store::again_at);
         first.into_iter().chain(self.floods.deadline()).chain(abuse).chain(loads).min()
     }
 

@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::rig::{PATH_A, PATH_B, Rig, UNIX_OFFSET_MS};
 use jvpn_abi::Reason;
-use jvpn_controlplane::engine::Counter;
+use jvpn_controlplane::engine::{AdminCommand, Counter};
 use jvpn_controlplane::store::writer::{Outcome, Request};
 use jvpn_controlplane::store::{Change, Expected, StoreError, Version};
 use jvpn_session::Policy;
@@ -98,6 +98,29 @@ fn r7_3_a_broken_store_stops_births_only() {
     rig.frame(born.slot(), PATH_A());
     assert_eq!(rig.state(&born).0, "ATTACHED");
     rig.check_audit();
+}
+
+/// R1.2, R7.3: the record of a session that ended is removed, however often the store refuses: it would bring the session
+/// back.
+#[test]
+fn r7_3_a_removal_that_fails_is_asked_for_again() {
+    let mut rig = rig();
+    let client = rig_attached(&mut rig);
+    while asked(&mut rig).is_some() {}
+    let admin = AdminCommand::TerminateSession(client.session());
+    rig.engine.handle_admin(rig.now, &admin, &rig.tables.contexts).unwrap();
+    rig.pump();
+    for _ in 0..3 {
+        let request = asked(&mut rig).unwrap();
+        assert!(matches!(request.change, Change::Delete { id, .. } if id == client.session()));
+        answer(&mut rig, &request, Err(broken()));
+        assert!(asked(&mut rig).is_none(), "not at once");
+        rig.wait(Duration::from_secs(1));
+    }
+    let request = asked(&mut rig).unwrap();
+    answer(&mut rig, &request, Ok(Version(1)));
+    rig.wait(Duration::from_secs(5));
+    assert!(asked(&mut rig).is_none(), "and no more when it is gone");
 }
 
 /// R7.3: a store that answers too late finds no session any more; its record is removed again.

@@ -286,8 +286,8 @@ fn r2_3_an_unknown_handle_gets_a_reset() {
     }
     // Half of the limit for whoever asks; then a cookie is asked for first.
     let resets = fresh.sent.iter().filter(|answer| Reset::parse(&answer.payload).is_some()).count();
-    assert_eq!(resets, 99, "limited");
-    assert_eq!((fresh.counter(Counter::ResetHeldBack), fresh.counter(Counter::RetrySent)), (1, 900));
+    assert_eq!(resets, 499, "limited");
+    assert_eq!((fresh.counter(Counter::ResetHeldBack), fresh.counter(Counter::RetrySent)), (1, 500));
 }
 
 /// Nothing is reset before a control plane knows what the data plane holds.
