@@ -154,38 +154,47 @@ impl<'a> Fuzzer<'a> {
         outcome
     }
 
-    /// Replaces the kept corpus by the smallest inputs that reach every edge which any input has reached.
+    /// Replaces the kept corpus by few inputs that reach every edge which any input has reached, as far as so many can.
     fn keep(&self, runner: &Runner) -> Result<()> {
         let fresh = self.work.with_extension("kept");
         let _absent = fs::remove_dir_all(&fresh);
         fs::create_dir_all(&fresh).with_context(|| format!("cannot create {}", fresh.display()))?;
         let mut merge = Command::new(&self.binary);
-        merge.args(["-merge=1", "-use_counters=0"]).arg(format!("-max_len={INPUT_OCTETS}"));
+        merge.args(["-set_cover_merge=1", "-use_counters=0"]).arg(format!("-max_len={INPUT_OCTETS}"));
         runner.logged(&format!("{}, merge", self.name), merge.args([&fresh, &self.corpus, &self.work]))?;
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&fresh).with_context(|| format!("cannot list {}", fresh.display()))? {
-            let entry = entry?;
-            files.push((entry.metadata()?.len(), entry.file_name()));
+        let (found, named): (Vec<_>, Vec<_>) =
+            list(&self.corpus)?.into_iter().partition(|(_, name)| is_digest(name));
+        for (_, name) in &found {
+            fs::remove_file(self.corpus.join(name))?;
         }
+        let mut files = list(&fresh)?;
         files.sort();
         files.retain(|(len, _)| *len <= KEPT_OCTETS);
-        let kept = spread(&files, KEPT_FILES);
-        fs::remove_dir_all(&self.corpus)?;
-        fs::create_dir_all(&self.corpus)?;
+        // The longest reach most.
+        let kept = files.split_off((files.len() + named.len()).saturating_sub(KEPT_FILES).min(files.len()));
         for (_, name) in &kept {
             fs::copy(fresh.join(name), self.corpus.join(name))?;
         }
-        println!("  kept  {} of {} inputs in {}", kept.len(), files.len(), self.corpus.display());
+        let all = kept.len() + files.len();
+        println!("  kept  {} of {all} inputs in {}", kept.len(), self.corpus.display());
         Ok(())
     }
 }
 
-/// `most` of the items, from the first to the last at equal distances.
-fn spread<T: Clone>(items: &[T], most: usize) -> Vec<T> {
-    if items.len() <= most {
-        return items.to_vec();
-    }
-    (0..most).filter_map(|n| items.get(n * (items.len() - 1) / (most - 1).max(1)).cloned()).collect()
+/// Length and name of each file.
+fn list(dir: &Path) -> Result<Vec<(u64, String)>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    entries
+        .map(|entry| {
+            let entry = entry?;
+            Ok((entry.metadata()?.len(), entry.file_name().to_string_lossy().into_owned()))
+        })
+        .collect()
+}
+
+/// Whether libFuzzer named a file. What people have named, the input of a mended finding, stays.
+fn is_digest(name: &str) -> bool {
+    name.len() == 40 && name.bytes().all(|octet| octet.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -205,8 +214,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_spread() {
-        assert_eq!(spread(&[1, 2, 3], 3), [1, 2, 3]);
-        assert_eq!(spread(&(0..100).collect::<Vec<_>>(), 3), [0, 49, 99]);
+    fn what_people_have_named_stays() {
+        assert!(is_digest("a7170e20d1ac7130409ff0d32fab90161916b3ea"));
+        assert!(!is_digest("least-error-number") && !is_digest("seed-001"));
     }
 }
