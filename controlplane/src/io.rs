@@ -200,6 +200,9 @@ impl Shell {
                 let bound = |slot_index| tables.word(slot_index);
                 let capacity = journal.capacity();
                 let kept = self.engine.adopt(now, capacity, contents.snapshots, &contents.damaged, &bound);
+                let completeness = if kept.refused > 0 { Completeness::Incomplete } else { completeness };
+                // Before a record is freed: whoever comes after us must not take its session for ended.
+                journal.mark(completeness);
                 tracing::info!(
                     records,
                     damaged,
@@ -379,10 +382,9 @@ impl Shell {
 
     /// Once all that was stored is loaded, and written to JOURNAL, JOURNAL is what counts.
     fn mark_journal(&mut self) {
-        if let Some(journal) = &mut self.journal
-            && self.engine.memory_is_whole()
-        {
-            journal.mark(Completeness::Complete);
+        if let Some(journal) = &mut self.journal {
+            let is_whole = self.engine.journal_is_whole();
+            journal.mark(if is_whole { Completeness::Complete } else { Completeness::Incomplete });
         }
     }
 

@@ -64,8 +64,18 @@ pub(super) const SWITCHES: [&str; 2] = ["TRANSPORT_SWITCH_OK", "POLICY_FLAP_LIMI
 /// Reasons that begin a term.
 pub(super) const NEW_TERM: [&str; 2] = ["OWNER_RESTART", "OWNER_TAKEOVER"];
 
-/// The line of a session that was loaded from the store: no transition of the one before, whose end nobody saw.
-pub(super) const LOADED: (Option<State>, State, &str) = (None, Recovering, "OWNER_RESTART");
+/// Whether a line without a state before it is that of a stored session: loaded, or ended because it may not go on.
+pub(super) fn is_load(to: State, reason: &str) -> bool {
+    match to {
+        Recovering => reason == "OWNER_RESTART",
+        Terminated => ENDS_UNLOADED.contains(&reason),
+        Birth | Attached | Volatile | Degraded => false,
+    }
+}
+
+/// Why a stored session is not loaded.
+const ENDS_UNLOADED: [&str; 5] =
+    ["KEY_REVOKED", "ADMIN_TERMINATE", "TTL_SESSION_EXPIRED", "SUPERSEDED", "OWNER_RESTART"];
 
 /// Every (from, to, reason) that a STATE_CHANGE may have; `None` is before birth.
 #[must_use]

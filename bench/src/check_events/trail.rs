@@ -178,8 +178,8 @@ impl Trail {
         new: State,
     ) {
         let reason = record.reason.as_str();
-        if (previous, new, reason) == rules::LOADED {
-            return self.loaded(scene, version, record);
+        if previous.is_none() && rules::is_load(new, reason) {
+            return self.loaded(scene, version, record, new);
         }
         let Some(missing) = self.step(scene, version) else { return };
         if self.is_terminated() {
@@ -219,23 +219,24 @@ impl Trail {
         (self.changed_ms, self.changed_at) = (record.at_ms, scene.ordinal);
     }
 
-    /// A node that lost the memory of both its processes loads what it finds in its store: the next term begins, and
-    /// what was not stored is forgotten.
-    fn loaded(&mut self, scene: &mut Scene<'_>, version: Version, record: &Record) {
+    /// A node that lost the memory of both its processes loads what it finds in its store, or ends what may not go on: the
+    /// next term begins, and what was not stored is forgotten.
+    fn loaded(&mut self, scene: &mut Scene<'_>, version: Version, record: &Record, new: State) {
         if self.is_terminated() {
             return scene.blame(Check::Final, "nothing after TERMINATED", "a load from the store".to_owned());
         }
         let rises = self.version.is_none_or(|last| version.term() > last.term());
         if !rises || version.sequence() != 0 {
-            scene.blame(Check::Term, "the start of a later term", format!("OWNER_RESTART at {version}"));
+            scene.blame(Check::Term, "the start of a later term", format!("a load at {version}"));
         }
         if self.version.is_some() && !scene.losses.started_since(self.seen_at) {
             scene.blame(Check::Missing, "a NODE_STARTED before a load from the store", "none".to_owned());
         }
         self.lose_track();
         self.recent = VecDeque::new();
-        self.known = Known::At(State::Recovering);
-        self.recovering_since = Some(record.at_ms);
+        self.known = Known::At(new);
+        self.recovering_since = (new == State::Recovering).then_some(record.at_ms);
+        self.owed.termination = new == State::Terminated;
         self.version = self.version.max(Some(version));
         record.reason.clone_into(&mut self.reason);
         (self.changed_ms, self.changed_at) = (record.at_ms, scene.ordinal);

@@ -413,6 +413,15 @@ fn r7_3_a_loaded_session_begins_a_term_after_a_start() {
     loaded(Log::attached(), true, 2).refused(Check::Term, 6);
     loaded(Log::attached(), true, next_term + 1).refused(Check::Term, 6);
     loaded(Log::whole(), true, next_term).refused(Check::Final, 16);
+    for (reason, is_good) in [("KEY_REVOKED", true), ("PEER_TERMINATE", false)] {
+        let mut log = Log::attached();
+        log.node("NODE_STARTED", &json!({}));
+        (log.state, log.version) = (json!(null), next_term);
+        log.change("TERMINATED", reason);
+        let fields = json!({ "total_lifetime_ms": 7, "total_switches": 0 });
+        log.push("TERMINATION_EVENT", reason, &fields);
+        assert_eq!(log.judged().good, is_good, "{reason}: {}", log.judged().text());
+    }
 }
 
 /// R6.1: what is no JSON, does not fit the schema, or is cut off.

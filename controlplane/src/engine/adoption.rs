@@ -28,6 +28,8 @@ pub struct Kept {
     pub words: BTreeMap<u32, BindingWord>,
     /// Routes and the slots that they lead to.
     pub routes: Vec<(Prefix, SlotId)>,
+    /// Records that opened and made no sense: their sessions are not adopted, and may be stored.
+    pub refused: usize,
 }
 
 /// What is to be decided of an adopted session once the workers have passed the clearing.
@@ -87,7 +89,7 @@ impl Engine {
         self.world.journal = Some(Places::new(capacity, &in_use));
         let slots: Vec<SlotId> = restored.iter().flat_map(|(_, session)| slots_of(session)).collect();
         self.world.slots.adopt(&slots);
-        let mut kept = Kept::default();
+        let mut kept = Kept { refused: freed.len() - damaged.len(), ..Kept::default() };
         for (index, session) in restored {
             self.settle(index, session, bound, &mut kept);
         }

@@ -9,6 +9,7 @@ use super::api::ContextView;
 use super::counters::Counter;
 use super::durable::STORE_PAUSE;
 use super::session::Session;
+use super::snapshot::Places;
 use super::world::World;
 use crate::audit::{AuditEvent, AuditKind};
 use crate::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
@@ -80,10 +81,12 @@ impl Engine {
         }
     }
 
-    /// Whether every session that there may be is known here: nothing of the store is still to be loaded.
+    /// Whether JOURNAL, once everything said is written, names every session that there is: nothing of the store is still
+    /// to be loaded, and each found a place.
     #[must_use]
-    pub fn memory_is_whole(&self) -> bool {
-        self.world.memory_is_whole()
+    pub fn journal_is_whole(&self) -> bool {
+        let overflowed = self.world.journal.as_ref().is_some_and(Places::has_overflowed);
+        self.world.memory_is_whole() && !overflowed
     }
 
     /// Asks for the next term of every session that is not asked for.

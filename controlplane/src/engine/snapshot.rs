@@ -78,6 +78,8 @@ pub(super) struct Places {
     /// The first that was never used.
     fresh: u32,
     free: Vec<u32>,
+    /// A session once found no place: JOURNAL does not know all of them.
+    overflowed: bool,
 }
 
 impl Places {
@@ -86,19 +88,25 @@ impl Places {
         let fresh = in_use.last().map_or(0, |last| last.saturating_add(1));
         // Low ones are handed out first, so that little memory is touched.
         let free = (0..fresh).rev().filter(|index| !in_use.contains(index)).collect();
-        Self { capacity, fresh, free }
+        Self { capacity, fresh, free, overflowed: false }
     }
 
     pub(super) const fn has_room(&self) -> bool {
         !self.free.is_empty() || self.fresh < self.capacity
     }
 
+    pub(super) const fn has_overflowed(&self) -> bool {
+        self.overflowed
+    }
+
     fn take(&mut self) -> Option<u32> {
-        self.free.pop().or_else(|| {
+        let taken = self.free.pop().or_else(|| {
             let index = self.fresh;
             (index < self.capacity).then(|| self.fresh += 1)?;
             Some(index)
-        })
+        });
+        self.overflowed |= taken.is_none();
+        taken
     }
 }
 
@@ -124,7 +132,7 @@ impl World {
         let index = match session.journal {
             Some(place) if place.digest == digest => return,
             Some(place) => place.index,
-            // A session for which there was no room is over with its process.
+            // Without a record a session is loaded from the store after its process has died.
             None => match places.take() {
                 Some(index) => index,
                 None => return self.counters.count(super::Counter::JournalFull),

@@ -68,7 +68,7 @@ impl ControlPlane {
     /// Once all that was stored is loaded, and written to JOURNAL, JOURNAL is what counts.
     pub(crate) fn mark_journal(&mut self) {
         if let Some(journal) = &mut self.journal
-            && self.engine.memory_is_whole()
+            && self.engine.journal_is_whole()
         {
             journal.mark(Completeness::Complete);
         }
