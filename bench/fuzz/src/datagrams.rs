@@ -10,16 +10,21 @@ use jvpn_abi::wire::control::CONTROL_OVERHEAD;
 use jvpn_abi::wire::handshake::{INIT_LEN, INIT_PAYLOAD_LEN, RESPONSE_PAYLOAD_MAX};
 use jvpn_abi::wire::path::{PathEcho, TICKET_ID_LEN};
 use jvpn_abi::wire::reattach::{ACK_PAYLOAD_MAX, REQUEST_LEN, REQUEST_PAYLOAD_LEN};
+use jvpn_abi::wire::takeover::{TAKEOVER_ACK_PAYLOAD_MAX, TAKEOVER_LEN, TAKEOVER_PAYLOAD_LEN};
 use jvpn_abi::wire::{Direction, SlotId, Suite};
-use jvpn_abi::{BootTime, Reason};
+use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_crypto::CryptoError;
 use jvpn_crypto::control::{CONTROL_MESSAGE_MAX, ControlOpener, ControlSealer};
-use jvpn_crypto::handshake::{init_mac_ok, initiate, read_init};
+use jvpn_crypto::cookie::{self, CookieJar, Question, read_retry};
+use jvpn_crypto::handshake::{self, init_mac_ok, initiate, read_init};
 use jvpn_crypto::keys::{NodeKey, PresharedKey, StaticSecret};
 use jvpn_crypto::path::TicketMint;
 use jvpn_crypto::reattach::{RequestFrame, RequestParams, reject, request};
 use jvpn_crypto::schedule::{EpochSecret, Resume};
-use jvpn_session::messages::{ControlMessage, HandshakeAnswer, HandshakeOffer, ReattachAsk, ReattachGrant};
+use jvpn_crypto::takeover;
+use jvpn_session::messages::{
+    ControlMessage, HandshakeAnswer, HandshakeOffer, ReattachAsk, ReattachGrant, TakeoverAsk,
+};
 use std::sync::OnceLock;
 
 /// What both ends hold before.
@@ -51,11 +56,13 @@ const NOW: BootTime = BootTime::from_millis(5_000_000);
 
 pub(crate) fn run(data: &[u8]) {
     let mut source = Source::new(data);
-    match source.u8() % 4 {
+    match source.u8() % 6 {
         0 => handshake(&mut source),
         1 => reattach(&mut source),
         2 => control(&mut source),
-        _ => path(&mut source),
+        3 => path(&mut source),
+        4 => takeover(&mut source),
+        _ => cookie(&mut source),
     }
 }
 
@@ -88,6 +95,62 @@ fn handshake(source: &mut Source<'_>) {
     assert_eq!(payload, granted);
     let _answer = HandshakeAnswer::decode(&payload);
     assert_eq!(initiation.read_response(&response).err(), Some(CryptoError::Repeated));
+}
+
+/// The same of the takeover exchange, and its two answers.
+fn takeover(source: &mut Source<'_>) {
+    let Ends { client, gateway, psk, epoch, .. } = ends();
+    let (mut rng, secret) = (Seeded::new(5), epoch.root().takeover());
+    let garbage = source.chunk();
+    assert!(!takeover::request_mac_ok(&gateway.public(), garbage));
+    let asked = cut(source.chunk(), TAKEOVER_PAYLOAD_LEN);
+    let granted = cut(source.chunk(), TAKEOVER_ACK_PAYLOAD_MAX);
+    let params = takeover::RequestParams {
+        local: client,
+        gateway: &gateway.public(),
+        takeover: &secret,
+        preshared: psk,
+        client_index: source.u32(),
+    };
+    let (datagram, mut pending) = takeover::request(&mut rng, &params, asked).unwrap();
+    let spoiled = source.spoil(&datagram);
+    assert!(spoiled == datagram || !takeover::request_mac_ok(&gateway.public(), &spoiled));
+    let incoming = takeover::read_request(&mut rng, gateway, &datagram).unwrap();
+    assert!(incoming.peer == client.public() && incoming.payload.starts_with(asked));
+    let _ask = TakeoverAsk::decode(&incoming.payload);
+    let slot = SlotId(source.u32());
+    let answered = incoming.answer(&secret, granted, Suite::Aes256Gcm, slot).unwrap();
+    let ack = answered.datagram;
+    assert!(ack.len() <= TAKEOVER_LEN, "an answer is never larger than its question");
+    assert!(pending.read_reject(&ack).is_err(), "a grant is no refusal");
+    for wrong in [garbage, &source.spoil(&ack)] {
+        assert!(wrong == ack || pending.read_ack(wrong).is_err());
+    }
+    let (_, payload) = pending.read_ack(&ack).unwrap();
+    assert_eq!(payload, granted);
+    assert!(pending.read_ack(&ack).is_err(), "once");
+}
+
+/// RETRY, and the same request with its cookie.
+fn cookie(source: &mut Source<'_>) {
+    let Ends { client, gateway, psk, .. } = ends();
+    let (mut rng, mut jar) = (Seeded::new(6), CookieJar::default());
+    let garbage = source.chunk();
+    let (mut init, _) = initiate(&mut rng, client, &gateway.public(), psk, source.u32(), b"").unwrap();
+    let question = Question::of_init(&init).unwrap();
+    let (remote, local) = (Endpoint::v4([203, 0, 113, 9], 40_000), Endpoint::v4([198, 51, 100, 1], 4_500));
+    let baked = jar.bake(&mut rng, NOW, remote, local).unwrap();
+    let retry = cookie::retry(&gateway.public(), &question, baked);
+    for wrong in [garbage, &source.spoil(&retry)] {
+        let read = read_retry(&gateway.public(), &question, wrong);
+        assert!(wrong == retry || read.is_err(), "a RETRY that nobody made");
+    }
+    let shown = read_retry(&gateway.public(), &question, &retry).unwrap();
+    handshake::with_cookie(&gateway.public(), &mut init, shown).unwrap();
+    assert!(init_mac_ok(&gateway.public(), &init), "with its cookie it is a request as before");
+    assert!(jar.accepts(NOW, remote, local, shown));
+    let elsewhere = Endpoint { port: source.u16(), ..remote };
+    assert!(elsewhere == remote || !jar.accepts(NOW, elsewhere, local, shown));
 }
 
 /// REQUEST, ACK and REJECT.
@@ -206,6 +269,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
             [vec![2, 1, 0], chunk(&[0x28; 40]), vec![1], chunk(message), vec![2, 0, 1, 9, 0, 30, 0]].concat(),
         );
     }
+    let (asked, granted) = (messages::takeover_ask().encode(), &messages::seeds()[4]);
+    seeds.push([vec![4], chunk(&[]), chunk(&asked), chunk(granted), vec![1, 2, 3, 4, 0, 5, 0x80]].concat());
+    seeds.push([vec![5], chunk(&[0x22; 44]), vec![1, 2, 3, 4, 1, 30, 1, 9, 9]].concat());
     seeds.push([vec![3], chunk(&[0x2c; 32]), vec![1; 8], vec![0, 9, 1, 0, 3, 7]].concat());
     seeds
 }

@@ -3,6 +3,7 @@
 use crate::Source;
 use jvpn_abi::wire::handshake::{INIT_PAYLOAD_LEN, RESPONSE_PAYLOAD_MAX};
 use jvpn_abi::wire::reattach::{ACK_PAYLOAD_MAX, REQUEST_PAYLOAD_LEN};
+use jvpn_abi::wire::takeover::TAKEOVER_PAYLOAD_LEN;
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{Endpoint, Reason};
 use jvpn_crypto::control::CONTROL_MESSAGE_MAX;
@@ -10,7 +11,7 @@ use jvpn_crypto::path::Ticket;
 use jvpn_session::Policy;
 use jvpn_session::messages::{
     BindingGrant, ControlMessage, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer, MAX_TICKETS,
-    ReattachAsk, ReattachGrant, SessionId, SwitchCause, TicketBatch, TicketGrant,
+    ReattachAsk, ReattachGrant, SessionId, SwitchCause, TakeoverAsk, TicketBatch, TicketGrant,
 };
 
 pub(crate) fn run(data: &[u8]) {
@@ -25,6 +26,10 @@ pub(crate) fn run(data: &[u8]) {
     if let Some(ask) = ReattachAsk::decode(data) {
         again(data, &ask.encode(), REQUEST_PAYLOAD_LEN);
         assert_eq!(ReattachAsk::decode(&ask.encode()), Some(ask));
+    }
+    if let Some(ask) = TakeoverAsk::decode(data) {
+        again(data, &ask.encode(), TAKEOVER_PAYLOAD_LEN);
+        assert_eq!(TakeoverAsk::decode(&ask.encode()), Some(ask));
     }
     if let Some(grant) = ReattachGrant::decode(data) {
         again(data, &grant.encode(), ACK_PAYLOAD_MAX);
@@ -72,6 +77,17 @@ pub(crate) fn grant() -> HandshakeGrant {
     }
 }
 
+/// What a takeover request says.
+pub(crate) fn takeover_ask() -> TakeoverAsk {
+    TakeoverAsk {
+        session_id: SessionId([5; 16]),
+        timestamp_ns: 1 << 60,
+        cause: SwitchCause::SlotReset,
+        detect_ms: 700,
+        attempt: 1,
+    }
+}
+
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let ticket = |n: u8| TicketGrant::from(&Ticket::from_parts(7, [n; 8], [n; 32]));
     let tickets = (0..MAX_TICKETS as u8).map(ticket).collect();
@@ -91,5 +107,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         ControlMessage::AskTickets.encode(),
         ControlMessage::Tickets(TicketBatch { lifetime_s: 900, tickets }).encode(),
         Source::new(&[0; 64]).rest().to_vec(),
+        takeover_ask().encode(),
+        ControlMessage::TakeOver { epoch: 4, version: 1 << 40 | 5 }.encode(),
     ]
 }

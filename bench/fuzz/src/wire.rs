@@ -5,8 +5,9 @@ use jvpn_abi::tables::{BindingEntry, BindingWord, EdgeClass, SteeringMark};
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::wire::path::{PathEcho, PathProbe};
-use jvpn_abi::wire::reattach::HANDLE_AT;
+use jvpn_abi::wire::reattach::{HANDLE_AT, KIND_AT, KIND_TAKEOVER};
 use jvpn_abi::wire::reset::{Reset, ResetKind};
+use jvpn_abi::wire::retry::Retry;
 use jvpn_abi::wire::{DataHeader, MsgType, SlotId, Suite};
 use jvpn_abi::{DropReason, Endpoint, Reason};
 
@@ -42,6 +43,9 @@ fn headers(data: &[u8]) {
     }
     if let Some(echo) = PathEcho::parse(data) {
         assert_eq!(data, echo.encode());
+    }
+    if let Some(retry) = Retry::parse(data) {
+        assert_eq!(data, retry.encode());
     }
     // Zero octets and padding of a frame that authenticated are not looked at.
     if let Some(frame) = ProbeFrame::parse(data) {
@@ -84,11 +88,10 @@ fn wan(frame: &[u8]) {
             assert!(found.kind.is_control_to_gateway());
             let class = found.class(frame, |_| true);
             let has_handle = frame.len() >= found.payload_at + HANDLE_AT + 8;
-            assert_eq!(
-                class == EdgeClass::KnownHandle,
-                found.kind == MsgType::ReattachRequest && has_handle,
-                "{class:?}"
-            );
+            // A takeover request names no handle: it has the share of handshakes.
+            let is_takeover = frame.get(found.payload_at + KIND_AT) == Some(&KIND_TAKEOVER);
+            let is_reattach = found.kind == MsgType::ReattachRequest && !is_takeover;
+            assert_eq!(class == EdgeClass::KnownHandle, is_reattach && has_handle, "{class:?}");
             let prefix = steer::source_prefix(&found.remote);
             let again = Endpoint { addr: prefix, port: found.remote.port };
             assert_eq!(steer::source_prefix(&again), prefix);
@@ -171,7 +174,11 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         rtt_us: 6,
     };
     let request = [&[MsgType::ReattachRequest.octet(), 1, 0, 0][..], &[9; 60]].concat();
+    let takeover = [&[MsgType::ReattachRequest.octet(), 1, 1, 0][..], &[9; 252]].concat();
+    let about = MsgType::ReattachRequest.octet();
+    let retry = Retry { about, kind: 1, echo: [3; 8], cookie: [4; 16], mac: [5; 16] }.encode();
     let mut seeds = vec![
+        retry.to_vec(),
         data.clone(),
         control.clone(),
         reset.to_vec(),
@@ -183,7 +190,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         frame_v4(&data, &[], 0x2000),
         frame_v6(44, &[17, 0, 0, 1, 0, 0, 0, 9], &data),
     ];
-    for payload in [&data[..], &control, &probe, &request, &[0x20; 64], &[0x41; 40]] {
+    for payload in [&data[..], &control, &probe, &request, &takeover, &[0x20; 64], &[0x41; 40]] {
         seeds.push(frame_v4(payload, &[], 0x4000));
         seeds.push(frame_v6(17, &[], payload));
     }

@@ -1,5 +1,6 @@
 //! A gateway that has forgotten the session: the same session goes on, or its gateway says that it does not.
 
+use super::gateway::Cookies;
 use super::world::{A, B, LATENCY_MS, Way, World};
 use crate::agent::Event;
 use jvpn_abi::Reason;
@@ -110,6 +111,24 @@ fn i13_unavailable_is_asked_again() {
     world.gateway.refuse_takeover = None;
     assert!(world.run_until(1_000, |w| !w.recoveries().is_empty()).is_some());
     assert_eq!((world.session(), world.uplink(), world.gateway.sessions), (id, Some(A), 1));
+}
+
+/// R3.2, I13: under load, and refused for longer than RETRYs are followed: each request shows the cookie that was given.
+#[test]
+fn i13_requests_under_load_show_the_cookie_that_was_given() {
+    let mut world = World::new();
+    world.gateway.cookies = Cookies::Yes;
+    let mut world = world.attach();
+    let id = world.session();
+    world.gateway.forget();
+    world.gateway.refuse_takeover = Some((Reason::Unavailable, 100));
+    world.run(20_000);
+    let counters = world.agent.status(world.now).counters;
+    assert!(world.gateway.takeovers.len() > 20, "{}", world.gateway.takeovers.len());
+    assert!(counters.retries_followed <= 4, "{}", counters.retries_followed);
+    world.gateway.refuse_takeover = None;
+    assert!(world.run_until(6_000, |w| !w.recoveries().is_empty()).is_some());
+    assert_eq!((world.session(), ends(&world).len()), (id, 0));
 }
 
 /// R1.8, I13: any datagram of the exchange may be lost, several times, or all of a path: no timer but those of a reattach,
