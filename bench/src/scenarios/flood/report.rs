@@ -176,17 +176,7 @@ impl Report {
     pub fn print(&self) {
         print("");
         let head = [
-            "attack",
-            "sent/s",
-            "n",
-            "lost",
-            "outage p50",
-            "p95",
-            "p99",
-            "max ms",
-            "births",
-            "cp s",
-            "dp s",
+            "attack", "sent/s", "n", "lost", "out. p50", "p95", "p99", "max ms", "births", "cp s", "dp s",
             "ampl",
         ];
         row(head.map(str::to_owned));
