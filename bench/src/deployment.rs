@@ -455,6 +455,10 @@ audit_file = "{audit}"
 
 [policy]
 preset = "edge"
+# Quality has tests of its own; on a busy host it would come in between.
+volatile_loss_percent = 100
+volatile_rtt = "1min"
+volatile_jitter = "1min"
 {switches}
 [tunnel]
 gateway_address = "10.77.0.1"
@@ -502,6 +506,7 @@ priority = 2
 [paths]
 # The demo says itself which path breaks when; going back on its own would come in between.
 fail_back = false
+quality_switch = false
 "#,
         status = places.client_socket().display(),
         events = places.client_events_file().display(),

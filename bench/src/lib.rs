@@ -1,16 +1,21 @@
 //! The bundled bench and the demo.
 //!
 //! It starts the processes that a user would start, in the network of `jvpn-rig`, sends real traffic through
-//! them, breaks the network, and judges by what comes out at the other end. It takes no part in the protocol:
-//! it holds no key and opens no tunnel packet.
+//! them, breaks the network, and judges by what comes out at the other end. The demo takes no part in the protocol:
+//! it holds no key and opens no tunnel packet. The swarm does, with the agents of `jvpn-client`; and the attackers of
+//! the flood have keys of their own.
 
+pub mod check_events;
 pub mod cli;
 pub mod deployment;
 pub mod events;
 pub mod model;
 pub mod peers;
 pub mod report;
+pub mod result;
 pub mod scenarios;
+pub mod simulate;
 pub mod simulation;
 pub mod status;
+pub mod swarm;
 pub mod timeline;

@@ -30,6 +30,10 @@ pub struct Report {
     pub replays_rejected: u64,
     /// DATA that XDP let through to the kernel.
     pub kernel_socket_bound_data: u64,
+    /// Events of the gateway's audit that `check-events` judged.
+    pub audit_events: u64,
+    /// What it found.
+    pub audit_violations: Vec<String>,
     /// How XDP is attached.
     pub xdp_mode: String,
     /// How AF_XDP gets at the frames.
@@ -111,6 +115,9 @@ impl Report {
         );
         let leaked = self.kernel_socket_bound_data;
         expect(leaked == 0, format!("{leaked} DATA datagrams reached the kernel's socket"));
+        expect(self.audit_events > 0, "the gateway's audit was not judged".to_owned());
+        let broken = self.audit_violations.join("\n");
+        expect(broken.is_empty(), format!("the gateway's audit breaks rules:\n{broken}"));
         let busy = self.workers.iter().filter(|worker| worker.packets_in + worker.packets_out > 0).count();
         expect(busy >= 2, format!("{busy} workers had packets; at least two must"));
         failures
@@ -215,6 +222,7 @@ mod tests {
             held_back_released: 3,
             replays_sent: 4,
             replays_rejected: 4,
+            audit_events: 9,
             workers: vec![worker.clone(), worker],
             ..Report::default()
         }
@@ -223,7 +231,7 @@ mod tests {
     #[test]
     fn a_good_report_has_no_failures_and_each_bad_field_is_one() {
         assert_eq!(good().failures(), Vec::<String>::new());
-        let spoil: [fn(&mut Report); 14] = [
+        let spoil: [fn(&mut Report); 16] = [
             |r| r.session_id.clear(),
             |r| r.transitions[1].state_version = 2,
             |r| r.transitions.clear(),
@@ -236,6 +244,8 @@ mod tests {
             |r| r.replays_rejected = 3,
             |r| (r.replays_sent, r.replays_rejected) = (0, 0),
             |r| r.kernel_socket_bound_data = 1,
+            |r| r.audit_events = 0,
+            |r| r.audit_violations.push("version".into()),
             |r| r.workers.truncate(1),
             |r| r.workers[0].packets_in = 0,
         ];
@@ -262,6 +272,8 @@ mod tests {
             "replays_sent",
             "replays_rejected",
             "kernel_socket_bound_data",
+            "audit_events",
+            "audit_violations",
             "xdp_mode",
             "af_xdp_mode",
             "workers",

@@ -144,6 +144,7 @@ fn closing_rows(report: &Report) -> Vec<(String, String)> {
         ),
         ("replays sent / refused".to_owned(), pair(report.replays_sent, report.replays_rejected)),
         ("DATA seen by the kernel's socket".to_owned(), report.kernel_socket_bound_data.to_string()),
+        ("audit events judged".to_owned(), report.audit_events.to_string()),
         ("XDP / AF_XDP mode".to_owned(), format!("{} / {}", report.xdp_mode, report.af_xdp_mode)),
     ];
     for (index, worker) in report.workers.iter().enumerate() {

@@ -7,7 +7,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jvpn_abi::wire::{self, MsgType, Suite, control, data, handshake, internal, path, reattach, reset};
+use jvpn_abi::wire::{
+    self, MsgType, Suite, control, data, handshake, internal, path, reattach, reset, retry,
+};
 use jvpn_abi::{BootTime, DropReason, Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_controlplane::audit::{AuditEvent, AuditKind, Encoder, LimitScope, Line, Violation};
 use jvpn_crypto::{limits, window};
@@ -15,8 +17,12 @@ use jvpn_session::messages::{ControlMessage, SessionId, SwitchCause, TicketBatch
 use jvpn_session::{Policy, State, StateVersion};
 use serde_json::Value;
 
+#[path = "docs/abuse.rs"]
+mod abuse;
 #[path = "docs/tables.rs"]
 mod tables;
+#[path = "docs/takeover.rs"]
+mod takeover;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -144,6 +150,7 @@ fn sizes_and_limits_are_the_codes() {
         ("CONTROL_HEADER_LEN", control::CONTROL_HEADER_LEN),
         ("CONTROL_OVERHEAD", control::CONTROL_OVERHEAD),
         ("RESET_LEN", reset::RESET_LEN),
+        ("RETRY_LEN", retry::RETRY_LEN),
         ("TICKET_ID_LEN", path::TICKET_ID_LEN),
         ("TICKET_KEY_LEN", jvpn_crypto::path::TICKET_KEY_LEN),
         ("PATH_PROBE_LEN", path::PATH_PROBE_LEN),
@@ -170,7 +177,7 @@ type Field = (&'static str, usize);
 #[test]
 fn byte_tables_are_the_codes() {
     let to_end = usize::MAX;
-    let layouts: [(&str, usize, &[Field]); 11] = [
+    let layouts: [(&str, usize, &[Field]); 12] = [
         ("DATA", to_end, &[("body", data::DATA_HEADER_LEN)]),
         ("Internal frames", internal::PROBE_LEN, &[("highest", 32)]),
         (
@@ -208,6 +215,17 @@ fn byte_tables_are_the_codes() {
         ),
         ("CONTROL", to_end, &[("body", control::CONTROL_HEADER_LEN)]),
         ("RESET", reset::RESET_LEN, &[("token", 12)]),
+        (
+            "RETRY",
+            retry::RETRY_LEN,
+            &[
+                ("about", retry::RETRY_ABOUT_AT),
+                ("kind", retry::RETRY_KIND_AT),
+                ("echo", retry::RETRY_ECHO_AT),
+                ("cookie", retry::RETRY_COOKIE_AT),
+                ("MAC", retry::RETRY_MAC_AT),
+            ],
+        ),
         ("PATH_PROBE", path::PATH_PROBE_LEN, &[("MAC", path::PROBE_MAC_AT)]),
         ("PATH_ECHO", path::PATH_ECHO_LEN, &[("MAC", path::ECHO_MAC_AT)]),
     ];
@@ -249,6 +267,7 @@ fn numbers_and_names_are_the_codes() {
         ("STATE", ControlMessage::State { version: 1, state: State::Attached.number(), reason }),
         ("ASK_TICKETS", ControlMessage::AskTickets),
         ("TICKETS", ControlMessage::Tickets(TicketBatch { lifetime_s: 1, tickets: Vec::new() })),
+        ("TAKE_OVER", ControlMessage::TakeOver { epoch: 1, version: 2 }),
     ];
     let messages = messages.map(|(name, message)| (message.encode()[0], name));
     assert_eq!(pairs(PROTOCOL, "### CONTROL messages"), owned(messages));
@@ -438,6 +457,17 @@ fn fits(root: &Value, schema: &Value, value: &Value) -> Result<BTreeSet<String>,
                     }
                 }
             }
+            "maxItems" => {
+                let len = value.as_array().map(|list| list.len() as u64);
+                expect(len.is_none_or(|n| n <= wanted.as_u64().unwrap()), keyword, wanted)?;
+            }
+            "items" => {
+                value
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .try_for_each(|one| fits(root, wanted, one).map(|_| ()))?;
+            }
             "oneOf" => {
                 let branches = wanted.as_array().unwrap().iter();
                 let mut good: Vec<_> = branches.filter_map(|part| fits(root, part, value).ok()).collect();
@@ -457,6 +487,7 @@ fn fits(root: &Value, schema: &Value, value: &Value) -> Result<BTreeSet<String>,
 fn has_type(value: &Value, name: &str) -> bool {
     match name {
         "object" => value.is_object(),
+        "array" => value.is_array(),
         "string" => value.is_string(),
         "integer" => value.is_u64() || value.is_i64(),
         "null" => value.is_null(),
@@ -520,9 +551,19 @@ fn every_configuration_key_is_documented() {
             documented.map(|(key, _)| key.rsplit('.').next().unwrap().to_owned()).collect::<BTreeSet<_>>();
         let mut keys = keys_of(&read(path));
         // The names of tables; `preset` stands for the whole of [policy], which has a table of its own.
-        for table in
-            ["wan", "lan", "tunnel", "limits", "peer", "interface", "gateway", "uplink", "policy", "paths"]
-        {
+        for table in [
+            "wan",
+            "lan",
+            "tunnel",
+            "limits",
+            "abuse",
+            "peer",
+            "interface",
+            "gateway",
+            "uplink",
+            "policy",
+            "paths",
+        ] {
             keys.remove(table);
         }
         let is_table = |key: &String| ["interface", "gateway", "preset"].contains(&key.as_str());

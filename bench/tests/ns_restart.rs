@@ -32,11 +32,11 @@ fn missing(heartbeat: &Heartbeat) -> u64 {
     looks.min().unwrap_or(u64::MAX)
 }
 
-/// R0.3, R1.2, R7.2, I11: SIGKILL of the control plane under traffic, three times. No marker is lost, no key meets a nonce
+/// R0.3, R1.2, R7.3, I11: SIGKILL of the control plane under traffic, three times. No marker is lost, no key meets a nonce
 /// twice, the client notices nothing, and each successor moves the same session to another path.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
-fn r7_2_a_killed_control_plane_goes_on_with_the_same_session() {
+fn r7_3_a_killed_control_plane_goes_on_with_the_same_session() {
     let mut lab = Lab::prepare();
     let taps = Uplink::ALL.map(|uplink| Wiretap::start(&lab.rig, uplink));
     lab.launch_all();
@@ -87,7 +87,7 @@ fn r7_2_a_killed_control_plane_goes_on_with_the_same_session() {
     lab.finish();
 }
 
-/// R1.2, R7.2, R7.3: the control plane dies and goes on; then the data plane dies too, whose keys nobody else has: the
+/// R1.2, R7.3: the control plane dies and goes on; then the data plane dies too, whose keys nobody else has: the
 /// session recovers (DATA_PLANE_LOST) instead of ending.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]

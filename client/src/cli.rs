@@ -9,7 +9,11 @@ use jvpn_crypto::rng::OsRandom;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use zeroize::Zeroizing;
+
+/// How long an agent may take to end: it waits for nobody, so this is for a host that is very busy.
+const DOWN_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Sockets that `status` asks when none is named.
 const DEFAULT_SOCKETS: [&str; 3] =
@@ -66,6 +70,8 @@ enum Command {
         config: PathBuf,
     },
     /// End the tunnel of a running agent
+    ///
+    /// Returns when it has ended and device, routes and rules are gone; says what is left if something is.
     Down {
         /// The agent's status socket
         #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKETS[0])]
@@ -239,10 +245,15 @@ fn up(path: &Path) -> anyhow::Result<()> {
 }
 
 fn down(socket: &Path) -> anyhow::Result<()> {
-    let answer = jvpn_host::status::query(socket, "down")?;
-    match answer.get("ok").and_then(serde_json::Value::as_bool) {
-        Some(true) => Ok(()),
-        Some(false) | None => bail!("the process at {} did not end: {answer}", socket.display()),
+    let answer = jvpn_host::status::query_within(socket, "down", DOWN_PATIENCE)
+        .context("the agent was asked to end, and did not say that it has")?;
+    match (answer.get("ok").and_then(serde_json::Value::as_bool), answer.get("left")) {
+        (Some(true), _) => Ok(()),
+        (_, Some(left)) => bail!(
+            "the agent at {} has ended, but this is still there: {left}; the next 'jvpn up' removes it",
+            socket.display()
+        ),
+        (_, None) => bail!("the process at {} did not end: {answer}", socket.display()),
     }
 }
 

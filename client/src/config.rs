@@ -148,11 +148,19 @@ pub struct PathsConfig {
     pub fail_back: bool,
     /// How many seconds it has to answer without loss before.
     pub fail_back_hold_s: u32,
+    /// Whether to take a better uplink when the quality of the bound one is bad.
+    pub quality_switch: bool,
 }
 
 impl Default for PathsConfig {
     fn default() -> Self {
-        Self { candidate_interval_s: 10, metered_interval_s: 60, fail_back: true, fail_back_hold_s: 30 }
+        Self {
+            candidate_interval_s: 10,
+            metered_interval_s: 60,
+            fail_back: true,
+            fail_back_hold_s: 30,
+            quality_switch: true,
+        }
     }
 }
 
@@ -210,7 +218,19 @@ impl Config {
     /// # Errors
     /// Naming file, key, value and what it may be.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = jvpn_host::config::load(path)?;
+        jvpn_host::config::load(path).and_then(|config: Self| config.checked(path))
+    }
+
+    /// Checks the text of the file at `path`, which need not exist.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        jvpn_host::config::parse(path, text).and_then(|config: Self| config.checked(path))
+    }
+
+    fn checked(self, path: &Path) -> Result<Self, ConfigError> {
+        let mut config = self;
         config.path = path.to_owned();
         let problem = config.problem();
         problem.map_or(Ok(config), |message| Err(ConfigError::Invalid { path: path.to_owned(), message }))
@@ -264,6 +284,7 @@ impl Config {
             interval: seconds(self.paths.candidate_interval_s),
             metered_interval: seconds(self.paths.metered_interval_s),
             fail_back_hold: self.paths.fail_back.then(|| seconds(self.paths.fail_back_hold_s)),
+            for_quality: self.paths.quality_switch,
         }
     }
 

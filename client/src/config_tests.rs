@@ -61,6 +61,9 @@ fn a_good_file_is_taken_over() {
     assert_eq!(named.gateway.endpoint, name);
     let never = load(&good().replace("candidate_interval_s = 5", "fail_back = false")).unwrap();
     assert_eq!(never.candidates().fail_back_hold, None);
+    assert!(never.candidates().for_quality, "on unless switched off");
+    let stays = load(&good().replace("candidate_interval_s = 5", "quality_switch = false")).unwrap();
+    assert!(!stays.candidates().for_quality);
     let routing = config.routing();
     assert_eq!((routing[0].table, routing[1].table), (19_000, 19_001));
     assert_eq!(routing[1].gateway, None);

@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::engine::{AdminCommand, ContextView, Engine};
 use jvpn_abi::BootTime;
+use jvpn_host::memory::Memory;
 use jvpn_session::messages::SessionId;
 use serde_json::{Value, json};
 
@@ -71,6 +72,10 @@ pub struct Surroundings {
     pub audit_dropped: u64,
     /// Answers that the kernel did not take.
     pub datagrams_unsent: u64,
+    /// Abuse summaries taken and lost, if there is a hook for them.
+    pub abuse: Option<(u64, u64)>,
+    /// Whether keys in this process's memory may reach a swap device.
+    pub memory: Memory,
 }
 
 /// Answers one request line.
@@ -116,6 +121,10 @@ fn status(engine: &Engine, around: &Surroundings, now: BootTime, view: &dyn Cont
         fields.insert("data_plane_connected".into(), json!(around.data_plane_connected));
         fields.insert("audit_dropped".into(), json!(around.audit_dropped));
         fields.insert("datagrams_unsent".into(), json!(around.datagrams_unsent));
+        if let Some((sent, dropped)) = around.abuse {
+            fields.insert("abuse_summaries".into(), json!({ "sent": sent, "dropped": dropped }));
+        }
+        fields.insert("memory_locked".into(), json!(around.memory == Memory::Locked));
     }
     document
 }
@@ -156,6 +165,132 @@ mod tests {
             ["sesion", "session", "session xyz", "terminate", "terminate é", "revoke-peer", "\0\u{1b}[2J"]
         {
             assert!(!Request::parse(bad).unwrap_err().is_empty());
+        }
+    }
+    /// R1.8: a peers file that is broken in any way changes nothing and is named; the mended one counts.
+    #[test]
+    fn r1_8_a_broken_peers_file_leaves_the_old_list() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("peers.toml");
+        let peer = |name: &str, octet: u8| {
+            let key = jvpn_crypto::keys::PublicKey([octet; 32]);
+            format!(
+                "[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\naddresses = [\"10.77.0.{octet}/32\"]\n"
+            )
+        };
+        std::fs::write(&path, peer("laptop", 2)).unwrap();
+        let text = format!(
+            "node_id = \"gw1\"\nstate_dir = \"/s\"\nprivate_key_file = \"/k\"\npeers_file = \"{}\"\n[tunnel]\n\
+             gateway_address = \"10.77.0.1\"\n",
+            path.display()
+        );
+        let config = Config::parse(&text).unwrap();
+        let mut engine = testing::engine(config.settings(crate::config::read_psk).unwrap());
+        let around = Surroundings {
+            node_id: "gw1".into(),
+            data_plane_connected: false,
+            audit_dropped: 0,
+            datagrams_unsent: 0,
+            abuse: None,
+            memory: Memory::Locked,
+        };
+        let mut ask = |line: &str| {
+            answer(line, &mut engine, &config, &around, BootTime::from_millis(1), &testing::NoContext)
+        };
+        let broken: [Vec<u8>; 7] = [
+            b"[[peer]\n".to_vec(),
+            peer("laptop", 2).into_bytes()[..40].to_vec(),
+            vec![0xff; 64],
+            [peer("laptop", 2), peer("laptop", 3)].concat().into_bytes(),
+            peer("laptop", 1).into_bytes(),
+            format!("{}preshared_key_file = \"/nonexistent\"\n", peer("laptop", 2)).into_bytes(),
+            peer("laptop", 2).replace("name", "nmae").into_bytes(),
+        ];
+        for content in &broken {
+            std::fs::write(&path, content).unwrap();
+            let said = ask("reload-peers")["error"].as_str().unwrap().to_owned();
+            assert!(said.starts_with("the old list stays: ") && said.len() > 40, "{said}");
+            assert_eq!(
+                ask("terminate-peer laptop"),
+                json!({ "ok": true }),
+                "the old list is gone after {said}"
+            );
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(ask("reload-peers")["error"].as_str().unwrap().contains("peers.toml"));
+        std::fs::write(&path, [peer("laptop", 2), peer("phone", 3)].concat()).unwrap();
+        assert_eq!(
+            ask("reload-peers")["peers"],
+            json!({ "added": 1, "removed": 0, "changed": 0, "kept": 1 })
+        );
+    }
+
+    /// An engine without a data plane and without a disk.
+    mod testing {
+        use crate::engine::{ContextView, Durable, Engine, Probed, Settings, Traffic};
+        use crate::node_state::StateError;
+        use jvpn_abi::BootTime;
+        use jvpn_abi::tables::BindingWord;
+        use jvpn_crypto::keys::{NodeKey, PublicKey, StaticSecret};
+        use jvpn_crypto::rng::OsRandom;
+
+        struct Nothing(NodeKey);
+
+        impl Durable for Nothing {
+            fn node_key(&self) -> &NodeKey {
+                &self.0
+            }
+            fn serial_floor(&self) -> u32 {
+                0
+            }
+            fn reserve_serials(&mut self, _: u32) -> Result<u32, StateError> {
+                Err(StateError::SerialsUsedUp)
+            }
+            fn handshake_timestamp(&self, _: &PublicKey) -> Option<u64> {
+                None
+            }
+            fn record_handshake(&mut self, _: &PublicKey, _: u64) -> Result<(), StateError> {
+                Err(StateError::SerialsUsedUp)
+            }
+        }
+
+        pub(super) struct NoContext;
+
+        impl ContextView for NoContext {
+            fn last_heard(&self, _: u32) -> Option<BootTime> {
+                None
+            }
+            fn peer_interval_ms(&self, _: u32) -> Option<u32> {
+                None
+            }
+            fn confirmed(&self, _: u32, _: BindingWord) -> bool {
+                false
+            }
+            fn highest_counter(&self, _: u32, _: u32) -> Option<u64> {
+                None
+            }
+            fn sending_key(&self, _: u32) -> Option<u32> {
+                None
+            }
+            fn sealed(&self, _: u32, _: u32) -> Option<u64> {
+                None
+            }
+            fn failed_opens(&self, _: u32) -> u64 {
+                0
+            }
+            fn traffic(&self, _: u32) -> Traffic {
+                Traffic::default()
+            }
+            fn probed(&self, _: u32) -> Option<Probed> {
+                None
+            }
+        }
+
+        pub(super) fn engine(settings: Settings) -> Engine {
+            let mut random = OsRandom::checked().unwrap();
+            let secret = StaticSecret::generate(&mut random).unwrap();
+            let nothing = Box::new(Nothing(NodeKey::from_bytes([1; 32])));
+            Engine::new(settings, secret, nothing, Box::new(random), BootTime::from_millis(1))
         }
     }
 }

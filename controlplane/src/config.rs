@@ -2,6 +2,7 @@
 //! value and what to write instead. Key material stays in files of its own; this module knows only their
 //! paths.
 
+use crate::abuse::AbuseSettings;
 use crate::engine::{PeerSettings, Settings, TunnelSettings};
 use jvpn_abi::tables::MAX_PREFIXES;
 use jvpn_abi::wire::Suite;
@@ -12,12 +13,20 @@ use jvpn_session::policy::{DEFAULT_PRESET, PolicyError, PolicyFile};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Smallest inner MTU: what IPv6 asks of every link (RFC 8200 §5).
 const MTU_MIN: u16 = 1_280;
 /// Largest inner MTU: a standard Ethernet path less what the tunnel adds.
 const MTU_MAX: u16 = 1_440;
+/// Seconds between two abuse summaries.
+const ABUSE_INTERVAL_S: RangeInclusive<u64> = 1..=3_600;
+/// Prefixes that an abuse summary names: at 350 octets each they fit a datagram.
+const ABUSE_SOURCES: RangeInclusive<usize> = 1..=100;
+/// Longest path of a Unix socket (unix(7): 108 octets with its end).
+const SOCKET_PATH_MAX: usize = 107;
 /// Longest name of a node or peer.
 const NAME_MAX: usize = 64;
 
@@ -70,6 +79,8 @@ struct ConfigFile {
     policy: PolicyFile,
     tunnel: TunnelFile,
     #[serde(default)]
+    abuse: Option<AbuseFile>,
+    #[serde(default)]
     peers_file: Option<PathBuf>,
     #[serde(default)]
     peer: Vec<PeerFile>,
@@ -95,6 +106,17 @@ struct TunnelFile {
     routes: Vec<String>,
     #[serde(default)]
     dns: Vec<IpAddr>,
+}
+
+/// The hook for abuse summaries.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AbuseFile {
+    socket: PathBuf,
+    #[serde(default = "default_abuse_interval_s")]
+    interval_s: u64,
+    #[serde(default = "default_abuse_sources")]
+    sources: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -123,6 +145,12 @@ fn default_audit_file() -> PathBuf {
 }
 fn default_suites() -> Vec<String> {
     [Suite::Aes256Gcm, Suite::ChaCha20Poly1305].map(|suite| suite.name().to_owned()).into()
+}
+const fn default_abuse_interval_s() -> u64 {
+    10
+}
+const fn default_abuse_sources() -> usize {
+    20
 }
 const fn default_mtu() -> u16 {
     MTU_MIN
@@ -153,12 +181,23 @@ pub struct Config {
     pub policy_name: String,
     /// The inside.
     pub tunnel: TunnelSettings,
+    /// Where abuse summaries go, and how they are made.
+    pub abuse: Option<AbuseConfig>,
     /// The allow-list, without secrets.
     pub peers: Vec<PeerConfig>,
     /// Where more peers are listed; read again on request.
     pub peers_file: Option<PathBuf>,
     inline_peers: Vec<PeerFile>,
     tunnel_file: TunnelFile,
+}
+
+/// The hook for abuse summaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AbuseConfig {
+    /// The receiver's Unix datagram socket; it need not be there yet.
+    pub socket: PathBuf,
+    /// How summaries are made.
+    pub settings: AbuseSettings,
 }
 
 /// A peer as configured: its pre-shared key is still in its file.
@@ -253,6 +292,7 @@ impl Config {
             private_key_file: file.private_key_file,
             audit_file: (!to_stdout).then_some(file.audit_file),
             tunnel,
+            abuse: file.abuse.as_ref().map(check_abuse).transpose()?,
             peers,
             peers_file: file.peers_file,
             inline_peers: file.peer,
@@ -325,6 +365,30 @@ fn check_path(key: &str, path: &Path) -> Result<(), ConfigError> {
         return Ok(());
     }
     Err(refuse(key, path.display(), "give an absolute path; the process may start in any directory"))
+}
+
+fn check_abuse(file: &AbuseFile) -> Result<AbuseConfig, ConfigError> {
+    check_path("abuse.socket", &file.socket)?;
+    if file.socket.as_os_str().len() > SOCKET_PATH_MAX {
+        let problem =
+            format!("is longer than {SOCKET_PATH_MAX} octets, the most that a socket's path may have");
+        return Err(refuse("abuse.socket", file.socket.display(), problem));
+    }
+    if !ABUSE_INTERVAL_S.contains(&file.interval_s) {
+        let (least, most) = (ABUSE_INTERVAL_S.start(), ABUSE_INTERVAL_S.end());
+        return Err(refuse(
+            "abuse.interval_s",
+            file.interval_s,
+            format!("must be between {least} and {most}"),
+        ));
+    }
+    if !ABUSE_SOURCES.contains(&file.sources) {
+        let (least, most) = (ABUSE_SOURCES.start(), ABUSE_SOURCES.end());
+        return Err(refuse("abuse.sources", file.sources, format!("must be between {least} and {most}")));
+    }
+    let interval = Duration::from_secs(file.interval_s);
+    let settings = AbuseSettings { interval, sources: file.sources };
+    Ok(AbuseConfig { socket: file.socket.clone(), settings })
 }
 
 fn check_suites(names: &[String]) -> Result<Vec<Suite>, ConfigError> {

@@ -3,11 +3,12 @@
 //! One thread. Every input is handed to the engine, then its commands are carried out, then its answers are sent, then
 //! its audit lines are passed on: in this order an answer never overtakes the binding that it announces.
 
+use crate::abuse::hook::AbuseHook;
 use crate::admin::{self, Surroundings};
 use crate::audit::AuditHandle;
 use crate::config::Config;
 use crate::engine::{Engine, TableCommand, TableEvent};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Completeness, Journal, JournalError};
 use crate::store::Scan;
 use crate::store::writer::StoreWriter;
 use crate::tables::{Contexts, JournalHandout, Legacy, Offer, Tables, TablesError};
@@ -16,6 +17,7 @@ use jvpn_abi::BootTime;
 use jvpn_abi::tables::Context;
 use jvpn_crypto::rng::OsRandom;
 use jvpn_host::clock;
+use jvpn_host::memory::Memory;
 use jvpn_host::status::StatusListener;
 use jvpn_tables::Mapping;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -68,8 +70,8 @@ pub struct Shell {
     shutdown: UnixStream,
     tables: Option<Tables>,
     store: StoreWriter,
-    /// What was stored when this process started, until it is known whose memory goes on.
-    stored: Scan,
+    /// What was stored when this process started, until it is known whose memory goes on. `None`: nobody could read it.
+    stored: Option<Scan>,
     /// From the first data plane on; handed to every later one.
     journal: Option<Journal>,
     legacy: Option<Legacy>,
@@ -78,6 +80,8 @@ pub struct Shell {
     waiting_told: bool,
     buffer: Vec<u8>,
     unsent: u64,
+    abuse: Option<AbuseHook>,
+    memory: Memory,
     config: Config,
 }
 
@@ -87,10 +91,11 @@ impl Shell {
     pub fn new(
         engine: Engine,
         audit: AuditHandle,
-        status: StatusListener,
-        shutdown: UnixStream,
+        (status, shutdown): (StatusListener, UnixStream),
         config: Config,
-        (store, stored): (StoreWriter, Scan),
+        memory: Memory,
+        (store, stored): (StoreWriter, Option<Scan>),
+        abuse: Option<AbuseHook>,
     ) -> Self {
         Self {
             store,
@@ -107,6 +112,8 @@ impl Shell {
             waiting_told: false,
             buffer: vec![0; MAX_DATAGRAM],
             unsent: 0,
+            abuse,
+            memory,
             config,
         }
     }
@@ -189,27 +196,32 @@ impl Shell {
         match contents {
             Some(Ok(contents)) => {
                 let (records, damaged) = (contents.snapshots.len(), contents.damaged.len());
+                let completeness = contents.completeness;
                 let bound = |slot_index| tables.word(slot_index);
                 let capacity = journal.capacity();
                 let kept = self.engine.adopt(now, capacity, contents.snapshots, &contents.damaged, &bound);
+                let completeness = if kept.refused > 0 { Completeness::Incomplete } else { completeness };
+                // Before a record is freed: whoever comes after us must not take its session for ended.
+                journal.mark(completeness);
                 tracing::info!(
                     records,
                     damaged,
+                    ?completeness,
                     bindings = kept.words.len(),
                     "going on from JOURNAL; forwarding was not interrupted"
                 );
                 tables.clear(Some(&kept))?;
-                self.match_store();
+                self.match_store(now, completeness);
             }
             unusable => {
                 if let Some(Err(error)) = unusable {
-                    tracing::error!(%error, "nothing to go on from: every binding ends");
+                    tracing::error!(%error, "JOURNAL is no memory to go on from: every binding ends");
                 }
                 tracing::info!("connected to the data plane; clearing what is bound");
                 journal.begin(node_key);
                 self.engine.keep_journal(journal.capacity());
                 tables.clear(None)?;
-                self.end_stored(now);
+                self.load_stored(now);
             }
         }
         self.journal = Some(journal);
@@ -218,23 +230,43 @@ impl Shell {
         Ok(())
     }
 
-    /// JOURNAL is what counts: a record without its session is left from one that ended.
-    fn match_store(&mut self) {
-        let Scan { sessions, unreadable } = std::mem::take(&mut self.stored);
-        let readable = sessions.into_iter().map(|(id, stored)| (id, stored.version));
-        for (id, version) in readable.chain(unreadable) {
+    /// JOURNAL is what counts: a stored record without its session is left from one that ended. Unless JOURNAL is
+    /// incomplete, because records were damaged or its writer died while it was loading: then it is loaded.
+    fn match_store(&mut self, now: BootTime, completeness: Completeness) {
+        let Some(Scan { sessions, unreadable }) = self.stored.take() else {
+            match completeness {
+                Completeness::Incomplete => self.engine.store_is_unreadable(),
+                Completeness::Complete => {}
+            }
+            return;
+        };
+        let mut unknown = Vec::new();
+        for (id, record) in sessions {
+            if self.engine.match_stored(id, &record) {
+                continue;
+            }
+            match completeness {
+                Completeness::Incomplete => unknown.push((id, record)),
+                Completeness::Complete => self.engine.forget_stored(id, record.version),
+            }
+        }
+        for (id, version) in unreadable {
             if !self.engine.note_stored(id, version) {
                 self.engine.forget_stored(id, version);
             }
         }
+        self.engine.load_stored(now, unknown);
     }
 
-    /// The memory of every stored session is gone.
-    fn end_stored(&mut self, now: BootTime) {
-        let Scan { sessions, unreadable } = std::mem::take(&mut self.stored);
-        for (id, stored) in sessions {
-            self.engine.end_stored(now, id, &stored);
+    /// The memory of every stored session is gone: they are loaded, for their clients to take over.
+    fn load_stored(&mut self, now: BootTime) {
+        let Some(Scan { sessions, unreadable }) = self.stored.take() else {
+            return self.engine.store_is_unreadable();
+        };
+        if !sessions.is_empty() {
+            tracing::info!(sessions = sessions.len(), "loading the sessions of the store");
         }
+        self.engine.load_stored(now, sessions);
         for (id, version) in unreadable {
             tracing::warn!(session = %id, "its record does not open under this node's key and is removed");
             self.engine.forget_stored(id, version);
@@ -348,6 +380,14 @@ impl Shell {
         Ok(())
     }
 
+    /// Once all that was stored is loaded, and written to JOURNAL, JOURNAL is what counts.
+    fn mark_journal(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            let is_whole = self.engine.journal_is_whole();
+            journal.mark(if is_whole { Completeness::Complete } else { Completeness::Incomplete });
+        }
+    }
+
     /// Commands, then answers, then audit lines.
     fn drain(&mut self) {
         loop {
@@ -385,8 +425,13 @@ impl Shell {
             while let Some(line) = self.engine.poll_audit() {
                 self.audit.send(line);
             }
+            if let Some(summary) = self.engine.poll_abuse()
+                && let Some(abuse) = &mut self.abuse
+            {
+                abuse.send(&summary);
+            }
             if refused.is_empty() {
-                return;
+                return self.mark_journal();
             }
             for event in refused {
                 let view = contexts(&self.tables, &self.last_contexts);
@@ -396,12 +441,14 @@ impl Shell {
     }
 
     fn answer_status(&mut self) {
-        let Self { status, engine, tables, last_contexts, audit, unsent, config, .. } = self;
+        let Self { status, engine, tables, last_contexts, audit, unsent, abuse, memory, config, .. } = self;
         let around = Surroundings {
             node_id: config.node_id.clone(),
             data_plane_connected: tables.is_some(),
             audit_dropped: audit.dropped(),
             datagrams_unsent: *unsent,
+            abuse: abuse.as_ref().map(AbuseHook::counts),
+            memory: *memory,
         };
         status.serve_waiting(|request| {
             let view = contexts(tables, last_contexts);

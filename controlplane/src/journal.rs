@@ -8,8 +8,8 @@
 use crate::engine::Snapshot;
 use jvpn_abi::BootTime;
 use jvpn_abi::tables::{
-    JOURNAL_COPY_LEN, JOURNAL_COPY_WORDS, JOURNAL_HEAD_LEN, JOURNAL_MAGIC, JOURNAL_PLAIN_LEN,
-    JOURNAL_VERSION, JournalRecord, JournalWord,
+    JOURNAL_COMPLETE, JOURNAL_COPY_LEN, JOURNAL_COPY_WORDS, JOURNAL_HEAD_LEN, JOURNAL_MAGIC,
+    JOURNAL_PLAIN_LEN, JOURNAL_VERSION, JournalRecord, JournalWord,
 };
 use jvpn_abi::wire::Suite;
 use jvpn_crypto::keys::{NodeKey, SealPurpose};
@@ -55,6 +55,16 @@ pub enum Unusable {
     OtherKey,
 }
 
+/// Whether a live session may be without a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Completeness {
+    /// Yes: its writer was still loading stored sessions, or a record was lost.
+    #[default]
+    Incomplete,
+    /// No.
+    Complete,
+}
+
 /// What JOURNAL holds.
 #[derive(Debug, Default)]
 pub struct Contents {
@@ -62,6 +72,8 @@ pub struct Contents {
     pub snapshots: Vec<(u32, Box<Snapshot>)>,
     /// Records of which neither copy is whole.
     pub damaged: Vec<u32>,
+    /// What a stored session without a record means: it has ended, or it is still to be loaded.
+    pub completeness: Completeness,
 }
 
 /// JOURNAL, mapped, with the key of this writer.
@@ -74,6 +86,7 @@ pub struct Journal {
     /// Of the last record written. Nonce and order in one: it starts above every earlier writer's.
     sequence: u64,
     used: u64,
+    completeness: Completeness,
 }
 
 impl Journal {
@@ -93,7 +106,8 @@ impl Journal {
         rng.fill(&mut salt)?;
         let key = SealKey::new(SUITE, &node_key.sealing_key(SealPurpose::Journal, &salt));
         // CLOCK_BOOTTIME in ns grows faster than any process writes.
-        Ok(Self { map, fd, key, salt, sequence: now.0.max(1), used: 0 })
+        let completeness = Completeness::Incomplete;
+        Ok(Self { map, fd, key, salt, sequence: now.0.max(1), used: 0, completeness })
     }
 
     /// The descriptor, to hand on.
@@ -160,7 +174,35 @@ impl Journal {
                 Found::Damaged => contents.damaged.push(index),
             }
         }
+        if self.head_value(JournalWord::Complete) == JOURNAL_COMPLETE {
+            self.completeness = Completeness::Complete;
+        }
+        if !contents.damaged.is_empty() {
+            // Before they are freed: who comes next would see nothing missing.
+            self.mark(Completeness::Incomplete);
+        }
+        contents.completeness = self.completeness;
         Ok(contents)
+    }
+
+    /// Says whether every live session has its record now. Only once what was written for them is written.
+    pub fn mark(&mut self, completeness: Completeness) {
+        if self.completeness != completeness {
+            self.completeness = completeness;
+            self.write_mark();
+        }
+    }
+
+    fn write_mark(&self) {
+        fence(Ordering::SeqCst);
+        self.set_head(
+            JournalWord::Complete,
+            match self.completeness {
+                Completeness::Incomplete => 0,
+                Completeness::Complete => JOURNAL_COMPLETE,
+            },
+        );
+        fence(Ordering::SeqCst);
     }
 
     /// The newest whole copy.
@@ -191,9 +233,11 @@ impl Journal {
         }
     }
 
-    /// Makes an empty JOURNAL of whatever was there.
+    /// Makes an empty JOURNAL of whatever was there. It is incomplete until [`Self::mark`] says otherwise.
     pub fn begin(&mut self, node_key: &NodeKey) {
         self.set_head(JournalWord::Magic, 0);
+        self.completeness = Completeness::Incomplete;
+        self.write_mark();
         // Memory that was never used reads as zero and is not touched by that.
         let foreign = [JournalWord::Version, JournalWord::KeyName, JournalWord::Used, JournalWord::UsedAgain];
         if foreign.into_iter().any(|word| self.head_value(word) != 0) {

@@ -1,6 +1,7 @@
 //! The limits that the control plane keeps itself, behind the edge limit in XDP. Deterministic token buckets
 //! over the time handed in; what they refuse is counted, and nothing they protect is reached.
 
+use crate::load::{PrefixLimits, Share};
 use jvpn_abi::BootTime;
 use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_session::Policy;
@@ -24,18 +25,33 @@ impl Limit {
     /// # Errors
     /// The milliseconds until there will be one.
     pub fn take(&mut self, now: BootTime) -> Result<(), u32> {
-        if self.bucket.take(now, self.rate) {
+        self.take_leaving(now, 0)
+    }
+
+    /// Takes a token if there is one beyond those that are reserved for others.
+    ///
+    /// # Errors
+    /// The milliseconds until there will be one.
+    pub fn take_leaving(&mut self, now: BootTime, reserved: u32) -> Result<(), u32> {
+        if self.bucket.take_leaving(now, self.rate, reserved) {
             Ok(())
         } else {
-            Err(self.bucket.retry_after_ms(self.rate).max(1))
+            Err(self.bucket.retry_after_leaving_ms(self.rate, reserved).max(1))
         }
     }
 }
 
 /// Handshakes per second of the whole node: two Diffie-Hellman operations and one durable write each.
 pub const HANDSHAKES_PER_SECOND: u32 = 500;
-/// RESETs per second of each kind: small answers to datagrams that nobody authenticated.
-pub const RESETS_PER_SECOND: u32 = 200;
+/// Takeover requests per second of the whole node: four Diffie-Hellman operations each, and no durable write.
+pub const TAKEOVERS_PER_SECOND: u32 = 1_000;
+/// RESETs per second for slots: small answers to datagrams that nobody authenticated.
+pub const SLOT_RESETS_PER_SECOND: u32 = 200;
+/// RESETs per second for handles: by one of them a client learns that it has to take its session over, so there are as many
+/// as takeovers.
+pub const HANDLE_RESETS_PER_SECOND: u32 = TAKEOVERS_PER_SECOND;
+/// RETRYs per second to requests of one kind: two MACs each. Above what the edge lets through of a kind by default.
+pub const RETRIES_PER_SECOND: u32 = 10_000;
 /// Unbound samples per second that are tried with keys: one AEAD operation or two each.
 pub const SAMPLES_PER_SECOND: u32 = 5_000;
 /// Path hints per second of one session.
@@ -53,13 +69,27 @@ pub const TICKETS_BURST: u32 = 4;
 #[derive(Clone, Debug)]
 pub struct NodeLimits {
     /// Reattach requests whose MAC is right (check 7).
-    pub reattach: Limit,
+    pub reattach: Share,
     /// Handshakes whose MAC is right.
-    pub handshakes: Limit,
+    pub handshakes: Share,
+    /// Handshakes that showed a cookie, by source prefix.
+    pub handshake_prefixes: PrefixLimits,
+    /// The same for requests with handles that are not known.
+    pub reset_prefixes: PrefixLimits,
+    /// The same for takeover requests.
+    pub takeover_prefixes: PrefixLimits,
+    /// RETRYs to handshakes.
+    pub handshake_retries: Limit,
+    /// RETRYs to requests for a reattach.
+    pub reattach_retries: Limit,
+    /// RETRYs to requests with handles that are not known, and for a takeover.
+    pub stranger_retries: Limit,
+    /// Takeover requests whose MAC is right.
+    pub takeovers: Share,
     /// RESETs for slots.
     pub slot_resets: Limit,
     /// RESETs for handles.
-    pub handle_resets: Limit,
+    pub handle_resets: Share,
     /// Unbound samples.
     pub samples: Limit,
     /// Path probes.
@@ -71,10 +101,17 @@ impl NodeLimits {
     #[must_use]
     pub fn new(policy: &Policy) -> Self {
         Self {
-            reattach: Limit::new(policy.reattach_global_per_second, policy.reattach_global_per_second),
-            handshakes: Limit::new(HANDSHAKES_PER_SECOND, HANDSHAKES_PER_SECOND),
-            slot_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
-            handle_resets: Limit::new(RESETS_PER_SECOND, RESETS_PER_SECOND),
+            reattach: Share::new(policy.reattach_global_per_second),
+            handshakes: Share::new(HANDSHAKES_PER_SECOND),
+            handshake_prefixes: PrefixLimits::default(),
+            reset_prefixes: PrefixLimits::default(),
+            takeover_prefixes: PrefixLimits::default(),
+            handshake_retries: Limit::new(RETRIES_PER_SECOND, RETRIES_PER_SECOND),
+            reattach_retries: Limit::new(RETRIES_PER_SECOND, RETRIES_PER_SECOND),
+            stranger_retries: Limit::new(RETRIES_PER_SECOND, RETRIES_PER_SECOND),
+            takeovers: Share::new(TAKEOVERS_PER_SECOND),
+            slot_resets: Limit::new(SLOT_RESETS_PER_SECOND, SLOT_RESETS_PER_SECOND),
+            handle_resets: Share::new(HANDLE_RESETS_PER_SECOND),
             samples: Limit::new(SAMPLES_PER_SECOND, SAMPLES_PER_SECOND),
             path_probes: Limit::new(PATH_PROBES_PER_SECOND, PATH_PROBES_PER_SECOND),
         }

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use jvpn_controlplane::abuse::hook::AbuseHook;
 use jvpn_controlplane::audit::{AuditWriter, DEFAULT_CAPACITY, Encoder, WriterSettings};
 use jvpn_controlplane::config::{Config, read_psk};
 use jvpn_controlplane::engine::{Durable, Engine};
@@ -12,6 +13,7 @@ use jvpn_controlplane::store::writer::StoreWriter;
 use jvpn_controlplane::store::{ClosedStore, Scan, SessionStore};
 use jvpn_crypto::keys::{NodeKey, StaticSecret};
 use jvpn_crypto::rng::OsRandom;
+use jvpn_host::memory::{self, Memory};
 use jvpn_host::status::StatusListener;
 use jvpn_host::{clock, keyfile, privileges, signals};
 use std::fs::{File, OpenOptions};
@@ -70,6 +72,14 @@ fn start() -> Result<()> {
     let args = Args::parse();
     let config =
         Config::load(&args.config).with_context(|| format!("configuration {}", args.config.display()))?;
+    // Before there is a key in it, and while this is still root.
+    let memory = memory::lock_all().map_or_else(
+        |error| {
+            tracing::warn!(%error, "keys in this process's memory may reach a swap device");
+            Memory::Swappable
+        },
+        |()| Memory::Locked,
+    );
     let private_key: StaticSecret = keyfile::read_secret(&config.private_key_file)
         .context("private_key_file")?
         .parse()
@@ -91,24 +101,33 @@ fn start() -> Result<()> {
     let writer_settings = WriterSettings { capacity: DEFAULT_CAPACITY, encoder, clock: clock::now };
     let (writer, audit) = AuditWriter::start(sink, writer_settings).context("audit writer")?;
     let mut engine = Engine::new(settings, private_key, Box::new(state), Box::new(rng), now);
-    engine.keep_store();
+    engine.keep_store(unix_offset_ms());
+    let abuse = match &config.abuse {
+        Some(abuse) => {
+            engine.keep_abuse(abuse.settings);
+            let hook = AbuseHook::new(abuse.socket.clone(), config.node_id.clone(), unix_offset_ms());
+            Some(hook.context("abuse.socket")?)
+        }
+        None => None,
+    };
     tracing::info!(node = %config.node_id, user = %config.user, peers = config.peers.len(), "control plane starts, unprivileged");
-    let ended = Shell::new(engine, audit, status, shutdown, config, (store, stored)).run();
+    let ended = Shell::new(engine, audit, (status, shutdown), config, memory, (store, stored), abuse).run();
     if !writer.finish(AUDIT_PATIENCE) {
         tracing::warn!("the audit sink did not take its last lines in time");
     }
     ended.context("control plane")
 }
 
-/// The session store and what is in it. If it cannot be had, sessions that live go on and no new ones are made.
-fn open_store(dir: &Path, node_key: &NodeKey, rng: &mut OsRandom) -> (Box<dyn SessionStore>, Scan) {
+/// The session store and what is in it. If it cannot be had, sessions that live go on, no new ones are made, and nobody is
+/// told that a session is over.
+fn open_store(dir: &Path, node_key: &NodeKey, rng: &mut OsRandom) -> (Box<dyn SessionStore>, Option<Scan>) {
     let opened =
         EmbeddedStore::open(dir, node_key, rng).and_then(|store| store.scan().map(|scan| (store, scan)));
     match opened {
-        Ok((store, scan)) => (Box::new(store), scan),
+        Ok((store, scan)) => (Box::new(store), Some(scan)),
         Err(error) => {
             tracing::error!(%error, "no new sessions until this control plane is started with a store that works");
-            (Box::new(ClosedStore(error)), Scan::default())
+            (Box::new(ClosedStore(error)), None)
         }
     }
 }

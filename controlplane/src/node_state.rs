@@ -92,9 +92,10 @@ impl NodeState {
     }
 
     fn store_node(&self, reserved: u32) -> Result<(), StateError> {
-        let mut text = Zeroizing::new(String::from("jvpn-node 1 "));
+        let mut text = Zeroizing::new(String::from("jvpn-node 2 "));
         text.extend(self.node_key.as_bytes().iter().map(|octet| format!("{octet:02x}")));
-        text.push_str(&format!(" {reserved}\n"));
+        let check = check_of(self.node_key.as_bytes(), u64::from(reserved));
+        text.push_str(&format!(" {reserved} {check:08x}\n"));
         Ok(keyfile::write_secret(&self.node_path, text.as_bytes())?)
     }
 }
@@ -136,23 +137,39 @@ fn load_node(path: &Path) -> Result<Option<(NodeKey, u32)>, StateError> {
         Err(KeyFileError::Io { cause, .. }) if cause.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let damaged = |problem| StateError::Damaged { path: path.to_owned(), problem };
+    let node = parse_node(&text);
+    node.map(Some).map_err(|problem| StateError::Damaged { path: path.to_owned(), problem })
+}
+
+/// Node key and reserved bound in the text of the node file. Public for the fuzzer: what a disk gives back is input.
+///
+/// # Errors
+/// What is wrong with it.
+#[doc(hidden)]
+pub fn parse_node(text: &str) -> Result<(NodeKey, u32), &'static str> {
     let mut parts = text.split_ascii_whitespace();
-    if (parts.next(), parts.next()) != (Some("jvpn-node"), Some("1")) {
-        return Err(damaged("not a node file of version 1"));
+    match (parts.next(), parts.next()) {
+        (Some("jvpn-node"), Some("2")) => {}
+        (Some("jvpn-node"), Some(_)) => {
+            return Err("written by another version of this program, this one reads 2");
+        }
+        _ => return Err("not a node file"),
     }
-    let key =
-        parts.next().and_then(key_from_hex).ok_or_else(|| damaged("the key is not 64 hexadecimal digits"))?;
-    let reserved =
-        parts.next().and_then(|number| number.parse().ok()).ok_or_else(|| damaged("no serial bound"))?;
+    let key = parts.next().and_then(key_from_hex).ok_or("the key is not 64 hexadecimal digits")?;
+    let reserved = parts.next().and_then(|number| number.parse().ok()).ok_or("no serial bound")?;
+    // A lower bound would let slots be used twice, another key would make every RESET a forgery: both look sound.
+    let check = parts.next().and_then(|check| u32::from_str_radix(check, 16).ok()).ok_or("no check")?;
+    if check != check_of(key.as_bytes(), u64::from(reserved)) {
+        return Err("key and serial bound do not match their check");
+    }
     if parts.next().is_some() {
-        return Err(damaged("something follows the serial bound"));
+        return Err("something follows the check");
     }
-    Ok(Some((key, reserved)))
+    Ok((key, reserved))
 }
 
 fn key_from_hex(text: &str) -> Option<NodeKey> {
-    if text.len() != 64 || !text.is_ascii() {
+    if text.len() != 64 || !text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
         return None;
     }
     let mut octets = Zeroizing::new([0; 32]);
@@ -184,21 +201,10 @@ impl HandshakeLog {
             .map_err(io)?;
         let mut content = Vec::new();
         file.read_to_end(&mut content).map_err(io)?;
-        let mut last = BTreeMap::new();
-        let mut whole = 0;
-        for record in content.chunks_exact(RECORD_LEN) {
-            // A record that a crash cut short is the last one, and its response never left.
-            let Some((peer, timestamp)) = decode_record(record) else { break };
-            let entry = last.entry(peer).or_insert(timestamp);
-            *entry = timestamp.max(*entry);
-            whole += 1;
-        }
-        if content.len() - whole * RECORD_LEN >= 2 * RECORD_LEN {
-            return Err(StateError::Damaged {
-                path,
-                problem: "a record in the middle does not match its check",
-            });
-        }
+        let Some((last, whole)) = parse_handshakes(&content) else {
+            let problem = "a record in the middle does not match its check";
+            return Err(StateError::Damaged { path, problem });
+        };
         let end = (whole * RECORD_LEN) as u64;
         file.set_len(end).and_then(|()| file.seek(SeekFrom::Start(end))).map_err(io)?;
         Ok(Self { path, file, records: whole, last })
@@ -231,6 +237,23 @@ impl HandshakeLog {
     }
 }
 
+/// The newest timestamp of each peer and how many whole records there are; `None` if it is damaged. Public for the
+/// fuzzer, as [`parse_node`].
+#[doc(hidden)]
+#[must_use]
+pub fn parse_handshakes(content: &[u8]) -> Option<(BTreeMap<PublicKey, u64>, usize)> {
+    let mut last = BTreeMap::new();
+    let mut whole = 0;
+    for record in content.chunks_exact(RECORD_LEN) {
+        // A record that a crash cut short is the last one, and its response never left.
+        let Some((peer, timestamp)) = decode_record(record) else { break };
+        let entry = last.entry(peer).or_insert(timestamp);
+        *entry = timestamp.max(*entry);
+        whole += 1;
+    }
+    (content.len() - whole * RECORD_LEN < 2 * RECORD_LEN).then_some((last, whole))
+}
+
 fn encode_record(peer: &PublicKey, timestamp_ns: u64) -> [u8; RECORD_LEN] {
     let mut record = [0; RECORD_LEN];
     let (key, rest) = record.split_at_mut(32);
@@ -249,8 +272,8 @@ fn decode_record(record: &[u8]) -> Option<(PublicKey, u64)> {
 }
 
 /// FNV-1a: tells a torn write from a whole one, no more.
-fn check_of(peer: &[u8; 32], timestamp_ns: u64) -> u32 {
-    let octets = peer.iter().copied().chain(timestamp_ns.to_be_bytes());
+fn check_of(key: &[u8; 32], number: u64) -> u32 {
+    let octets = key.iter().copied().chain(number.to_be_bytes());
     octets.fold(0x811c_9dc5, |hash, octet| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193))
 }
 
@@ -333,12 +356,88 @@ mod tests {
         assert_eq!(open(dir.path()).unwrap().handshake_timestamp(&peer), Some(2));
     }
 
+    /// R1.8: every octet of both files counts: changed or cut off it is refused and named, or it changes nothing. Only what a
+    /// crash may have cut short, the last record of the log, is forgotten.
+    #[test]
+    fn r1_8_every_octet_of_the_node_files_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = open(dir.path()).unwrap();
+        let (key, peers) = (*state.node_key().as_bytes(), [1, 2, 3].map(|peer| PublicKey([peer; 32])));
+        (5..).zip(&peers).for_each(|(timestamp, peer)| state.record_handshake(peer, timestamp).unwrap());
+        drop(state);
+        for name in [NODE_FILE, HANDSHAKES_FILE] {
+            let path = dir.path().join(name);
+            let whole = std::fs::read(&path).unwrap();
+            let cut = (0..whole.len()).map(|len| whole[..len].to_vec());
+            let flipped = (0..whole.len()).flat_map(|at| {
+                [0x01, 0x10, 0x80, 0xff].map(|bits| {
+                    let mut changed = whole.clone();
+                    changed[at] ^= bits;
+                    changed
+                })
+            });
+            for changed in cut.chain(flipped) {
+                std::fs::write(&path, &changed).unwrap();
+                match open(dir.path()) {
+                    Err(error) => assert!(error.to_string().contains(name), "{error}"),
+                    Ok(state) => {
+                        assert_eq!(*state.node_key().as_bytes(), key, "{changed:02x?}");
+                        let known = peers.map(|peer| state.handshake_timestamp(&peer));
+                        let torn = changed.len() < whole.len()
+                            || changed[2 * RECORD_LEN..] != whole[2 * RECORD_LEN..];
+                        assert!(
+                            known == [Some(5), Some(6), Some(7)] || name == HANDSHAKES_FILE && torn,
+                            "{known:?}"
+                        );
+                        assert!(state.serial_floor() >= SERIAL_BLOCK, "{changed:02x?}");
+                    }
+                }
+            }
+            keyfile::write_secret(&path, &whole).unwrap();
+        }
+        std::fs::remove_file(dir.path().join(NODE_FILE)).unwrap();
+        keyfile::write_secret(&dir.path().join(NODE_FILE), b"jvpn-node 3 what comes after us\n").unwrap();
+        let newer = open(dir.path()).unwrap_err().to_string();
+        assert!(newer.contains("another version") && newer.contains(NODE_FILE), "{newer}");
+    }
+
+    /// R7.3, R1.8: on a full disk, and on one that became read-only, nothing is acknowledged; what was is there afterwards.
+    #[test]
+    #[ignore = "needs root: mounts a tiny tmpfs"]
+    fn r7_3_a_full_or_read_only_disk_acknowledges_nothing() {
+        use nix::mount::{MsFlags, mount, umount};
+        let dir = tempfile::tempdir().unwrap();
+        let mounted =
+            |flags, options| mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, options).unwrap();
+        mounted(MsFlags::empty(), Some("size=64k"));
+        let outcome = std::panic::catch_unwind(|| {
+            let peer = PublicKey([1; 32]);
+            let mut state = open(dir.path()).unwrap();
+            state.record_handshake(&peer, 5).unwrap();
+            let filler = dir.path().join("filler");
+            assert!(std::fs::write(&filler, vec![0; 1 << 20]).is_err(), "the disk is full now");
+            let error =
+                (6..2_000).find_map(|timestamp| state.record_handshake(&peer, timestamp).err()).unwrap();
+            assert!(error.to_string().contains(HANDSHAKES_FILE), "{error}");
+            let acknowledged = state.handshake_timestamp(&peer);
+            assert!(state.reserve_serials(5_000).is_err(), "no room for the node file either");
+            drop(state);
+            std::fs::remove_file(&filler).unwrap();
+            assert_eq!(open(dir.path()).unwrap().handshake_timestamp(&peer), acknowledged);
+            mounted(MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY, None);
+            let error = open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("Read-only") && error.contains("writable"), "{error}");
+        });
+        umount(dir.path()).unwrap();
+        outcome.unwrap();
+    }
+
     #[test]
     fn a_damaged_or_exposed_node_file_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path()).unwrap());
         let path = dir.path().join(NODE_FILE);
-        for bad in ["jvpn-node 2 00 1", "jvpn-node 1 zz 1", "jvpn-node 1", "x"] {
+        for bad in ["jvpn-node 2 00 1 0", "jvpn-node 2 zz 1 0", "jvpn-node 2", "jvpn-node 3 00 1 0", "x"] {
             keyfile::write_secret(&path, bad.as_bytes()).unwrap();
             assert!(open(dir.path()).unwrap_err().to_string().contains("damaged"), "{bad}");
         }

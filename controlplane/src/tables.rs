@@ -3,7 +3,7 @@
 //! Orders of stores are the contract of `docs/ARCHITECTURE.md`; what is read here comes from another process and is
 //! believed only within its bounds.
 
-use crate::engine::{ContextView, HandleChange, Kept, TableCommand, TableEvent, Traffic};
+use crate::engine::{ContextView, HandleChange, Kept, Probed, TableCommand, TableEvent, Traffic};
 use crate::journal::Journal;
 use crate::reports::Reading;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -15,6 +15,7 @@ use jvpn_abi::wire::SlotId;
 use jvpn_abi::wire::data::MAX_SLOTS;
 use jvpn_abi::{BootTime, CONTRACT_VERSION};
 use jvpn_session::messages::Prefix;
+use jvpn_session::quality::Counts;
 use jvpn_tables::handover::{Connection, HandoverError, Hello, WELCOME_FIXED_FDS, Welcome};
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::{Bindings, Doorbell, Mapping, TableError};
@@ -507,5 +508,64 @@ impl ContextView for Contexts<'_> {
             packets_out: context.packets_out.load(Ordering::Relaxed),
             bytes_out: context.bytes_out.load(Ordering::Relaxed),
         })
+    }
+    fn probed(&self, slot_index: u32) -> Option<Probed> {
+        let context = self.at(slot_index)?;
+        let probes = context.probes.load(Ordering::Acquire);
+        let mut probed = Probed { probes, ..Probed::default() };
+        for (place, state) in context.keys.iter().enumerate() {
+            let number = state.key_number_plus_one.load(Ordering::Acquire).checked_sub(1);
+            let Some(key) = number.and_then(|number| u32::try_from(number).ok()) else { continue };
+            let end = state.window_end.load(Ordering::Relaxed);
+            let up = Counts { key, end, received: state.received.load(Ordering::Relaxed) };
+            // The client cannot have received what was never sealed.
+            let sealed = state.send_counter.load(Ordering::Relaxed);
+            let end = state.peer_end.load(Ordering::Relaxed).min(sealed);
+            let received = state.peer_received.load(Ordering::Relaxed).min(end);
+            if let (Some(to_gateway), Some(to_client)) =
+                (probed.up.get_mut(place), probed.down.get_mut(place))
+            {
+                (*to_gateway, *to_client) = (Some(up), Some(Counts { key, end, received }));
+            }
+        }
+        for (sample, cell) in probed.samples.iter_mut().zip(&context.samples) {
+            *sample = cell.load(Ordering::Relaxed);
+        }
+        (probes != 0).then_some(probed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jvpn_tables::mapping::shared_memory;
+
+    /// R1.4: a client cannot have received what was never sealed, whatever its probes say; before its first probe there
+    /// is nothing, and a slot that does not exist has nothing.
+    #[test]
+    fn r1_4_what_a_client_says_is_bounded_by_what_was_sent() {
+        let memory = shared_memory("CONTEXT", c"jvpn-test", size_of::<Context>()).unwrap();
+        let contexts = Mapping::<Context>::new("CONTEXT", memory.as_fd(), 1).unwrap();
+        let (context, view) = (&contexts[0], Contexts(&contexts));
+        assert_eq!((view.probed(0), view.probed(1)), (None, None));
+        let key = &context.keys[1];
+        for (cell, value) in [
+            (&context.probes, 3),
+            (&context.samples[2], 77),
+            (&key.key_number_plus_one, 6),
+            (&key.window_end, 50),
+            (&key.received, 40),
+            (&key.send_counter, 20),
+            (&key.peer_end, u64::MAX),
+            (&key.peer_received, u64::MAX - 1),
+        ] {
+            cell.store(value, Ordering::Relaxed);
+        }
+        let probed = view.probed(0).unwrap();
+        assert_eq!(probed.up, [None, Some(Counts { key: 5, end: 50, received: 40 })]);
+        assert_eq!(probed.down, [None, Some(Counts { key: 5, end: 20, received: 20 })]);
+        assert_eq!((probed.probes, probed.samples), (3, [0, 0, 77, 0, 0, 0]));
+        key.key_number_plus_one.store(u64::MAX, Ordering::Relaxed);
+        assert_eq!(view.probed(0).unwrap().up, [None, None], "no such key number");
     }
 }

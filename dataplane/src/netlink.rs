@@ -105,26 +105,9 @@ impl Netlink {
         loop {
             self.buffer.clear();
             let got = self.socket.recv(&mut self.buffer, 0)?;
-            let mut at = 0;
-            while at < got {
-                let rest = self.buffer.get(at..got).unwrap_or_default();
-                let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-                // Netlink messages are padded to four octets.
-                at += (reply.header.length as usize).max(16).next_multiple_of(4);
-                match reply.payload {
-                    NetlinkPayload::Done(_) => return Ok(answers),
-                    NetlinkPayload::Error(error) if error.code.is_none() => return Ok(answers),
-                    NetlinkPayload::Error(error) => return Err(error.to_io()),
-                    NetlinkPayload::InnerMessage(inner) => {
-                        answers.push(inner);
-                        if single {
-                            return Ok(answers);
-                        }
-                    }
-                    NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
-                    _ => {}
-                }
+            let datagram = self.buffer.get(..got).unwrap_or_default();
+            if collect(datagram, single, &mut answers)? == Progress::Complete {
+                return Ok(answers);
             }
         }
     }
@@ -231,6 +214,65 @@ impl AsFd for Netlink {
     }
 }
 
+/// Whether an answer of the kernel goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    More,
+    Complete,
+}
+
+/// Takes the answers out of one datagram of the kernel; a request for a `single` one is complete with it.
+fn collect(datagram: &[u8], single: bool, answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<Progress> {
+    let mut at = 0;
+    while at < datagram.len() {
+        let rest = datagram.get(at..).unwrap_or_default();
+        let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
+        // Netlink messages are padded to four octets.
+        at += (reply.header.length as usize).max(16).next_multiple_of(4);
+        match reply.payload {
+            NetlinkPayload::Done(_) => return Ok(Progress::Complete),
+            NetlinkPayload::Error(error) => {
+                // Zero is an acknowledgement. The library's own conversion negates, which the least number does not take.
+                let Some(code) = error.code else { return Ok(Progress::Complete) };
+                return Err(io::Error::from_raw_os_error(code.get().saturating_abs()));
+            }
+            NetlinkPayload::InnerMessage(inner) => {
+                answers.push(inner);
+                if single {
+                    return Ok(Progress::Complete);
+                }
+            }
+            NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
+            _ => {}
+        }
+    }
+    Ok(Progress::More)
+}
+
+/// Reads a datagram as the answer to every request of this module; how much of it had a meaning. For the fuzzer, which
+/// has no kernel to ask.
+///
+/// # Errors
+/// As a request would fail.
+#[doc(hidden)]
+pub fn understand(datagram: &[u8], index: u32) -> io::Result<usize> {
+    let mut answers = Vec::new();
+    collect(datagram, false, &mut answers)?;
+    let understood = answers.iter().filter(|answer| {
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            parse_link(link).index == index
+        } else if let RouteNetlinkMessage::NewRoute(route) = answer {
+            parse_route(route, index).is_some()
+        } else if let RouteNetlinkMessage::NewNeighbour(neighbour) = answer {
+            neighbour.header.ifindex == index && parse_neighbour(neighbour).is_some()
+        } else {
+            false
+        }
+    });
+    Ok(understood.count())
+}
+
 fn neighbour(index: u32, address: Address) -> NeighbourMessage {
     let mut entry = NeighbourMessage::default();
     let (family, inet) = match address.ip() {
@@ -325,4 +367,19 @@ fn parse_neighbour(message: &NeighbourMessage) -> Option<(Address, Mac)> {
         _ => None,
     })?;
     Some((message.attributes.iter().find_map(destination)?, mac))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R1.9, found by the fuzzer: a negative error number that has no positive one is an error like any other.
+    #[test]
+    fn r1_9_any_error_number_is_an_error() {
+        for (code, expected) in [(i32::MIN, i32::MAX), (-19, 19), (19, 19)] {
+            let mut datagram = [20_u32.to_ne_bytes(), 2_u32.to_ne_bytes(), [0; 4], [0; 4]].concat();
+            datagram.extend(code.to_ne_bytes());
+            assert_eq!(understand(&datagram, 1).unwrap_err().raw_os_error(), Some(expected));
+        }
+    }
 }

@@ -330,7 +330,7 @@ impl<'a> Gateway<'a> {
         tables.reports().workers.store(self.config.workers as u64, Ordering::Release);
         for (index, ports) in std::mem::take(&mut self.ports).into_iter().enumerate() {
             let own = Arc::new(WorkerLinks {
-                queues: Arc::new(WorkerQueues::new()?),
+                queues: Arc::new(WorkerQueues::waking(installer_bell.try_clone()?)?),
                 lan_views: ArrayQueue::new(1),
                 lan_retired: ArrayQueue::new(64),
                 report_bell: report_bell.try_clone()?,

@@ -211,18 +211,29 @@ pub struct WorkerQueues {
     pub retired: ArrayQueue<Arc<SlotContext>>,
     /// Wakes the worker.
     pub bell: Doorbell,
+    /// Wakes the installer: something was retired, with keys in it that nobody needs any more.
+    pub installer_bell: Doorbell,
 }
 
 impl WorkerQueues {
-    /// Empty queues.
+    /// Empty queues of an installer that nobody has to wake.
     ///
     /// # Errors
     /// If the system is out of descriptors.
     pub fn new() -> std::io::Result<Self> {
+        Self::waking(Doorbell::new()?)
+    }
+
+    /// Empty queues of the installer that waits for this bell.
+    ///
+    /// # Errors
+    /// If the system is out of descriptors.
+    pub fn waking(installer_bell: Doorbell) -> std::io::Result<Self> {
         Ok(Self {
             handouts: ArrayQueue::new(WORKER_QUEUE),
             retired: ArrayQueue::new(WORKER_QUEUE * 2),
             bell: Doorbell::new()?,
+            installer_bell,
         })
     }
 }

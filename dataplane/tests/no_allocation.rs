@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use jvpn_abi::tables::InstallOp;
+use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_dataplane::pipeline::Verdict;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -83,5 +84,27 @@ fn r0_2_a_flip_allocates_nothing() {
     let after = touched();
     assert_eq!(forwarded, (PACKETS, PACKETS));
     assert_eq!(bench.context().send_key.load(Ordering::Relaxed), 2, "it flipped");
+    assert_eq!(after - before, 0, "allocations or frees on the packet path");
+}
+
+/// R9.2, R0.2: a probe leaves its measurements without allocating.
+#[test]
+fn r0_2_a_probe_allocates_nothing() {
+    const PROBES: u64 = 1_000;
+    let mut bench = Bench::attached();
+    let probe = |n: u64| ProbeFrame {
+        kind: ProbeKind::Probe,
+        id: n as u32,
+        sent_at_ns: n,
+        next_interval_ms: 200,
+        rtt_us: 1,
+        received: n,
+        highest_counter: n,
+    };
+    let frames: Vec<_> = (1..=PROBES).map(|n| data_frame(n, &probe(n).encode())).collect();
+    let before = touched();
+    let answered = frames.iter().filter(|frame| matches!(bench.inbound(frame), Verdict::ToWan(_))).count();
+    let after = touched();
+    assert_eq!((answered as u64, bench.context().probes.load(Ordering::Relaxed)), (PROBES, PROBES));
     assert_eq!(after - before, 0, "allocations or frees on the packet path");
 }

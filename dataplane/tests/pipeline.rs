@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use jvpn_abi::tables::{InstallOp, WINDOW_WORDS};
+use jvpn_abi::tables::{InstallOp, PROBE_SAMPLES, ProbeSample, WINDOW_WORDS};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::wire::internal::{PROBE_LEN, ProbeFrame, ProbeKind};
 use jvpn_abi::{BootTime, DropReason};
@@ -234,6 +234,7 @@ fn probes_are_answered() {
         id: 77,
         sent_at_ns: 123,
         next_interval_ms: 200,
+        rtt_us: 20_000,
         received: 0,
         highest_counter: 0,
     };
@@ -243,6 +244,7 @@ fn probes_are_answered() {
     let expected = ProbeFrame {
         kind: ProbeKind::ProbeAck,
         next_interval_ms: 0,
+        rtt_us: 0,
         received: 2,
         highest_counter: 5,
         ..probe
@@ -251,6 +253,47 @@ fn probes_are_answered() {
     assert_eq!(bench.context().peer_interval_ms.load(Ordering::Relaxed), 200);
     // An answer is not answered: two ends never probe each other without end.
     let _reason = dropped(bench.inbound(&data_frame(6, &ack.encode())));
+}
+
+/// R9.2, R1.7: what a probe says and how long it took stands in CONTEXT: under its key what the client has received, and
+/// for each of the last probes its round trip and by how much its way differed from the one before.
+#[test]
+fn r9_2_probes_leave_their_measurements_in_context() {
+    let mut bench = Bench::attached();
+    let probe = |n: u64| ProbeFrame {
+        kind: ProbeKind::Probe,
+        id: n as u32,
+        // Sent every 200 ms on another clock; each comes 1.5 ms later than the one before.
+        sent_at_ns: 7_000_000_000 + n * 200_000_000,
+        next_interval_ms: 200,
+        rtt_us: 20_000 + n as u32,
+        received: 10 * n,
+        highest_counter: 11 * n,
+    };
+    for n in 0..9 {
+        let now = BootTime(NOW.0 + n * 201_500_000);
+        let frame = data_frame(5 + n, &probe(n).encode());
+        let verdict = bench.pipeline.inbound(now, &frame, &mut bench.lan_out, &mut bench.wan_out);
+        assert!(matches!(verdict, Verdict::ToWan(_)));
+        let context = bench.context();
+        assert_eq!(context.probes.load(Ordering::Relaxed), n + 1);
+        let key = &context.keys[0];
+        let end = if n == 0 { 0 } else { 11 * n + 1 };
+        let said = (key.peer_received.load(Ordering::Relaxed), key.peer_end.load(Ordering::Relaxed));
+        assert_eq!(said, (10 * n, end), "nothing received is no counter 0");
+        let change_us = if n == 0 { ProbeSample::NO_CHANGE } else { 1_500 };
+        let place = n as usize % PROBE_SAMPLES;
+        let sample = ProbeSample::decode(context.samples[place].load(Ordering::Relaxed));
+        assert_eq!(sample, ProbeSample { rtt_us: 20_000 + n as u32, change_us });
+    }
+    // An answer measures nothing, and another binding starts anew.
+    let answer = ProbeFrame { kind: ProbeKind::ProbeAck, ..probe(9) };
+    let _reason = dropped(bench.inbound(&data_frame(50, &answer.encode())));
+    assert_eq!(bench.context().probes.load(Ordering::Relaxed), 9);
+    assert!(bench.install(InstallOp::Install, |_| ()));
+    let context = bench.context();
+    let left = context.samples.iter().chain([&context.probes, &context.keys[0].peer_end]);
+    assert!(left.into_iter().all(|word| word.load(Ordering::Relaxed) == 0));
 }
 
 /// Echo to the gateway's own inner address is answered by the worker.
@@ -391,13 +434,28 @@ proptest! {
         context.keys[0].send_counter.store(words[3], Ordering::Relaxed);
         context.keys[0].window_lock.store(words[4] % 2, Ordering::Relaxed);
         context.confirmed.store(words[5], Ordering::Relaxed);
+        context.probes.store(words[6], Ordering::Relaxed);
+        context.probe_transit_ns.store(words[7], Ordering::Relaxed);
+        let probe = ProbeFrame {
+            kind: ProbeKind::Probe,
+            id: words[8] as u32,
+            sent_at_ns: words[9],
+            next_interval_ms: words[10] as u32,
+            rtt_us: words[11] as u32,
+            received: words[12],
+            highest_counter: words[13],
+        };
+        let _verdict = bench.inbound(&data_frame(2, &probe.encode()));
         let _verdict = bench.inbound(&data_frame(1, &inner(CLIENT, SERVER, 64, b"x")));
         let _verdict = bench.outbound(&mut lan_frame(&inner(SERVER, CLIENT, 9, b"x")));
     }
 
     #[test]
-    fn probe_frames_round_trip(id: u32, sent_at_ns: u64, received: u64, highest_counter: u64, next_interval_ms: u32) {
-        let probe = ProbeFrame { kind: ProbeKind::Probe, id, sent_at_ns, next_interval_ms, received, highest_counter };
+    fn probe_frames_round_trip(
+        id: u32, sent_at_ns: u64, received: u64, highest_counter: u64, next_interval_ms: u32, rtt_us: u32,
+    ) {
+        let kind = ProbeKind::Probe;
+        let probe = ProbeFrame { kind, id, sent_at_ns, next_interval_ms, rtt_us, received, highest_counter };
         let octets = probe.encode();
         prop_assert_eq!(ProbeFrame::parse(&octets), Some(probe));
         prop_assert_eq!(ProbeFrame::parse(&octets[..PROBE_LEN - 1]), None);

@@ -34,6 +34,26 @@ fn dropped(verdict: Verdict) -> DropReason {
     }
 }
 
+/// R5.3: what a worker hands back has keys in it: it wakes the installer, which frees them (they are wiped when they are
+/// dropped). Nothing else wakes it: no packet, and no install into an empty slot.
+#[test]
+fn r5_3_retired_keys_are_freed_at_once() {
+    let mut bench = Bench::attached();
+    let woken = |bench: &Bench| bench.queues.installer_bell.silence();
+    assert!(!woken(&bench), "nothing was there to be retired");
+    assert!(forwarded(bench.inbound(&data_frame(1, &up()))));
+    send(&mut bench);
+    bench.pipeline.apply(&bench.queues);
+    assert!(!woken(&bench), "packets wake nobody");
+    for op in [InstallOp::AddKey, InstallOp::Remove] {
+        assert!(bench.install(op, next_key));
+        assert!(woken(&bench) && bench.queues.retired.len() == 1, "{op:?}");
+        bench.installer.run(&bench.mailbox);
+        assert!(bench.queues.retired.is_empty(), "{op:?}");
+        assert!(!woken(&bench), "{op:?}");
+    }
+}
+
 fn drop_key(number: u32) -> impl FnOnce(&mut InstallEntry) {
     move |entry| entry.key_number = number
 }
@@ -197,6 +217,7 @@ fn probes_report_the_key_that_they_came_under() {
         id: 7,
         sent_at_ns: 1,
         next_interval_ms: 200,
+        rtt_us: 0,
         received: 0,
         highest_counter: 0,
     };

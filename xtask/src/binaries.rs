@@ -58,6 +58,19 @@ pub(crate) fn model(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()>
     Err(error).with_context(|| format!("cannot start {}", bench.display()))
 }
 
+/// Builds, then becomes `jvpn-bench simulate`. The debug build, as the tests have it: optimised, with every assertion on.
+/// A judge that is switched off finds nothing.
+pub(crate) fn simulate(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> {
+    setup::install(tree, runner)?;
+    runner.logged("build", tree.cargo().args(["build", "--bin", BENCH]))?;
+    if let Some(signal) = interrupted() {
+        bail!(signal);
+    }
+    let bench = tree.bin_dir(false).join(BENCH);
+    let error = Command::new(&bench).arg("simulate").args(args).current_dir(tree.root()).exec();
+    Err(error).with_context(|| format!("cannot start {}", bench.display()))
+}
+
 /// Removes network namespaces and the like that dead runs left behind.
 pub(crate) fn clean_rigs(tree: &Tree) -> Result<()> {
     let Some(bench) =

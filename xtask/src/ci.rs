@@ -37,12 +37,11 @@ pub(crate) fn ci(tree: &Tree, runner: &Runner) -> Result<()> {
 fn fmt(tree: &Tree, runner: &Runner) -> Result<()> {
     runner
         .logged("fmt, workspace", tree.cargo().args(["fmt", "--all", "--check", "--", "--color", "never"]))?;
-    runner.logged(
-        "fmt, xdp-ebpf",
-        tree.cargo()
-            .current_dir(tree.root().join("xdp-ebpf"))
-            .args(["fmt", "--check", "--", "--color", "never"]),
-    )?;
+    for outside in ["xdp-ebpf", "fuzz"] {
+        let mut command = tree.cargo();
+        command.current_dir(tree.root().join(outside)).args(["fmt", "--check", "--", "--color", "never"]);
+        runner.logged(&format!("fmt, {outside}"), &mut command)?;
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 mod binaries;
 mod ci;
 mod ebpf;
+mod fuzz;
 mod run;
 mod setup;
 mod test;
@@ -48,6 +49,8 @@ enum Verb {
     Demo { args: Vec<String> },
     Test { filter: Option<String> },
     Model { args: Vec<String> },
+    Simulate { args: Vec<String> },
+    Fuzz(fuzz::Asked),
     Ci,
     Tidy,
     CleanRigs,
@@ -71,6 +74,8 @@ impl Verb {
             Self::Demo { args } => binaries::demo(&tree, &runner, &args),
             Self::Test { filter } => test::test(&tree, &runner, filter.as_deref()).map(|_| ()),
             Self::Model { args } => binaries::model(&tree, &runner, &args),
+            Self::Simulate { args } => binaries::simulate(&tree, &runner, &args),
+            Self::Fuzz(asked) => fuzz::fuzz(&tree, &runner, &asked),
             Self::Ci => ci::ci(&tree, &runner),
             Self::Tidy => tidy::tidy(&tree),
             Self::CleanRigs => binaries::clean_rigs(&tree),
@@ -104,6 +109,11 @@ impl Verb {
                 Self::Test { filter: Some((*filter).to_owned()) }
             }
             ("model", args) => Self::Model { args: args.iter().map(|arg| (*arg).to_owned()).collect() },
+            ("simulate", args) => Self::Simulate { args: args.iter().map(|arg| (*arg).to_owned()).collect() },
+            ("fuzz", args) => match fuzz::Asked::parse(args) {
+                Some(asked) => Self::Fuzz(asked),
+                None => return Err("`fuzz` takes [TARGET] [--minutes N], N from 1".to_owned()),
+            },
             ("ci", []) => Self::Ci,
             ("tidy", []) => Self::Tidy,
             ("clean-rigs", []) => Self::CleanRigs,
@@ -126,6 +136,8 @@ cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --hel
   setup [--check]  install, or only look at, what build and demo need
   build            all binaries, the XDP object inside the data plane's
   model [args]     explore the model of the protocol; every seeded bug must be found
+  simulate [args]  worlds of thousands of mobile hosts on virtual time, each step judged
+  fuzz [args]      libFuzzer on every parser and on sequences of events; keeps what it learns
   ci               what CI runs: fmt, tidy, clippy, deny, test
   tidy             the house rules: lengths, imports, dead files, unsafe islands, leaked paths
   clean-rigs       remove network namespaces that killed runs left (root)
@@ -133,12 +145,14 @@ cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --hel
 demo, build, test and ci do the set-up themselves.
 ";
 
-const VERB_HELP: [(&str, &str); 8] = [
+const VERB_HELP: [(&str, &str); 10] = [
     ("setup", SETUP_HELP),
     ("build", BUILD_HELP),
     ("demo", DEMO_HELP),
     ("test", TEST_HELP),
     ("model", MODEL_HELP),
+    ("simulate", SIMULATE_HELP),
+    ("fuzz", FUZZ_HELP),
     ("ci", CI_HELP),
     ("tidy", TIDY_HELP),
     ("clean-rigs", CLEAN_HELP),
@@ -193,6 +207,30 @@ root.
   --trace MUTANT  print how a seeded bug is found
 ";
 
+const SIMULATE_HELP: &str = "\
+cargo xtask simulate [args]
+
+Set-up, debug build (optimised, with every assertion on), then `jvpn-bench simulate <args>` in place of this process: production
+engine, agents and pipeline on virtual time, one world per seed. One line per seed with its fingerprint, the figures of all
+at the end. Exit code 1 and the command that shows it again if a world breaks an invariant. Needs no root.
+  --sessions N        hosts of each world (100)
+  --minutes M         virtual minutes of churn (10)
+  --seeds FIRST..LAST worlds (0..199)
+  --profile NAME      mobile, flapping, storm or quiet
+  --events FILE       the audit log as JSON lines
+  --json FILE         the figures as JSON
+  --trace             the timeline of a seed, on standard error
+";
+
+const FUZZ_HELP: &str = "\
+cargo xtask fuzz [TARGET] [--minutes N]
+
+Set-up, nightly compiler and cargo-fuzz if they are missing, then libFuzzer on one target of bench/fuzz or on all, one after
+the other, N minutes each (10). Starts from fresh seeds, fuzz/corpus and what earlier runs left in target/fuzz. Afterwards
+fuzz/corpus/TARGET holds the smallest inputs that reach everything reached: commit it, every `cargo test` replays it. A
+finding is in fuzz/artifacts; `cargo run -p jvpn-fuzz -- run TARGET FILE` shows it. Needs no root.
+";
+
 const CI_HELP: &str = "\
 cargo xtask ci
 
@@ -230,8 +268,12 @@ mod tests {
         assert_eq!(parse("test window"), Ok(Parsed::Do(Verb::Test { filter: Some("window".to_owned()) })));
         let args = vec!["--repeat".to_owned(), "20".to_owned()];
         assert_eq!(parse("demo --repeat 20"), Ok(Parsed::Do(Verb::Demo { args })));
+        let args = vec!["--seeds".to_owned(), "7".to_owned()];
+        assert_eq!(parse("simulate --seeds 7"), Ok(Parsed::Do(Verb::Simulate { args })));
         let args = vec!["--deep".to_owned()];
         assert_eq!(parse("model --deep"), Ok(Parsed::Do(Verb::Model { args })));
+        let asked = fuzz::Asked { target: Some("wire".to_owned()), minutes: 2 };
+        assert_eq!(parse("fuzz wire --minutes 2"), Ok(Parsed::Do(Verb::Fuzz(asked))));
         assert_eq!(parse("ci"), Ok(Parsed::Do(Verb::Ci)));
     }
 
@@ -250,6 +292,7 @@ mod tests {
     fn unknown_verbs_and_arguments_are_named() {
         assert!(parse("frobnicate").is_err_and(|e| e.contains("frobnicate") && e.contains("demo")));
         assert!(parse("setup --force").is_err_and(|e| e.contains("--force")));
+        assert!(parse("fuzz --minutes none").is_err_and(|e| e.contains("--minutes")));
         assert!(parse("test --nocapture").is_err_and(|e| e.contains("--nocapture")));
     }
 }

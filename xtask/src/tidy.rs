@@ -79,6 +79,7 @@ fn check(sources: &Sources) -> Vec<Finding> {
         findings.extend(text::length(&file.path, &file.text));
         findings.extend(text::unfinished(&file.path, &file.text));
         findings.extend(code::unsafe_outside_islands(&file.path, &code));
+        findings.extend(code::simulated_keys(&file.path, &code));
         findings.extend(code::ignored_tests(&file.path, &file.text));
         if let Some(traceability) = traceability {
             findings.extend(text::unknown_requirements(&file.path, &file.text, traceability));

@@ -4,7 +4,9 @@
 //! XDP runs before AF_PACKET, and nftables behind it: on an XDP port an observer sees what XDP *passed*; on
 //! the router's client side it sees datagrams that the impairments then drop.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read};
+use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -15,6 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use socket2::{SockFilter, Socket};
 
+use crate::frame::Datagram;
 pub use crate::packet_socket::Direction;
 use crate::{Interrupt, Namespace, packet_socket};
 
@@ -104,6 +107,41 @@ pub enum Keep {
     Last(usize),
     /// All frames.
     All,
+    /// No frames, but for each receiver how many datagrams and how many octets they carried.
+    PerReceiver,
+}
+
+/// What one receiver got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Total {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Octets of their UDP payloads.
+    pub octets: u64,
+}
+
+/// UDP datagrams over IPv4 from `port` to anybody in the block `network`/`len`.
+fn towards_filter(port: u16, network: Ipv4Addr, len: u8) -> Vec<SockFilter> {
+    const LOAD_WORD: u16 = 0x20;
+    const LOAD_HALF: u16 = 0x28;
+    const AND: u16 = 0x54;
+    const JUMP_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
+    vec![
+        SockFilter::new(LOAD_HALF, 0, 0, 12),
+        SockFilter::new(JUMP_EQUAL, 0, 9, 0x0800),
+        SockFilter::new(LOAD_HALF, 0, 0, 22),
+        SockFilter::new(AND, 0, 0, 0x00ff),
+        SockFilter::new(JUMP_EQUAL, 0, 6, 17),
+        SockFilter::new(LOAD_HALF, 0, 0, 34),
+        SockFilter::new(JUMP_EQUAL, 0, 4, u32::from(port)),
+        SockFilter::new(LOAD_WORD, 0, 0, 30),
+        SockFilter::new(AND, 0, 0, mask),
+        SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(network) & mask),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 /// A frame that an observer kept.
@@ -133,6 +171,7 @@ struct Shared {
 struct State {
     count: u64,
     kept: Vec<Captured>,
+    per_receiver: HashMap<Ipv4Addr, Total>,
     lost: u64,
     failure: Option<String>,
 }
@@ -149,7 +188,31 @@ impl Capture {
     /// # Errors
     /// No such interface, or no right to open an AF_PACKET socket there.
     pub fn start(namespace: &Namespace, interface: &str, wanted: Match, keep: Keep) -> Result<Self> {
-        let socket = packet_socket::open(namespace, interface, &wanted.filter(), wanted.direction)?;
+        Self::with_filter(namespace, interface, &wanted.filter(), wanted.direction, keep)
+    }
+
+    /// Starts observing what arrives from `port` for anybody in the block `network`/`len`, and sums it up by receiver.
+    ///
+    /// # Errors
+    /// As [`Capture::start`].
+    pub fn towards(
+        namespace: &Namespace,
+        interface: &str,
+        port: u16,
+        (network, len): (Ipv4Addr, u8),
+    ) -> Result<Self> {
+        let filter = towards_filter(port, network, len);
+        Self::with_filter(namespace, interface, &filter, Direction::Incoming, Keep::PerReceiver)
+    }
+
+    fn with_filter(
+        namespace: &Namespace,
+        interface: &str,
+        filter: &[SockFilter],
+        direction: Direction,
+        keep: Keep,
+    ) -> Result<Self> {
+        let socket = packet_socket::open(namespace, interface, filter, direction)?;
         socket.set_nonblocking(true).context("cannot make the AF_PACKET socket non-blocking")?;
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(EventFd::new().context("cannot make an eventfd")?);
@@ -164,6 +227,12 @@ impl Capture {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.shared.lock().count
+    }
+
+    /// What each receiver got so far, with [`Keep::PerReceiver`].
+    #[must_use]
+    pub fn per_receiver(&self) -> HashMap<Ipv4Addr, Total> {
+        self.shared.lock().per_receiver.clone()
     }
 
     /// What was kept so far, oldest first.
@@ -271,6 +340,14 @@ impl State {
         self.count += 1;
         let room = match keep {
             Keep::Count => false,
+            Keep::PerReceiver => {
+                if let Some(datagram) = Datagram::parse(frame) {
+                    let total = self.per_receiver.entry(*datagram.destination.ip()).or_default();
+                    total.datagrams += 1;
+                    total.octets += datagram.payload.len() as u64;
+                }
+                false
+            }
             Keep::First(max) => self.kept.len() < max,
             Keep::Last(max) => {
                 if self.kept.len() >= max && !self.kept.is_empty() {

@@ -72,7 +72,11 @@ impl Holding {
         self.impairments.stop(self.uplink, self.impairment)?;
         let only = match self.impairment {
             Impairment::HoldDataOfLength(octets) => Some(usize::from(octets)),
-            Impairment::HoldData | Impairment::Cut | Impairment::DropFromGateway(_) => None,
+            Impairment::HoldData
+            | Impairment::Cut
+            | Impairment::DropFromGateway(_)
+            | Impairment::LoseFromClient(_)
+            | Impairment::LoseToClient(_) => None,
         };
         let payloads: Vec<_> = frames
             .iter()

@@ -23,16 +23,22 @@ pub enum Impairment {
     HoldData,
     /// Drops those DATA datagrams from the client that have this many octets of UDP payload.
     HoldDataOfLength(u16),
+    /// Loses so many percent of what comes from the client, at random.
+    LoseFromClient(u8),
+    /// Loses so many percent of what goes to the client, at random.
+    LoseToClient(u8),
 }
 
 impl Impairment {
-    const CHAINS: [&'static str; 3] = ["cut", "from_gateway", "hold"];
+    const CHAINS: [&'static str; 5] = ["cut", "from_gateway", "hold", "lose_up", "lose_down"];
 
     const fn chain(self) -> &'static str {
         match self {
             Self::Cut => "cut",
             Self::DropFromGateway(_) => "from_gateway",
             Self::HoldData | Self::HoldDataOfLength(_) => "hold",
+            Self::LoseFromClient(_) => "lose_up",
+            Self::LoseToClient(_) => "lose_down",
         }
     }
 
@@ -45,6 +51,12 @@ impl Impairment {
             }
             Self::HoldData => {
                 vec![format!("iifname {interface} udp dport {TUNNEL_PORT} @th,64,8 {DATA_OCTET:#x}")]
+            }
+            Self::LoseFromClient(percent) => {
+                vec![format!("iifname {interface} numgen random mod 100 < {percent}")]
+            }
+            Self::LoseToClient(percent) => {
+                vec![format!("oifname {interface} numgen random mod 100 < {percent}")]
             }
             Self::HoldDataOfLength(octets) => {
                 // `udp length` counts the header of 8 octets too.

@@ -24,6 +24,11 @@ impl Interrupt {
         Ok(flag)
     }
 
+    /// As if a signal had come.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// Whether a signal has come.
     #[must_use]
     pub fn is_set(&self) -> bool {

@@ -20,6 +20,7 @@
 pub mod attacker;
 pub mod capture;
 pub mod frame;
+pub mod heap;
 pub mod hold;
 pub mod impair;
 pub mod inject;

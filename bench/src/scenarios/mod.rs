@@ -1,6 +1,8 @@
 //! What the bench does, one module per scenario. Each builds its own network and leaves nothing behind.
 
+pub mod cost;
 pub mod demo;
+pub mod flood;
 
 // The rig knows the wire only as a stranger would; here both views meet.
 const _: () = assert!(jvpn_rig::DATA_OCTET == jvpn_abi::wire::MsgType::Data.octet());

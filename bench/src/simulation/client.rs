@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Datagrams that wait in a client's sockets; more are lost.
 const INBOX_MAX: usize = 1_024;
 /// Unix time at boot time zero, ns.
-const UNIX_AT_BOOT: u64 = 1_700_000_000_000_000_000;
+pub(super) const UNIX_AT_BOOT: u64 = 1_700_000_000_000_000_000;
 /// The first stream of the seed that agents draw from.
 const AGENT_STREAM: u64 = 1 << 32;
 /// Starts of one client's process that have streams of their own.
@@ -33,6 +33,11 @@ pub(super) struct ClientHost {
     links_changed: bool,
     /// The host is suspended: what arrives is lost.
     pub(super) asleep: bool,
+    /// Since when, and how long it has slept since it was switched on: its monotonic clock stood still.
+    fell_asleep: BootTime,
+    slept: Duration,
+    /// By how many seconds its wall clock is off.
+    wall_clock_off: i64,
     pub(super) traffic_every: Option<Duration>,
     next_number: u64,
     inner: Ipv4Addr,
@@ -47,6 +52,7 @@ struct Identity {
     suites: Vec<Suite>,
     uplinks: u8,
     candidates: CandidateSettings,
+    walks: bool,
     seed: u64,
     starts: u64,
 }
@@ -54,8 +60,12 @@ struct Identity {
 impl Identity {
     /// A new process: no session, no memory, other randomness.
     fn start(&mut self) -> Agent {
-        let spec =
-            |n: u8| UplinkSpec { device: format!("up{n}"), priority: u32::from(n) + 1, metered: false };
+        let spec = |n: u8| UplinkSpec {
+            device: format!("up{n}"),
+            priority: u32::from(n) + 1,
+            // Who walks about pays for everything but Wi-Fi.
+            metered: self.walks && n > 0,
+        };
         let config = AgentConfig {
             local: self.secret.clone(),
             gateway: self.gateway,
@@ -74,20 +84,25 @@ impl Identity {
 /// Inner address of a client.
 #[must_use]
 pub fn inner_address(client: usize) -> Ipv4Addr {
-    Ipv4Addr::new(10, 77, 0, 2 + client as u8)
+    const FIRST: u32 = u32::from_be_bytes([10, 77, 0, 2]);
+    Ipv4Addr::from(FIRST + client as u32)
 }
 
 impl ClientHost {
     pub(super) fn new(client: usize, secret: StaticSecret, gateway: PublicKey, setup: &Setup) -> Self {
         let (suites, uplinks, seed) = (setup.suites.clone(), setup.uplinks, setup.seed);
-        let candidates = setup.candidates;
-        let mut identity = Identity { client, secret, gateway, suites, uplinks, candidates, seed, starts: 0 };
+        let (candidates, walks) = (setup.candidates, setup.churn.is_some());
+        let mut identity =
+            Identity { client, secret, gateway, suites, uplinks, candidates, walks, seed, starts: 0 };
         Self {
             agent: identity.start(),
             inbox: VecDeque::new(),
             packets: VecDeque::new(),
             links_changed: true,
             asleep: false,
+            fell_asleep: BootTime(0),
+            slept: Duration::ZERO,
+            wall_clock_off: 0,
             traffic_every: None,
             next_number: 0,
             inner: inner_address(client),
@@ -107,6 +122,31 @@ impl ClientHost {
         if !self.asleep && self.inbox.len() < INBOX_MAX {
             self.inbox.push_back((uplink, datagram));
         }
+    }
+
+    pub(super) const fn set_wall_clock(&mut self, seconds_off: i64) {
+        self.wall_clock_off = seconds_off;
+    }
+
+    /// The host is suspended.
+    pub(super) const fn fall_asleep(&mut self, now: BootTime) {
+        if !self.asleep {
+            self.asleep = true;
+            self.fell_asleep = now;
+        }
+    }
+
+    /// The host runs, if it did not.
+    pub(super) fn wake_up(&mut self, now: BootTime) {
+        if std::mem::take(&mut self.asleep) {
+            self.slept += now.since(self.fell_asleep);
+        }
+    }
+
+    /// Its clocks, as the agent's shell reads them.
+    fn tell_clocks(&mut self, now: BootTime) {
+        let unix = i128::from(UNIX_AT_BOOT + now.0) + i128::from(self.wall_clock_off) * 1_000_000_000;
+        self.agent.set_wall_clock(now, u64::try_from(unix).unwrap_or(0));
     }
 
     /// The application sends to the server.
@@ -129,6 +169,9 @@ impl ClientHost {
 impl Simulation {
     /// One round of a client's loop, in its order: sockets, tunnel, links, clock.
     pub(super) fn client_turn(&mut self, client: usize) -> Result<(), Violation> {
+        let (now, host) = (self.now, &mut self.clients[client]);
+        let slept = u64::try_from(host.slept.as_nanos()).unwrap_or(u64::MAX);
+        host.agent.handle_monotonic(now, now.0.saturating_sub(slept));
         while let Some((uplink, mut datagram)) = self.clients[client].inbox.pop_front() {
             let host = &mut self.clients[client];
             let packet = host.agent.handle_datagram(self.now, uplink, GATEWAY, &mut datagram);
@@ -144,7 +187,7 @@ impl Simulation {
             self.look_at_links(client)?;
         }
         let (now, host) = (self.now, &mut self.clients[client]);
-        host.agent.set_wall_clock(now, UNIX_AT_BOOT + now.0);
+        host.tell_clocks(now);
         if host.agent.poll_timeout().is_some_and(|due| due <= now) {
             host.agent.handle_timeout(now);
         }
@@ -182,9 +225,8 @@ impl Simulation {
 
     fn look_at_links(&mut self, client: usize) -> Result<(), Violation> {
         let now = self.now;
-        self.clients[client].agent.set_wall_clock(now, UNIX_AT_BOOT + now.0);
-        let paths: Vec<PathId> = self.network.ids().filter(|path| path.client == client).collect();
-        for path in paths {
+        self.clients[client].tell_clocks(now);
+        for path in self.network.ids_of(client) {
             let state = self.network.link(path);
             self.clients[client].agent.handle_link_event(self.now, path.uplink, state);
             self.flush_client(client)?;

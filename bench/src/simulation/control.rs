@@ -2,6 +2,7 @@
 
 use super::agenda::{Actor, Happening};
 use super::client::whole_ms;
+use super::gateway::ControlPlane;
 use super::gateway::data_plane::{Did, Steered};
 use super::gateway::tables::Rung;
 use super::network::GATEWAY;
@@ -13,10 +14,13 @@ use jvpn_abi::wire::{DataHeader, SlotId};
 use jvpn_controlplane::engine::{AdminCommand, ContextView, Engine, TableCommand, TableEvent};
 use jvpn_session::messages::SessionId;
 use sha2::Digest;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// Datagrams handled before the reports are looked at again, as the shell has it.
 const DATAGRAMS_PER_TURN: usize = 64;
+/// Tables up to this size are judged as a whole after each turn of the control plane.
+const SLOTS_AT_ONCE: u32 = 256;
+/// Of larger ones so many slots, beside those that something happened to.
+const SLOTS_IN_TURN: u32 = 2;
 
 impl Simulation {
     /// An operator's wish, which the control plane meets at its next turn.
@@ -43,12 +47,14 @@ impl Simulation {
             self.wake_workers();
         }
         self.reports()?;
+        self.store_outcomes()?;
         self.datagrams()?;
         let now = self.now;
         let Some(control) = &mut self.host.control else { return Ok(()) };
         let (engine, view) = control.parts();
         if engine.poll_timeout().is_some_and(|due| due <= now) {
             engine.handle_timeout(now, &view);
+            self.engine_calls += 1;
             self.drain()?;
         }
         self.wishes()?;
@@ -58,7 +64,23 @@ impl Simulation {
             }
             self.agenda.wake(Actor::Control, whole_ms(due));
         }
+        // A wake for what the store has done meanwhile gave way to this turn, if this turn came first.
+        if let Some(at) = self.host.control.as_ref().and_then(ControlPlane::stored_at) {
+            self.agenda.wake(Actor::Control, at);
+        }
         self.check()
+    }
+
+    fn store_outcomes(&mut self) -> Result<(), Violation> {
+        let now = self.now;
+        while let Some(outcome) = self.host.control.as_mut().and_then(|control| control.stored(now)) {
+            self.trace(|| format!("store: {outcome:?}"));
+            let Some(control) = &mut self.host.control else { return Ok(()) };
+            let (engine, view) = control.parts();
+            engine.handle_store_outcome(now, outcome, &view);
+            self.drain()?;
+        }
+        Ok(())
     }
 
     fn wishes(&mut self) -> Result<(), Violation> {
@@ -84,6 +106,10 @@ impl Simulation {
 
     fn table_event(&mut self, event: TableEvent) -> Result<(), Violation> {
         self.trace(|| format!("tables report {event:?}"));
+        if let TableEvent::Confirmed { slot_index, .. } = event {
+            self.touched.push(slot_index);
+        }
+        self.engine_calls += 1;
         let now = self.now;
         let Some(control) = &mut self.host.control else { return Ok(()) };
         let (engine, view) = control.parts();
@@ -101,6 +127,7 @@ impl Simulation {
             let Some((remote, datagram)) = self.host.socket.pop_front() else { return Ok(()) };
             let (engine, view) = control.parts();
             engine.handle_datagram(now, remote, GATEWAY, &datagram, &view);
+            self.engine_calls += 1;
             self.drain()?;
         }
         self.wake_soon(Actor::Control);
@@ -122,17 +149,27 @@ impl Simulation {
             }
             // The edge is not simulated; its knowledge of handles is only kept from piling up.
             while self.host.control.as_mut().is_some_and(|c| c.engine.poll_handle_change().is_some()) {}
+            while let Some(request) = self.host.polled(Engine::poll_store) {
+                let known_at = self.host.store(self.now, request);
+                self.agenda.wake(Actor::Control, known_at);
+            }
             while let Some(line) = self.host.polled(Engine::poll_audit) {
                 let text = self.encoder.encode(&line);
                 self.trace(|| text.clone());
                 self.audit_digest.update(text.as_bytes());
                 self.audit.push(text);
                 self.observer.audit(&line)?;
+                let session = line.event.session.map(|(id, _)| id);
+                self.touched.extend(session.and_then(|id| self.observer.newest_slot(id)));
             }
             if self.host.control.is_none() {
                 self.observer.control_plane_died_in_a_step();
+                self.supervise();
             }
             if refused.is_empty() {
+                if let Some(control) = &mut self.host.control {
+                    control.mark_journal();
+                }
                 return Ok(());
             }
             for event in refused {
@@ -149,16 +186,17 @@ impl Simulation {
         match &command {
             TableCommand::Install { entry, .. } => self.observer.installs(entry)?,
             TableCommand::Bind { slot, .. } => {
-                let owner = self.owners().get(&slot.0).copied();
+                let owner = self.owner(*slot);
                 self.observer.binds(*slot, owner)?;
+                self.touched.push(slot.index());
             }
             TableCommand::Journal { index, snapshot } => {
                 if let Some(control) = &mut self.host.control {
                     control.record(*index, snapshot.as_deref());
                 }
             }
-            TableCommand::Unbind { .. }
-            | TableCommand::Remove { .. }
+            TableCommand::Unbind { slot, .. } => self.touched.push(slot.index()),
+            TableCommand::Remove { .. }
             | TableCommand::RouteAdd { .. }
             | TableCommand::RouteRemove { .. } => {}
         }
@@ -188,38 +226,49 @@ impl Simulation {
         Ok(())
     }
 
-    /// Which session the engine says has which slot bound.
-    fn owners(&self) -> BTreeMap<u32, SessionId> {
-        let Some(control) = &self.host.control else { return BTreeMap::new() };
-        let sessions = control.status(self.now).sessions;
-        let owner = |session: jvpn_controlplane::engine::SessionStatus| {
-            Some((session.slot?, session.id.parse().ok()?))
-        };
-        sessions.into_iter().filter_map(owner).collect()
+    /// Which session the engine says has this slot bound.
+    fn owner(&self, slot: SlotId) -> Option<SessionId> {
+        self.host.control.as_ref()?.engine.owner_of(slot)
     }
 
-    /// Sessions that the engine knows.
-    fn known(&self) -> BTreeSet<SessionId> {
-        let Some(control) = &self.host.control else { return BTreeSet::new() };
-        let sessions = control.status(self.now).sessions;
-        sessions.into_iter().filter_map(|session| session.id.parse().ok()).collect()
-    }
-
-    /// Tables against the engine's account, once the control plane is settled with its data plane.
+    /// Tables against the engine's account, once the control plane is settled with its data plane: every slot in a small
+    /// world; in a large one those that something happened to, and some of the others in turn.
     fn check(&mut self) -> Result<(), Violation> {
+        let touched = std::mem::take(&mut self.touched);
         let Some(control) = &self.host.control else { return Ok(()) };
         let Some(writer) = control.writer.as_ref().filter(|writer| writer.is_up()) else { return Ok(()) };
-        let view = control.view();
-        let mut bound = Vec::new();
-        for slot_index in 0..writer.bindings.slots() {
-            let word = writer.bindings.word(slot_index);
-            let Some(slot) = SlotId::new(slot_index, word.serial()).filter(|_| word.is_bound()) else {
-                continue;
-            };
-            let confirmed = view.confirmed(slot_index, word);
-            bound.push((slot, if confirmed { Confirmation::Given } else { Confirmation::Awaited }));
+        let slots = writer.bindings.slots();
+        if slots <= SLOTS_AT_ONCE {
+            (0..slots).try_for_each(|slot_index| self.check_slot(slot_index))?;
+        } else {
+            touched.into_iter().try_for_each(|slot_index| self.check_slot(slot_index))?;
+            for _ in 0..SLOTS_IN_TURN {
+                self.next_checked = (self.next_checked + 1) % slots;
+                self.check_slot(self.next_checked)?;
+            }
         }
-        self.observer.tables(&bound, &self.owners(), &self.known())
+        let engine = self.host.control.as_ref().map(|control| &control.engine);
+        let knows = |id| engine.is_some_and(|engine| engine.state_of(id).is_some());
+        self.observer.clocks(&knows)
+    }
+
+    /// The same for every slot, whatever the size of the world.
+    pub(super) fn check_all(&mut self) -> Result<(), Violation> {
+        let up = self.host.control.as_ref().and_then(|control| control.writer.as_ref());
+        let Some(writer) = up.filter(|writer| writer.is_up()) else { return Ok(()) };
+        (0..writer.bindings.slots()).try_for_each(|slot_index| self.check_slot(slot_index))
+    }
+
+    fn check_slot(&self, slot_index: u32) -> Result<(), Violation> {
+        let Some(control) = &self.host.control else { return Ok(()) };
+        let Some(writer) = &control.writer else { return Ok(()) };
+        let word = writer.bindings.word(slot_index);
+        let Some(slot) = SlotId::new(slot_index, word.serial()).filter(|_| word.is_bound()) else {
+            return Ok(());
+        };
+        let confirmed = control.view().confirmed(slot_index, word);
+        let confirmation = if confirmed { Confirmation::Given } else { Confirmation::Awaited };
+        self.observer.bound(slot, confirmation, control.engine.owner_of(slot))
     }
 
     /// The installer thread's turn.

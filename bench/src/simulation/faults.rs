@@ -56,12 +56,16 @@ pub enum Fault {
     Terminate(usize),
     /// A client's process is killed and starts again without memory.
     RestartClient(usize),
+    /// A client's wall clock is so many seconds off from now on; its other clocks are not.
+    WallClock(usize, i64),
+    /// Nothing passes over a path for this long.
+    Partition(PathId, Duration),
 }
 
 impl Simulation {
     /// Lets a fault happen after `wait`.
     pub fn plan(&mut self, wait: Duration, fault: Fault) {
-        self.agenda.put(self.now.after(wait), Happening::Strike(fault));
+        self.agenda.put(self.now.after(wait), Happening::Strike(Box::new(fault)));
     }
 
     /// Lets a fault happen now.
@@ -101,7 +105,7 @@ impl Simulation {
             Fault::Rebind(path) => self.network.rebind(path),
             Fault::Stall(actor, span) => self.stall(actor, span),
             Fault::Sleep(client, span) => {
-                self.clients[client].asleep = true;
+                self.clients[client].fall_asleep(self.now);
                 self.stall(Actor::Client(client), span);
                 self.agenda.wake(Actor::Client(client), self.now.after(span));
             }
@@ -114,6 +118,12 @@ impl Simulation {
             Fault::Replay(count) => self.replay(count),
             Fault::Terminate(client) => self.admin(AdminCommand::TerminatePeer(format!("client{client}"))),
             Fault::RestartClient(client) => self.restart_client(client),
+            Fault::WallClock(client, seconds) => self.clients[client].set_wall_clock(seconds),
+            Fault::Partition(path, span) => {
+                let until = self.now.after(span);
+                let path = self.network.path(path);
+                path.partitioned_until = path.partitioned_until.max(until);
+            }
             Fault::KillControlPlaneAfter(acts) => self.host.fuse = Some(acts),
             Fault::KillDataPlane => {
                 self.host.kill_data_plane();
@@ -179,9 +189,13 @@ impl Simulation {
         self.strike(Fault::Release)?;
         for path in self.network.ids().collect::<Vec<_>>() {
             self.strike(Fault::Heal(path))?;
+            self.network.path(path).partitioned_until = self.now;
             if !self.network.link(path).is_usable() {
                 self.strike(Fault::LinkUp(path, 1))?;
             }
+        }
+        for client in 0..self.clients.len() {
+            self.strike(Fault::WallClock(client, 0))?;
         }
         for (actor, _) in std::mem::take(&mut self.stalled) {
             self.wake_soon(actor);
@@ -208,7 +222,11 @@ pub fn world(seed: u64) -> Setup {
         preset
     };
     let every = [Some(20), Some(60), Some(400), None][dice.below(4) as usize];
-    let restart = if dice.chance(700) { Restart::FromJournal } else { Restart::WithoutMemory };
+    let restart = match dice.below(10) {
+        0..=5 => Restart::FromJournal,
+        6..=7 => Restart::FromStore,
+        _ => Restart::WithoutMemory,
+    };
     let fail_back_hold = [None, Some(secs(2)), Some(secs(15))][dice.below(3) as usize];
     Setup {
         seed,
@@ -221,6 +239,7 @@ pub fn world(seed: u64) -> Setup {
         traffic_every: every.map(Duration::from_millis),
         restart,
         candidates: CandidateSettings { fail_back_hold, ..CandidateSettings::default() },
+        ..Setup::default()
     }
 }
 
@@ -253,7 +272,7 @@ fn draw(setup: &Setup, dice: &mut Dice, at: Duration, plan: &mut Vec<(Duration, 
     let address = dice.below(200) as u8 + 10;
     let worker = dice.below(setup.workers as u64) as usize;
     let mut put = |after: Duration, fault: Fault| plan.push((at + after, fault));
-    match dice.below(44) {
+    match dice.below(46) {
         0..=4 => {
             put(Duration::ZERO, Fault::CutBoth(path));
             put(long, Fault::Heal(path));
@@ -297,6 +316,13 @@ fn draw(setup: &Setup, dice: &mut Dice, at: Duration, plan: &mut Vec<(Duration, 
             put(short, Fault::StartControlPlane);
             put(long, Fault::StartControlPlane);
         }
+        42..=43 => {
+            // Either may be the first to be back.
+            put(Duration::ZERO, Fault::KillControlPlane);
+            put(Duration::ZERO, Fault::KillDataPlane);
+            put(short, Fault::StartDataPlane);
+            put(dice.between(ms(20), ms(800)), Fault::StartControlPlane);
+        }
         _ => {
             put(Duration::ZERO, Fault::LoseType(path, picked(dice)));
             put(long, Fault::Release);
@@ -304,7 +330,8 @@ fn draw(setup: &Setup, dice: &mut Dice, at: Duration, plan: &mut Vec<(Duration, 
     }
 }
 
-fn picked(dice: &mut Dice) -> MsgType {
+/// A type that matters to a session.
+pub(super) fn picked(dice: &mut Dice) -> MsgType {
     [
         MsgType::ReattachAck,
         MsgType::ReattachRequest,
@@ -321,6 +348,7 @@ fn weather(dice: &mut Dice) -> Weather {
     Weather {
         flow: Flow::Open,
         loss_per_mille: [0, 10, 100, 300, 600][dice.below(5) as usize],
+        burst: None,
         duplicate_per_mille: [0, 0, 50, 300][dice.below(4) as usize],
         reorder_per_mille: [0, 0, 50, 300][dice.below(4) as usize],
         delay: dice.between(Duration::from_millis(1), Duration::from_millis([250, 250, 250, 1_500][far])),

@@ -11,15 +11,19 @@
 //! |---|---|
 //! | [`network`] | paths, weather, NATs, links, filters, the tape |
 //! | [`faults`] | what can go wrong, and random schedules of it |
+//! | [`churn`] | what thousands of mobile hosts go through by themselves |
+//! | `cheap` | a Diffie-Hellman that costs next to nothing |
 //! | [`observer`] | the invariants, seen from outside |
 //! | [`packet`], [`dice`] | numbered inner packets, seeded randomness |
 
 mod agenda;
+mod cheap;
+pub mod churn;
 mod client;
 mod control;
 pub mod dice;
 pub mod faults;
-mod gateway;
+pub(crate) mod gateway;
 pub mod network;
 pub mod observer;
 pub mod packet;
@@ -29,20 +33,23 @@ pub use client::{ATTACKER, inner_address};
 pub use gateway::{DataPlaneError, INNER_GATEWAY, Restart, SERVER};
 
 use agenda::{Agenda, Happening};
+use cheap::CheapGroup;
+use churn::{Churn, Profile};
 use client::ClientHost;
 use dice::Dice;
+use gateway::data_plane::Sizes;
 use gateway::{Host, HostSetup};
-use jvpn_abi::wire::Suite;
+use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::agent::AgentStatus;
 use jvpn_client::paths::UplinkId;
 use jvpn_client::paths::candidates::CandidateSettings;
 use jvpn_controlplane::audit::Encoder;
-use jvpn_controlplane::engine::{PeerSettings, SessionStatus, Settings, TunnelSettings};
+use jvpn_controlplane::engine::{PeerSettings, Settings, TunnelSettings};
 use jvpn_crypto::keys::{PresharedKey, StaticSecret};
 use jvpn_crypto::rng::{Random, RandomError};
-use jvpn_session::Policy;
-use jvpn_session::messages::Prefix;
+use jvpn_session::messages::{Prefix, SessionId};
+use jvpn_session::{Policy, State};
 use network::{Flight, Heading, Network, PathId};
 use observer::{Observer, Violation};
 use sha2::{Digest, Sha256};
@@ -56,6 +63,8 @@ const START: BootTime = BootTime::from_millis(5_000_000);
 const WAKE_LATENCY: (Duration, Duration) = (Duration::from_micros(5), Duration::from_micros(60));
 /// The LAN, one way.
 const LAN_LATENCY: Duration = Duration::from_micros(100);
+/// What stands in the audit log is Unix time.
+const UNIX_OFFSET_MS: i64 = (client::UNIX_AT_BOOT / 1_000_000) as i64;
 /// Happenings at one moment of virtual time; more is a livelock.
 const AT_ONCE_MAX: u32 = 100_000;
 
@@ -68,6 +77,9 @@ mod stream {
     pub(super) const NETWORK: u64 = 2;
     pub(super) const LATENCY: u64 = 3;
     pub(super) const STRIKES: u64 = 4;
+    pub(super) const MISFORTUNES: u64 = 7;
+    /// One per client from here on.
+    pub(super) const WALKS: u64 = 1 << 33;
 }
 
 /// What a simulation is made of.
@@ -93,6 +105,19 @@ pub struct Setup {
     pub restart: Restart,
     /// How clients watch the uplinks beside the bound one.
     pub candidates: CandidateSettings,
+    /// The Diffie-Hellman function of every key.
+    pub keys: KeyKind,
+    /// What clients, network and gateway go through by themselves. Then links come up one by one.
+    pub churn: Option<Profile>,
+}
+
+/// The Diffie-Hellman function of a world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyKind {
+    /// X25519, as everywhere else.
+    Real,
+    /// A cheap one: what the world costs is then in the engine.
+    Cheap,
 }
 
 impl Default for Setup {
@@ -109,6 +134,8 @@ impl Default for Setup {
             restart: Restart::FromJournal,
             // A scenario says which switches it wants.
             candidates: CandidateSettings { fail_back_hold: None, ..CandidateSettings::default() },
+            keys: KeyKind::Real,
+            churn: None,
         }
     }
 }
@@ -148,6 +175,15 @@ pub struct Simulation {
     pub audit: Vec<String>,
     /// Prints the timeline while it happens.
     pub traced: bool,
+    /// Slots that something happened to since they were judged last.
+    touched: Vec<u32>,
+    /// The last slot that was judged in its turn.
+    next_checked: u32,
+    /// Calls into the engine so far.
+    pub engine_calls: u64,
+    /// Happenings so far.
+    pub happenings: u64,
+    churn: Option<Churn>,
 }
 
 impl std::fmt::Debug for Simulation {
@@ -166,16 +202,21 @@ impl Simulation {
     /// [`SetupError`].
     pub fn new(setup: &Setup) -> Result<Self, SetupError> {
         let mut keys = Dice::new(setup.seed, stream::KEYS);
-        let secret = StaticSecret::generate(&mut keys)?;
+        let draw = |keys: &mut Dice| match setup.keys {
+            KeyKind::Real => StaticSecret::generate(keys),
+            KeyKind::Cheap => StaticSecret::simulated(keys, &CheapGroup),
+        };
+        let secret = draw(&mut keys)?;
         let mut node_key = [0; 32];
         keys.fill(&mut node_key)?;
-        let secrets =
-            (0..setup.clients).map(|_| StaticSecret::generate(&mut keys)).collect::<Result<Vec<_>, _>>()?;
+        let secrets = (0..setup.clients).map(|_| draw(&mut keys)).collect::<Result<Vec<_>, _>>()?;
         let peers = secrets.iter().enumerate().map(|(client, secret)| peer(client, secret)).collect();
         let settings = settings(setup, peers)?;
-        let (seed, slots, workers) = (setup.seed, setup.slots, setup.workers);
-        let restart = setup.restart;
-        let host = Host::new(HostSetup { settings, secret, node_key, seed, slots, workers, restart });
+        let (seed, restart) = (setup.seed, setup.restart);
+        // A session per client, and those that a newer one supersedes.
+        let journal = 1_024 + 2 * setup.clients as u32;
+        let sizes = Sizes { slots: setup.slots, journal, workers: setup.workers };
+        let host = Host::new(HostSetup { settings, secret, node_key, seed, sizes, restart });
         let gateway = host.public_key();
         let client =
             |(client, secret): (usize, StaticSecret)| ClientHost::new(client, secret, gateway, setup);
@@ -191,9 +232,14 @@ impl Simulation {
             stalled: BTreeMap::new(),
             at_once: 0,
             audit_digest: Sha256::new(),
-            encoder: Encoder { node_id: "sim".to_owned(), unix_offset_ms: 0 },
+            encoder: Encoder { node_id: format!("sim-{seed}"), unix_offset_ms: UNIX_OFFSET_MS },
             audit: Vec::new(),
             traced: false,
+            touched: Vec::new(),
+            next_checked: 0,
+            engine_calls: 0,
+            happenings: 0,
+            churn: setup.churn.map(|profile| Churn::new(profile, setup)),
         };
         simulation.begin(setup)?;
         Ok(simulation)
@@ -203,8 +249,12 @@ impl Simulation {
         self.host.start_data_plane()?;
         self.host.start_control_plane(self.now);
         self.wake_soon(Actor::Control);
-        for id in self.network.ids().collect::<Vec<_>>() {
-            self.network.plug(id, 1);
+        if self.churn.is_some() {
+            self.begin_churn();
+        } else {
+            for id in self.network.ids() {
+                self.network.plug(id, 1);
+            }
         }
         for client in 0..setup.clients {
             self.observer.set_inner(client, inner_address(client));
@@ -241,15 +291,33 @@ impl Simulation {
     /// Whether every client is attached to the gateway and the gateway to it: one session, one slot.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        let Some(gateway) = self.gateway() else { return false };
-        (0..self.clients.len()).all(|client| {
-            let status = self.client(client);
-            let (Some(id), Some(path)) = (status.session_id, status.path) else { return false };
-            let agrees = |session: &SessionStatus| {
-                session.id == id && BOUND.contains(&session.state) && session.slot == Some(path.slot)
-            };
-            BOUND.contains(&status.state) && gateway.sessions.iter().any(agrees)
-        })
+        (0..self.clients.len()).all(|client| self.is_client_settled(client))
+    }
+
+    /// Whether a client and the gateway agree on its session and slot.
+    #[must_use]
+    pub fn is_client_settled(&self, client: usize) -> bool {
+        let Some(control) = &self.host.control else { return false };
+        let status = self.client(client);
+        let (Some(id), Some(path)) = (status.session_id, status.path) else { return false };
+        let Ok(id) = id.parse::<SessionId>() else { return false };
+        let bound = control.engine.state_of(id).is_some_and(State::is_bound);
+        bound && BOUND.contains(&status.state) && control.engine.owner_of(SlotId(path.slot)) == Some(id)
+    }
+
+    /// Live sessions and slots in use, as the engine counts them; `None` while there is no control plane.
+    #[must_use]
+    pub fn live_sessions_and_slots(&self) -> Option<(usize, usize)> {
+        let engine = &self.host.control.as_ref()?.engine;
+        Some((engine.live_sessions(), engine.slots_in_use()))
+    }
+
+    /// Judges every slot of the tables, whatever the size of the world.
+    ///
+    /// # Errors
+    /// The first [`Violation`].
+    pub fn judge_all(&mut self) -> Result<(), Violation> {
+        self.check_all()
     }
 
     /// Packets that a client's application has sent.
@@ -346,6 +414,7 @@ impl Simulation {
             self.observer.set_now(at);
         }
         self.at_once += 1;
+        self.happenings += 1;
         if self.at_once > AT_ONCE_MAX {
             return Err(self.observer.violation("R3.2", "time stands still: a livelock"));
         }
@@ -382,7 +451,13 @@ impl Simulation {
                 self.wake_soon(Actor::Client(client));
                 Ok(())
             }
-            Happening::Strike(fault) => self.strike(fault),
+            Happening::Strike(fault) => self.strike(*fault),
+            Happening::Walk(client) => self.walk(client),
+            Happening::Talk(client, left) => {
+                self.talk(client, left);
+                Ok(())
+            }
+            Happening::Misfortune => self.misfortune(),
         }
     }
 
@@ -402,7 +477,7 @@ impl Simulation {
             }
             Actor::Worker(index) => self.worker_turn(index),
             Actor::Client(client) => {
-                self.clients[client].asleep = false;
+                self.clients[client].wake_up(self.now);
                 self.client_turn(client)
             }
         }
@@ -463,7 +538,8 @@ fn peer(client: usize, secret: &StaticSecret) -> PeerSettings {
 fn settings(setup: &Setup, peers: Vec<PeerSettings>) -> Result<Settings, SetupError> {
     Ok(Settings {
         policy: setup.policy.clone(),
-        policy_name: "simulated".to_owned(),
+        // The numbers may differ from the preset's; a log of the simulation comes with its policy.
+        policy_name: setup.churn.map_or("simulated", |profile| profile.preset).to_owned(),
         suites: setup.suites.clone(),
         tunnel: TunnelSettings {
             gateway_address: IpAddr::V4(INNER_GATEWAY),

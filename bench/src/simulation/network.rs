@@ -6,7 +6,7 @@ use jvpn_abi::wire::MsgType;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::paths::{LinkState, UplinkId};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -16,6 +16,10 @@ pub const GATEWAY: Endpoint = Endpoint::v4([198, 51, 100, 1], 4_500);
 
 /// Datagrams that the tape keeps.
 const TAPE_MAX: usize = 4_096;
+/// Datagrams to endpoints that lead to no client, as far as they are kept.
+const STRAYS_MAX: usize = 1_024;
+/// The first address of the NATs; each client has one of its own.
+const NAT_ADDRESS: u32 = u32::from_be_bytes([203, 0, 113, 10]);
 /// A datagram that is overtaken waits for up to this many delays more.
 const REORDER_DELAYS: u32 = 3;
 
@@ -52,6 +56,18 @@ pub enum Flow {
     Cut,
 }
 
+/// Loss that comes in bursts: two states, and a chance to go from one to the other with each datagram (Gilbert and
+/// Elliott).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Burst {
+    /// Chance that a burst begins, of a thousand.
+    pub enter_per_mille: u32,
+    /// Chance that it ends, of a thousand.
+    pub leave_per_mille: u32,
+    /// Datagrams lost within it, of a thousand.
+    pub loss_per_mille: u32,
+}
+
 /// How one direction of a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weather {
@@ -59,6 +75,8 @@ pub struct Weather {
     pub flow: Flow,
     /// Datagrams lost, of a thousand.
     pub loss_per_mille: u32,
+    /// Losses in bursts, beside those.
+    pub burst: Option<Burst>,
     /// Datagrams that arrive twice, of a thousand.
     pub duplicate_per_mille: u32,
     /// Datagrams that later ones overtake, of a thousand.
@@ -75,6 +93,7 @@ impl Default for Weather {
         Self {
             flow: Flow::Open,
             loss_per_mille: 0,
+            burst: None,
             duplicate_per_mille: 0,
             reorder_per_mille: 0,
             delay: Duration::from_millis(10),
@@ -94,8 +113,12 @@ pub struct Path {
     pub link: LinkState,
     /// What the NAT shows to the gateway.
     pub external: Endpoint,
+    /// Nothing gets through before this moment, whatever the weather.
+    pub partitioned_until: BootTime,
     /// When the last datagram of each direction arrives: the next one comes no sooner.
     front: [BootTime; 2],
+    /// Whether each direction is in a burst of losses.
+    bursting: [bool; 2],
 }
 
 /// A datagram as a filter or an observer sees it.
@@ -165,17 +188,23 @@ pub type Filter = Box<dyn FnMut(&Sight<'_>) -> Fate>;
 
 /// All paths.
 pub struct Network {
-    paths: BTreeMap<PathId, Path>,
-    by_external: BTreeMap<Endpoint, PathId>,
+    /// By client, then by uplink.
+    paths: Vec<Path>,
+    uplinks: u8,
+    by_external: HashMap<Endpoint, PathId>,
     dice: Dice,
     next_port: u16,
     /// Decides before the weather does.
     pub filter: Option<Filter>,
     /// What was sent, the newest last, while it records.
     pub tape: Option<VecDeque<Recorded>>,
+    /// Of how many datagrams the tape keeps one.
+    pub tape_step: u64,
+    /// Datagrams that were sent.
+    pub sent: u64,
     /// What is held.
     pub held: Vec<Recorded>,
-    /// What the gateway sent to endpoints that lead to no client.
+    /// What the gateway sent to endpoints that lead to no client: the first of it.
     pub strays: Vec<(Endpoint, Vec<u8>)>,
     digest: Sha256,
 }
@@ -190,32 +219,46 @@ impl Network {
     /// `uplinks` good paths for each of `clients`, their links down.
     #[must_use]
     pub fn new(clients: usize, uplinks: u8, dice: Dice) -> Self {
+        let path = Path {
+            up: Weather::default(),
+            down: Weather::default(),
+            link: LinkState::NoCarrier,
+            external: Endpoint::default(),
+            partitioned_until: BootTime(0),
+            front: [BootTime(0); 2],
+            bursting: [false; 2],
+        };
         let mut network = Self {
-            paths: BTreeMap::new(),
-            by_external: BTreeMap::new(),
+            paths: vec![path; clients * usize::from(uplinks)],
+            uplinks,
+            by_external: HashMap::new(),
             dice,
             next_port: 20_000,
             filter: None,
             tape: None,
+            tape_step: 1,
+            sent: 0,
             held: Vec::new(),
             strays: Vec::new(),
             digest: Sha256::new(),
         };
-        for client in 0..clients {
-            for uplink in (0..uplinks).map(UplinkId) {
-                let id = PathId { client, uplink };
-                let path = Path {
-                    up: Weather::default(),
-                    down: Weather::default(),
-                    link: LinkState::NoCarrier,
-                    external: Endpoint::default(),
-                    front: [BootTime(0); 2],
-                };
-                network.paths.insert(id, path);
-                network.rebind(id);
-            }
+        for id in network.ids().collect::<Vec<_>>() {
+            network.rebind(id);
         }
         network
+    }
+
+    fn index(&self, id: PathId) -> Option<usize> {
+        (id.uplink.0 < self.uplinks).then(|| id.client * usize::from(self.uplinks) + id.uplink.index())
+    }
+
+    fn place(&self, id: PathId) -> Option<&Path> {
+        self.paths.get(self.index(id)?)
+    }
+
+    fn place_mut(&mut self, id: PathId) -> Option<&mut Path> {
+        let index = self.index(id)?;
+        self.paths.get_mut(index)
     }
 
     /// A path.
@@ -223,28 +266,45 @@ impl Network {
     /// # Panics
     /// If there is none of this name: the test's own mistake.
     pub fn path(&mut self, id: PathId) -> &mut Path {
-        self.paths.get_mut(&id).expect("the test names a path that it made")
+        self.place_mut(id).expect("the test names a path that it made")
     }
 
     /// The state of a link as the host sees it.
     #[must_use]
     pub fn link(&self, id: PathId) -> LinkState {
-        self.paths.get(&id).map_or(LinkState::Missing, |path| path.link)
+        self.place(id).map_or(LinkState::Missing, |path| path.link)
     }
 
     /// All paths.
-    pub fn ids(&self) -> impl Iterator<Item = PathId> + use<'_> {
-        self.paths.keys().copied()
+    pub fn ids(&self) -> impl Iterator<Item = PathId> + use<> {
+        let uplinks = self.uplinks;
+        let clients = self.paths.len() / usize::from(uplinks).max(1);
+        (0..clients).flat_map(move |client| Self::paths_of(client, uplinks))
+    }
+
+    /// The paths of a client.
+    pub fn ids_of(&self, client: usize) -> impl Iterator<Item = PathId> + use<> {
+        Self::paths_of(client, self.uplinks)
+    }
+
+    fn paths_of(client: usize, uplinks: u8) -> impl Iterator<Item = PathId> {
+        (0..uplinks).map(move |uplink| PathId { client, uplink: UplinkId(uplink) })
     }
 
     /// The NAT in front of a path shows another port; what comes to the old one is lost.
     pub fn rebind(&mut self, id: PathId) {
-        let port = self.next_port;
-        self.next_port = self.next_port.checked_add(1).unwrap_or(1_024);
-        let Some(path) = self.paths.get_mut(&id) else { return };
-        self.by_external.remove(&path.external);
-        path.external = Endpoint::v4([203, 0, 113, 10 + id.client as u8], port);
-        self.by_external.insert(path.external, id);
+        let address = NAT_ADDRESS.wrapping_add(id.client as u32).to_be_bytes();
+        let external = loop {
+            let external = Endpoint::v4(address, self.next_port);
+            self.next_port = self.next_port.checked_add(1).unwrap_or(1_024);
+            if !self.by_external.contains_key(&external) {
+                break external;
+            }
+        };
+        let Some(path) = self.place_mut(id) else { return };
+        let before = std::mem::replace(&mut path.external, external);
+        self.by_external.remove(&before);
+        self.by_external.insert(external, id);
     }
 
     /// The link is there, with an address of its own.
@@ -255,7 +315,7 @@ impl Network {
 
     /// A client sends.
     pub fn send_up(&mut self, now: BootTime, id: PathId, datagram: Vec<u8>) -> Vec<Flight> {
-        let Some(path) = self.paths.get(&id) else { return Vec::new() };
+        let Some(path) = self.place(id) else { return Vec::new() };
         if !path.link.is_usable() {
             return Vec::new();
         }
@@ -267,7 +327,9 @@ impl Network {
     pub fn send_down(&mut self, now: BootTime, external: Endpoint, datagram: Vec<u8>) -> Vec<Flight> {
         let Some(id) = self.by_external.get(&external).copied() else {
             self.note(now, Heading::Down, &datagram);
-            self.strays.push((external, datagram));
+            if self.strays.len() < STRAYS_MAX {
+                self.strays.push((external, datagram));
+            }
             return Vec::new();
         };
         self.carry(Recorded { at: now, path: id, heading: Heading::Down, external, datagram })
@@ -277,7 +339,7 @@ impl Network {
     #[must_use]
     pub fn lands(&self, flight: &Flight) -> bool {
         let Some(id) = flight.path else { return true };
-        let Some(path) = self.paths.get(&id) else { return false };
+        let Some(path) = self.place(id) else { return false };
         match flight.heading {
             Heading::Up => true,
             Heading::Down => path.external == flight.external && path.link.is_usable(),
@@ -304,16 +366,16 @@ impl Network {
     }
 
     fn note(&mut self, now: BootTime, heading: Heading, datagram: &[u8]) {
-        self.digest.update(now.0.to_be_bytes());
-        self.digest.update([heading as u8]);
-        self.digest.update((datagram.len() as u64).to_be_bytes());
+        self.sent += 1;
+        let head = u128::from(now.0) << 64 | (datagram.len() as u128) << 8 | heading as u128;
+        self.digest.update(head.to_be_bytes());
         self.digest.update(datagram);
     }
 
-    fn carry(&mut self, recorded: Recorded) -> Vec<Flight> {
+    fn carry(&mut self, mut recorded: Recorded) -> Vec<Flight> {
         let Recorded { at, path: id, heading, external, .. } = recorded;
         self.note(at, heading, &recorded.datagram);
-        if let Some(tape) = &mut self.tape {
+        if let Some(tape) = self.tape.as_mut().filter(|_| self.sent.is_multiple_of(self.tape_step)) {
             if tape.len() >= TAPE_MAX {
                 tape.pop_front();
             }
@@ -328,12 +390,25 @@ impl Network {
                 return Vec::new();
             }
         }
-        let Some(path) = self.paths.get_mut(&id) else { return Vec::new() };
+        let Some(path) = self.index(id).and_then(|index| self.paths.get_mut(index)) else {
+            return Vec::new();
+        };
         let weather = match heading {
             Heading::Up => path.up,
             Heading::Down => path.down,
         };
-        if weather.flow == Flow::Cut || self.dice.chance(weather.loss_per_mille) {
+        if weather.flow == Flow::Cut || at < path.partitioned_until {
+            return Vec::new();
+        }
+        if let Some(burst) = weather.burst {
+            let bursting = &mut path.bursting[heading as usize];
+            let change = if *bursting { burst.leave_per_mille } else { burst.enter_per_mille };
+            *bursting ^= self.dice.chance(change);
+            if *bursting && self.dice.chance(burst.loss_per_mille) {
+                return Vec::new();
+            }
+        }
+        if self.dice.chance(weather.loss_per_mille) {
             return Vec::new();
         }
         let front = &mut path.front[heading as usize];
@@ -347,7 +422,10 @@ impl Network {
                 *front = due.max(*front);
                 *front
             };
-            let datagram = recorded.datagram.clone();
+            // The last copy takes the octets themselves.
+            let last = flights.len() + 1 == copies;
+            let datagram =
+                if last { std::mem::take(&mut recorded.datagram) } else { recorded.datagram.clone() };
             flights.push(Flight { at: arrives, path: Some(id), heading, external, datagram });
         }
         flights

@@ -57,7 +57,8 @@ impl Numbered {
                 .enumerate()
                 .skip(HEAD + 8)
                 .all(|(index, octet)| *octet == filling(number, index));
-        let (IpAddr::V4(source), IpAddr::V4(destination)) = (inner.source.ip(), inner.destination.ip()) else {
+        let (IpAddr::V4(source), IpAddr::V4(destination)) = (inner.source.ip(), inner.destination.ip())
+        else {
             return None;
         };
         intact.then_some(Self { source, destination, number })

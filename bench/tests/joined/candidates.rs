@@ -29,7 +29,7 @@ fn fail_back_is_a_voluntary_switch_that_loses_nothing() {
     recovered(&mut sim, 1, secs(2));
     sim.run(secs(2)).unwrap();
     sim.heal().unwrap();
-    let before = sim.observer.client(0).echoed.iter().next_back().copied().unwrap();
+    let before = sim.observer.client(0).echoed.last().unwrap();
     let took = recovered(&mut sim, 2, secs(20));
     assert!(took >= secs(5), "{took:?}");
     let (_, report) = sim.observer.client(0).recoveries[1];
@@ -37,8 +37,8 @@ fn fail_back_is_a_voluntary_switch_that_loses_nothing() {
     assert!(report.outage_ms < 200, "{report:?}");
     flows(&mut sim);
     let echoed = &sim.observer.client(0).echoed;
-    let last = *echoed.iter().next_back().unwrap();
-    let lost = (before..=last).filter(|number| !echoed.contains(number)).count();
+    let last = echoed.last().unwrap();
+    let lost = (before..=last).filter(|number| !echoed.contains(*number)).count();
     assert_eq!(lost, 0, "of {} packets there and back", last - before);
     assert_eq!((session(&sim), at_gateway(&sim, id).state, on(&sim, A.uplink)), (id, "ATTACHED", true));
     assert!(counter(&sim, "path_echo_sent") > 5 && counter(&sim, "path_probe_auth_fail") == 0);

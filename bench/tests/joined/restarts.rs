@@ -1,9 +1,12 @@
 //! Processes that die and come back.
 
-use crate::{A, at_gateway, attached, attached_as, bound, changes, flows, ms, recovered, recoveries, secs};
+use crate::{
+    A, B, at_gateway, attached, attached_as, bound, changes, flows, ms, recovered, recoveries, secs,
+};
 use crate::{session, transitions};
 use jvpn_abi::Reason;
 use jvpn_bench::simulation::faults::Fault;
+use jvpn_bench::simulation::network::Weather;
 use jvpn_bench::simulation::{Actor, Restart, Setup, Simulation};
 use jvpn_session::State;
 
@@ -98,8 +101,27 @@ fn forwarding_goes_on_without_a_control_plane() {
     assert_eq!(recoveries(&sim), 0);
 }
 
-/// R7.3, I11: both processes die together: nothing is left of the tables, the client comes back as a new session, and no
-/// slot is handed out twice under the node key.
+/// R7.3, R1.2, R1.3: JOURNAL is lost and the store is not: the same session, taken over by its client, one term higher.
+#[test]
+fn control_plane_goes_on_from_the_store() {
+    let mut sim = attached_as(&Setup { restart: Restart::FromStore, ..Setup::default() });
+    let id = session(&sim);
+    for round in 1..4 {
+        sim.strike(Fault::KillControlPlane).unwrap();
+        sim.plan(ms(300), Fault::StartControlPlane);
+        recovered(&mut sim, round, secs(5));
+        assert_eq!((session(&sim), at_gateway(&sim, id).state), (id, "ATTACHED"));
+        assert_eq!(at_gateway(&sim, id).state_version >> 40, round as u64);
+        flows(&mut sim);
+    }
+    assert_eq!((sim.observer.client(0).ends.len(), sim.observer.client(0).sessions.len()), (0, 1));
+    sim.strike(Fault::CutBoth(bound(&sim))).unwrap();
+    recovered(&mut sim, 4, secs(2));
+    flows(&mut sim);
+}
+
+/// R7.3, R1.2, I11: both processes die together: nothing is left of the tables, the client comes back into the same
+/// session, and no slot is handed out twice under the node key.
 #[test]
 fn both_processes_restarted() {
     for round in 0..6 {
@@ -111,8 +133,88 @@ fn both_processes_restarted() {
         sim.strike(Fault::StartDataPlane).unwrap();
         sim.run(ms(40 * round)).unwrap();
         sim.strike(Fault::StartControlPlane).unwrap();
-        let done = |sim: &Simulation| sim.is_settled() && sim.observer.client(0).session != Some(id);
-        assert!(sim.run_until(secs(20), done).unwrap().is_some(), "round {round}");
+        recovered(&mut sim, 1, secs(20));
+        assert_eq!(session(&sim), id, "round {round}");
+        assert_eq!((sim.observer.client(0).ends.len(), sim.is_settled()), (0, true), "round {round}");
+        flows(&mut sim);
+        let state = at_gateway(&sim, id);
+        assert_eq!((state.state_version >> 40, state.switches), (1, 1), "round {round}");
+    }
+}
+
+/// R7.3, R1.8, I11, I13: either process or both die again at each moment of a takeover: the same session all the same.
+#[test]
+fn crashes_during_a_takeover() {
+    for micros in (0..90_000).step_by(3_000) {
+        for again in [
+            &[Fault::KillControlPlane][..],
+            &[Fault::KillDataPlane],
+            &[Fault::KillControlPlane, Fault::KillDataPlane],
+        ] {
+            let mut sim = attached();
+            let id = session(&sim);
+            sim.strike(Fault::KillControlPlane).unwrap();
+            sim.strike(Fault::KillDataPlane).unwrap();
+            sim.run(ms(50)).unwrap();
+            sim.strike(Fault::StartDataPlane).unwrap();
+            sim.strike(Fault::StartControlPlane).unwrap();
+            sim.run(std::time::Duration::from_micros(micros)).unwrap();
+            again.iter().for_each(|fault| sim.strike(fault.clone()).unwrap());
+            sim.plan(ms(70), Fault::StartDataPlane);
+            sim.plan(ms(90), Fault::StartControlPlane);
+            sim.run(ms(200)).unwrap();
+            let back = sim.run_until(secs(20), Simulation::is_settled).unwrap();
+            assert!(back.is_some() && session(&sim) == id, "{again:?} after {micros} us");
+            flows(&mut sim);
+        }
+    }
+}
+
+/// R7.3, R1.8, I13: the control plane dies again while it loads, beside a data plane that lives: JOURNAL is there and has
+/// no record of the session yet, and that does not mean that it has ended.
+#[test]
+fn control_plane_dies_while_it_loads() {
+    for micros in (0..1_500).step_by(50) {
+        let mut sim = attached();
+        let id = session(&sim);
+        sim.strike(Fault::KillControlPlane).unwrap();
+        sim.strike(Fault::KillDataPlane).unwrap();
+        sim.run(ms(50)).unwrap();
+        sim.strike(Fault::StartDataPlane).unwrap();
+        sim.strike(Fault::StartControlPlane).unwrap();
+        sim.run(std::time::Duration::from_micros(micros)).unwrap();
+        sim.strike(Fault::KillControlPlane).unwrap();
+        sim.run(ms(90)).unwrap();
+        sim.strike(Fault::StartControlPlane).unwrap();
+        recovered(&mut sim, 1, secs(5));
+        assert_eq!((session(&sim), sim.observer.client(0).ends.len()), (id, 0), "after {micros} us");
+        flows(&mut sim);
+    }
+}
+
+/// R1.8, I13, R2.4: any datagram of a takeover is lost or held back for good: the client is back all the same, as the same
+/// session.
+#[test]
+fn takeovers_on_bad_paths() {
+    for (per_mille, seed) in [(200, 3), (400, 5), (400, 8), (600, 13)] {
+        let mut sim = attached_as(&Setup { seed, ..Setup::default() });
+        let id = session(&sim);
+        for uplink in [A, B] {
+            let bad = Weather { loss_per_mille: per_mille, duplicate_per_mille: 300, ..Weather::default() };
+            sim.strike(Fault::Weather(uplink, bad, bad)).unwrap();
+        }
+        sim.strike(Fault::KillControlPlane).unwrap();
+        sim.strike(Fault::KillDataPlane).unwrap();
+        sim.run(ms(50)).unwrap();
+        sim.strike(Fault::StartDataPlane).unwrap();
+        sim.strike(Fault::StartControlPlane).unwrap();
+        sim.run(secs(15)).unwrap();
+        [A, B].into_iter().for_each(|uplink| sim.strike(Fault::Heal(uplink)).unwrap());
+        assert!(
+            sim.run_until(secs(70), Simulation::is_settled).unwrap().is_some(),
+            "{per_mille}, seed {seed}"
+        );
+        assert_eq!(session(&sim), id, "{per_mille}, seed {seed}");
         flows(&mut sim);
     }
 }
@@ -125,6 +227,7 @@ fn crashes_during_a_reattach() {
         let cases = [
             (Fault::KillDataPlane, Setup::default()),
             (Fault::KillControlPlane, Setup::default()),
+            (Fault::KillControlPlane, Setup { restart: Restart::FromStore, ..Setup::default() }),
             (Fault::KillControlPlane, forgetful()),
         ];
         for (fault, setup) in cases {
@@ -139,7 +242,7 @@ fn crashes_during_a_reattach() {
             sim.run(ms(200)).unwrap();
             let back = sim.run_until(secs(20), Simulation::is_settled).unwrap();
             assert!(back.is_some(), "{fault:?} after {micros} us");
-            if setup.restart == Restart::FromJournal {
+            if setup.restart != Restart::WithoutMemory {
                 assert_eq!(session(&sim), id, "{fault:?} after {micros} us");
             }
             flows(&mut sim);

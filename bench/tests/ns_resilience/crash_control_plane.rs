@@ -16,11 +16,11 @@ const MARKERS_ALONE: usize = 500;
 /// Forwarding does not even stumble; what is seen is two cores that are shared with everything else.
 const STUMBLE_MAX: Duration = Duration::from_millis(500);
 
-/// R0.3, R1.2, R7.2, I11: SIGKILL under traffic, twice. Packets flow while nobody controls them; afterwards
+/// R0.3, R1.2, R7.3, I11: SIGKILL under traffic, twice. Packets flow while nobody controls them; afterwards
 /// the session, its binding and its version are what they were, and the client has noticed nothing.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
-fn r7_2_forwarding_outlives_the_control_plane_and_sessions_go_on() {
+fn r7_3_forwarding_outlives_the_control_plane_and_sessions_go_on() {
     let mut lab = Lab::prepare();
     let taps = Uplink::ALL.map(|uplink| Wiretap::start(&lab.rig, uplink));
     lab.launch_all();

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jvpn_bench::check_events::rules::PolicyNumbers;
+use jvpn_bench::check_events::{Expectations, check_files};
 use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
 use jvpn_bench::events::{Cursor, Event, EventLog, Source, Watch};
 use jvpn_bench::peers::heartbeat::Heartbeat;
@@ -208,6 +210,19 @@ impl Lab {
         }
         let logs = self.logs();
         assert!(!logs.contains("panicked"), "{logs}");
+        self.judge_audit();
+    }
+
+    /// The gateway's audit keeps every rule, through all deaths of its processes.
+    fn judge_audit(&self) {
+        let audit = self.places.audit_file();
+        if !fs::metadata(&audit).is_ok_and(|file| file.len() > 0) {
+            return;
+        }
+        let config = self.places.config_dir.join(Role::ControlPlane.config_file());
+        let policy = PolicyNumbers::load(&config).unwrap();
+        let findings = check_files(&[audit], &Expectations { policy, ..Expectations::default() }).unwrap();
+        assert!(findings.good, "{}", findings.text());
     }
 }
 

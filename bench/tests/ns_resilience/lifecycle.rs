@@ -52,14 +52,15 @@ fn r1_5_status_shows_all_three_and_down_leaves_nothing() {
     let cursor = lab.log.end();
     let socket = lab.places.client_socket();
     lab.jvpn(&["down", "--socket", socket.to_str().unwrap()]);
+    // It returned, so everything is gone.
+    assert_eq!(network(lab.rig.client()), bare);
+    assert!(!socket.exists(), "the status socket is left");
     // Whoever asks it to end after this finds it ended: it needs no signal.
     wait::until("the agent ends by itself", PATIENCE, &lab.interrupt, || {
         Ok(lab.deployment.check().is_err().then_some(()))
     })
     .unwrap();
     lab.end(Role::Client);
-    assert_eq!(network(lab.rig.client()), bare);
-    assert!(!socket.exists(), "the status socket is left");
     let terminated = lab.await_event("the gateway hears of it", cursor, |event| {
         event.is_audit("STATE_CHANGE") && event.text("new_state") == "TERMINATED"
     });

@@ -34,6 +34,9 @@ fn r0_3_the_control_plane_is_powerless_and_strangers_get_no_descriptors() {
     assert!(!gets_descriptors(STRANGER, &socket), "a stranger was welcome beside the control plane");
     assert!(!gets_descriptors(nobody.as_raw(), &socket), "a second control plane was welcome");
 
+    // Not where root may not lift its own limit, as in many containers; then it is told.
+    let memory_locked = lab.control_plane_status()["memory_locked"].as_bool().unwrap();
+    assert_ne!(memory_locked, lab.logs().contains("may reach a swap device"));
     let pid = lab.deployment.pid(Role::ControlPlane).unwrap();
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let statuses: Vec<_> =
@@ -51,6 +54,9 @@ fn r0_3_the_control_plane_is_powerless_and_strangers_get_no_descriptors() {
             assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), 0, "{set} of {status}");
         }
         assert_eq!(field("NoNewPrivs"), "1");
+        // R5.3: nothing of it reaches a swap device. What is locked without that is the key mailbox.
+        let locked: u64 = field("VmLck").trim_end_matches(" kB").parse().unwrap();
+        assert_eq!(locked > 1_024, memory_locked, "{locked} kB are locked");
     }
     // A kernel without memfd_secret gets locked memory instead, and the data plane says so.
     let fallback = lab.logs().contains("no memfd_secret");

@@ -2,6 +2,7 @@
 
 use super::binding::{Binding, Generation};
 use super::rekey::KeyLimits;
+use super::retry::Retried;
 use super::session::Session;
 use super::{Agent, Event, Phase, Transmit};
 use crate::paths::UplinkId;
@@ -27,17 +28,21 @@ pub(super) struct Birth {
     pub(super) campaign: Campaign,
     pub(super) wake: BootTime,
     /// The latest initiation; answers to earlier ones are ignored.
-    open: Option<Open>,
+    pub(super) open: Option<Open>,
     not_before: BootTime,
     /// When the first handshake of this search was sent.
     pub(super) asking_since: Option<BootTime>,
 }
 
+/// An initiation that waits for its answer.
 #[derive(Debug)]
-struct Open {
+pub(super) struct Open {
     initiation: Initiation,
     uplink: UplinkId,
-    sent_at: BootTime,
+    pub(super) sent_at: BootTime,
+    /// As it was sent last.
+    pub(super) datagram: Vec<u8>,
+    pub(super) retried: Retried,
 }
 
 impl Birth {
@@ -45,6 +50,12 @@ impl Birth {
     pub(super) const fn new(not_before: BootTime) -> Self {
         let campaign = Campaign::new(Repetition::Fresh, None);
         Self { campaign, wake: not_before, open: None, not_before, asking_since: None }
+    }
+
+    /// The open initiation, if it went out over `uplink`.
+    pub(super) fn sent(&self, uplink: UplinkId) -> Option<(&[u8], Retried)> {
+        let open = self.open.as_ref().filter(|open| open.uplink == uplink)?;
+        Some((&open.datagram, open.retried))
     }
 }
 
@@ -67,8 +78,8 @@ impl Agent {
     }
 
     fn send_init(&mut self, now: BootTime, uplink: UplinkId) {
-        let stamp = self.unix_at_boot_ns.saturating_add(now.0).max(self.last_timestamp_ns.saturating_add(1));
-        self.last_timestamp_ns = stamp;
+        let stamp = self.next_timestamp(now);
+        let kept = self.kept_cookie(now, uplink);
         let Self { phase: Phase::Searching(birth), config, random, .. } = self else { return };
         birth.asking_since.get_or_insert(now);
         let offer = HandshakeOffer {
@@ -83,8 +94,14 @@ impl Agent {
             handshake::initiate(random.as_mut(), local, gateway, &config.preshared, index, &offer.encode())
         });
         match made {
-            Ok((payload, initiation)) => {
-                birth.open = Some(Open { initiation, uplink, sent_at: now });
+            Ok((mut payload, initiation)) => {
+                if let Some(cookie) = kept
+                    && handshake::with_cookie(&config.gateway, &mut payload, cookie).is_ok()
+                {
+                    self.counters.cookies_shown += 1;
+                }
+                let (datagram, retried) = (payload.clone(), Retried::No);
+                birth.open = Some(Open { initiation, uplink, sent_at: now, datagram, retried });
                 self.outbox.push_back(Transmit { uplink, payload });
                 self.counters.handshakes_sent += 1;
             }
@@ -93,6 +110,13 @@ impl Agent {
                 self.push_event(Event::Trouble { message: format!("no handshake could be made: {error}") });
             }
         }
+    }
+
+    /// Unix time in ns, higher than in any handshake and takeover request before.
+    pub(super) fn next_timestamp(&mut self, now: BootTime) -> u64 {
+        let stamp = self.unix_at_boot_ns.saturating_add(now.0).max(self.last_timestamp_ns.saturating_add(1));
+        self.last_timestamp_ns = stamp;
+        stamp
     }
 
     pub(super) fn handle_response(&mut self, now: BootTime, uplink: UplinkId, datagram: &[u8]) {
@@ -156,7 +180,8 @@ impl Agent {
             reason: Reason::HandshakeStart,
             uplink,
         });
-        let session = Session::new(grant, binding, generation, rtt, BIRTH_PATIENCE, now);
+        let takeover = secret.root().takeover();
+        let session = Session::new(grant, binding, generation, takeover, rtt, BIRTH_PATIENCE, now);
         self.phase = Phase::Session(Box::new(session));
         self.counters.sessions += 1;
         // The probe that confirms goes first, then what waited.

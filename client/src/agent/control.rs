@@ -25,6 +25,7 @@ impl Agent {
             return;
         };
         self.counters.control_received += 1;
+        self.taken(now);
         match ControlMessage::decode(&message) {
             Some(ControlMessage::Terminate { reason }) => self.end_session(now, reason),
             Some(ControlMessage::PathHint { observed }) => {
@@ -36,8 +37,10 @@ impl Agent {
                 self.gateway_state(now, version, State::from_number(state), reason);
             }
             Some(ControlMessage::Tickets(batch)) => self.take_tickets(now, batch),
-            // What only a gateway is asked.
-            Some(ControlMessage::AskTickets) => self.counters.malformed += 1,
+            // What only a gateway is asked or told.
+            Some(ControlMessage::AskTickets | ControlMessage::TakeOver { .. }) => {
+                self.counters.malformed += 1
+            }
             None => self.counters.malformed += 1,
         }
     }
@@ -59,6 +62,7 @@ impl Agent {
         let settled = session.recovery.is_none() && session.monitor.is_proven();
         if settled && state.is_bound() {
             self.set_state(state, reason);
+            self.watch_as(now, state);
         }
     }
 
@@ -85,7 +89,7 @@ impl Agent {
         self.counters.resets += 1;
         match reset.kind {
             ResetKind::Slot => self.slot_unknown(now, uplink),
-            ResetKind::Handle => self.handle_unknown(now),
+            ResetKind::Handle => self.handle_unknown(now, uplink),
         }
     }
 

@@ -166,14 +166,11 @@ impl Agent {
             ProbeKind::Probe => {
                 if session.binding.sending == Sending::Allowed {
                     let next = session.monitor.announced(now);
-                    let answer = session.probe(ProbeKind::ProbeAck, frame.id, frame.sent_at_ns, next);
+                    let answer = session.probe(ProbeKind::ProbeAck, frame.id, frame.sent_at_ns, next, 0);
                     self.send_internal(now, &answer);
                 }
             }
-            ProbeKind::ProbeAck => {
-                session.monitor.on_ack(now, frame.id);
-                session.heard_by_gateway = Some((frame.highest_counter.saturating_add(1), frame.received));
-            }
+            ProbeKind::ProbeAck => self.take_answer(now, &frame),
         }
     }
 }

@@ -16,10 +16,13 @@ mod control;
 mod data;
 mod event;
 mod probing;
+mod quality;
 mod reattach;
 mod rekey;
+mod retry;
 mod session;
 mod status;
+mod takeover;
 
 pub use data::{FRAME_OVERHEAD, Inner, MAX_INNER_LEN};
 pub use event::{Event, RecoveryReport};
@@ -34,6 +37,7 @@ use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::rng::Random;
 use jvpn_session::messages::SwitchCause;
+use retry::Cookies;
 use session::Session;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -101,6 +105,7 @@ pub struct Agent {
     recoveries: u64,
     last_recovery: Option<RecoveryReport>,
     suspicion: Suspicion,
+    cookies: Cookies,
 }
 
 /// Whether the bound path has just begun to miss answers.
@@ -140,6 +145,7 @@ impl Agent {
             recoveries: 0,
             last_recovery: None,
             suspicion: Suspicion::No,
+            cookies: Cookies::default(),
         }
     }
 
@@ -167,14 +173,14 @@ impl Agent {
             Some(MsgType::HandshakeResponse) => self.handle_response(now, uplink, datagram),
             Some(MsgType::ReattachAck) => self.handle_ack(now, uplink, datagram),
             Some(MsgType::ReattachReject) => self.handle_reject(now, uplink, datagram),
+            Some(MsgType::Retry) => self.handle_retry(now, uplink, datagram),
             Some(MsgType::Control) => self.handle_control(now, uplink, datagram),
             Some(MsgType::Reset) => self.handle_reset(now, uplink, datagram),
             Some(MsgType::PathEcho) => self.handle_echo(now, uplink, datagram),
-            // Kinds that only a gateway takes, or that this version does not speak.
+            // Kinds that only a gateway takes.
             Some(
                 MsgType::UnboundSample
                 | MsgType::HandshakeInit
-                | MsgType::Retry
                 | MsgType::ReattachRequest
                 | MsgType::PathProbe,
             )
@@ -255,6 +261,7 @@ impl Agent {
                     self.begin_recovery(now, SwitchCause::AddressChange, Some(uplink));
                 }
                 Some(recovery) => {
+                    session.taking = None;
                     recovery.request = None;
                     recovery.campaign.again(now);
                 }

@@ -89,10 +89,12 @@ impl Agent {
         loop {
             let Self { phase: Phase::Session(session), paths, random, .. } = self else { return };
             let healthy = session.recovery.is_none() && session.monitor.missed() == 0;
-            let urgency = if healthy {
-                Urgency::Calm
-            } else {
+            let urgency = if !healthy {
                 Urgency::Suspicion(Timing::from(&session.grant.policy).suspicion)
+            } else if session.quality.worth_leaving_at().is_some() {
+                Urgency::Compare
+            } else {
+                Urgency::Calm
             };
             let situation = Situation {
                 active: session.binding.uplink,
@@ -109,6 +111,7 @@ impl Agent {
             }
         }
         wake = wake.min(self.consider_fail_back(now));
+        wake = wake.min(self.consider_better_path(now));
         if let Phase::Session(session) = &mut self.phase {
             session.probing.wake = wake;
         }
@@ -197,9 +200,10 @@ impl Agent {
         }
     }
 
-    /// Goes back to a better uplink if policy and its evidence allow; returns when to look again.
-    fn consider_fail_back(&mut self, now: BootTime) -> BootTime {
-        let Self { phase: Phase::Session(session), paths, .. } = self else { return BootTime::NEVER };
+    /// Whether a voluntary switch is possible: the bound uplink, how long to be silent on it before, and from when on
+    /// policy allows it.
+    pub(super) fn free_choice(&self) -> Option<(UplinkId, Duration, BootTime)> {
+        let Phase::Session(session) = &self.phase else { return None };
         // Keys that are being renewed come first: then both ends agree on what the request is made under.
         let settled = session.recovery.is_none() && session.rekey.is_none() && session.newer.is_none();
         let healthy = settled
@@ -208,13 +212,20 @@ impl Agent {
             && session.monitor.missed() == 0;
         // DEGRADED means: no voluntary switches.
         if !healthy || !matches!(session.state, State::Attached | State::Volatile) {
-            return BootTime::NEVER;
+            return None;
         }
-        let active = session.binding.uplink;
         let rtt = session.monitor.rtt().smoothed().unwrap_or_default();
         let cooldown = Duration::from_millis(u64::from(session.grant.policy.cooldown_ms));
         // The gateway counts from the confirmation, a round trip after the answer at most.
         let allowed = session.binding.since.after(cooldown + rtt * 2).max(session.probing.voluntary_at);
+        // What is under way on the old path arrives before the switch: a voluntary switch loses nothing.
+        Some((session.binding.uplink, rtt.min(DRAIN_MAX), allowed))
+    }
+
+    /// Goes back to a better uplink if policy and its evidence allow; returns when to look again.
+    fn consider_fail_back(&mut self, now: BootTime) -> BootTime {
+        let Some((active, drain, allowed)) = self.free_choice() else { return BootTime::NEVER };
+        let paths = &self.paths;
         let Some(target) = paths.fail_back(now, active) else {
             let due = paths.fail_back_due(active).unwrap_or(BootTime::NEVER);
             return if due > now { due } else { BootTime::NEVER };
@@ -222,12 +233,11 @@ impl Agent {
         if now < allowed {
             return allowed;
         }
-        // What is under way on the old path arrives before the switch: a voluntary switch loses nothing.
-        self.begin_voluntary(now, target, rtt.min(DRAIN_MAX));
+        self.begin_voluntary(now, target, drain);
         BootTime::NEVER
     }
 
-    fn begin_voluntary(&mut self, now: BootTime, target: UplinkId, drain: Duration) {
+    pub(super) fn begin_voluntary(&mut self, now: BootTime, target: UplinkId, drain: Duration) {
         self.begin_recovery(now, SwitchCause::Voluntary, Some(target));
         if let Phase::Session(session) = &mut self.phase
             && let Some(recovery) = session.recovery.take()

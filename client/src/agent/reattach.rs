@@ -2,14 +2,20 @@
 
 use super::binding::{Binding, Generation, Sending};
 use super::rekey::KeyLimits;
+use super::retry::Retried;
 use super::session::Session;
+use super::takeover::Taking;
 use super::{Agent, Event, Phase, RecoveryReport, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::campaign::{Campaign, Repetition, Step};
 use crate::paths::monitor::{Monitor, Timing};
+use crate::paths::quality::PathQuality;
 use jvpn_abi::{BootTime, Reason};
-use jvpn_crypto::reattach::{self, PendingRequest, RequestParams};
+use jvpn_crypto::CryptoError;
+use jvpn_crypto::cookie::Cookie;
+use jvpn_crypto::reattach::{self, PendingRequest, Reject, RequestParams};
 use jvpn_crypto::schedule::EpochSecret;
+use jvpn_crypto::takeover;
 use jvpn_session::State;
 use jvpn_session::messages::{Handle, ReattachAsk, ReattachGrant, SwitchCause};
 use std::time::Duration;
@@ -34,9 +40,23 @@ pub(super) struct Recovery {
     /// The state that a voluntary switch comes back to if it does not take place.
     pub(super) before: State,
     last_heard: BootTime,
+    exchange: Exchange,
+}
+
+/// How a recovery asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exchange {
+    Reattach,
+    Takeover,
 }
 
 impl Recovery {
+    /// The gateway has forgotten the session: from here on it is asked by the takeover exchange.
+    pub(super) fn take_over(&mut self) {
+        self.exchange = Exchange::Takeover;
+        self.campaign.never_repeat();
+    }
+
     /// Its first request was answered before the recovery began.
     pub(super) fn granted(&mut self, uplink: UplinkId) {
         self.campaign = Campaign::granted(uplink);
@@ -57,12 +77,44 @@ impl Recovery {
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) uplink: UplinkId,
-    pub(super) handle: Handle,
-    pending: PendingRequest,
+    /// That of a reattach.
+    pub(super) handle: Option<Handle>,
+    pending: Pending,
     datagram: Vec<u8>,
     under: Under,
     sent_at: BootTime,
     repeated: Repeated,
+    retried: Retried,
+}
+
+/// What reads the answer.
+#[derive(Debug)]
+pub(super) enum Pending {
+    Reattach(PendingRequest),
+    Takeover(takeover::Pending),
+}
+
+impl Pending {
+    fn with_cookie(&mut self, request: &mut [u8], cookie: Cookie) -> Result<(), CryptoError> {
+        match self {
+            Self::Reattach(pending) => pending.with_cookie(request, cookie),
+            Self::Takeover(pending) => pending.with_cookie(request, cookie),
+        }
+    }
+
+    fn read_ack(&mut self, datagram: &[u8]) -> Result<(EpochSecret, Vec<u8>), CryptoError> {
+        match self {
+            Self::Reattach(pending) => pending.read_ack(datagram),
+            Self::Takeover(pending) => pending.read_ack(datagram),
+        }
+    }
+
+    fn read_reject(&mut self, datagram: &[u8]) -> Result<Reject, CryptoError> {
+        match self {
+            Self::Reattach(pending) => pending.read_reject(datagram),
+            Self::Takeover(pending) => pending.read_reject(datagram),
+        }
+    }
 }
 
 /// Which generation a request was made under.
@@ -80,21 +132,43 @@ enum Repeated {
 }
 
 impl Request {
+    /// One that was sent now, under the generation that is held.
+    pub(super) const fn new(
+        uplink: UplinkId,
+        handle: Option<Handle>,
+        pending: Pending,
+        datagram: Vec<u8>,
+        now: BootTime,
+    ) -> Self {
+        let (under, repeated) = (Under::Held, Repeated::No);
+        Self { uplink, handle, pending, datagram, under, sent_at: now, repeated, retried: Retried::No }
+    }
+
     /// The same datagram again.
     pub(super) fn send_again(&mut self) -> Vec<u8> {
         self.repeated = Repeated::Yes;
         self.datagram.clone()
+    }
+
+    /// From now on it shows a cookie that was asked for.
+    pub(super) fn show(&mut self, cookie: Cookie) -> Option<()> {
+        self.pending.with_cookie(&mut self.datagram, cookie).ok()?;
+        self.retried = Retried::Yes;
+        Some(())
     }
 }
 
 impl Agent {
     /// Leaves the bound path. During a birth there is nothing to reattach: it starts again instead.
     pub(super) fn begin_recovery(&mut self, now: BootTime, cause: SwitchCause, prefer: Option<UplinkId>) {
-        let Self { phase: Phase::Session(session), paths, .. } = self else { return };
+        let Self { phase: Phase::Session(session), paths, cookies, .. } = self else { return };
         if session.recovery.is_some() {
             return;
         }
         let from = session.binding.uplink;
+        if cause == SwitchCause::PathHint {
+            cookies.forget(from);
+        }
         if prefer != Some(from) && !cause.is_voluntary() {
             paths.mark_failed(from, now);
         }
@@ -114,6 +188,7 @@ impl Agent {
             target: prefer.unwrap_or(from),
             before: session.state,
             last_heard,
+            exchange: Exchange::Reattach,
         });
         let session = session.id;
         let detect_ms = millis(now.since(last_heard));
@@ -174,7 +249,10 @@ impl Agent {
                 .unwrap_or(u32::MAX),
             attempt: recovery.campaign.attempts(),
         };
-        let request = self.make_request(now, uplink, ask);
+        let request = match recovery.exchange {
+            Exchange::Reattach => self.make_request(now, uplink, ask),
+            Exchange::Takeover => self.make_takeover(now, uplink, ask),
+        };
         if let Phase::Session(session) = &mut self.phase
             && let Some(recovery) = &mut session.recovery
         {
@@ -189,6 +267,7 @@ impl Agent {
         uplink: UplinkId,
         ask: ReattachAsk,
     ) -> Option<Request> {
+        let kept = self.kept_cookie(now, uplink);
         let Self { phase: Phase::Session(session), config, random, .. } = self else { return None };
         let (generation, under) =
             session.newer.as_ref().map_or((&session.held, Under::Held), |newer| (newer, Under::Newer));
@@ -204,12 +283,17 @@ impl Agent {
         };
         let handle = generation.handle;
         match reattach::request(random.as_mut(), &params, &ask.encode()) {
-            Ok((datagram, pending)) => {
+            Ok((mut datagram, mut pending)) => {
+                if let Some(cookie) = kept
+                    && pending.with_cookie(&mut datagram, cookie).is_ok()
+                {
+                    self.counters.cookies_shown += 1;
+                }
                 let payload = datagram.clone();
                 self.outbox.push_back(Transmit { uplink, payload });
                 self.counters.requests_sent += 1;
-                let (sent_at, repeated) = (now, Repeated::No);
-                Some(Request { uplink, handle, pending, datagram, under, sent_at, repeated })
+                let pending = Pending::Reattach(pending);
+                Some(Request { under, ..Request::new(uplink, Some(handle), pending, datagram, now) })
             }
             Err(error) => {
                 let message = format!("no reattach request could be made: {error}");
@@ -229,9 +313,11 @@ impl Agent {
             return;
         };
         let under = request.under;
+        let offered = matches!(request.pending, Pending::Takeover(_));
         let rtt = (request.repeated == Repeated::No).then(|| now.since(request.sent_at));
         self.close_request();
         match ReattachGrant::decode(&payload) {
+            Some(grant) if offered => self.take_offer(now, uplink, rtt, &grant, &secret),
             Some(grant) => self.take_grant(now, uplink, under, rtt, &grant, &secret),
             None => self.attempt_refused(now, Reason::Malformed, 0),
         }
@@ -278,6 +364,7 @@ impl Agent {
         let rtt = rtt.or_else(|| paths.uplink(uplink).and_then(|uplink| uplink.srtt));
         let timing = Timing::from(&session.grant.policy);
         session.monitor = Monitor::new(timing, rtt, Duration::ZERO, now);
+        session.quality = PathQuality::new(&session.grant.policy);
         session.heard_by_gateway = None;
         if let Some(recovery) = &mut session.recovery {
             recovery.campaign.answered();
@@ -285,6 +372,33 @@ impl Agent {
         // The probe that confirms goes first, then what waited.
         self.drive_session(now);
         self.flush_held(now);
+    }
+
+    /// The gateway offers a binding: it is taken by CONTROL under it, and nothing else is sent until the gateway says that
+    /// it is there.
+    fn take_offer(
+        &mut self,
+        now: BootTime,
+        uplink: UplinkId,
+        rtt: Option<Duration>,
+        grant: &ReattachGrant,
+        secret: &EpochSecret,
+    ) {
+        if grant.rekey {
+            let message = "the gateway's answer to a takeover request is a rekey".to_owned();
+            self.push_event(Event::Trouble { message });
+            return self.attempt_refused(now, Reason::Malformed, 0);
+        }
+        let Phase::Session(session) = &mut self.phase else { return };
+        let limits = KeyLimits::from(&session.grant.policy);
+        session.newer = Some(Generation::new(&grant.binding, secret));
+        session.binding = Binding::new(&grant.binding, secret, session.grant.suite, uplink, limits, now);
+        session.binding.sending = Sending::Stopped;
+        session.heard_by_gateway = None;
+        session.taking = Some(Taking::new(&grant.binding, rtt, now));
+        if let Some(recovery) = &mut session.recovery {
+            recovery.campaign.answered();
+        }
     }
 
     /// The first frame opened under the newest keys: both ends have them.
@@ -313,10 +427,17 @@ impl Agent {
             outage_ms: millis(now.since(recovery.last_heard)),
             attempts: recovery.campaign.attempts(),
         };
+        // The gateway may have said already what it made of this binding: its budget used up, its quality.
+        let told = session
+            .gateway
+            .filter(|view| view.version >= session.held.anchor_version && view.state.is_bound());
+        let (state, reason) =
+            told.map_or((State::Attached, Reason::TransportSwitchOk), |view| (view.state, view.reason));
         let session = session.id;
         self.recoveries += 1;
         self.last_recovery = Some(report);
-        self.set_state(State::Attached, Reason::TransportSwitchOk);
+        self.set_state(state, reason);
+        self.watch_as(now, state);
         self.push_event(Event::RecoveryComplete { session, report });
     }
 
@@ -374,7 +495,7 @@ impl Agent {
     }
 
     /// The gateway does not know the handle of the latest request, and its token says that it is the gateway.
-    pub(super) fn handle_unknown(&mut self, now: BootTime) {
+    pub(super) fn handle_unknown(&mut self, now: BootTime, uplink: UplinkId) {
         let Phase::Session(session) = &mut self.phase else { return };
         let Some(request) = session.take_request() else { return };
         match (&mut session.recovery, &mut session.rekey) {
@@ -383,14 +504,14 @@ impl Agent {
             (None, None) => {}
         }
         if !self.drop_newer(request.under) {
-            self.end_session(now, Reason::SessionNotFound);
+            self.begin_takeover(now, uplink);
         }
     }
 
     /// The token that a RESET for `handle` must carry: only for the latest request.
     pub(super) fn expected_handle_token(&self, handle: Handle) -> Option<[u8; 16]> {
         let Phase::Session(session) = &self.phase else { return None };
-        let request = session.request().filter(|request| request.handle == handle)?;
+        let request = session.request().filter(|request| request.handle == Some(handle))?;
         match request.under {
             Under::Held => Some(session.held.handle_token),
             Under::Newer => session.newer.as_ref().map(|newer| newer.handle_token),
@@ -421,7 +542,13 @@ impl Session {
         }
     }
 
-    fn request_mut(&mut self) -> Option<&mut Request> {
+    /// The latest request, if it went out over `uplink`.
+    pub(super) fn sent(&self, uplink: UplinkId) -> Option<(&[u8], Retried)> {
+        let request = self.request().filter(|request| request.uplink == uplink)?;
+        Some((&request.datagram, request.retried))
+    }
+
+    pub(super) fn request_mut(&mut self) -> Option<&mut Request> {
         match (&mut self.recovery, &mut self.rekey) {
             (Some(recovery), _) => recovery.request.as_mut(),
             (None, Some(rekey)) => rekey.request.as_mut(),

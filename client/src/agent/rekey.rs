@@ -5,7 +5,7 @@ use super::binding::Sending;
 use super::reattach::Request;
 use super::session::Session;
 use super::{Agent, Phase, Transmit};
-use crate::paths::UplinkId;
+use crate::paths::{Paths, UplinkId};
 use jvpn_abi::{BootTime, Reason};
 use jvpn_crypto::limits;
 use jvpn_crypto::schedule::EpochSecret;
@@ -29,6 +29,14 @@ pub(super) struct Rekeying {
     attempts: u16,
     wait: Duration,
     pub(super) wake: BootTime,
+}
+
+impl Rekeying {
+    /// The gateway asks for the open request once more, with a cookie. `false`: not now.
+    pub(super) fn retried(&mut self, now: BootTime, paths: &mut Paths) -> bool {
+        self.wake = now.after(self.wait);
+        paths.admit(now).is_ok()
+    }
 }
 
 /// The limits of a key, as the gateway's policy and the suite give them; never above the library's own.

@@ -5,11 +5,14 @@ use super::birth::Birth;
 use super::probing::Probing;
 use super::reattach::Recovery;
 use super::rekey::Rekeying;
+use super::takeover::Taking;
 use super::{Agent, Event, Phase, Suspicion, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::monitor::{Monitor, Step, Timing};
+use crate::paths::quality::PathQuality;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::schedule::TakeoverKey;
 use jvpn_session::State;
 use jvpn_session::messages::{ControlMessage, HandshakeGrant, SessionId, SwitchCause};
 use std::time::Duration;
@@ -44,6 +47,10 @@ pub(super) struct Session {
     pub(super) held: Generation,
     /// A newer one that was answered but under which nothing has been opened yet.
     pub(super) newer: Option<Generation>,
+    /// The secret of the takeover exchange.
+    pub(super) takeover: TakeoverKey,
+    /// An offered binding that is being taken.
+    pub(super) taking: Option<Taking>,
     /// The nonce of the last request. Only rises.
     pub(super) nonce: u64,
     pub(super) recovery: Option<Recovery>,
@@ -52,6 +59,8 @@ pub(super) struct Session {
     pub(super) probing: Probing,
     /// Loss towards the gateway, as its probe answers tell it: {highest counter + 1, received}.
     pub(super) heard_by_gateway: Option<(u64, u64)>,
+    /// The quality of the bound path, as this end judges it.
+    pub(super) quality: PathQuality,
 }
 
 impl Session {
@@ -59,12 +68,14 @@ impl Session {
         grant: Box<HandshakeGrant>,
         binding: Binding,
         generation: Generation,
+        takeover: TakeoverKey,
         rtt: Duration,
         patience: Duration,
         now: BootTime,
     ) -> Self {
         Self {
             id: grant.session_id,
+            quality: PathQuality::new(&grant.policy),
             monitor: Monitor::new(Timing::from(&grant.policy), Some(rtt), patience, now),
             grant,
             started: now,
@@ -74,6 +85,8 @@ impl Session {
             binding,
             held: generation,
             newer: None,
+            takeover,
+            taking: None,
             nonce: 0,
             recovery: None,
             rekey: None,
@@ -91,7 +104,8 @@ impl Session {
         match &self.recovery {
             None => watch.min(self.probing.wake).min(self.key_event()),
             Some(recovery) => {
-                watch.min(self.probing.wake).min(recovery.wake).min(self.loss_deadline(recovery))
+                let taking = self.taking.as_ref().map_or(BootTime::NEVER, |taking| taking.next_at);
+                watch.min(self.probing.wake).min(recovery.wake).min(self.loss_deadline(recovery)).min(taking)
             }
         }
     }
@@ -103,10 +117,17 @@ impl Session {
     }
 
     /// A probe or its answer, filled in.
-    pub(super) fn probe(&self, kind: ProbeKind, id: u32, sent_at_ns: u64, next: Duration) -> ProbeFrame {
+    pub(super) fn probe(
+        &self,
+        kind: ProbeKind,
+        id: u32,
+        sent_at_ns: u64,
+        next: Duration,
+        rtt_us: u32,
+    ) -> ProbeFrame {
         let (received, highest_counter) = self.binding.received();
         let next_interval_ms = u32::try_from(next.as_millis()).unwrap_or(u32::MAX);
-        ProbeFrame { kind, id, sent_at_ns, next_interval_ms, received, highest_counter }
+        ProbeFrame { kind, id, sent_at_ns, next_interval_ms, rtt_us, received, highest_counter }
     }
 }
 
@@ -138,13 +159,15 @@ impl Agent {
                 Step::Wait(_) => break,
             }
         }
+        self.drive_taking(now);
         self.drive_rekey(now);
         self.drive_recovery(now);
     }
 
     fn send_probe(&mut self, now: BootTime, id: u32, next_within: Duration) {
         let Phase::Session(session) = &mut self.phase else { return };
-        let frame = session.probe(ProbeKind::Probe, id, now.0, next_within);
+        let rtt_us = session.quality.probe_sent(id, session.binding.key_number().0);
+        let frame = session.probe(ProbeKind::Probe, id, now.0, next_within, rtt_us);
         self.send_internal(now, &frame);
     }
 
@@ -189,6 +212,7 @@ impl Agent {
             }
             if recovery.campaign.uplink() == Some(uplink) {
                 recovery.request = None;
+                session.taking = None;
                 session.binding.sending = Sending::Stopped;
                 match prefer {
                     Some(_) => recovery.campaign.again(now),

@@ -5,6 +5,7 @@ use super::{Agent, Phase, RecoveryReport};
 use crate::paths::candidates::Evidence;
 use crate::paths::{LinkState, UplinkId};
 use jvpn_abi::BootTime;
+use jvpn_session::quality::Loss;
 use serde::Serialize;
 use std::time::Duration;
 
@@ -27,6 +28,14 @@ pub struct Counters {
     pub requests_sent: u64,
     /// Reattach requests repeated identically.
     pub requests_repeated: u64,
+    /// Requests sent once more with the cookie of a RETRY.
+    pub retries_followed: u64,
+    /// RETRYs for a request that had followed one already, or over the client's own limit.
+    pub retries_ignored: u64,
+    /// Requests that showed a kept cookie from the start.
+    pub cookies_shown: u64,
+    /// Takeover requests made: the gateway had forgotten the session.
+    pub takeovers_sent: u64,
     /// Authenticated refusals.
     pub refusals: u64,
     /// Answers to a request that is not the latest one.
@@ -92,6 +101,8 @@ pub struct AgentStatus {
     pub uplinks: Vec<UplinkStatus>,
     /// Path tickets held.
     pub tickets: usize,
+    /// Cookies kept, at most one per uplink.
+    pub cookies: usize,
     /// Inner addresses.
     pub addresses: Vec<String>,
     /// Prefixes routed into the tunnel.
@@ -178,8 +189,25 @@ pub struct UplinkStatus {
     pub rtt_ms: Option<f64>,
     /// Costs by volume.
     pub metered: bool,
+    /// Quality of the path over it, while it is bound.
+    pub quality: Option<QualityStatus>,
     /// What probes say about it, while it is not bound.
     pub candidate: Option<CandidateStatus>,
+}
+
+/// Quality over the last seconds, as this end judges it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct QualityStatus {
+    /// `good`, `bad`, or `unknown` while too little is sent to tell.
+    pub level: &'static str,
+    /// Lost on the way to the gateway, percent.
+    pub loss_out_percent: Option<f64>,
+    /// Lost on the way from the gateway, percent.
+    pub loss_in_percent: Option<f64>,
+    /// Median round-trip time, ms.
+    pub rtt_ms: Option<f64>,
+    /// Mean change between two round trips, ms.
+    pub jitter_ms: Option<f64>,
 }
 
 /// A path that could be switched to.
@@ -191,8 +219,10 @@ pub struct CandidateStatus {
     pub answered_ms: Option<u64>,
     /// Without loss for so long, ms.
     pub stable_ms: Option<u64>,
-    /// Lost among the last probes, percent.
+    /// Lost among the last probes, percent, either way.
     pub loss_percent: Option<f64>,
+    /// Smoothed deviation of its round trips, ms.
+    pub jitter_ms: Option<f64>,
 }
 
 impl Agent {
@@ -221,6 +251,7 @@ impl Agent {
             path: self.path_status(now),
             uplinks: self.uplink_status(now),
             tickets: session.map_or(0, |session| session.probing.tickets()),
+            cookies: self.cookies.len(),
             addresses: grant.map_or_else(Vec::new, |g| g.addresses.iter().map(ToString::to_string).collect()),
             routes: grant.map_or_else(Vec::new, |g| g.routes.iter().map(ToString::to_string).collect()),
             mtu: grant.map(|grant| grant.mtu),
@@ -264,6 +295,17 @@ impl Agent {
             Phase::Session(session) => Some(session.binding.uplink),
             Phase::Searching(_) | Phase::Ended(_) => None,
         };
+        let quality = |uplink: UplinkId| {
+            let Phase::Session(session) = &self.phase else { return None };
+            let measured = session.quality.measured(now);
+            (session.binding.uplink == uplink).then(|| QualityStatus {
+                level: session.quality.level().name(),
+                loss_out_percent: measured.loss_up.map(Loss::percent_exact),
+                loss_in_percent: measured.loss_down.map(Loss::percent_exact),
+                rtt_ms: measured.rtt.map(ms),
+                jitter_ms: measured.jitter.map(ms),
+            })
+        };
         let candidate = |uplink: UplinkId| {
             let usable = self.paths.is_usable(uplink) && bound.is_some_and(|bound| bound != uplink);
             let view = self.paths.candidate(uplink, now).filter(|_| usable)?;
@@ -272,6 +314,7 @@ impl Agent {
                 answered_ms: view.answered_ago.map(whole_ms),
                 stable_ms: view.stable_for.map(whole_ms),
                 loss_percent: view.loss_percent,
+                jitter_ms: view.variation.map(ms),
             })
         };
         let one = |(uplink, about): (UplinkId, &crate::paths::Uplink)| UplinkStatus {
@@ -281,6 +324,7 @@ impl Agent {
             link: about.link,
             rtt_ms: about.srtt.map(ms),
             metered: about.spec.metered,
+            quality: quality(uplink),
             candidate: candidate(uplink),
         };
         self.paths.iter().map(one).collect()

@@ -22,7 +22,7 @@ use frames::{BATCH, Frames};
 use jvpn_abi::wire::{DATA_HEADER_LEN, TAG_LEN};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::rng::OsRandom;
-use jvpn_host::status::StatusListener;
+use jvpn_host::status::{Asker, StatusListener};
 use jvpn_host::{clock, signals};
 use jvpn_session::messages::{HandshakeGrant, Prefix};
 use names::Names;
@@ -120,6 +120,8 @@ struct Shell {
     silence: Silence,
     tunnel_refused: u64,
     running: Running,
+    /// Who asked for the end: told when everything is gone.
+    askers: Vec<Asker>,
 }
 
 /// An uplink and, while its device exists, its transport.
@@ -198,6 +200,7 @@ impl Shell {
             silence: Silence::Untold,
             tunnel_refused: 0,
             running: Running::Yes,
+            askers: Vec::new(),
         };
         shell.subscribe()?;
         shell.refresh_links(clock::now());
@@ -451,18 +454,16 @@ impl Shell {
 
     fn answer_status(&mut self) {
         let document = self.document(clock::now());
-        let mut asked_to_end = false;
-        self.status.serve_waiting(|request| match request {
-            "status" => document.clone(),
-            "down" => {
-                asked_to_end = true;
-                json!({ "ok": true, "message": "ending" })
-            }
-            other => json!({ "error": format!("unknown request '{other}'; known: status, down") }),
+        let askers = self.status.serve_or_keep(|request| match request {
+            "status" => Some(document.clone()),
+            // Answered when it has ended.
+            "down" => None,
+            other => Some(json!({ "error": format!("unknown request '{other}'; known: status, down") })),
         });
-        if asked_to_end {
+        if !askers.is_empty() {
             tracing::info!("asked to end over the status socket");
             self.running = Running::No;
+            self.askers.extend(askers);
         }
     }
 
@@ -526,15 +527,30 @@ impl Shell {
         }
     }
 
-    /// Says goodbye and removes what was made.
+    /// Says goodbye, removes what was made, and tells who asked for the end what came of it: as the very last thing.
     fn finish(mut self) {
         let now = clock::now();
         self.agent.terminate(now);
         self.flush(now);
-        match self.links.tear_down() {
-            Ok(()) => tracing::info!("ended; routes and rules removed"),
-            Err(error) => {
-                tracing::warn!(%error, "routes or rules were left behind; the next start removes them")
+        let Self { mut links, tunnel, status, askers, interface, .. } = self;
+        let mut left = Vec::new();
+        left.extend(links.tear_down().err().map(|error| error.to_string()));
+        drop(tunnel);
+        match links.left_over(&interface) {
+            Ok(found) => left.extend(found),
+            Err(error) => left.push(format!("unknown, since the host cannot be looked at: {error}")),
+        }
+        let document = if left.is_empty() {
+            tracing::info!("ended; device, routes and rules removed");
+            json!({ "ok": true, "message": "ended" })
+        } else {
+            tracing::warn!(left = left.join("; "), "something was left behind; the next start removes it");
+            json!({ "ok": false, "left": left })
+        };
+        drop((links, status));
+        for asker in askers {
+            if let Err(error) = asker.answer(&document) {
+                tracing::debug!(%error, "who asked for the end is gone");
             }
         }
     }

@@ -154,6 +154,18 @@ impl Links {
         self.reconcile(&Wanted::default()).map(|_| ())
     }
 
+    /// What of ours is still there, in words: the tunnel device of this name, routes and rules.
+    ///
+    /// # Errors
+    /// If the host cannot be looked at.
+    pub fn left_over(&mut self, device: &str) -> Result<Vec<String>, NetlinkError> {
+        let ours = self.ours()?;
+        let routes = ours.routes.iter().map(|route| format!("route {route:?}"));
+        let rules = ours.rules.iter().map(|rule| format!("rule {rule:?}"));
+        let device = self.look()?.devices.contains_key(device).then(|| format!("device {device}"));
+        Ok(device.into_iter().chain(routes).chain(rules).collect())
+    }
+
     fn look(&mut self) -> Result<Snapshot, NetlinkError> {
         let mut snapshot = Snapshot::default();
         let link = RouteNetlinkMessage::GetLink(LinkMessage::default());
@@ -255,4 +267,28 @@ impl Drop for Links {
             tracing::warn!(%error, "routes and rules were left behind; the next start removes them");
         }
     }
+}
+
+/// Reads a datagram of the kernel as every listener and asker of this module would; how much of it had a meaning. For
+/// the fuzzer, which has no kernel to ask.
+#[doc(hidden)]
+#[must_use]
+pub fn understand(datagram: &[u8], devices: &[String], indexes: &BTreeSet<u32>) -> usize {
+    let mut answers = Vec::new();
+    let whole = netlink::collect("fuzz", datagram, 1, &mut answers).is_ok();
+    let understood = answers.iter().filter(|answer| {
+        if let RouteNetlinkMessage::NewLink(link) = answer {
+            device(link).is_some()
+        } else if let RouteNetlinkMessage::NewAddress(address) = answer {
+            address_of(address).is_some()
+        } else if let RouteNetlinkMessage::NewRoute(route) = answer {
+            // What was understood of a route can be said again; the message need not be the same.
+            default_route(route).is_some() | route_of(route).map(|route| route_message(&route)).is_some()
+        } else if let RouteNetlinkMessage::NewRule(rule) = answer {
+            rule_of(rule).map(|rule| rule_message(&rule)).is_some()
+        } else {
+            false
+        }
+    });
+    understood.count() + usize::from(whole) + usize::from(watch::concerns(datagram, devices, indexes))
 }

@@ -139,14 +139,14 @@ impl Requests {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
+pub(super) enum Progress {
     More,
     Complete,
 }
 
 /// Takes the answers to request `sequence` out of one datagram.
 #[allow(clippy::wildcard_enum_match_arm, reason = "the library's list of payloads is open")]
-fn collect(
+pub(super) fn collect(
     what: &'static str,
     datagram: &[u8],
     sequence: u32,

@@ -73,7 +73,7 @@ impl Watch {
     }
 }
 
-fn concerns(datagram: &[u8], devices: &[String], indexes: &BTreeSet<u32>) -> bool {
+pub(super) fn concerns(datagram: &[u8], devices: &[String], indexes: &BTreeSet<u32>) -> bool {
     use netlink_packet_route::link::LinkAttribute::IfName;
     messages(datagram).any(|message| {
         // What cannot be read might matter.

@@ -12,6 +12,8 @@ use std::time::Duration;
 const REPEATS_MAX: u8 = 2;
 /// The same while another usable uplink waits for its turn.
 const REPEATS_WITH_ALTERNATIVE: u8 = 1;
+/// Requests of one burst that are sent once more at once because a RETRY asks for it.
+const RETRIES_MAX: u8 = 16;
 /// Shortest wait for an answer: max(RTT, this).
 const WAIT_MIN: Duration = Duration::from_millis(250);
 /// Longest wait for an answer.
@@ -52,6 +54,7 @@ struct Attempt {
 pub struct Campaign {
     repetition: Repetition,
     attempts: u16,
+    retries: u8,
     /// Attempts since the last complete round over all usable uplinks.
     in_round: usize,
     round: u32,
@@ -65,7 +68,16 @@ impl Campaign {
     /// Starts a burst. `prefer` is tried first if it is usable, then [`Paths::pick`] decides.
     #[must_use]
     pub const fn new(repetition: Repetition, prefer: Option<UplinkId>) -> Self {
-        Self { repetition, attempts: 0, in_round: 0, round: 0, open: None, not_before: BootTime(0), prefer }
+        Self {
+            repetition,
+            attempts: 0,
+            retries: 0,
+            in_round: 0,
+            round: 0,
+            open: None,
+            not_before: BootTime(0),
+            prefer,
+        }
     }
 
     /// Nothing is sent before `not_before`.
@@ -73,6 +85,11 @@ impl Campaign {
     pub const fn starting(mut self, not_before: BootTime) -> Self {
         self.not_before = not_before;
         self
+    }
+
+    /// From here on each request is a new one.
+    pub const fn never_repeat(&mut self) {
+        self.repetition = Repetition::Fresh;
     }
 
     /// What is tried first, if nothing was tried yet.
@@ -93,6 +110,7 @@ impl Campaign {
         Self {
             repetition: Repetition::Identical,
             attempts: 1,
+            retries: 0,
             in_round: 1,
             round: 0,
             open: Some(open),
@@ -155,6 +173,18 @@ impl Campaign {
         }
         self.prefer = None;
         self.start(now, uplink, paths, jitter)
+    }
+
+    /// The gateway asks for the open request once more, with a cookie. `false`: not now, by the limit of the burst or the
+    /// client's own. If it is sent, the wait for its answer begins again.
+    pub fn retried(&mut self, now: BootTime, paths: &mut Paths) -> bool {
+        let Some(open) = self.open.as_mut().filter(|open| !open.answered) else { return false };
+        if self.retries >= RETRIES_MAX || paths.admit(now).is_err() {
+            return false;
+        }
+        self.retries += 1;
+        open.next_at = now.after(open.wait);
+        true
     }
 
     /// The open attempt was answered with a grant; the binding waits for its proof.

@@ -155,3 +155,26 @@ proptest! {
         prop_assert_eq!(usize::from(campaign.attempts()), fresh_at.len());
     }
 }
+
+/// R3.3: a RETRY is followed within the limits of the burst and of the client, and the wait for its answer begins again.
+#[test]
+fn r3_3_retries_are_bounded() {
+    let (mut paths, mut campaign) = (two(), Campaign::new(Repetition::Identical, None));
+    let mut now = BootTime::from_millis(1_000_000);
+    assert!(!campaign.retried(now, &mut paths), "nothing is open");
+    assert_eq!(campaign.poll(now, &mut paths, 0), Step::Fresh(A));
+    now = now.after(ms(200));
+    assert!(campaign.retried(now, &mut paths));
+    assert_eq!(campaign.poll(now, &mut paths, 0), Step::Wait(now.after(ms(250))));
+    let followed = (0..100).filter(|_| campaign.retried(now, &mut paths)).count();
+    assert!(followed <= 4, "the client's own limit");
+    let mut followed = 0;
+    for _ in 0..100 {
+        now = now.after(ms(1_000));
+        let _step = campaign.poll(now, &mut paths, 0);
+        followed += u32::from(campaign.retried(now, &mut paths));
+    }
+    assert!((1..=16).contains(&followed), "{followed}");
+    campaign.answered();
+    assert!(!campaign.retried(now, &mut paths));
+}

@@ -21,6 +21,8 @@ const BURST: u32 = 8;
 const SUSPICION_INTERVAL_MAX: Duration = Duration::from_secs(5);
 /// After a miss the next probe tells loss from silence.
 const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval while candidates are compared with a bound path of bad quality.
+const COMPARE_INTERVAL: Duration = Duration::from_millis(400);
 /// Shortest interval of calm times, however short the hold time is.
 const CALM_INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// Probes on their way per candidate; the oldest is forgotten first.
@@ -37,6 +39,8 @@ pub struct CandidateSettings {
     pub metered_interval: Duration,
     /// How long a better uplink has to answer without loss before the client goes back to it; `None` = never.
     pub fail_back_hold: Option<Duration>,
+    /// Whether to take a better uplink when the quality of the bound one is bad.
+    pub for_quality: bool,
 }
 
 impl Default for CandidateSettings {
@@ -45,6 +49,7 @@ impl Default for CandidateSettings {
             interval: Duration::from_secs(10),
             metered_interval: Duration::from_secs(60),
             fail_back_hold: Some(Duration::from_secs(30)),
+            for_quality: true,
         }
     }
 }
@@ -54,6 +59,8 @@ impl Default for CandidateSettings {
 pub enum Urgency {
     /// The bound path is healthy.
     Calm,
+    /// The quality of the bound path is bad: is another one better?
+    Compare,
     /// The bound path misses answers or was left. Shortest interval between probes.
     Suspicion(Duration),
 }
@@ -177,6 +184,16 @@ impl Watch {
         (self.judged > 0).then(|| f64::from(self.fates.count_ones()) * 100.0 / f64::from(self.judged))
     }
 
+    /// Probes answered in a row.
+    pub(super) fn answered_in_a_row(&self) -> u32 {
+        self.fates.trailing_zeros().min(self.judged)
+    }
+
+    /// Smoothed round-trip time and its deviation.
+    pub(super) const fn times(&self) -> (Option<Duration>, Duration) {
+        (self.rtt.smoothed(), self.rtt.variation())
+    }
+
     pub(super) const fn srtt(&self) -> Option<Duration> {
         self.rtt.smoothed()
     }
@@ -189,6 +206,7 @@ impl Watch {
                 let doublings = self.burst.saturating_sub(BURST).min(16);
                 first.saturating_mul(1 << doublings).min(SUSPICION_INTERVAL_MAX.max(first))
             }
+            Urgency::Compare => COMPARE_INTERVAL.min(calm),
             Urgency::Calm if self.missed > 0 && self.missed < SILENT_AFTER => DOUBT_INTERVAL.min(calm),
             Urgency::Calm => calm,
         }
@@ -198,8 +216,8 @@ impl Watch {
     fn due(&self, urgency: Urgency, calm: Duration) -> BootTime {
         let by_interval = |last: BootTime| last.after(self.interval(urgency, calm));
         match urgency {
-            // Suspicion does not wait for what calm times planned.
-            Urgency::Suspicion(_) => self.last_probe.map_or(BootTime(0), by_interval),
+            // Neither waits for what calm times planned.
+            Urgency::Suspicion(_) | Urgency::Compare => self.last_probe.map_or(BootTime(0), by_interval),
             Urgency::Calm if self.missed > 0 => self.last_probe.map_or(BootTime(0), by_interval),
             Urgency::Calm => self.next_probe,
         }
@@ -215,7 +233,7 @@ impl Paths {
         }
         self.note_urgency(situation.urgency);
         let enough = match situation.urgency {
-            Urgency::Calm => situation.tickets > TICKETS_RESERVED,
+            Urgency::Calm | Urgency::Compare => situation.tickets > TICKETS_RESERVED,
             Urgency::Suspicion(_) => situation.tickets > 0,
         };
         let mut wait = self.next_verdict();
@@ -229,7 +247,7 @@ impl Paths {
             }
             let interval = uplink.watch.interval(situation.urgency, calm);
             let spread = match situation.urgency {
-                Urgency::Calm => interval / 8 * u32::from(jitter) / u32::from(u16::MAX),
+                Urgency::Calm | Urgency::Compare => interval / 8 * u32::from(jitter) / u32::from(u16::MAX),
                 Urgency::Suspicion(_) => Duration::ZERO,
             };
             let number = uplink.watch.probe(now, interval + spread);
@@ -257,7 +275,7 @@ impl Paths {
                 && self.evidence(uplink, now) == Evidence::Answering
         };
         self.better_than(active)
-            .filter(|(_, uplink)| uplink.link.is_usable() && stable(uplink))
+            .filter(|(_, uplink)| uplink.link.is_usable() && uplink.is_eligible(now) && stable(uplink))
             .min_by_key(|(id, uplink)| (uplink.rank(), uplink.watch.srtt(), *id))
             .map(|(id, _)| id)
     }

@@ -7,11 +7,14 @@
 pub mod campaign;
 pub mod candidates;
 pub mod monitor;
+pub mod quality;
 pub mod rtt;
 
 use candidates::{CandidateSettings, Evidence, Watch};
 use jvpn_abi::BootTime;
 use jvpn_abi::limit::{Bucket, Rate};
+use jvpn_session::quality::Measure;
+use quality::{PathQuality, Poor};
 use serde::Serialize;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -19,6 +22,8 @@ use std::time::Duration;
 /// How long a failed path is remembered when the next one is chosen. Longer than any burst of attempts over a handful
 /// of uplinks, short enough that yesterday's failure does not outrank the configured priority.
 const FAILURE_MEMORY: Duration = Duration::from_secs(60);
+/// A candidate that is compared with the bound path has answered so many probes in a row.
+const COMPARED: u32 = 10;
 /// Requests and handshakes of this client, whatever its links do: what a gateway allows one session by default.
 const ASKS: Rate = Rate { per_second: 5, burst: 5 };
 
@@ -123,12 +128,19 @@ pub struct Uplink {
     /// What datagrams left from when they last could.
     source: Option<IpAddr>,
     watch: Watch,
+    /// It was left for its quality.
+    poor: Option<Poor>,
 }
 
 impl Uplink {
     /// The order of preference; smaller is better.
     const fn rank(&self) -> (bool, u32) {
         (self.spec.metered, self.spec.priority)
+    }
+
+    /// Whether it may be chosen, and not only taken in need.
+    pub(super) fn is_eligible(&self, now: BootTime) -> bool {
+        self.poor.is_none_or(|poor| poor.is_over(now))
     }
 
     fn recent_failure(&self, now: BootTime) -> Option<BootTime> {
@@ -147,6 +159,8 @@ pub struct CandidateView {
     pub stable_for: Option<Duration>,
     /// Lost among the last 32 probes, percent.
     pub loss_percent: Option<f64>,
+    /// Smoothed deviation of its round trips.
+    pub variation: Option<Duration>,
 }
 
 /// The uplinks, and the choice among them.
@@ -170,6 +184,7 @@ impl Paths {
             failed_at: None,
             source: None,
             watch: Watch::default(),
+            poor: None,
         };
         let uplinks = specs.into_iter().take(usize::from(u8::MAX)).map(fresh).collect();
         Self { uplinks, settings, urgent: false, asks: Bucket::default() }
@@ -215,6 +230,7 @@ impl Paths {
         }
         let moved = uplink.source.replace(source).is_some_and(|old| old != source);
         uplink.failed_at = None;
+        uplink.poor = None;
         uplink.watch.reset();
         if moved { LinkChange::Readdressed } else { LinkChange::Gained }
     }
@@ -269,6 +285,42 @@ impl Paths {
             .map(|(id, _)| id)
     }
 
+    /// Remembers that `id` was left because another one is better. It is not chosen for a while, unless it has to be.
+    pub fn leave_for_quality(&mut self, id: UplinkId, now: BootTime) {
+        if let Some(uplink) = self.uplinks.get_mut(id.index()) {
+            uplink.poor = Some(Poor::again(uplink.poor, now));
+        }
+    }
+
+    /// The candidate to take instead of a bound path whose quality is bad: the best-ranked one that has answered many
+    /// probes in a row and is better in what the bound one is bad at. Costs by volume are no better quality.
+    #[must_use]
+    pub fn better_by_quality(
+        &self,
+        now: BootTime,
+        active: UplinkId,
+        bound: &PathQuality,
+    ) -> Option<UplinkId> {
+        let metered = self.uplink(active)?.spec.metered;
+        let measured = bound.measured(now);
+        let breach = bound.level().breach()?.measure;
+        let better = |uplink: &Uplink| {
+            let (Some(rtt), variation) = uplink.watch.times() else { return false };
+            match breach {
+                Measure::Loss => rtt <= bound.thresholds().rtt.max(measured.rtt.unwrap_or_default()),
+                Measure::Rtt => measured.rtt.is_some_and(|bound| rtt * 4 <= bound * 3),
+                Measure::Jitter => measured.jitter.is_some_and(|bound| variation * 2 <= bound),
+            }
+        };
+        self.iter()
+            .filter(|(id, uplink)| *id != active && uplink.link.is_usable())
+            .filter(|(_, uplink)| self.settings.for_quality && (metered || !uplink.spec.metered))
+            .filter(|(_, uplink)| uplink.is_eligible(now) && uplink.watch.answered_in_a_row() >= COMPARED)
+            .filter(|(_, uplink)| self.evidence(uplink, now) == Evidence::Answering && better(uplink))
+            .min_by_key(|(id, uplink)| (uplink.rank(), *id))
+            .map(|(id, _)| id)
+    }
+
     /// What probes have said about an uplink.
     #[must_use]
     pub fn candidate(&self, id: UplinkId, now: BootTime) -> Option<CandidateView> {
@@ -278,6 +330,7 @@ impl Paths {
             answered_ago: uplink.watch.last_answer.map(|at| now.since(at)),
             stable_for: uplink.watch.stable_since.map(|at| now.since(at)),
             loss_percent: uplink.watch.loss_percent(),
+            variation: uplink.watch.times().0.map(|_| uplink.watch.times().1),
         })
     }
 }

@@ -96,6 +96,16 @@ pub struct Monitor {
     next_probe: BootTime,
     last_heard: BootTime,
     last_traffic: Option<BootTime>,
+    vigilance: Vigilance,
+}
+
+/// Whether an idle path is probed as under traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vigilance {
+    /// No.
+    Usual,
+    /// Yes: its quality is in question, and without probes there is no evidence.
+    Raised,
 }
 
 impl Monitor {
@@ -116,7 +126,15 @@ impl Monitor {
             next_probe: now,
             last_heard: now,
             last_traffic: None,
+            vigilance: Vigilance::Usual,
         }
+    }
+
+    /// Sets how closely the path is watched while it is idle.
+    pub fn set_vigilance(&mut self, now: BootTime, vigilance: Vigilance) {
+        self.vigilance = vigilance;
+        let due = self.last_probe.map_or(now, |last| last.after(self.interval(now))).max(now);
+        self.next_probe = self.next_probe.min(due);
     }
 
     /// Round-trip time of the path.
@@ -171,17 +189,18 @@ impl Monitor {
         self.touch(now);
     }
 
-    /// The answer to probe `id` came, late or not: the path works. Unknown numbers change nothing.
-    pub fn on_ack(&mut self, now: BootTime, id: u32) {
+    /// The answer to probe `id` came, late or not: the path works. Unknown numbers change nothing. Returns its round trip.
+    pub fn on_ack(&mut self, now: BootTime, id: u32) -> Option<Duration> {
         self.on_heard(now);
-        let Some(slot) = self.sent.get_mut(id as usize % PROBES) else { return };
-        let Some(sent) = slot.take_if(|sent| sent.id == id) else { return };
-        self.rtt.sample(now.since(sent.at));
+        let sent = self.sent.get_mut(id as usize % PROBES)?.take_if(|sent| sent.id == id)?;
+        let rtt = now.since(sent.at);
+        self.rtt.sample(rtt);
         self.missed = 0;
         self.answerless_since = None;
         for slot in &mut self.sent {
             slot.take_if(|other| other.fate == Fate::Missed);
         }
+        Some(rtt)
     }
 
     /// What to do now; call again after each [`Step::Probe`].
@@ -245,7 +264,8 @@ impl Monitor {
     fn interval(&self, now: BootTime) -> Duration {
         let srtt = self.rtt.smoothed().unwrap_or_default();
         let traffic = self.timing.traffic.max(srtt * 2);
-        let under_traffic = self.last_traffic.is_some_and(|at| now.since(at) < TRAFFIC_HOLD);
+        let under_traffic = self.vigilance == Vigilance::Raised
+            || self.last_traffic.is_some_and(|at| now.since(at) < TRAFFIC_HOLD);
         match (self.proof, self.missed > 0, under_traffic) {
             (Proof::Awaited { .. }, _, _) | (Proof::Given, true, true) => self.suspicion(),
             (Proof::Given, true, false) | (Proof::Given, false, true) => traffic,

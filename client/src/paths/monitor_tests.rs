@@ -183,6 +183,8 @@ proptest! {
             probe_traffic_ms: a, probe_idle_ms: b, suspicion_ms: c, dead_after_missed: d,
             cooldown_ms: 0, recovery_window_ms: 0, transport_loss_ttl_ms: 0, candidates_max: 0,
             rekey_soft_ms: 0, rekey_hard_ms: 0, rekey_soft_packets: 0, rekey_hard_packets: 0,
+            volatile_loss_percent: 0, volatile_rtt_ms: 0, volatile_jitter_ms: 0,
+            quality_span_ms: 0, stability_window_ms: 0,
         };
         let timing = Timing::from(&policy);
         prop_assert!(timing.traffic >= ms(20) && timing.idle >= ms(1_000) && timing.suspicion >= ms(5));

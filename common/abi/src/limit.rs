@@ -30,6 +30,12 @@ impl Bucket {
     /// Takes one token if there is one.
     #[inline(always)]
     pub fn take(&mut self, now: BootTime, rate: Rate) -> bool {
+        self.take_leaving(now, rate, 0)
+    }
+
+    /// Takes one token if there is one beyond those that are reserved for others.
+    #[inline(always)]
+    pub fn take_leaving(&mut self, now: BootTime, rate: Rate, reserved: u32) -> bool {
         let full = rate.burst as u64 * MICRO;
         if self.refilled_ns == 0 {
             self.micro_tokens = full;
@@ -43,7 +49,7 @@ impl Bucket {
                 self.refilled_ns = now.0;
             }
         }
-        if self.micro_tokens < MICRO || rate.per_second == 0 {
+        if self.micro_tokens < (reserved as u64 + 1) * MICRO || rate.per_second == 0 {
             return false;
         }
         self.micro_tokens -= MICRO;
@@ -53,13 +59,20 @@ impl Bucket {
     /// Milliseconds until a token will be there, as `retry_after` states it. 0 if there is one now.
     #[must_use]
     pub fn retry_after_ms(&self, rate: Rate) -> u32 {
-        if self.micro_tokens >= MICRO {
+        self.retry_after_leaving_ms(rate, 0)
+    }
+
+    /// The same for [`Self::take_leaving`].
+    #[must_use]
+    pub fn retry_after_leaving_ms(&self, rate: Rate, reserved: u32) -> u32 {
+        let wanted = (reserved as u64 + 1) * MICRO;
+        if self.micro_tokens >= wanted {
             return 0;
         }
         if rate.per_second == 0 {
             return u32::MAX;
         }
-        ((MICRO - self.micro_tokens).div_ceil(rate.per_second as u64 * 1_000)) as u32
+        ((wanted - self.micro_tokens).div_ceil(rate.per_second as u64 * 1_000)) as u32
     }
 }
 
@@ -82,6 +95,19 @@ mod tests {
         assert_eq!(bucket.retry_after_ms(RATE), 200);
         assert!(!bucket.take(start.after(Duration::from_millis(199)), RATE));
         assert!(bucket.take(start.after(Duration::from_millis(200)), RATE));
+    }
+
+    /// R3.1: what is reserved is left to those that it is reserved for, and both together get no more than the rate.
+    #[test]
+    fn r3_1_reserved_tokens_are_left() {
+        let mut bucket = Bucket::default();
+        let start = BootTime(1);
+        let open = (0..5).filter(|_| bucket.take_leaving(start, RATE, 2)).count();
+        assert_eq!((open, bucket.retry_after_leaving_ms(RATE, 2)), (3, 200));
+        assert_eq!((0..5).filter(|_| bucket.take(start, RATE)).count(), 2);
+        assert_eq!((bucket.retry_after_ms(RATE), bucket.retry_after_leaving_ms(RATE, 2)), (200, 600));
+        assert!(!bucket.take_leaving(start.after(Duration::from_millis(599)), RATE, 2));
+        assert!(bucket.take_leaving(start.after(Duration::from_millis(600)), RATE, 2));
     }
 
     #[test]

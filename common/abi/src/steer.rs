@@ -9,7 +9,7 @@ use crate::reason::DropReason;
 use crate::tables::{BindingEntry, BindingWord, EdgeClass, Gate};
 use crate::time::BootTime;
 use crate::wire::data::DATA_OVERHEAD;
-use crate::wire::reattach::{HANDLE_AT, HANDLE_LEN};
+use crate::wire::reattach::{HANDLE_AT, HANDLE_LEN, KIND_AT, KIND_TAKEOVER};
 use crate::wire::{MsgType, SlotId};
 
 /// Read access to a frame. Every read is bounds-checked by the implementation.
@@ -73,6 +73,13 @@ impl ControlFrame {
     ) -> EdgeClass {
         match self.kind {
             MsgType::HandshakeInit => EdgeClass::Handshake,
+            // Names no handle and costs what a handshake costs: it must not pass on the share of a handle that somebody
+            // saw and wrote into its place.
+            MsgType::ReattachRequest
+                if frame.octets::<1>(self.payload_at + KIND_AT) == Some([KIND_TAKEOVER]) =>
+            {
+                EdgeClass::Handshake
+            }
             MsgType::ReattachRequest => match frame.octets::<HANDLE_LEN>(self.payload_at + HANDLE_AT) {
                 Some(handle) if is_known(&handle) => EdgeClass::KnownHandle,
                 Some(_) | None => EdgeClass::UnknownHandle,
@@ -313,4 +320,21 @@ pub const fn checksum_after_marking(checksum: u16) -> u16 {
     let folded = (sum & 0xffff) + (sum >> 16);
     let result = !(folded as u16);
     if result == 0 { 0xffff } else { result }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R3.1: a takeover request has the share of handshakes, whatever known handle stands in it.
+    #[test]
+    fn r3_1_a_takeover_request_counts_as_a_handshake() {
+        let remote = Endpoint::v4([203, 0, 113, 9], 4_000);
+        let frame = ControlFrame { kind: MsgType::ReattachRequest, remote, payload_at: 2 };
+        let mut octets = [0_u8; 40];
+        let class = |octets: &[u8]| frame.class(octets, |_| true);
+        assert!(matches!(class(&octets), EdgeClass::KnownHandle));
+        octets[2 + KIND_AT] = KIND_TAKEOVER;
+        assert!(matches!(class(&octets), EdgeClass::Handshake));
+    }
 }

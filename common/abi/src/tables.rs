@@ -251,8 +251,12 @@ pub struct KeyState {
     pub window_end: AtomicU64,
     /// DATA packets accepted under this key.
     pub received: AtomicU64,
+    /// DATA packets that the client has accepted under this key, as its last PROBE said.
+    pub peer_received: AtomicU64,
+    /// Highest counter among them + 1, as its last PROBE said; 0 = none.
+    pub peer_end: AtomicU64,
     /// Zero.
-    pub reserved_2: [AtomicU64; 4],
+    pub reserved_2: [AtomicU64; 2],
     /// Bit ring: counter c is bit `c % 64` of word `c / 64 % WINDOW_WORDS`.
     pub window: [AtomicU64; WINDOW_WORDS],
 }
@@ -287,19 +291,53 @@ pub struct Context {
     pub bytes_in: AtomicU64,
     /// Frames from the bound endpoint that did not open, under whichever key (RFC 9001 section 6.6 limits them).
     pub failed_opens: AtomicU64,
+    /// PROBEs noted: raised after everything that a PROBE brings was stored.
+    pub probes: AtomicU64,
+    /// Arrival of the last PROBE minus its `sent_at`, ns, wrapping: two clocks, so only differences mean something.
+    pub probe_transit_ns: AtomicU64,
     /// Zero.
-    pub reserved_2: [AtomicU64; 3],
+    pub reserved_2: [AtomicU64; 1],
 
     /// Packets of inner traffic towards the client.
     pub packets_out: AtomicU64,
     /// Inner octets towards the client.
     pub bytes_out: AtomicU64,
-    /// Zero.
-    pub reserved_3: [AtomicU64; 6],
+    /// What the last PROBEs measured, as [`ProbeSample`]; PROBE n is in place n % 6. Written per PROBE, never per packet.
+    pub samples: [AtomicU64; PROBE_SAMPLES],
 
     /// Two key sets: one in use, one during a rekey. Key number n is in set n % 2. A set is made new only when no worker
     /// holds a key of it any more, so that no counter is taken twice under one key.
     pub keys: [KeyState; 2],
+}
+
+/// Probe samples that CONTEXT keeps.
+pub const PROBE_SAMPLES: usize = 6;
+
+/// What one PROBE measured: one word of [`Context::samples`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeSample {
+    /// The round trip that the client says it measured, µs; 0 = none.
+    pub rtt_us: u32,
+    /// By how much this PROBE's way took longer or shorter than that of the one before, µs; [`Self::NO_CHANGE`] = there
+    /// was none before.
+    pub change_us: u32,
+}
+
+impl ProbeSample {
+    /// No change was measured.
+    pub const NO_CHANGE: u32 = u32::MAX;
+
+    /// The word.
+    #[must_use]
+    pub const fn encode(self) -> u64 {
+        (self.change_us as u64) << 32 | self.rtt_us as u64
+    }
+
+    /// Reads a word.
+    #[must_use]
+    pub const fn decode(word: u64) -> Self {
+        Self { rtt_us: word as u32, change_us: (word >> 32) as u32 }
+    }
 }
 
 /// Marks [`Context::next_hop_mac`] as known.
@@ -502,9 +540,11 @@ pub const JOURNAL_RECORD_LEN: usize = size_of::<JournalRecord>();
 const _: () = assert!(JOURNAL_COPY_LEN <= 1_024 && JOURNAL_RECORD_LEN == 2 * JOURNAL_COPY_LEN);
 
 /// Version of the records' content; rises with every change of what the plain text holds.
-pub const JOURNAL_VERSION: u64 = 1;
+pub const JOURNAL_VERSION: u64 = 2;
 /// First word of JOURNAL.
 pub const JOURNAL_MAGIC: u64 = u64::from_be_bytes(*b"jvpnjrnl");
+/// Says that every live session has its record, so that a stored one without a record has ended.
+pub const JOURNAL_COMPLETE: u64 = u64::from_be_bytes(*b"complete");
 
 /// Words of JOURNAL's element 0, which is its head; session records begin with element 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -520,4 +560,6 @@ pub enum JournalWord {
     Used = 3,
     /// The same again.
     UsedAgain = 4,
+    /// [`JOURNAL_COMPLETE`], or anything else while stored sessions are still being loaded.
+    Complete = 5,
 }

@@ -4,6 +4,9 @@
 //! whenever a sender starts without its counters; a receiver accepts only incarnations from the highest seen
 //! upwards, with one replay window for the highest. One epoch, one slot: a CONTROL of another binding does
 //! not open.
+//!
+//! What is kept is the secret that keys come from, not keys made ready: those take 600 octets each, for a few messages per
+//! minute, and a gateway has one to four per session. Making one costs less than 2 µs (docs/decisions/0019).
 
 use crate::CryptoError;
 use crate::aead::{OpenKey, SealKey};
@@ -24,7 +27,7 @@ const WINDOW_WORDS: usize = 8;
 #[derive(Debug)]
 pub struct ControlSealer {
     secret: ControlSecret,
-    key: SealKey,
+    suite: Suite,
     slot: SlotId,
     incarnation: u32,
     counter: u64,
@@ -46,9 +49,8 @@ impl ControlSealer {
 
     /// The same from what was kept of the epoch.
     #[must_use]
-    pub fn from_secret(secret: ControlSecret, suite: Suite, slot: SlotId, incarnation: u32) -> Self {
-        let key = SealKey::new(suite, secret.key(incarnation).as_bytes());
-        Self { secret, key, slot, incarnation, counter: 0 }
+    pub const fn from_secret(secret: ControlSecret, suite: Suite, slot: SlotId, incarnation: u32) -> Self {
+        Self { secret, suite, slot, incarnation, counter: 0 }
     }
 
     /// What its keys come from.
@@ -80,7 +82,7 @@ impl ControlSealer {
         let mut datagram = vec![0; message.len() + CONTROL_OVERHEAD];
         let (head, body) = datagram.split_at_mut(CONTROL_HEADER_LEN);
         head.copy_from_slice(&header);
-        self.key
+        SealKey::new(self.suite, self.secret.key(self.incarnation).as_bytes())
             .seal(counter, &header, message, body)
             .map_err(|_| CryptoError::Internal("sealing a CONTROL message"))?;
         Ok(datagram)
@@ -110,7 +112,6 @@ pub struct ControlOpener {
 #[derive(Debug)]
 struct Incarnation {
     number: u32,
-    key: OpenKey,
     window: OwnRing<WINDOW_WORDS>,
 }
 
@@ -127,7 +128,6 @@ impl ControlOpener {
     pub fn from_secret(secret: ControlSecret, suite: Suite, slot: SlotId, heard: Option<Heard>) -> Self {
         let newest = heard.map(|heard| Incarnation {
             number: heard.incarnation,
-            key: OpenKey::new(suite, secret.key(heard.incarnation).as_bytes()),
             window: OwnRing::used_up_to(heard.highest_counter),
         });
         Self { secret, suite, slot, newest, failed_opens: 0 }
@@ -170,7 +170,8 @@ impl ControlOpener {
         match &mut self.newest {
             Some(newest) if header.incarnation == newest.number => {
                 newest.window.ring().check(header.counter).map_err(|_| CryptoError::Repeated)?;
-                let Ok(opened) = newest.key.open(header.counter, aad, sealed, &mut message) else {
+                let key = OpenKey::new(self.suite, self.secret.key(header.incarnation).as_bytes());
+                let Ok(opened) = key.open(header.counter, aad, sealed, &mut message) else {
                     self.failed_opens += 1;
                     return Err(CryptoError::Authentication);
                 };
@@ -188,7 +189,7 @@ impl ControlOpener {
                 };
                 let mut window = OwnRing::default();
                 window.commit(&opened).map_err(|_| CryptoError::Repeated)?;
-                self.newest = Some(Incarnation { number: header.incarnation, key, window });
+                self.newest = Some(Incarnation { number: header.incarnation, window });
             }
         }
         Ok(message)

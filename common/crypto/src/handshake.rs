@@ -29,6 +29,7 @@
 //! # }
 //! ```
 
+use crate::cookie::Cookie;
 use crate::keys::{PresharedKey, PublicKey, StaticSecret};
 use crate::mac;
 use crate::noise::{self, Role, Setup};
@@ -40,7 +41,7 @@ use jvpn_abi::wire::handshake::{
     CLIENT_INDEX_AT, INIT_COOKIE_AT, INIT_LEN, INIT_MAC_AT, INIT_NOISE_AT, INIT_PAYLOAD_LEN,
     NOISE_INIT_OVERHEAD, NOISE_RESPONSE_OVERHEAD, RESPONSE_NOISE_AT, RESPONSE_PAYLOAD_MAX,
 };
-use jvpn_abi::wire::{MAC_LEN, MsgType, be32};
+use jvpn_abi::wire::{COOKIE_LEN, MAC_LEN, MsgType, be32};
 use snow::HandshakeState;
 use std::fmt;
 
@@ -86,11 +87,31 @@ pub fn initiate(
     datagram.extend(header(MsgType::HandshakeInit, client_index));
     datagram.resize(INIT_NOISE_AT, 0);
     datagram.extend(message);
-    let mac = init_mac(gateway, &datagram);
-    if let Some(field) = datagram.get_mut(INIT_MAC_AT..INIT_MAC_AT + MAC_LEN) {
+    write_mac(gateway, &mut datagram);
+    Ok((datagram, Initiation { client_index, state: Some(state) }))
+}
+
+/// Lets an INIT show a cookie. It stays the same INIT: the same Noise message, so the response to either form can be
+/// read.
+///
+/// # Errors
+/// [`CryptoError::Malformed`] if this is not the size of an INIT.
+pub fn with_cookie(gateway: &PublicKey, init: &mut [u8], cookie: Cookie) -> Result<(), CryptoError> {
+    if init.len() != INIT_LEN {
+        return Err(CryptoError::Malformed);
+    }
+    if let Some(field) = init.get_mut(INIT_COOKIE_AT..INIT_COOKIE_AT + COOKIE_LEN) {
+        field.copy_from_slice(&cookie.0);
+    }
+    write_mac(gateway, init);
+    Ok(())
+}
+
+fn write_mac(gateway: &PublicKey, init: &mut [u8]) {
+    let mac = init_mac(gateway, init);
+    if let Some(field) = init.get_mut(INIT_MAC_AT..INIT_MAC_AT + MAC_LEN) {
         field.copy_from_slice(&mac);
     }
-    Ok((datagram, Initiation { client_index, state: Some(state) }))
 }
 
 impl Initiation {

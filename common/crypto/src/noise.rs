@@ -1,10 +1,11 @@
-//! What both Noise exchanges share: `snow` with our source of ephemeral keys and our X25519.
+//! What both Noise exchanges share: `snow` with our source of ephemeral keys and our Diffie-Hellman.
 //!
 //! `snow` takes its randomness from an object that it owns. Ours holds exactly one draw, made beforehand from
 //! the source that the caller handed in; a second draw fails, so no ephemeral key is ever used twice. Our
 //! X25519 refuses peers whose key contributes nothing (RFC 7748, section 6.1) and wipes private keys.
 
 use crate::CryptoError;
+use crate::agreement::{Agreed, Private};
 use crate::keys::{PublicKey, StaticSecret};
 use crate::mac::{SECRET_LEN, Secret};
 use crate::rng::Random;
@@ -14,6 +15,7 @@ use snow::resolvers::{CryptoResolver, DefaultResolver};
 use snow::types::{Cipher, Dh, Hash};
 use snow::{Builder, Error, HandshakeState};
 use std::cell::Cell;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 /// The side that this end plays.
@@ -40,7 +42,8 @@ impl Setup<'_> {
     pub(crate) fn build(&self, role: Role, rng: &mut dyn Random) -> Result<HandshakeState, CryptoError> {
         let mut draw = Secret::default();
         rng.fill(&mut *draw)?;
-        let resolver = Resolver { draw: Cell::new(Some(OneDraw(Some(draw)))) };
+        let draw = Cell::new(Some(OneDraw(Some(draw))));
+        let resolver = Resolver { draw, local: Arc::clone(self.local.key()) };
         self.start(role, resolver).map_err(|_| CryptoError::Internal("the set-up of a Noise exchange"))
     }
 
@@ -101,6 +104,7 @@ pub(crate) fn finish(state: &mut HandshakeState) -> Result<EpochSecret, CryptoEr
 /// Gives `snow` our parts; cipher and hash are its own.
 struct Resolver {
     draw: Cell<Option<OneDraw>>,
+    local: Arc<Private>,
 }
 
 impl CryptoResolver for Resolver {
@@ -109,7 +113,8 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::<X25519>::default() as Box<dyn Dh>)
+        let local = Arc::clone(&self.local);
+        matches!(choice, DHChoice::Curve25519).then(|| Box::new(Agreed::new(local)) as Box<dyn Dh>)
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -133,68 +138,6 @@ impl snow::types::Random for OneDraw {
             }
             Some(_) | None => Err(Error::Rng),
         }
-    }
-}
-
-/// X25519 through `x25519-dalek`.
-#[derive(Default)]
-struct X25519 {
-    secret: Secret,
-    public: [u8; 32],
-}
-
-impl X25519 {
-    fn derive(&mut self) {
-        let secret = x25519_dalek::StaticSecret::from(*self.secret);
-        self.public = x25519_dalek::PublicKey::from(&secret).to_bytes();
-    }
-}
-
-impl Dh for X25519 {
-    fn name(&self) -> &'static str {
-        "25519"
-    }
-
-    fn pub_len(&self) -> usize {
-        32
-    }
-
-    fn priv_len(&self) -> usize {
-        32
-    }
-
-    fn set(&mut self, private: &[u8]) {
-        // `snow` has no way to report a wrong length; ours is fixed by `StaticSecret`.
-        if let Ok(octets) = private.try_into() {
-            *self.secret = octets;
-            self.derive();
-        }
-    }
-
-    fn generate(&mut self, rng: &mut dyn snow::types::Random) -> Result<(), Error> {
-        rng.try_fill_bytes(&mut *self.secret)?;
-        self.derive();
-        Ok(())
-    }
-
-    fn pubkey(&self) -> &[u8] {
-        &self.public
-    }
-
-    fn privkey(&self) -> &[u8] {
-        &*self.secret
-    }
-
-    fn dh(&self, theirs: &[u8], out: &mut [u8]) -> Result<(), Error> {
-        let theirs: [u8; 32] = *theirs.first_chunk().ok_or(Error::Dh)?;
-        let out: &mut [u8; 32] = out.first_chunk_mut().ok_or(Error::Dh)?;
-        let shared = x25519_dalek::StaticSecret::from(*self.secret)
-            .diffie_hellman(&x25519_dalek::PublicKey::from(theirs));
-        if !shared.was_contributory() {
-            return Err(Error::Dh);
-        }
-        *out = shared.to_bytes();
-        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 //! session and generation. SessionId is never on the wire; anchor_version and nonce are masked. The caller
 //! looks the handle up, compares nonces and versions, and keeps the order of checks.
 
+use crate::cookie::Cookie;
 use crate::keys::{PublicKey, StaticSecret};
 use crate::mac::{self, Secret};
 use crate::noise::{self, Role, Setup};
@@ -16,7 +17,7 @@ use jvpn_abi::wire::reattach::{
     MAC_AT, MASKED_AT, MASKED_LEN, NOISE_AT, NOISE_OVERHEAD, REJECT_LEN, REJECT_MAC_AT, REJECT_REASON_AT,
     REJECT_RETRY_AFTER_AT, REQUEST_LEN, REQUEST_PAYLOAD_LEN,
 };
-use jvpn_abi::wire::{MsgType, be32, octets};
+use jvpn_abi::wire::{COOKIE_LEN, MsgType, be32, octets};
 use jvpn_abi::{PROTOCOL_VERSION, Reason};
 use snow::HandshakeState;
 use std::fmt;
@@ -77,7 +78,10 @@ impl Claim {
 /// The client's side of a reattach that waits for its answer.
 pub struct PendingRequest {
     echo: [u8; ECHO_LEN],
+    /// Of the form before a cookie was put in: either may be what the gateway answers.
+    former_echo: [u8; ECHO_LEN],
     nonce: u64,
+    mac_key: Secret,
     reject_key: Secret,
     /// `None` once the answer was read.
     state: Option<HandshakeState>,
@@ -118,11 +122,14 @@ pub fn request(
     datagram.extend(xor(claim.to_octets(), params.resume.mask(&ephemeral)));
     datagram.resize(NOISE_AT, 0);
     datagram.extend(message);
-    let mac = mac::mac(&params.resume.mac_key(), &[&datagram]);
+    let mac_key = params.resume.mac_key();
+    let mac = mac::mac(&mac_key, &[&datagram]);
     datagram.extend(mac);
 
     let pending = PendingRequest {
         echo: echo_of(mac),
+        former_echo: echo_of(mac),
+        mac_key,
         nonce: params.nonce,
         reject_key: params.resume.reject_key(),
         state: Some(state),
@@ -152,6 +159,25 @@ impl PendingRequest {
         self.nonce
     }
 
+    /// Lets the request show a cookie. It stays the same request, with the same nonce and Noise message, and the answer to
+    /// the form before can still be read.
+    ///
+    /// # Errors
+    /// [`CryptoError::Malformed`] if this is not the size of a request.
+    pub fn with_cookie(&mut self, request: &mut [u8], cookie: Cookie) -> Result<(), CryptoError> {
+        if request.len() != REQUEST_LEN {
+            return Err(CryptoError::Malformed);
+        }
+        if let Some(field) = request.get_mut(COOKIE_AT..COOKIE_AT + COOKIE_LEN) {
+            field.copy_from_slice(&cookie.0);
+        }
+        let (covered, field) = request.split_at_mut_checked(MAC_AT).ok_or(CryptoError::Malformed)?;
+        let mac = mac::mac(&self.mac_key, &[covered]);
+        field.copy_from_slice(&mac);
+        self.former_echo = std::mem::replace(&mut self.echo, echo_of(mac));
+        Ok(())
+    }
+
     /// Reads an ACK: the epoch's secret and the payload. After any error but [`CryptoError::Repeated`] the
     /// genuine answer can still be read.
     ///
@@ -168,7 +194,7 @@ impl PendingRequest {
         if fixed != [MsgType::ReattachAck.octet(), PROTOCOL_VERSION, KIND_REATTACH, 0] {
             return Err(CryptoError::Malformed);
         }
-        if !mac::equal(echo, &self.echo) {
+        if !is_either(echo, &self.echo, &self.former_echo) {
             return Err(CryptoError::Authentication);
         }
         let payload = noise::read(state, message)?;
@@ -190,7 +216,7 @@ impl PendingRequest {
         }
         let echo: [u8; ECHO_LEN] = octets(head, ECHO_AT).ok_or(CryptoError::Malformed)?;
         let expected = mac::mac(&self.reject_key, &[head, &self.nonce.to_be_bytes()]);
-        if !(mac::equal(mac, &expected) && mac::equal(&echo, &self.echo)) {
+        if !(mac::equal(mac, &expected) && is_either(&echo, &self.echo, &self.former_echo)) {
             return Err(CryptoError::Authentication);
         }
         let reason = head.get(REJECT_REASON_AT).copied().and_then(Reason::from_number);
@@ -251,6 +277,14 @@ impl<'a> RequestFrame<'a> {
     #[must_use]
     pub const fn datagram(&self) -> &'a [u8] {
         self.datagram
+    }
+
+    /// Whether an earlier datagram was this very request, whatever cookie it showed: all but cookie and MAC is equal.
+    /// Means something for one whose MAC holds, or is equal, too.
+    #[must_use]
+    pub fn is_same_request(&self, earlier: &[u8]) -> bool {
+        let same = |part: std::ops::Range<usize>| self.datagram.get(part.clone()) == earlier.get(part);
+        earlier.len() == REQUEST_LEN && same(0..COOKIE_AT) && same(NOISE_AT..MAC_AT)
     }
 
     /// anchor_version and nonce. Not authenticated until [`Self::mac_ok`] holds.
@@ -359,6 +393,10 @@ pub fn reject(
 const fn echo_of(mac: [u8; 16]) -> [u8; ECHO_LEN] {
     let [a, b, c, d, e, f, g, h, ..] = mac;
     [a, b, c, d, e, f, g, h]
+}
+
+fn is_either(echo: &[u8], latest: &[u8; ECHO_LEN], former: &[u8; ECHO_LEN]) -> bool {
+    mac::equal(echo, latest) || mac::equal(echo, former)
 }
 
 fn xor(a: [u8; MASKED_LEN], b: [u8; MASKED_LEN]) -> [u8; MASKED_LEN] {

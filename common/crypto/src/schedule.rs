@@ -11,6 +11,7 @@
 //!   │    ├ "jvpn1 mac"                      → MAC key of a request
 //!   │    └ "jvpn1 reject"                   → MAC key of a REJECT
 //!   └ "jvpn1 root"                          → root of the session (handshake epoch only)
+//!        └ "jvpn1 takeover"                   → psk of the takeover exchange
 //! ```
 //! Every arrow is HKDF-Expand with SHA-256. CONTROL has a level of its own so that who keeps it for an epoch
 //! can make no DATA key from it. Each type is wiped when dropped and prints nothing.
@@ -38,7 +39,7 @@ macro_rules! prints_nothing {
     )+};
 }
 
-prints_nothing!(EpochSecret, DataKeys, ControlSecret, ControlKey, Resume, Root);
+prints_nothing!(EpochSecret, DataKeys, ControlSecret, ControlKey, Resume, Root, TakeoverKey);
 
 /// What both ends share after a handshake or reattach, and nobody else.
 pub struct EpochSecret(Secret);
@@ -186,6 +187,22 @@ impl Root {
     #[must_use]
     pub const fn from_octets(octets: [u8; SECRET_LEN]) -> Self {
         Self(octets)
+    }
+
+    /// The secret of the takeover exchange.
+    #[must_use]
+    pub fn takeover(&self) -> TakeoverKey {
+        TakeoverKey(expand(&self.0, &[b"jvpn1 takeover"]))
+    }
+}
+
+/// Ties a takeover exchange to its session. The same from the session's birth to its end.
+#[derive(Clone)]
+pub struct TakeoverKey(Secret);
+
+impl TakeoverKey {
+    pub(crate) fn psk(&self) -> &[u8; SECRET_LEN] {
+        &self.0
     }
 }
 

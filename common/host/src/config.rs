@@ -50,9 +50,15 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
         let message = format!("is {} octets long; at most {MAX_FILE_OCTETS} are read", meta.len());
         return Err(ConfigError::Invalid { path: path.to_owned(), message });
     }
-    let text = std::fs::read_to_string(path).map_err(read)?;
-    toml::from_str(&text)
-        .map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })
+    parse(path, &std::fs::read_to_string(path).map_err(read)?)
+}
+
+/// Parses the text of the file at `path`, which only the error names.
+///
+/// # Errors
+/// If the text is not what `T` expects.
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|cause| ConfigError::Parse { path: path.to_owned(), cause: Box::new(cause) })
 }
 
 #[cfg(test)]

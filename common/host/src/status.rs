@@ -31,6 +31,14 @@ pub enum StatusError {
         /// What the system said.
         cause: io::Error,
     },
+    /// The process took the request and gives no answer.
+    #[error("the process at {path} has not answered for {} s; see its log", patience.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// The answer is not JSON.
     #[error("the answer from {path} is not a JSON document: {message}")]
     Garbled {
@@ -78,12 +86,39 @@ impl StatusListener {
     ///
     /// A client that does not send its whole line within 200 ms is dropped: it must not hold up the loop.
     pub fn serve_waiting(&self, mut answer: impl FnMut(&str) -> Value) {
+        // Every client got its answer.
+        let _nobody = self.serve_or_keep(|request| Some(answer(request)));
+    }
+
+    /// As [`Self::serve_waiting`]; clients to whom `answer` has nothing to say yet are given back, and wait.
+    pub fn serve_or_keep(&self, mut answer: impl FnMut(&str) -> Option<Value>) -> Vec<Asker> {
+        let mut kept = Vec::new();
         for _ in 0..CLIENTS_PER_TURN {
-            let Ok((stream, _)) = self.listener.accept() else { return };
-            if let Err(error) = serve_one(stream, &mut answer) {
-                tracing::debug!(%error, "status client dropped");
+            let Ok((stream, _)) = self.listener.accept() else { break };
+            match serve_one(stream, &mut answer) {
+                Ok(asker) => kept.extend(asker),
+                Err(error) => tracing::debug!(%error, "status client dropped"),
             }
         }
+        kept
+    }
+}
+
+/// A client that waits for its answer.
+#[derive(Debug)]
+pub struct Asker(UnixStream);
+
+impl Asker {
+    /// Answers.
+    ///
+    /// # Errors
+    /// If the client does not take the answer.
+    pub fn answer(self, document: &Value) -> io::Result<()> {
+        self.0.set_nonblocking(false)?;
+        self.0.set_write_timeout(Some(Duration::from_millis(500)))?;
+        let mut octets = serde_json::to_vec(document)?;
+        octets.push(b'\n');
+        (&self.0).write_all(&octets)
     }
 }
 
@@ -108,13 +143,16 @@ fn remove_socket(path: &Path) -> io::Result<()> {
     }
 }
 
-fn serve_one(stream: UnixStream, answer: &mut impl FnMut(&str) -> Value) -> io::Result<()> {
+fn serve_one(
+    stream: UnixStream,
+    answer: &mut impl FnMut(&str) -> Option<Value>,
+) -> io::Result<Option<Asker>> {
     let line = read_line(&stream)?;
-    stream.set_nonblocking(false)?;
-    stream.set_write_timeout(Some(Duration::from_millis(500)))?;
-    let mut document = serde_json::to_vec(&answer(line.trim()))?;
-    document.push(b'\n');
-    (&stream).write_all(&document)
+    let asker = Asker(stream);
+    match answer(line.trim()) {
+        Some(document) => asker.answer(&document).map(|()| None),
+        None => Ok(Some(asker)),
+    }
 }
 
 /// The request line, whole within [`LINE_PATIENCE`]: a client that sends it octet by octet must not hold up the loop.
@@ -139,9 +177,22 @@ fn read_line(stream: &UnixStream) -> io::Result<String> {
 /// # Errors
 /// If nobody answers, or not with JSON.
 pub fn query(path: &Path, request: &str) -> Result<Value, StatusError> {
-    let unreachable = |cause| StatusError::Unreachable { path: path.to_owned(), cause };
+    query_within(path, request, PATIENCE)
+}
+
+/// Asks the process that serves `path` for something that takes it a while.
+///
+/// # Errors
+/// If nobody answers, not within `patience`, or not with JSON.
+pub fn query_within(path: &Path, request: &str, patience: Duration) -> Result<Value, StatusError> {
+    let unreachable = |cause: io::Error| {
+        if matches!(cause.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+            return StatusError::Silent { path: path.to_owned(), patience };
+        }
+        StatusError::Unreachable { path: path.to_owned(), cause }
+    };
     let stream = UnixStream::connect(path).map_err(unreachable)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
+    stream.set_read_timeout(Some(patience)).map_err(unreachable)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
     (&stream).write_all(format!("{request}\n").as_bytes()).map_err(unreachable)?;
     let mut text = String::new();
@@ -191,5 +242,71 @@ mod tests {
         assert_eq!(answer["asked"], "status");
         drop(served);
         assert!(query(&path, "status").is_err());
+    }
+    /// R1.8: garbage, half lines, lines that are too long and a crowd of clients: each is answered or dropped in its time, and
+    /// an honest client is answered among them.
+    #[test]
+    fn r1_8_garbage_and_crowds_hold_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let served = StatusListener::bind(&path, 0o600).unwrap();
+        let long = [b'x'; 4 * MAX_REQUEST_OCTETS];
+        let requests: [&[u8]; 7] = [b"\xff\xfe\n", b"half", b"", b"\n", &long, b"\0\x1b[2J\n", b"sta\xc3"];
+        let mut crowd: Vec<UnixStream> = (0..96)
+            .map(|n| {
+                let stream = UnixStream::connect(&path).unwrap();
+                // One that was dropped already cannot take it.
+                let _sent = (&stream).write_all(requests[n % requests.len()]);
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                stream
+            })
+            .collect();
+        let asker = std::thread::spawn({
+            let path = path.clone();
+            move || query(&path, "status")
+        });
+        let mut asked = Vec::new();
+        while !asker.is_finished() {
+            served.serve_waiting(|request| {
+                asked.push(request.to_owned());
+                serde_json::json!({ "asked": request })
+            });
+            std::thread::yield_now();
+        }
+        assert_eq!(asker.join().unwrap().unwrap()["asked"], "status");
+        assert!(asked.iter().all(|request| request.len() <= MAX_REQUEST_OCTETS + 256), "a line without end");
+        assert!(asked.iter().any(|request| request == "half"), "what is whole at its end is a request");
+        for stream in &mut crowd {
+            let mut answer = String::new();
+            // Answered, or dropped: the end of the stream either way.
+            let _read = stream.read_to_string(&mut answer);
+            assert!(answer.is_empty() || serde_json::from_str::<Value>(&answer).is_ok(), "{answer}");
+        }
+    }
+
+    /// Who is kept gets his answer when there is one; who gets none is told how long he waited.
+    #[test]
+    fn a_kept_client_gets_its_answer_later_or_waits_in_vain() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let served = StatusListener::bind(&path, 0o600).unwrap();
+        let ask = |patience| {
+            let path = path.clone();
+            std::thread::spawn(move || query_within(&path, "end", patience))
+        };
+        let keep = || loop {
+            let mut kept = served.serve_or_keep(|_| None);
+            if let Some(asker) = kept.pop() {
+                break asker;
+            }
+            std::thread::yield_now();
+        };
+        let patient = ask(Duration::from_secs(60));
+        keep().answer(&serde_json::json!({ "ok": true })).unwrap();
+        assert_eq!(patient.join().unwrap().unwrap()["ok"], true);
+        let hasty = ask(Duration::from_millis(20));
+        let asker = keep();
+        assert!(matches!(hasty.join().unwrap(), Err(StatusError::Silent { .. })));
+        drop(asker);
     }
 }

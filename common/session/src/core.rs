@@ -49,6 +49,7 @@ pub struct SessionCore {
     pub(crate) reason: Reason,
     pub(crate) entered_at: BootTime,
     pub(crate) born_at: BootTime,
+    pub(crate) lived_before: Duration,
     pub(crate) epoch: u64,
     pub(crate) phase: BindingPhase,
     pub(crate) confirmed: Option<Anchor>,
@@ -86,10 +87,15 @@ impl SessionCore {
     pub const fn entered_at(&self) -> BootTime {
         self.entered_at
     }
-    /// When the session was born.
+    /// When the session was born, or loaded from the store.
     #[must_use]
     pub const fn born_at(&self) -> BootTime {
         self.born_at
+    }
+    /// How long it had lived before that.
+    #[must_use]
+    pub const fn lived_before(&self) -> Duration {
+        self.lived_before
     }
     /// Epoch of the newest binding; never reused within a term.
     #[must_use]
@@ -172,7 +178,7 @@ impl SessionCore {
     /// When the session TTL is over.
     #[must_use]
     pub const fn session_deadline(&self, policy: &Policy) -> BootTime {
-        self.born_at.after(policy.session_ttl)
+        self.born_at.after(policy.session_ttl.saturating_sub(self.lived_before))
     }
 
     /// When a birth has taken too long.
@@ -208,7 +214,7 @@ impl SessionCore {
     /// Time from birth to `now`.
     #[must_use]
     pub const fn lifetime(&self, now: BootTime) -> Duration {
-        now.since(self.born_at)
+        now.since(self.born_at).saturating_add(self.lived_before)
     }
 
     /// The first invariant that this core breaks, in words; `None` if all hold.

@@ -1,6 +1,7 @@
 //! Everything that can happen to a session, once. Each event knows its name, its place in the order of
 //! simultaneous events, and whether a peer causes it.
 
+use crate::core::Anchor;
 use jvpn_abi::BootTime;
 use jvpn_crypto::Proven;
 
@@ -33,6 +34,9 @@ pub enum Event {
     HandshakeProven(Proven),
     /// A reattach was proven.
     ReattachProven(Proven, ReattachClaim),
+    /// A takeover exchange was proven: the client is there, with the session's own secret, and takes the generation that
+    /// the answer to its request offered.
+    TakeoverProven(Proven, Anchor),
     /// The peer ended the session.
     PeerTerminated,
     /// An operator ended the session.
@@ -124,7 +128,13 @@ impl Event {
     /// Who causes it.
     #[must_use]
     pub const fn origin(&self) -> Origin {
-        if matches!(self, Self::HandshakeProven(_) | Self::ReattachProven(..) | Self::PeerTerminated) {
+        if matches!(
+            self,
+            Self::HandshakeProven(_)
+                | Self::ReattachProven(..)
+                | Self::TakeoverProven(..)
+                | Self::PeerTerminated
+        ) {
             Origin::Peer
         } else {
             Origin::Internal
@@ -143,7 +153,9 @@ impl Event {
             Self::RecoveryWindowOver => 5,
             Self::DataPlaneLost => 6,
             Self::KeyLimitReached => 7,
-            Self::ReattachProven(..) | Self::HandshakeProven(_) => Priority::REATTACH.0,
+            Self::ReattachProven(..) | Self::TakeoverProven(..) | Self::HandshakeProven(_) => {
+                Priority::REATTACH.0
+            }
             Self::BindingConfirmed { .. } | Self::Rekeyed => 9,
             Self::InstallFailed { .. } | Self::HandshakeFailed => 10,
             Self::BindUnconfirmed { .. } => 11,
@@ -162,6 +174,7 @@ impl Event {
         match self {
             Self::HandshakeProven(_) => "HandshakeProven",
             Self::ReattachProven(..) => "ReattachProven",
+            Self::TakeoverProven(..) => "TakeoverProven",
             Self::PeerTerminated => "PeerTerminated",
             Self::AdminTerminated => "AdminTerminated",
             Self::PeerRevoked => "PeerRevoked",

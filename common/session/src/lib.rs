@@ -9,6 +9,7 @@ pub mod event;
 pub mod messages;
 pub mod pack;
 pub mod policy;
+pub mod quality;
 pub mod state;
 pub mod switches;
 pub mod transition;
@@ -18,5 +19,7 @@ pub use crate::core::{Anchor, Attempts, SessionCore};
 pub use crate::event::{Event, Generation, ReattachClaim};
 pub use crate::policy::Policy;
 pub use crate::state::{BindingPhase, State};
-pub use crate::transition::{BindingChange, Rejection, Transition, admit_rekey, birth, transition};
+pub use crate::transition::{
+    BindingChange, Rejection, Transition, admit_rekey, admit_takeover, birth, reload, transition,
+};
 pub use crate::version::StateVersion;

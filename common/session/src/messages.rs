@@ -4,9 +4,11 @@
 //! panics: `None` is a malformed payload.
 
 mod client_policy;
+mod takeover;
 mod tickets;
 
 pub use client_policy::ClientPolicy;
+pub use takeover::TakeoverAsk;
 pub use tickets::{MAX_TICKETS, TicketBatch, TicketGrant};
 
 use jvpn_abi::wire::{MAC_LEN, SlotId, Suite, reattach::HANDLE_LEN};
@@ -39,7 +41,7 @@ impl std::fmt::Debug for SessionId {
 impl std::str::FromStr for SessionId {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
-        if text.len() != 32 || !text.is_ascii() {
+        if text.len() != 32 || !text.bytes().all(|octet| octet.is_ascii_hexdigit()) {
             return Err(());
         }
         let mut id = [0; 16];
@@ -294,6 +296,14 @@ pub enum ControlMessage {
     AskTickets,
     /// Gateway to client: tickets for path probes.
     Tickets(TicketBatch),
+    /// Client to gateway: I take the binding that the answer to my takeover request offers. Not smaller than a `State`,
+    /// which answers it.
+    TakeOver {
+        /// Its epoch.
+        epoch: u64,
+        /// Its anchor_version.
+        version: u64,
+    },
 }
 
 // ------------------------------------------------------------------------------------------------------- codec
@@ -541,6 +551,7 @@ impl ControlMessage {
             Self::State { version, state, reason } => w.u8(3).u64(*version).u8(*state).u8(reason.number()),
             Self::AskTickets => w.u8(4),
             Self::Tickets(batch) => batch.write(w.u8(5)),
+            Self::TakeOver { epoch, version } => w.u8(6).u64(*epoch).u64(*version),
         };
         w.0
     }
@@ -555,6 +566,7 @@ impl ControlMessage {
             3 => Self::State { version: r.u64()?, state: r.u8()?, reason: r.reason()? },
             4 => Self::AskTickets,
             5 => Self::Tickets(TicketBatch::read(&mut r)?),
+            6 => Self::TakeOver { epoch: r.u64()?, version: r.u64()? },
             _ => return None,
         };
         r.finish()?;

@@ -9,6 +9,7 @@ use crate::state::{BindingPhase, State};
 use crate::switches::SwitchLog;
 use crate::version::StateVersion;
 use jvpn_abi::{BootTime, Endpoint, Reason};
+use std::time::Duration;
 
 /// Writes fixed-length fields into a buffer, big-endian. What does not fit is noticed by [`Packer::finish`].
 #[derive(Debug)]
@@ -144,7 +145,7 @@ fn anchor(p: &mut Unpacker<'_>) -> Option<Anchor> {
 
 impl SessionCore {
     /// Octets of a packed core.
-    pub const PACKED_LEN: usize = 16 + 3 + 4 * 8 + 2 * 17 + 2 * 9 + 21 + 8 + SwitchLog::PACKED_LEN;
+    pub const PACKED_LEN: usize = 16 + 3 + 5 * 8 + 2 * 17 + 2 * 9 + 21 + 8 + SwitchLog::PACKED_LEN;
 
     /// Writes [`Self::PACKED_LEN`] octets.
     pub fn pack(&self, p: &mut Packer<'_>) {
@@ -163,6 +164,7 @@ impl SessionCore {
         let attempts = self.attempts.map(|a| (a.first_at.0, a.last_at.0, a.count));
         p.option(attempts, |p, (first, last, count)| p.u64(first).u64(last).u32(count));
         p.u64(self.total_switches);
+        p.u64(u64::try_from(self.lived_before.as_nanos()).unwrap_or(u64::MAX));
         self.switches.pack(p);
     }
 
@@ -192,6 +194,7 @@ impl SessionCore {
             attempts: p
                 .option(|p| Some(Attempts { first_at: time(p)?, last_at: time(p)?, count: p.u32()? }))?,
             total_switches: p.u64()?,
+            lived_before: Duration::from_nanos(p.u64()?),
             switches: SwitchLog::unpack(p)?,
         })
     }
@@ -219,6 +222,7 @@ mod tests {
             reason: Reason::RecoveryRetry,
             entered_at: at(160_000),
             born_at: at(1_000),
+            lived_before: Duration::from_secs(86_400 * 30),
             epoch: 44,
             phase: BindingPhase::Unconfirmed,
             confirmed: Some(Anchor { epoch: 43, version: StateVersion(5) }),
@@ -239,9 +243,9 @@ mod tests {
         SessionCore::unpack(&mut Unpacker::new(&record)).unwrap()
     }
 
-    /// R7.2: nothing that `transition` reads is lost or changed, with everything there and with nothing there.
+    /// R7.3: nothing that `transition` reads is lost or changed, with everything there and with nothing there.
     #[test]
-    fn r7_2_a_core_survives_packing() {
+    fn r7_3_a_core_survives_packing() {
         let full = core();
         assert_eq!(round(&full), full);
         let bare = SessionCore {

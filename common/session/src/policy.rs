@@ -435,6 +435,11 @@ impl Policy {
             rekey_hard_ms: ms(self.rekey_hard),
             rekey_soft_packets: self.rekey_soft_packets,
             rekey_hard_packets: self.rekey_hard_packets,
+            volatile_loss_percent: u8::try_from(self.volatile_loss_percent).unwrap_or(u8::MAX),
+            volatile_rtt_ms: ms(self.volatile_rtt),
+            volatile_jitter_ms: ms(self.volatile_jitter),
+            quality_span_ms: ms(self.quality_span),
+            stability_window_ms: ms(self.stability_window),
         }
     }
 

@@ -86,6 +86,7 @@ pub fn birth(_proof: Proven, id: SessionId, term: u32, now: BootTime) -> Transit
         reason: Reason::HandshakeStart,
         entered_at: now,
         born_at: now,
+        lived_before: Duration::ZERO,
         epoch: 1,
         phase: BindingPhase::Installing,
         confirmed: None,
@@ -97,6 +98,42 @@ pub fn birth(_proof: Proven, id: SessionId, term: u32, now: BootTime) -> Transit
         total_switches: 0,
     };
     Transition { core, from: None, change: BindingChange::Install }
+}
+
+/// A session whose owner lost its memory of it, from what is stored: RECOVERING at the first version of the term after
+/// `term`, without binding and generation. It has lived for `lived_before`. `None` if no higher term is left.
+#[must_use]
+pub fn reload(
+    id: SessionId,
+    term: u32,
+    lived_before: Duration,
+    now: BootTime,
+    policy: &Policy,
+) -> Option<Transition> {
+    if term >= StateVersion::MAX_TERM {
+        return None;
+    }
+    let stored = SessionCore {
+        id,
+        state: State::Recovering,
+        version: StateVersion::first(term),
+        reason: Reason::OwnerRestart,
+        entered_at: now,
+        born_at: now,
+        lived_before,
+        epoch: 0,
+        phase: BindingPhase::None,
+        confirmed: None,
+        pending: None,
+        nonce_mark: None,
+        lost_at: Some(now),
+        attempts: None,
+        switches: SwitchLog::default(),
+        total_switches: 0,
+    };
+    let step = Step { core: &stored, now, policy };
+    // In which state it was is not known any more.
+    Some(Transition { from: None, ..step.new_term(Reason::OwnerRestart) })
 }
 
 /// Decides what `event` means for a session.
@@ -136,6 +173,7 @@ pub fn transition(
         Event::BirthTimeout => step.expire(core.birth_deadline(), Reason::HandshakeFail),
         Event::HandshakeProven(_) => None,
         Event::ReattachProven(_, claim) => return step.reattach(claim),
+        Event::TakeoverProven(_, offered) => return step.take_over(offered),
         Event::DataPlaneLost => step.lose_transport(Reason::DataPlaneLost),
         Event::KeyLimitReached => step.lose_transport(Reason::KeyExhausted),
         Event::TransportDead => step.lose_transport(Reason::TransportDead),
@@ -169,6 +207,18 @@ pub fn admit_rekey(
     }
     Step { core, now, policy }.admit(claim)?;
     if core.state.is_bound() { Ok(()) } else { Err(Rejection::refused(Reason::NotApplicable)) }
+}
+
+/// Checks 10 and 12 for a takeover request whose client has not shown yet that it is there: what it may be offered.
+///
+/// # Errors
+/// [`Rejection`].
+pub fn admit_takeover(core: &SessionCore, now: BootTime, policy: &Policy) -> Result<Anchor, Rejection> {
+    if core.state == State::Terminated {
+        return Err(Rejection::refused(Reason::SessionTerminated));
+    }
+    Step { core, now, policy }.admit_takeover()?;
+    Ok(Anchor { epoch: core.epoch + 1, version: core.version.next() })
 }
 
 const fn not_applicable(origin: Origin, reason: Reason) -> Rejection {
@@ -335,7 +385,28 @@ impl Step<'_> {
             return Err(Rejection::refused(Reason::NotApplicable));
         }
         self.admit_switch(claim.voluntary)?;
-        Ok(self.start_switch(claim.under, anchor))
+        // A request under the pending generation shows that the client holds it: the older one is erased.
+        Ok(self.start_switch((claim.under == Generation::Pending).then_some(anchor)))
+    }
+
+    /// As a reattach that is needed, but under no generation.
+    fn take_over(&self, offered: Anchor) -> Result<Transition, Rejection> {
+        self.admit_takeover()?;
+        let mut next = self.start_switch(None);
+        // What happened since the offer may have raised the version, but another binding voids it.
+        if offered.epoch != next.core.epoch || offered.version > next.core.version {
+            return Err(Rejection::refused(Reason::StaleVersion));
+        }
+        next.core.pending = Some(offered);
+        Ok(next)
+    }
+
+    fn admit_takeover(&self) -> Result<(), Rejection> {
+        self.in_time()?;
+        if self.core.state == State::Birth {
+            return Err(Rejection::refused(Reason::NotApplicable));
+        }
+        self.admit_switch(false)
     }
 
     /// Checks 9 and 10.
@@ -351,6 +422,12 @@ impl Step<'_> {
         if claim.anchor_version > anchor.version.0 {
             return Err(Rejection::refused(Reason::VersionAhead));
         }
+        self.in_time()?;
+        Ok(anchor)
+    }
+
+    /// Check 10.
+    fn in_time(&self) -> Result<(), Rejection> {
         let over = |at: Option<BootTime>| at.is_some_and(|at| self.now >= at);
         if over(Some(self.core.session_deadline(self.policy)))
             || over(self.core.transport_loss_deadline(self.policy))
@@ -358,7 +435,7 @@ impl Step<'_> {
         {
             return Err(Rejection::refused(Reason::SessionExpired));
         }
-        Ok(anchor)
+        Ok(())
     }
 
     /// Check 12: the budget refuses every switch in every state; cooldown and DEGRADED only voluntary ones.
@@ -386,7 +463,8 @@ impl Step<'_> {
         }
     }
 
-    fn start_switch(&self, under: Generation, anchor: Anchor) -> Transition {
+    /// The next binding. `arrived` is the pending generation, if the client has shown that it holds it.
+    fn start_switch(&self, arrived: Option<Anchor>) -> Transition {
         let reason =
             if self.core.state == State::Recovering { Reason::RecoveryRetry } else { Reason::RecoveryStart };
         let mut next = self.unbound(reason);
@@ -394,10 +472,7 @@ impl Step<'_> {
         let core = &mut next.core;
         core.phase = BindingPhase::Installing;
         core.epoch = self.core.epoch + 1;
-        // A request under the pending generation shows that the client holds it: the older one is erased.
-        if under == Generation::Pending {
-            core.confirmed = Some(anchor);
-        }
+        core.confirmed = arrived.or(core.confirmed);
         core.pending = Some(Anchor { epoch: core.epoch, version: core.version });
         core.attempts = Some(match self.core.attempts {
             Some(burst) if !burst.is_over(self.now) => {

@@ -3,7 +3,9 @@
 mod support;
 
 use jvpn_abi::{BootTime, Reason};
-use jvpn_session::{BindingPhase, Event, Generation, Policy, ReattachClaim, Rejection, SessionCore, State};
+use jvpn_session::{
+    Anchor, BindingPhase, Event, Generation, Policy, ReattachClaim, Rejection, SessionCore, State,
+};
 use proptest::prelude::*;
 use std::time::Duration;
 use support::{Drive, proof};
@@ -17,7 +19,7 @@ struct Op {
     flag: bool,
 }
 
-const KINDS: u8 = 28;
+const KINDS: u8 = 29;
 
 fn op() -> impl Strategy<Value = Op> {
     // Mostly short waits, sometimes long ones, so that every deadline is met from both sides.
@@ -85,6 +87,7 @@ fn event(op: Op, drive: &Drive) -> Option<Event> {
         25 if op.flag => Event::SecurityViolated,
         26 if op.flag => Event::OwnershipConflict,
         27 if op.flag => Event::HandshakeFailed,
+        28 => Event::TakeoverProven(proof(), Anchor { epoch: epoch + 1, version: core.version().next() }),
         _ => Event::QualityGood { since: drive.now },
     })
 }

@@ -10,7 +10,7 @@ mod support;
 
 use jvpn_abi::BootTime;
 use jvpn_session::event::Origin;
-use jvpn_session::{BindingPhase, Event, Generation, Policy, ReattachClaim, Rejection, State};
+use jvpn_session::{Anchor, BindingPhase, Event, Generation, Policy, ReattachClaim, Rejection, State};
 use std::fmt::Write;
 use std::time::Duration;
 use support::{Drive, proof};
@@ -61,6 +61,12 @@ fn request(drive: &Drive, offset: i64, voluntary: bool) -> Event {
     Event::ReattachProven(proof(), ReattachClaim { under, anchor_version, voluntary })
 }
 
+/// A takeover whose answer offered the binding that is `ahead` of the newest.
+fn takeover(drive: &Drive, ahead: u64) -> Event {
+    let offered = Anchor { epoch: drive.core.epoch() + ahead, version: drive.core.version().next() };
+    Event::TakeoverProven(proof(), offered)
+}
+
 /// A column of the table: its label, and how to bring a session to it.
 type Column = (&'static str, fn(&mut Drive) -> Event);
 
@@ -98,6 +104,23 @@ fn columns() -> Vec<Column> {
         ("ReattachProven, session TTL over", |d| {
             reach(d, Some(d.core.session_deadline(&d.policy)));
             request(d, 0, false)
+        }),
+        ("TakeoverProven", |d| {
+            d.now = d.now.after(d.policy.cooldown_after_switch);
+            takeover(d, 1)
+        }),
+        ("TakeoverProven, in cooldown", |d| {
+            d.policy.cooldown_after_switch = Duration::from_secs(60);
+            takeover(d, 1)
+        }),
+        ("TakeoverProven, budget used up", |d| {
+            d.policy.max_switches_per_min = 1;
+            takeover(d, 1)
+        }),
+        ("TakeoverProven, another binding since the offer", |d| takeover(d, 0)),
+        ("TakeoverProven, session TTL over", |d| {
+            reach(d, Some(d.core.session_deadline(&d.policy)));
+            takeover(d, 1)
         }),
         ("PeerTerminated", |_| Event::PeerTerminated),
         ("AdminTerminated", |_| Event::AdminTerminated),

@@ -22,7 +22,7 @@ pub struct AuditEvent {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuditKind {
-    /// The control plane started, without memory of earlier sessions.
+    /// The control plane started. Sessions that it goes on with have their next version.
     NodeStarted,
     /// A session was born.
     SessionCreated {
@@ -115,7 +115,7 @@ pub enum Violation {
     PathMismatch,
     /// A static key that is not on the allow-list.
     UnknownPeer,
-    /// A record of JOURNAL could not be read: its session is over.
+    /// A record of JOURNAL could not be read: its session is loaded from the store.
     JournalDamaged,
 }
 

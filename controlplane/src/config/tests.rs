@@ -5,6 +5,9 @@ use super::*;
 const KEY_A: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const KEY_B: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
+/// 108 octets.
+const LONG_PATH: &str = "/run/3456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345";
+
 fn good() -> String {
     format!(
         r#"
@@ -27,6 +30,11 @@ pool = "10.77.0.0/24"
 mtu = 1280
 routes = ["192.168.50.0/24"]
 dns = ["10.77.0.1"]
+
+[abuse]
+socket = "/run/abuse.sock"
+interval_s = 30
+sources = 5
 
 [[peer]]
 name = "laptop"
@@ -51,6 +59,9 @@ fn a_good_file_is_taken_as_it_is() {
     assert_eq!(config.policy.recovery_window.as_secs(), 12);
     assert_eq!(config.policy.probe_traffic.as_millis(), 50);
     assert_eq!(config.audit_file, None);
+    let abuse = config.abuse.as_ref().unwrap();
+    assert_eq!(abuse.socket, Path::new("/run/abuse.sock"));
+    assert_eq!((abuse.settings.interval, abuse.settings.sources), (Duration::from_secs(30), 5));
     assert_eq!(config.peers.len(), 2);
     assert_eq!(config.peers[0].prefixes.len(), 2);
     let settings = config.settings(|path| {
@@ -69,6 +80,7 @@ fn defaults_fill_a_small_file() {
     let config = Config::parse(&text).unwrap();
     assert_eq!((config.user.as_str(), config.tunnel.mtu), ("jvpn", 1_280));
     assert_eq!(config.policy, Policy::default());
+    assert_eq!(config.abuse, None);
     assert_eq!(config.suites, [Suite::Aes256Gcm, Suite::ChaCha20Poly1305]);
 }
 
@@ -107,6 +119,15 @@ fn each_wrong_field_is_named() {
             "dns = [\"1.1.1.1\", \"1.1.1.2\", \"1.1.1.3\", \"1.1.1.4\", \"1.1.1.5\"]",
             "tunnel.dns",
         ),
+        ("\"/run/abuse.sock\"", "\"abuse.sock\"", "abuse.socket"),
+        ("/run/abuse.sock", LONG_PATH, "abuse.socket"),
+        ("socket = \"/run/abuse.sock\"", "command = \"/bin/ban\"", "command"),
+        ("socket = \"/run/abuse.sock\"", "", "socket"),
+        ("interval_s = 30", "interval_s = 0", "abuse.interval_s"),
+        ("interval_s = 30", "interval_s = 3601", "abuse.interval_s"),
+        ("interval_s = 30", "interval_s = -1", "interval_s"),
+        ("sources = 5", "sources = 0", "abuse.sources"),
+        ("sources = 5", "sources = 101", "abuse.sources"),
         ("name = \"phone\"", "name = \"laptop\"", "peer.name"),
         ("name = \"phone\"", "name = \"\"", "peer.name"),
         (KEY_B, KEY_A, "public_key"),

@@ -28,6 +28,8 @@ pub struct Kept {
     pub words: BTreeMap<u32, BindingWord>,
     /// Routes and the slots that they lead to.
     pub routes: Vec<(Prefix, SlotId)>,
+    /// Records that opened and made no sense: their sessions are not adopted, and may be stored.
+    pub refused: usize,
 }
 
 /// What is to be decided of an adopted session once the workers have passed the clearing.
@@ -78,7 +80,7 @@ impl Engine {
             }
         }
         for _ in &freed {
-            // Which session it was cannot be told any more: it is over, and its client is told so when it asks.
+            // Which session it was cannot be told any more: what the store has and JOURNAL has not is loaded.
             self.world.counters.count(Counter::JournalDamaged);
             let kind = AuditKind::Security { violation: Violation::JournalDamaged };
             self.world.report_node(now, Some(Reason::SecurityViolation), kind);
@@ -87,7 +89,7 @@ impl Engine {
         self.world.journal = Some(Places::new(capacity, &in_use));
         let slots: Vec<SlotId> = restored.iter().flat_map(|(_, session)| slots_of(session)).collect();
         self.world.slots.adopt(&slots);
-        let mut kept = Kept::default();
+        let mut kept = Kept { refused: freed.len() - damaged.len(), ..Kept::default() };
         for (index, session) in restored {
             self.settle(index, session, bound, &mut kept);
         }
@@ -130,8 +132,11 @@ impl Engine {
             kept.routes.extend(world.prefixes_of(&session.peer).into_iter().map(|prefix| (prefix, slot)));
         }
         let handles = session.confirmed.iter().chain(&session.pending).map(|secrets| secrets.handle);
-        for handle in handles.chain(session.erased) {
+        for handle in handles {
             world.handles.insert(handle.0, id);
+        }
+        if let Some(erased) = session.erased {
+            world.handles.erase(erased.0, id);
         }
         world.live += 1;
         world.adopted.push(Adopted { id, verdict });

@@ -2,12 +2,13 @@
 
 use super::snapshot::Snapshot;
 use crate::node_state::StateError;
-use jvpn_abi::tables::{BindingWord, InstallEntry};
+use jvpn_abi::tables::{BindingWord, InstallEntry, PROBE_SAMPLES};
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey};
 use jvpn_session::Policy;
 use jvpn_session::messages::{Prefix, SessionId};
+use jvpn_session::quality::Directed;
 use std::net::IpAddr;
 
 /// A change to the shared tables. Carry them out in the order in which they are polled, and before any
@@ -181,6 +182,21 @@ pub trait ContextView {
     fn failed_opens(&self, slot_index: u32) -> u64;
     /// Inner traffic since the slot was installed.
     fn traffic(&self, slot_index: u32) -> Traffic;
+    /// What the client's probes have left there; `None` before the first.
+    fn probed(&self, slot_index: u32) -> Option<Probed>;
+}
+
+/// What probes say about a binding's path. The client's word, so it judges only its own session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probed {
+    /// How many there were; PROBE n left sample n % 6.
+    pub probes: u64,
+    /// What the workers have accepted, per key.
+    pub up: Directed,
+    /// What the client has accepted, per key, as its last probe said.
+    pub down: Directed,
+    /// What the last probes measured.
+    pub samples: [u64; PROBE_SAMPLES],
 }
 
 /// A datagram to send.

@@ -43,7 +43,7 @@ impl World {
         debug_assert!(session.is_idle(), "I1: something is bound or under way");
         let until = now.after(QUIESCE_TIMEOUT);
         let attempt = Attempt { binding, stage: Stage::Quiescing, until, answer, refusal };
-        session.attempt = Some(attempt);
+        session.attempt = Some(Box::new(attempt));
         if session.draining.is_none() {
             self.install(session, now);
         }
@@ -60,7 +60,7 @@ impl World {
     ) {
         let until = now.after(STORE_TIMEOUT);
         let stage = Stage::Storing { ticket };
-        session.attempt = Some(Attempt { binding, stage, until, answer, refusal: None });
+        session.attempt = Some(Box::new(Attempt { binding, stage, until, answer, refusal: None }));
     }
 
     /// Asks again for an unbind that the workers did not pass in time: whoever overslept is woken.
@@ -153,7 +153,7 @@ impl World {
     /// Every worker has the keys: bind, then answer.
     fn bind(&mut self, session: &mut Session, now: BootTime) {
         let Some(attempt) = session.attempt.take() else { return };
-        let Attempt { mut binding, answer, .. } = attempt;
+        let Attempt { mut binding, answer, .. } = *attempt;
         if !session.core.binding_installed(binding.epoch) {
             debug_assert!(
                 false,
@@ -222,10 +222,9 @@ impl World {
 
 impl Engine {
     pub(super) fn quiesced(&mut self, now: BootTime, seq: u64, view: &dyn ContextView) {
-        let later = self.world.retiring.split_off(&seq.saturating_add(1));
-        let passed = std::mem::replace(&mut self.world.retiring, later);
-        for (seq, retired) in passed {
-            let Retired { slot, word, owner } = retired;
+        // One by one: to split the map would count what is left.
+        while let Some(first) = self.world.retiring.first_entry().filter(|first| *first.key() <= seq) {
+            let (seq, Retired { slot, word, owner }) = first.remove_entry();
             self.world.install_seq += 1;
             let remove = TableCommand::Remove { seq: self.world.install_seq, slot, word };
             self.world.commands.push_back(remove);
@@ -347,6 +346,7 @@ impl Engine {
         for id in self.all_ids() {
             self.with(id, |world, session| {
                 session.draining = None;
+                world.drop_offer(session);
                 world.void_rekey(session);
                 if session.attempt.is_some() {
                     world.refuse_attempt(session);

@@ -3,6 +3,7 @@
 use super::api::ContextView;
 use super::counters::Counter;
 use super::{Arrival, Engine};
+use jvpn_abi::Reason;
 use jvpn_abi::wire::DataHeader;
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_session::Event;
@@ -18,6 +19,9 @@ impl Engine {
             self.world.counters.count(Counter::ControlUnknownSlot);
             return;
         };
+        if self.sessions.get(&id).is_some_and(|session| session.offers(header.slot)) {
+            return self.take_over(at, id, header.slot, datagram, view);
+        }
         let opened = self.with(id, |world, session| {
             let Some(binding) = session.binding.as_mut().filter(|b| b.slot == header.slot) else {
                 world.counters.count(Counter::ControlUnknownSlot);
@@ -25,6 +29,7 @@ impl Engine {
             };
             let message = binding.open_control(datagram);
             if message.is_none() {
+                world.note_abuse(at, Reason::AuthFail);
                 world.counters.count(Counter::ControlRefused);
             }
             message
@@ -33,6 +38,9 @@ impl Engine {
             Some(ControlMessage::Terminate { .. }) => self.happen(id, Event::PeerTerminated, at.now, view),
             Some(ControlMessage::AskTickets) => {
                 self.with(id, |world, session| world.hand_out_tickets(session, at.now));
+            }
+            Some(ControlMessage::TakeOver { .. }) => {
+                self.with(id, |world, session| world.confirm_taken(session, at));
             }
             Some(
                 ControlMessage::PathHint { .. } | ControlMessage::State { .. } | ControlMessage::Tickets(_),

@@ -46,6 +46,14 @@ counters! {
     ReattachInProgress = "reattach_in_progress";
     /// Rekeys whose new keys came into use.
     Rekeyed = "rekeyed";
+    /// Takeover requests whose framing or MAC is wrong.
+    TakeoverMacWrong = "takeover_mac_wrong";
+    /// Takeover requests that arrived with a right MAC.
+    TakeoverReceived = "takeover_received";
+    /// Takeover requests that were answered with an offer.
+    TakeoverAnswered = "takeover_answered";
+    /// Offers that their clients took.
+    TakeoverAccepted = "takeover_accepted";
     /// RESETs sent for handles.
     HandleResetSent = "handle_reset_sent";
     /// RESETs sent for slots.
@@ -56,6 +64,24 @@ counters! {
     PathHintSent = "path_hint_sent";
     /// Path hints that a limit or the size of the question held back.
     PathHintHeldBack = "path_hint_held_back";
+    /// Times that load of handshakes began: cookies are asked for.
+    HandshakeLoad = "handshake_load";
+    /// Times that load of reattach requests began.
+    ReattachLoad = "reattach_load";
+    /// Times that load of requests with unknown handles began.
+    UnknownHandleLoad = "unknown_handle_load";
+    /// Times that load of takeover requests began.
+    TakeoverLoad = "takeover_load";
+    /// RETRYs sent, each to a request without a cookie that is good here and now.
+    RetrySent = "retry_sent";
+    /// RETRYs that a limit held back: these requests met silence.
+    RetryHeldBack = "retry_held_back";
+    /// Requests under load that showed their cookie.
+    CookieAccepted = "cookie_accepted";
+    /// Requests under load with a cookie of another path or time.
+    CookieRefused = "cookie_refused";
+    /// Handshakes with a cookie, more than one source prefix gets of what is reserved for those.
+    CookiePrefixLimited = "cookie_prefix_limited";
     /// Unbound samples received.
     SampleReceived = "sample_received";
     /// Samples over the limit.
@@ -96,7 +122,9 @@ counters! {
     StaleReport = "stale_report";
     /// Sessions that went on from JOURNAL when the control plane started.
     SessionsAdopted = "sessions_adopted";
-    /// Records of JOURNAL that could not be read: their sessions are over.
+    /// Sessions that were loaded from the store when the control plane started without their memory.
+    SessionsLoaded = "sessions_loaded";
+    /// Records of JOURNAL that could not be read: their sessions are loaded from the store.
     JournalDamaged = "journal_damaged";
     /// Changes of sessions for which JOURNAL had no room: they end with their process.
     JournalFull = "journal_full";
@@ -116,6 +144,7 @@ pub struct Counters {
     single: BTreeMap<Counter, u64>,
     handshake_refused: BTreeMap<Reason, u64>,
     reattach_rejected: BTreeMap<Reason, u64>,
+    takeover_refused: BTreeMap<Reason, u64>,
     transitions: BTreeMap<Reason, u64>,
     events_ignored: BTreeMap<&'static str, u64>,
     events_rejected: BTreeMap<Reason, u64>,
@@ -135,6 +164,9 @@ impl Counters {
     }
     pub(super) fn reattach_rejected(&mut self, reason: Reason) {
         bump(&mut self.reattach_rejected, reason);
+    }
+    pub(super) fn takeover_refused(&mut self, reason: Reason) {
+        bump(&mut self.takeover_refused, reason);
     }
     pub(super) fn transition(&mut self, reason: Reason) {
         bump(&mut self.transitions, reason);
@@ -158,6 +190,12 @@ impl Counters {
         self.reattach_rejected.get(&reason).copied().unwrap_or(0)
     }
 
+    /// Takeover requests refused for a reason.
+    #[must_use]
+    pub fn takeover_refusals(&self, reason: Reason) -> u64 {
+        self.takeover_refused.get(&reason).copied().unwrap_or(0)
+    }
+
     /// Handshakes refused for a reason.
     #[must_use]
     pub fn handshake_refusals(&self, reason: Reason) -> u64 {
@@ -174,6 +212,7 @@ impl Counters {
         let by_reason = [
             ("handshake_refused", &self.handshake_refused),
             ("reattach_rejected", &self.reattach_rejected),
+            ("takeover_refused", &self.takeover_refused),
             ("transition", &self.transitions),
             ("event_rejected", &self.events_rejected),
         ];

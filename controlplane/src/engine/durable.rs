@@ -1,25 +1,25 @@
 //! Sessions in the durable store: a birth waits until it is stored, an end removes its record, and a node whose memory is
-//! gone loads what is there. Nothing else is ever stored.
+//! gone loads what is there ([`super::loading`]). Nothing else is ever stored.
 
 use super::Engine;
 use super::api::ContextView;
 use super::counters::Counter;
+use super::loading::Loads;
 use super::session::{Session, Stage};
 use super::world::World;
-use crate::audit::{AuditEvent, AuditKind};
 use crate::store::writer::{Outcome, Request};
 use crate::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
-use jvpn_abi::{BootTime, Reason};
+use jvpn_abi::BootTime;
 use jvpn_crypto::schedule::Root;
+use jvpn_session::Event;
 use jvpn_session::messages::SessionId;
-use jvpn_session::{Event, StateVersion};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// A store that does not answer within this time makes the birth fail.
 pub(super) const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 /// After a failure births are refused for so long; then the next one tries again.
-const STORE_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is asked of the store.
 #[derive(Debug, Default)]
@@ -30,10 +30,45 @@ pub(super) struct Store {
     births: BTreeSet<u64>,
     /// Births are refused until then.
     refused_until: BootTime,
+    /// Unix time less `CLOCK_BOOTTIME`, ms.
+    unix_offset_ms: i64,
+    /// Stored sessions on their way into memory.
+    pub(super) loads: Loads,
+    /// Removals that are on their way, by ticket.
+    removals: BTreeMap<u64, (SessionId, Version)>,
+    /// Removals that the store did not take: a record that stays would bring its session back.
+    again: Vec<(SessionId, Version)>,
+    /// When they are asked for again.
+    again_at: Option<BootTime>,
 }
 
 impl Store {
-    fn ask(&mut self, change: Change) -> u64 {
+    /// Unix time in ms.
+    pub(super) fn unix_ms(&self, now: BootTime) -> u64 {
+        now.as_millis().saturating_add_signed(self.unix_offset_ms)
+    }
+
+    /// When something is to be asked for again.
+    pub(super) fn again_at(&self) -> Option<BootTime> {
+        self.loads.again_at().into_iter().chain(self.again_at).min()
+    }
+
+    fn remove(&mut self, id: SessionId, expected: Version) {
+        let ticket = self.ask(Change::Delete { id, expected });
+        self.removals.insert(ticket, (id, expected));
+    }
+
+    /// What became of a removal; other requests are none of its business.
+    fn removal_outcome(&mut self, now: BootTime, ticket: u64, result: &Result<Version, StoreError>) {
+        let Some(removal) = self.removals.remove(&ticket) else { return };
+        // Gone, or changed by somebody else, or not readable ever: asking again helps in the other case only.
+        if let Err(StoreError::Unavailable { .. }) = result {
+            self.again.push(removal);
+            self.again_at.get_or_insert(now.after(STORE_PAUSE));
+        }
+    }
+
+    pub(super) fn ask(&mut self, change: Change) -> u64 {
         self.tickets += 1;
         self.requests.push_back(Request { ticket: self.tickets, change });
         self.tickets
@@ -50,12 +85,15 @@ impl World {
     /// Asks that a session in BIRTH be stored. `None` if there is no store: then nothing has to be waited for.
     pub(super) fn store_birth(&mut self, session: &Session, root: &Root, timestamp_ns: u64) -> Option<u64> {
         let addresses = self.peers.get(&session.peer)?.settings.addresses.clone();
+        let born_unix_ms = self.store.as_ref()?.unix_ms(session.core.born_at());
         let stored = StoredSession {
             peer: session.peer,
             root: root.clone(),
             term: session.core.version().term(),
+            suite: session.suite,
             addresses,
             handshake_timestamp_ns: timestamp_ns,
+            born_unix_ms,
         };
         let (id, expected) = (session.id(), Expected::Absent);
         let store = self.store.as_mut()?;
@@ -67,15 +105,16 @@ impl World {
     /// A session that ended is not stored any more.
     pub(super) fn unstore(&mut self, session: &mut Session) {
         if let (Some(version), Some(store)) = (session.stored.take(), &mut self.store) {
-            store.ask(Change::Delete { id: session.core.id(), expected: version });
+            store.remove(session.core.id(), version);
         }
     }
 }
 
 impl Engine {
-    /// From now on a birth waits until it is stored.
-    pub fn keep_store(&mut self) {
-        self.world.store = Some(Store::default());
+    /// From now on a birth waits until it is stored. `unix_offset_ms` is Unix time less `CLOCK_BOOTTIME`: how long a
+    /// session has lived is counted by it over restarts.
+    pub fn keep_store(&mut self, unix_offset_ms: i64) {
+        self.world.store = Some(Store { unix_offset_ms, ..Store::default() });
     }
 
     /// The next request to the store.
@@ -91,25 +130,42 @@ impl Engine {
         true
     }
 
+    /// The same, with the record that was read.
+    pub fn match_stored(&mut self, id: SessionId, record: &Versioned) -> bool {
+        let is_here = self.note_stored(id, record.version);
+        if is_here && let Some(session) = self.sessions.get_mut(&id) {
+            session.takeover = Some(record.session.root.takeover());
+        }
+        is_here
+    }
+
     /// A record that belongs to no session is removed.
     pub fn forget_stored(&mut self, id: SessionId, version: Version) {
         if let Some(store) = &mut self.world.store {
-            store.ask(Change::Delete { id, expected: version });
+            store.remove(id, version);
         }
     }
 
-    /// A stored session whose memory is gone, with both processes: it ends, and the audit says so.
-    pub fn end_stored(&mut self, now: BootTime, id: SessionId, stored: &Versioned) {
-        let version = StateVersion::first(stored.session.term).next_term();
-        let kind = AuditKind::Termination { total_lifetime_ms: 0, total_switches: 0 };
-        let (session, reason) = (Some((id, version)), Some(Reason::OwnerRestart));
-        self.world.lines.push_back(AuditEvent { at: now, session, reason, kind }.into());
-        self.forget_stored(id, stored.version);
+    /// Removals that the store did not take are asked for again.
+    pub(super) fn remove_again(&mut self, now: BootTime) {
+        let Some(store) = &mut self.world.store else { return };
+        if store.again_at.is_some_and(|at| now >= at) {
+            store.again_at = None;
+            for (id, version) in std::mem::take(&mut store.again) {
+                store.remove(id, version);
+            }
+        }
     }
 
     /// What became of a request.
     pub fn handle_store_outcome(&mut self, now: BootTime, outcome: Outcome, view: &dyn ContextView) {
         let Outcome { ticket, id, result } = outcome;
+        if let Some(store) = &mut self.world.store {
+            store.removal_outcome(now, ticket, &result);
+        }
+        if self.load_outcome(now, ticket, id, &result, view) && result.is_ok() {
+            return;
+        }
         match result {
             Ok(version) => self.stored(now, ticket, id, version, view),
             Err(error) => {

@@ -1,7 +1,8 @@
 //! The handles that this node knows, and what the edge has to be told of them.
 //!
-//! XDP gives requests with a known handle a share of their own. It is told of every handle that is remembered here –
-//! the one erased last included, whose use must be answered with REPLAY_DETECTED and not with a RESET.
+//! XDP gives requests with a known handle a share of their own. It is told of the handles of living generations only. The
+//! one erased last is remembered here, since its use must be answered with REPLAY_DETECTED and not with a RESET; but
+//! whoever watched the wire has it, so at the edge it counts as unknown: replays must not use up that share.
 
 use jvpn_session::messages::SessionId;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,16 +16,23 @@ pub enum HandleChange {
     Forgotten([u8; 8]),
 }
 
+/// Whether a handle names a generation that a request may be made under.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Living,
+    Erased,
+}
+
 /// Handle → session.
 #[derive(Debug, Default)]
 pub(super) struct Handles {
-    sessions: BTreeMap<[u8; 8], SessionId>,
+    sessions: BTreeMap<[u8; 8], (SessionId, Standing)>,
     changes: VecDeque<HandleChange>,
 }
 
 impl Handles {
     pub(super) fn get(&self, handle: &[u8; 8]) -> Option<SessionId> {
-        self.sessions.get(handle).copied()
+        self.sessions.get(handle).map(|(session, _)| *session)
     }
 
     pub(super) fn contains(&self, handle: &[u8; 8]) -> bool {
@@ -32,21 +40,31 @@ impl Handles {
     }
 
     pub(super) fn insert(&mut self, handle: [u8; 8], session: SessionId) {
-        if self.sessions.insert(handle, session).is_none() {
+        let before = self.sessions.insert(handle, (session, Standing::Living));
+        if before.is_none_or(|(_, standing)| standing == Standing::Erased) {
             self.changes.push_back(HandleChange::Known(handle));
         }
     }
 
+    /// The generation is erased: whoever uses its handle from now on replays.
+    pub(super) fn erase(&mut self, handle: [u8; 8], session: SessionId) {
+        let before = self.sessions.insert(handle, (session, Standing::Erased));
+        if before.is_some_and(|(_, standing)| standing == Standing::Living) {
+            self.changes.push_back(HandleChange::Forgotten(handle));
+        }
+    }
+
     pub(super) fn remove(&mut self, handle: &[u8; 8]) {
-        if self.sessions.remove(handle).is_some() {
+        if self.sessions.remove(handle).is_some_and(|(_, standing)| standing == Standing::Living) {
             self.changes.push_back(HandleChange::Forgotten(*handle));
         }
     }
 
-    /// Tells a data plane that has just come up of all of them.
+    /// Tells a data plane that has just come up of all that live.
     pub(super) fn announce_all(&mut self) {
         self.changes.clear();
-        self.changes.extend(self.sessions.keys().copied().map(HandleChange::Known));
+        let living = self.sessions.iter().filter(|(_, (_, standing))| *standing == Standing::Living);
+        self.changes.extend(living.map(|(handle, _)| HandleChange::Known(*handle)));
     }
 
     pub(super) fn poll_change(&mut self) -> Option<HandleChange> {
@@ -73,5 +91,28 @@ mod tests {
         handles.announce_all();
         assert_eq!((handles.poll_change(), handles.poll_change()), (Some(HandleChange::Known(b)), None));
         assert!(handles.contains(&b) && handles.get(&a).is_none());
+    }
+
+    /// R3.2: a handle that was seen on the wire has no share at the edge once its generation is erased; the engine still
+    /// knows whose it was.
+    #[test]
+    fn r3_2_an_erased_handle_is_unknown_to_the_edge_only() {
+        let mut handles = Handles::default();
+        let (a, b, session) = ([1; 8], [2; 8], SessionId([9; 16]));
+        handles.insert(a, session);
+        handles.insert(b, session);
+        handles.erase(a, session);
+        handles.erase(a, session);
+        let told = |handles: &mut Handles| std::iter::from_fn(|| handles.poll_change()).collect::<Vec<_>>();
+        let (known, forgotten) = (HandleChange::Known, HandleChange::Forgotten);
+        assert_eq!(told(&mut handles), [known(a), known(b), forgotten(a)]);
+        assert_eq!(handles.get(&a), Some(session));
+        handles.announce_all();
+        assert_eq!(told(&mut handles), [known(b)]);
+        handles.remove(&a);
+        assert_eq!((told(&mut handles), handles.get(&a)), (vec![], None));
+        // Adopted from JOURNAL, it was never told of.
+        handles.erase(a, session);
+        assert_eq!((told(&mut handles), handles.get(&a)), (vec![], Some(session)));
     }
 }

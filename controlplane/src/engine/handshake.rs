@@ -1,11 +1,12 @@
 //! HANDSHAKE_INIT: from a datagram to a session in BIRTH with its first binding under way.
 //!
-//! Order: MAC (silence for scanners) · the node's limit · Noise message · allow-list · timestamp, made
+//! Order: MAC (silence for scanners) · under load a cookie · the node's limit · Noise message · allow-list · timestamp, made
 //! durable before anything leaves · versions and suites by the server's preference · sessions and slots ·
 //! birth.
 
 use super::api::ContextView;
 use super::counters::Counter;
+use super::retry::Work;
 use super::session::{Binding, GenerationSecrets, Session};
 use super::world::World;
 use super::{Arrival, Engine};
@@ -14,6 +15,7 @@ use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{PROTOCOL_VERSION, Reason};
 use jvpn_crypto::Proven;
+use jvpn_crypto::cookie::Question;
 use jvpn_crypto::handshake::{IncomingInit, init_mac_ok, read_init};
 use jvpn_session::messages::{
     BindingGrant, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer, SessionId,
@@ -109,6 +111,7 @@ impl Engine {
         let policy = &self.world.settings.policy;
         let mut session = Box::new(Session::new(next.core.clone(), peer, suite, policy));
         session.pending = Some(GenerationSecrets { resume: secret.resume(), handle });
+        session.takeover = Some(secret.root().takeover());
         self.world.handles.insert(handle.0, id);
         self.world.counters.count(Counter::SessionsBorn);
         let created = AuditKind::SessionCreated {
@@ -153,6 +156,9 @@ impl ContextView for NoContext {
     fn traffic(&self, _: u32) -> super::Traffic {
         super::Traffic::default()
     }
+    fn probed(&self, _: u32) -> Option<super::Probed> {
+        None
+    }
 }
 
 impl World {
@@ -160,10 +166,12 @@ impl World {
     fn admit_handshake(&mut self, at: Arrival, datagram: &[u8]) -> Option<Fresh> {
         if !init_mac_ok(&self.public_key, datagram) {
             self.counters.count(Counter::HandshakeMacWrong);
+            self.note_abuse(at, Reason::AuthFail);
             return None;
         }
         self.counters.count(Counter::HandshakeReceived);
-        if self.limits.handshakes.take(at.now).is_err() {
+        let at = self.pass(at, Work::Handshake, &Question::of_init(datagram)?)?;
+        if self.limits.handshakes.take(at.now, at.address).is_err() {
             let kind = AuditKind::RateLimit { scope: LimitScope::Global };
             return self.drop_handshake(at, Reason::RateLimited, kind);
         }
@@ -174,17 +182,18 @@ impl World {
         if !self.is_allowed(&init.peer) {
             return self.drop_handshake(at, Reason::PolicyDeny, security(Violation::UnknownPeer));
         }
-        let own = self.peers.get_mut(&init.peer).map(|peer| peer.handshakes.take(at.now));
-        if !matches!(own, Some(Ok(()))) {
-            let kind = AuditKind::RateLimit { scope: LimitScope::Session };
-            return self.drop_handshake(at, Reason::RateLimited, kind);
-        }
         let Some(offer) = HandshakeOffer::decode(&init.payload) else {
             return self.drop_handshake(at, Reason::Malformed, security(Violation::Malformed));
         };
         let last = self.durable.handshake_timestamp(&init.peer);
         if last.is_some_and(|last| offer.timestamp_ns <= last) {
             return self.drop_handshake(at, Reason::ReplayDetected, security(Violation::ReplayDetected));
+        }
+        // Only what is fresh: nobody may use up a peer's own limit with a handshake that he saw.
+        let own = self.peers.get_mut(&init.peer).map(|peer| peer.handshakes.take(at.now));
+        if !matches!(own, Some(Ok(()))) {
+            let kind = AuditKind::RateLimit { scope: LimitScope::Session };
+            return self.drop_handshake(at, Reason::RateLimited, kind);
         }
         if let Err(error) = self.durable.record_handshake(&init.peer, offer.timestamp_ns) {
             // An answer now could be replayed after a restart: none leaves.
@@ -198,6 +207,7 @@ impl World {
 
     fn drop_handshake(&mut self, at: Arrival, reason: Reason, kind: AuditKind) -> Option<Fresh> {
         self.counters.handshake_refused(reason);
+        self.note_abuse(at, reason);
         self.report_node(at.now, Some(reason), kind);
         None
     }
@@ -263,12 +273,22 @@ impl World {
 
     /// What a new binding brings with it.
     pub(super) fn binding_grant(&self, core: &SessionCore, slot: SlotId, handle: Handle) -> BindingGrant {
+        self.grant_of(core.epoch(), core.version().0, slot, handle)
+    }
+
+    pub(super) fn grant_of(
+        &self,
+        epoch: u64,
+        anchor_version: u64,
+        slot: SlotId,
+        handle: Handle,
+    ) -> BindingGrant {
         let node_key = self.durable.node_key();
         BindingGrant {
             slot,
             shard: SHARD,
-            epoch: core.epoch(),
-            anchor_version: core.version().0,
+            epoch,
+            anchor_version,
             handle,
             slot_token: node_key.reset_token(ResetKind::Slot, Reset::slot_value(slot)),
             handle_token: node_key.reset_token(ResetKind::Handle, handle.0),

@@ -29,7 +29,7 @@ impl World {
                 let kind = AuditKind::Security { violation: Violation::ProtocolViolation };
                 self.report(session, now, reason, kind);
             }
-            // There is no store yet that could take a session from this node.
+            // One node owns all its sessions: nobody takes one from it.
             Err(Rejection::Relinquished) => self.counters.event_ignored(name),
         }
     }
@@ -66,6 +66,7 @@ impl World {
             BindingChange::Confirm => self.confirm(session, &before, now),
             BindingChange::End => self.end(session, now, view),
         }
+        self.report_level(session, now, before.entered_at());
         if reason == Reason::PolicyFlapLimit {
             self.report_budget(session, now);
         }
@@ -97,6 +98,7 @@ impl World {
         binding.alive_since = now;
         let (slot, remote, epoch) = (binding.slot, binding.remote, binding.epoch);
         session.dead_check_at = now.after(self.settings.policy.dead_after_min);
+        session.quality.begin(now, &self.settings.policy);
         self.route(session, slot);
         if before.state() == State::Birth {
             if let Some(peer) = self.peers.get_mut(&session.peer) {
@@ -148,6 +150,7 @@ impl World {
 
     /// Remembers the handle of the generation erased last: whoever uses it replays.
     pub(super) fn erase(&mut self, session: &mut Session, handle: jvpn_session::messages::Handle) {
+        self.handles.erase(handle.0, session.id());
         if let Some(older) = session.erased.replace(handle) {
             self.forget_handle(older);
         }
@@ -170,6 +173,7 @@ impl World {
     /// a while.
     fn end(&mut self, session: &mut Session, now: BootTime, view: &dyn ContextView) {
         self.tell_end(session);
+        self.drop_offer(session);
         self.unbind_all(session, now, view);
         if let Some(slot) = session.routed.take() {
             for prefix in self.prefixes_of(&session.peer) {
@@ -186,7 +190,7 @@ impl World {
             peer.birth = peer.birth.filter(|birth| *birth != id);
         }
         self.live = self.live.saturating_sub(1);
-        self.remembered.push_back(id);
+        self.remembered.insert((session.core.entered_at(), id));
         let kind = AuditKind::Termination {
             total_lifetime_ms: u64::try_from(session.core.lifetime(now).as_millis()).unwrap_or(u64::MAX),
             total_switches: session.core.total_switches(),
@@ -236,9 +240,10 @@ impl World {
         if let Some(handle) = session.erased {
             self.handles.remove(&handle.0);
         }
-        if let Some(at) = session.scheduled {
-            self.timers.remove(&(at, session.id()));
+        if let Some(timer) = session.scheduled {
+            self.timers.remove(timer, session.id());
         }
+        self.remembered.remove(&(session.core.entered_at(), session.id()));
     }
 }
 

@@ -17,37 +17,47 @@ mod bindings;
 mod control;
 mod counters;
 mod durable;
+mod find;
 mod handles;
 mod handshake;
 mod lifecycle;
+mod loading;
 mod paths;
 mod peers;
+mod quality;
 mod reattach;
 mod rekey;
+mod retry;
 mod session;
 mod slots;
 mod snapshot;
 mod status;
+mod takeover;
 mod timeline;
 mod timers;
 mod unbound;
+mod wheel;
 mod world;
 
 pub use adoption::Kept;
 pub use api::{
-    AdminCommand, AdminError, ContextView, Durable, PeerSettings, Settings, TableCommand, TableEvent,
+    AdminCommand, AdminError, ContextView, Durable, PeerSettings, Probed, Settings, TableCommand, TableEvent,
     Traffic, Transmit, TunnelSettings,
 };
 pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};
 pub use handles::HandleChange;
 pub use peers::PeersChanged;
+pub use retry::UnderLoad;
 pub use snapshot::Snapshot;
 pub use status::{SessionStatus, Status};
 pub use timeline::{SessionDetail, TimelineRow};
 
+use crate::abuse::{Abuse, AbuseSettings, Summary};
 use crate::audit::{AuditKind, Line};
+use crate::load::Address;
 use jvpn_abi::wire::MsgType;
+use jvpn_abi::wire::reattach::{KIND_AT, KIND_TAKEOVER};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::keys::StaticSecret;
 use jvpn_crypto::rng::Random;
@@ -69,6 +79,8 @@ struct Arrival {
     now: BootTime,
     remote: Endpoint,
     local: Endpoint,
+    /// Whether it showed a cookie when cookies were asked for.
+    address: Address,
 }
 
 impl Engine {
@@ -98,10 +110,13 @@ impl Engine {
         datagram: &[u8],
         view: &dyn ContextView,
     ) {
-        let at = Arrival { now, remote, local };
+        let at = Arrival { now, remote, local, address: Address::Unproven };
         let kind = datagram.first().copied().and_then(MsgType::from_octet);
         match kind {
             Some(MsgType::HandshakeInit) => self.handshake(at, datagram, view),
+            Some(MsgType::ReattachRequest) if datagram.get(KIND_AT) == Some(&KIND_TAKEOVER) => {
+                self.takeover(at, datagram, view);
+            }
             Some(MsgType::ReattachRequest) => self.reattach(at, datagram, view),
             Some(MsgType::Control) => self.control(at, datagram, view),
             Some(MsgType::UnboundSample) => self.sample(at, datagram, view),
@@ -137,6 +152,12 @@ impl Engine {
     /// Time has come: call it at or after the moment that [`Self::poll_timeout`] named.
     pub fn handle_timeout(&mut self, now: BootTime, view: &dyn ContextView) {
         self.fire_timers(now, view);
+        self.world.sum_up_abuse(now);
+    }
+
+    /// From now on abuse is summed up; see [`Self::poll_abuse`].
+    pub fn keep_abuse(&mut self, settings: AbuseSettings) {
+        self.world.abuse = Some(Abuse::new(settings));
     }
 
     /// An operator's wish.
@@ -192,6 +213,11 @@ impl Engine {
     /// The next audit line.
     pub fn poll_audit(&mut self) -> Option<Line> {
         self.world.lines.pop_front()
+    }
+
+    /// The summary of abuse that is due.
+    pub const fn poll_abuse(&mut self) -> Option<Summary> {
+        self.world.abuse_summary.take()
     }
 
     /// When [`Self::handle_timeout`] is due next.

@@ -5,8 +5,8 @@ use super::counters::Counter;
 use super::session::Session;
 use super::world::World;
 use super::{Arrival, Engine};
-use jvpn_abi::BootTime;
 use jvpn_abi::wire::path::PATH_PROBE_LEN;
+use jvpn_abi::{BootTime, Reason};
 use jvpn_crypto::path::{ProbeError, TICKET_LIFETIME, TicketMint};
 use jvpn_session::messages::{ControlMessage, MAX_TICKETS, TicketBatch};
 
@@ -29,7 +29,10 @@ impl Engine {
             }
             Err(ProbeError::Malformed) => world.counters.count(Counter::PathProbeMalformed),
             Err(ProbeError::Expired) => world.counters.count(Counter::PathProbeExpired),
-            Err(ProbeError::Authentication) => world.counters.count(Counter::PathProbeAuthFail),
+            Err(ProbeError::Authentication) => {
+                world.note_abuse(at, Reason::AuthFail);
+                world.counters.count(Counter::PathProbeAuthFail);
+            }
         }
     }
 }

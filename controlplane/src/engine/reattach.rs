@@ -5,6 +5,7 @@
 //! |---|---|
 //! | 1 framing | [`Engine::reattach`] |
 //! | 2 edge limit | XDP |
+//! | under load: a cookie | `World::pass` |
 //! | 3 handle | [`Engine::reattach`] |
 //! | 4 nonce, repeated requests | `World::reattach` |
 //! | 5 MAC, 6 session's limit, 7 node's limit | `World::reattach` |
@@ -21,13 +22,15 @@ use super::bindings::patience;
 use super::counters::Counter;
 use super::handshake::UNAVAILABLE_RETRY_MS;
 use super::rekey::Asks;
+use super::retry::Work;
 use super::session::{Answered, Binding, FIRST_KEY_NUMBER, GenerationSecrets, Session};
-use super::world::World;
+use super::world::{DataPlane, World};
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
 use jvpn_abi::Reason;
 use jvpn_abi::wire::reattach::REJECT_LEN;
 use jvpn_crypto::Proven;
+use jvpn_crypto::cookie::Question;
 use jvpn_crypto::reattach::{IncomingRequest, RequestFrame, reject};
 use jvpn_crypto::schedule::Resume;
 use jvpn_session::event::Priority;
@@ -52,13 +55,18 @@ pub(super) struct Asked {
 
 impl Engine {
     pub(super) fn reattach(&mut self, at: Arrival, datagram: &[u8], view: &dyn ContextView) {
-        let Some(frame) = RequestFrame::parse(datagram) else {
+        let framed = RequestFrame::parse(datagram).zip(Question::of_request(datagram));
+        let Some((frame, question)) = framed else {
+            self.world.note_abuse(at, Reason::Malformed);
             return self.world.counters.reattach_rejected(Reason::Malformed);
         };
         self.world.counters.count(Counter::ReattachReceived);
         let Some(id) = self.world.handles.get(&frame.handle()) else {
+            // Load of these asks those for a cookie who know no handle, and nobody else.
+            let Some(at) = self.world.pass(at, Work::Reset, &question) else { return };
             return self.world.reset_handle(at, frame.handle());
         };
+        let Some(at) = self.world.pass(at, Work::Reattach, &question) else { return };
         self.run_due(id, at.now, Priority::REATTACH, view);
         self.with(id, |world, session| {
             let known = session.generation(Handle(frame.handle())).map(|(under, resume)| Known {
@@ -79,7 +87,7 @@ impl World {
     fn reattach(&mut self, session: &mut Session, at: Arrival, known: &Known<'_>, view: &dyn ContextView) {
         let claim = known.frame.unmask(&known.resume);
         if !session.core.is_fresh(claim.nonce) {
-            return self.repeated(session, at, known.frame.datagram());
+            return self.repeated(session, at, known);
         }
         if !known.frame.mac_ok(&known.resume) {
             return self.drop_request(session, at, Reason::AuthFail, Violation::AuthFail);
@@ -88,10 +96,15 @@ impl World {
         if let Err(retry_after_ms) = session.limits.reattach.take(at.now) {
             return self.limit(session, at, known, LimitScope::Session, retry_after_ms);
         }
-        if let Err(retry_after_ms) = self.limits.reattach.take(at.now) {
+        if let Err(retry_after_ms) = self.limits.reattach.take(at.now, at.address) {
             return self.limit(session, at, known, LimitScope::Global, retry_after_ms);
         }
         let Some(asked) = self.prove(session, at, known) else { return };
+        if self.data_plane == DataPlane::Adopting {
+            // What JOURNAL says of this session may be behind the tables: nothing is decided before both were read.
+            let wait = Duration::from_millis(u64::from(UNAVAILABLE_RETRY_MS));
+            return self.refuse(session, at, known, Reason::Unavailable, wait);
+        }
         match session.asks(at, known.under) {
             Asks::Rekey => return self.rekey(session, at, known, asked, view),
             Asks::Wait(wait) => return self.refuse(session, at, known, Reason::RateLimited, wait),
@@ -111,10 +124,15 @@ impl World {
         }
     }
 
-    /// Check 4 failed: the answer again for a byte-identical request from the same endpoint, else a replay.
-    fn repeated(&mut self, session: &mut Session, at: Arrival, datagram: &[u8]) {
+    /// Check 4 failed: the answer again for the same request from the same endpoint, else a replay. A request is the
+    /// same if it is byte-identical, or its client's own form of it with another cookie.
+    fn repeated(&mut self, session: &mut Session, at: Arrival, known: &Known<'_>) {
+        let frame = &known.frame;
         let same = |answered: &&Answered| {
-            *answered.request == *datagram && answered.remote == at.remote && answered.local == at.local
+            let place = answered.remote == at.remote && answered.local == at.local;
+            let identical = || *answered.request == *frame.datagram();
+            let other_form = || frame.is_same_request(&answered.request) && frame.mac_ok(&known.resume);
+            place && (identical() || other_form())
         };
         let kept = session.answered.iter().chain(&session.refused).find(same);
         let Some(answered) = kept else {
@@ -237,7 +255,9 @@ impl World {
 
     /// A failure that meets silence.
     fn drop_request(&mut self, session: &mut Session, at: Arrival, reason: Reason, violation: Violation) {
+        session.unchanged = true;
         self.counters.reattach_rejected(reason);
+        self.note_abuse(at, reason);
         self.report(session, at.now, reason, AuditKind::Security { violation });
         let kind = AuditKind::ReattachReject { remote: at.remote, retry_after_ms: 0 };
         self.report(session, at.now, reason, kind);
@@ -293,6 +313,7 @@ impl World {
         retry_after: Duration,
     ) -> [u8; REJECT_LEN] {
         self.counters.reattach_rejected(reason);
+        self.note_abuse(at, reason);
         let retry_after_ms = milliseconds(retry_after);
         let kind = AuditKind::ReattachReject { remote: at.remote, retry_after_ms };
         self.report(session, at.now, reason, kind);
@@ -307,12 +328,12 @@ pub(super) fn refusal(known: &Known<'_>, reason: Reason, retry_after: Duration) 
 }
 
 /// Rounded up: a client that waits as told never comes too early.
-fn milliseconds(wait: Duration) -> u32 {
+pub(super) fn milliseconds(wait: Duration) -> u32 {
     u32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
 }
 
 /// The reason that a client is told: of a session that ended, why it ended decides what the client does next.
-fn spoken(session: &Session, reason: Reason) -> Reason {
+pub(super) fn spoken(session: &Session, reason: Reason) -> Reason {
     const EXPIRED: [Reason; 3] =
         [Reason::TtlSessionExpired, Reason::TtlTransportLossExpired, Reason::RecoveryBoundsExceeded];
     let ended = session.core.reason();

@@ -70,9 +70,9 @@ impl Key {
     }
 }
 
-/// The next key of a binding.
+/// The next key of a binding. On the heap of its own, like the one before: most of the time there is none.
 pub(super) struct Rekey {
-    pub(super) key: Key,
+    pub(super) key: Box<Key>,
     pub(super) stage: RekeyStage,
 }
 
@@ -96,7 +96,7 @@ pub(super) struct Offer {
 
 /// The key before: it only receives.
 pub(super) struct Previous {
-    pub(super) key: Key,
+    pub(super) key: Box<Key>,
     /// When the workers are told to drop it, or told again.
     pub(super) until: BootTime,
     /// The entry that tells them.
@@ -203,13 +203,13 @@ impl Binding {
         let incarnation = p.u32()?.checked_add(1)?;
         let theirs = ControlSecret::from_octets(Zeroizing::new(p.octets()?));
         let heard = p.option(|p| Some(Heard { incarnation: p.u32()?, highest_counter: p.u64()? }))?;
-        let key = Key {
+        let key = Box::new(Key {
             number,
             data: None,
             sealer: ControlSealer::from_secret(ours, suite, self.slot, incarnation),
             opener: ControlOpener::from_secret(theirs, suite, self.slot, heard),
             since,
-        };
+        });
         if kind == OTHER_IS_NEXT {
             self.rekey = Some(Rekey { key, stage: RekeyStage::Offered });
         } else {
@@ -343,7 +343,7 @@ impl World {
             generation: GenerationSecrets { resume: secret.resume(), handle },
             answered: session.core.version(),
         });
-        let key = Key::new(&secret, (session.suite, slot), number, incarnation, at.now);
+        let key = Box::new(Key::new(&secret, (session.suite, slot), number, incarnation, at.now));
         if let Some(binding) = &mut session.binding {
             binding.rekey = Some(Rekey { key, stage: RekeyStage::Installing(offer) });
         }
@@ -435,14 +435,14 @@ impl World {
             return;
         };
         let Some(rekey) = binding.rekey.take() else { return };
-        let Key { number, data, sealer, opener, since } = rekey.key;
-        let key = Key {
+        let Key { number, data, sealer, opener, since } = *rekey.key;
+        let key = Box::new(Key {
             number: std::mem::replace(&mut binding.key_number, number),
             data: std::mem::replace(&mut binding.keys, data),
             sealer: std::mem::replace(&mut binding.sealer, sealer),
             opener: std::mem::replace(&mut binding.opener, opener),
             since: std::mem::replace(&mut binding.key_since, since),
-        };
+        });
         let until = now.after(OVERLAP).min(key.since.after(hard));
         binding.previous = Some(Previous { key, until, dropping: None });
         if let Some(pending) = session.pending.take()

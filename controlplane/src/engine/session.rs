@@ -2,9 +2,12 @@
 
 use super::api::Traffic;
 use super::bindings::UNCONFIRMED_MIN;
+use super::quality::QualityWatch;
 use super::rekey::{Previous, Rekey};
 use super::snapshot::Place;
+use super::takeover::Offered;
 use super::timeline::Timeline;
+use super::wheel::Timer;
 use crate::audit::Floods;
 use crate::limits::SessionLimits;
 use crate::store::Version;
@@ -15,7 +18,7 @@ use jvpn_abi::wire::{Direction, SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::control::{ControlOpener, ControlSealer};
 use jvpn_crypto::keys::PublicKey;
-use jvpn_crypto::schedule::{DataKeys, EpochSecret, Resume};
+use jvpn_crypto::schedule::{DataKeys, EpochSecret, Resume, TakeoverKey};
 use jvpn_session::messages::{Handle, Prefix, SessionId};
 use jvpn_session::{BindingPhase, Generation, Policy, SessionCore, State};
 use std::time::Duration;
@@ -34,8 +37,8 @@ pub(super) struct Session {
     pub(super) suite: Suite,
     /// What the tables bind.
     pub(super) binding: Option<Binding>,
-    /// What is on its way into the tables.
-    pub(super) attempt: Option<Attempt>,
+    /// What is on its way into the tables. On the heap of its own, because most of the time there is none.
+    pub(super) attempt: Option<Box<Attempt>>,
     /// The binding before, to recognise its late frames.
     pub(super) former: Option<Former>,
     /// The unbind that the workers have not passed yet.
@@ -56,16 +59,24 @@ pub(super) struct Session {
     pub(super) recovery: Option<Recovery>,
     /// When the next look at a silent path is due.
     pub(super) dead_check_at: BootTime,
+    /// The quality of the bound path.
+    pub(super) quality: QualityWatch,
     /// Traffic of earlier bindings.
     pub(super) earlier_traffic: Traffic,
     /// The entry in the timer queue.
-    pub(super) scheduled: Option<BootTime>,
+    pub(super) scheduled: Option<Timer>,
     /// Version of its record in the store, once it is there.
     pub(super) stored: Option<Version>,
     /// Its record in JOURNAL.
     pub(super) journal: Option<Place>,
+    /// What happened just now changed nothing that JOURNAL holds: a flood of it must not cost a record each to see that.
+    pub(super) unchanged: bool,
     /// The last transitions, to show.
     pub(super) timeline: Timeline,
+    /// The secret of its takeover exchange; `None` if nobody stored it.
+    pub(super) takeover: Option<TakeoverKey>,
+    /// What the answer to a takeover request offers.
+    pub(super) offered: Option<Box<Offered>>,
 }
 
 impl Session {
@@ -88,11 +99,15 @@ impl Session {
             routed: None,
             recovery: None,
             dead_check_at: BootTime::NEVER,
+            quality: QualityWatch::new(),
             earlier_traffic: Traffic::default(),
             scheduled: None,
             stored: None,
             journal: None,
+            unchanged: false,
             timeline: Timeline::default(),
+            takeover: None,
+            offered: None,
         }
     }
 
@@ -140,6 +155,9 @@ impl Session {
         let rekeys = |b: &Binding| b.rekey.is_some() || b.previous.is_some();
         if self.binding.as_ref().is_some_and(rekeys) && !self.core.state().is_bound() {
             return Some("I1: two keys of a binding that is not confirmed");
+        }
+        if self.core.state() == State::Terminated && self.offered.is_some() {
+            return Some("I4: a terminated session offers a binding");
         }
         if self.core.state() == State::Terminated && !self.is_idle() {
             return Some("I4: a terminated session has a binding");

@@ -29,8 +29,10 @@ pub(super) struct Slots {
     limit: u32,
     /// Next serial of each index that was ever used; its length is the first fresh index.
     serials: Vec<u32>,
-    /// Indexes that may be used again, longest rest first.
+    /// Indexes that may be used again, longest rest first. All are below the limit.
     resting: VecDeque<u32>,
+    /// The same, but above the limit: of a data plane that had more slots.
+    beyond: Vec<u32>,
     /// References to indexes in use: the binding, and the routes that still lead to it.
     held: BTreeMap<u32, u32>,
     /// Slots whose answer has not left.
@@ -45,6 +47,7 @@ impl Slots {
             limit: 0,
             serials: Vec::new(),
             resting: VecDeque::new(),
+            beyond: Vec::new(),
             held: BTreeMap::new(),
             fresh: BTreeSet::new(),
             floor,
@@ -55,6 +58,9 @@ impl Slots {
     /// The tables have this many slots.
     pub(super) fn resize(&mut self, slots: u32) {
         self.limit = slots.min(MAX_SLOTS);
+        let free = self.resting.drain(..).chain(self.beyond.drain(..));
+        let (within, beyond): (Vec<u32>, Vec<u32>) = free.partition(|index| *index < self.limit);
+        (self.resting, self.beyond) = (within.into(), beyond);
     }
 
     pub(super) const fn limit(&self) -> u32 {
@@ -108,9 +114,7 @@ impl Slots {
             self.serials.push(self.floor);
             return Some(fresh);
         }
-        // A smaller data plane may have come up since an index went to rest.
-        let at = self.resting.iter().position(|index| *index < self.limit)?;
-        self.resting.remove(at)
+        self.resting.pop_front()
     }
 
     /// Slots that an earlier process handed out are in use, each as often as it is named.
@@ -122,6 +126,7 @@ impl Slots {
         // Every serial below the floor may have been used, at any index.
         self.serials.resize(self.serials.len().max(indexes as usize), self.floor);
         self.resting = (0..indexes).filter(|index| !self.held.contains_key(index)).collect();
+        self.resize(self.limit);
     }
 
     /// One more reference to a slot in use.
@@ -139,7 +144,11 @@ impl Slots {
         if *count == 0 {
             self.held.remove(&slot.index());
             self.fresh.remove(&slot);
-            self.resting.push_back(slot.index());
+            if slot.index() < self.limit {
+                self.resting.push_back(slot.index());
+            } else {
+                self.beyond.push(slot.index());
+            }
         }
     }
 
@@ -174,6 +183,27 @@ mod tests {
             }
             assert_eq!(slots.in_use(), 0);
         }
+    }
+
+    /// R8.3: indexes above a smaller data plane's limit wait until there is a larger one; nobody has to look for them.
+    #[test]
+    fn r8_3_a_smaller_data_plane_leaves_out_what_it_does_not_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut state = NodeState::open(dir.path(), &mut OsRandom::checked().unwrap()).unwrap();
+        let mut slots = Slots::new(state.serial_floor());
+        slots.resize(4);
+        let taken: Vec<SlotId> = (0..4).map(|_| slots.take(&mut state).unwrap()).collect();
+        slots.release(taken[3]);
+        slots.resize(2);
+        slots.release(taken[2]);
+        assert!(matches!(slots.take(&mut state), Err(SlotError::Full)));
+        slots.release(taken[1]);
+        assert_eq!(slots.take(&mut state).unwrap().index(), 1);
+        slots.resize(4);
+        let mut again: Vec<u32> = (0..2).map(|_| slots.take(&mut state).unwrap().index()).collect();
+        again.sort_unstable();
+        assert_eq!(again, [2, 3]);
+        assert!(matches!(slots.take(&mut state), Err(SlotError::Full)));
     }
 
     #[test]

@@ -8,8 +8,10 @@
 //! | numbers and ages of its keys | a rekey goes on where it was; limits hold over a restart |
 //! | CONTROL secrets, own incarnation, what was heard | the next incarnation speaks; nothing opens twice |
 //! | routed slot, recovery, earlier traffic | routes stay; what is measured goes on |
+//! | since when quality has been bad | its deadline stays |
 
 use super::api::{TableCommand, Traffic};
+use super::quality::QualityWatch;
 use super::session::{Attempt, Binding, GenerationSecrets, Recovery, Session, Stage};
 use super::world::World;
 use jvpn_abi::BootTime;
@@ -76,6 +78,8 @@ pub(super) struct Places {
     /// The first that was never used.
     fresh: u32,
     free: Vec<u32>,
+    /// A session once found no place: JOURNAL does not know all of them.
+    overflowed: bool,
 }
 
 impl Places {
@@ -84,19 +88,25 @@ impl Places {
         let fresh = in_use.last().map_or(0, |last| last.saturating_add(1));
         // Low ones are handed out first, so that little memory is touched.
         let free = (0..fresh).rev().filter(|index| !in_use.contains(index)).collect();
-        Self { capacity, fresh, free }
+        Self { capacity, fresh, free, overflowed: false }
     }
 
     pub(super) const fn has_room(&self) -> bool {
         !self.free.is_empty() || self.fresh < self.capacity
     }
 
+    pub(super) const fn has_overflowed(&self) -> bool {
+        self.overflowed
+    }
+
     fn take(&mut self) -> Option<u32> {
-        self.free.pop().or_else(|| {
+        let taken = self.free.pop().or_else(|| {
             let index = self.fresh;
             (index < self.capacity).then(|| self.fresh += 1)?;
             Some(index)
-        })
+        });
+        self.overflowed |= taken.is_none();
+        taken
     }
 }
 
@@ -104,6 +114,12 @@ impl World {
     /// Writes what became of a session into JOURNAL, before the commands behind `mark`, which follow from it.
     pub(super) fn journal(&mut self, session: &mut Session, mark: usize) {
         let Some(places) = &mut self.journal else { return };
+        if std::mem::take(&mut session.unchanged)
+            && let Some(place) = session.journal
+        {
+            debug_assert_eq!(place.digest, Some(session.snapshot().digest()), "it did change");
+            return;
+        }
         if !session.core.state().is_live() {
             if let Some(Place { index, .. }) = session.journal.take() {
                 places.free.push(index);
@@ -116,7 +132,7 @@ impl World {
         let index = match session.journal {
             Some(place) if place.digest == digest => return,
             Some(place) => place.index,
-            // A session for which there was no room is over with its process.
+            // Without a record a session is loaded from the store after its process has died.
             None => match places.take() {
                 Some(index) => index,
                 None => return self.counters.count(super::Counter::JournalFull),
@@ -152,6 +168,7 @@ impl Session {
         p.option(recovery, |p, (left, heard, detect)| {
             p.endpoint(left).u64(heard).option(detect, Packer::u32)
         });
+        p.option(self.quality.level().bad_since().map(|since| since.0), Packer::u64);
         match (&self.binding, &self.attempt) {
             (Some(binding), _) => pack_binding(p.u8(BOUND), binding),
             (None, Some(attempt)) => pack_binding(p.u8(ON_ITS_WAY), &attempt.binding),
@@ -187,12 +204,14 @@ impl Session {
             })
         })?;
         session.dead_check_at = now.after(policy.dead_after_min);
+        let bad_since = p.option(|p| p.u64().map(BootTime))?;
+        session.quality = QualityWatch::restored(bad_since, session.dead_check_at);
         match p.u8()? {
             NO_BINDING => {}
             ON_ITS_WAY => {
                 let binding = unpack_binding(&mut p, suite, now)?;
                 let (stage, answer, refusal) = (Stage::Installing { seq: 0 }, Vec::new(), None);
-                session.attempt = Some(Attempt { binding, stage, until: now, answer, refusal });
+                session.attempt = Some(Box::new(Attempt { binding, stage, until: now, answer, refusal }));
             }
             BOUND => {
                 let mut binding = unpack_binding(&mut p, suite, now)?;

@@ -2,11 +2,14 @@
 
 use super::Engine;
 use super::api::{ContextView, Traffic};
+use super::retry::UnderLoad;
 use super::session::Session;
 use super::world::DataPlane;
 use jvpn_abi::BootTime;
+use jvpn_session::quality::{Loss, Measured, Thresholds};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The control plane at one moment.
 #[derive(Clone, Debug, Serialize)]
@@ -15,8 +18,12 @@ pub struct Status {
     pub data_plane: &'static str,
     /// The policy preset.
     pub policy: String,
+    /// For what cookies are asked for now.
+    pub under_load: UnderLoad,
     /// Sessions that are not TERMINATED.
     pub live_sessions: usize,
+    /// Sessions that are being loaded from the store.
+    pub loading_sessions: usize,
     /// Slots in use.
     pub slots_in_use: usize,
     /// Every session that is still remembered.
@@ -52,8 +59,16 @@ pub struct SessionStatus {
     pub remote: Option<String>,
     /// The gateway's side of it.
     pub local: Option<String>,
-    /// Round-trip time; the gateway does not measure it yet.
-    pub rtt_ms: Option<u32>,
+    /// Quality of the bound path: `good`, `bad`, or `unknown` while its client sends too little to tell.
+    pub quality: &'static str,
+    /// Median round-trip time, ms, as the client measured it.
+    pub rtt_ms: Option<f64>,
+    /// Mean change between two probes on their way here, ms.
+    pub jitter_ms: Option<f64>,
+    /// Lost on the way from the client, percent.
+    pub loss_in_percent: Option<f64>,
+    /// Lost on the way to the client, percent.
+    pub loss_out_percent: Option<f64>,
     /// Since the last authenticated frame.
     pub last_heard_ms: Option<u64>,
     /// Confirmed switches.
@@ -80,7 +95,9 @@ impl Engine {
                 DataPlane::Lost => "lost",
             },
             policy: self.world.settings.policy_name.clone(),
+            under_load: self.world.under_load(now),
             live_sessions: self.world.live,
+            loading_sessions: self.world.store.as_ref().map_or(0, |store| store.loads.len()),
             slots_in_use: self.world.slots.in_use(),
             sessions: self.sessions.values().map(|session| self.session_status(session, now, view)).collect(),
             counters: self.world.counters.by_name(),
@@ -99,6 +116,9 @@ impl Engine {
         let current = index.map_or_else(Traffic::default, |index| view.traffic(index));
         let traffic = session.earlier_traffic + current;
         let heard = index.and_then(|index| view.last_heard(index));
+        let thresholds = Thresholds::from(&self.world.settings.policy);
+        let measured = index.map_or_else(Measured::default, |_| session.quality.measured(now, &thresholds));
+        let ms = |duration: Duration| duration.as_micros() as f64 / 1_000.0;
         SessionStatus {
             id: core.id().to_string(),
             peer: self.world.peer_name(&session.peer),
@@ -113,7 +133,11 @@ impl Engine {
             slot: binding.map(|binding| binding.slot.0),
             remote: binding.map(|binding| binding.remote.to_string()),
             local: binding.map(|binding| binding.local.to_string()),
-            rtt_ms: None,
+            quality: session.quality.level().name(),
+            rtt_ms: measured.rtt.map(ms),
+            jitter_ms: measured.jitter.map(ms),
+            loss_in_percent: measured.loss_up.map(Loss::percent_exact),
+            loss_out_percent: measured.loss_down.map(Loss::percent_exact),
             last_heard_ms: heard.map(|at| u64::try_from(now.since(at).as_millis()).unwrap_or(u64::MAX)),
             switches: core.total_switches(),
             packets_in: traffic.packets_in,

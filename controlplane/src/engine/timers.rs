@@ -1,5 +1,4 @@
-//! Deadlines: one entry per session in an ordered queue, and the order of what is due together. No scan per
-//! tick.
+//! Deadlines: one entry per session on the wheel, and the order of what is due together. No scan per tick.
 
 use super::Engine;
 use super::api::ContextView;
@@ -27,18 +26,24 @@ enum Due {
     RekeyFailed,
     /// The key before has received for long enough.
     PreviousOver,
+    /// A look at the path's quality.
+    Look,
+    /// Nobody took what a takeover's answer offered.
+    OfferOver,
 }
 
 impl Due {
     fn priority(&self) -> Priority {
         match self {
             Self::Event(event) => event.priority(),
-            Self::AttemptFailed | Self::RekeyFailed | Self::PreviousOver => {
+            Self::AttemptFailed | Self::RekeyFailed | Self::PreviousOver | Self::OfferOver => {
                 Event::InstallFailed { epoch: 0 }.priority()
             }
             Self::Flipped => Event::Rekeyed.priority(),
             Self::Confirmed => Event::BindingConfirmed { epoch: 0 }.priority(),
             Self::AdoptionFailed => Event::DataPlaneLost.priority(),
+            // Before whatever it finds.
+            Self::Look => Event::DegradedTooLong { bad_since: BootTime::NEVER }.priority(),
         }
     }
 }
@@ -52,9 +57,12 @@ impl World {
         if core.state() == State::Terminated {
             return [floods, Some(self.forgotten_at(session))].into_iter().flatten().min();
         }
-        let silent = (core.state().is_bound() && self.is_up()).then_some(session.dead_check_at);
+        let watched = core.state().is_bound() && self.is_up();
+        let silent = watched.then_some(session.dead_check_at);
+        let look = watched.then_some(session.quality.look_at);
         let restricted = (core.state() == State::Degraded)
-            .then(|| core.degraded_exit(core.entered_at(), core.entered_at(), policy));
+            .then(|| Some(core.degraded_exit(session.fit_since()?, core.entered_at(), policy)))
+            .flatten();
         let deadlines = [
             Some(core.session_deadline(policy)),
             core.transport_loss_deadline(policy),
@@ -64,8 +72,10 @@ impl World {
             unconfirmed_until(session),
             session.binding.as_ref().and_then(|binding| binding.adopting).map(|(_, until)| until),
             silent,
+            look,
             restricted,
             self.key_deadline(session),
+            session.offered_until(),
             floods,
         ];
         deadlines.into_iter().flatten().min()
@@ -107,6 +117,8 @@ impl World {
             Due::RekeyFailed
         } else if session.binding.as_ref().is_some_and(|binding| binding.previous_is_over(now)) {
             Due::PreviousOver
+        } else if reached(session.offered_until()) {
+            Due::OfferOver
         } else if reached(unconfirmed) {
             Due::Event(Event::BindUnconfirmed { epoch: core.epoch() })
         } else if reached(core.birth_deadline()) {
@@ -119,10 +131,15 @@ impl World {
                 return self.due(session, now, ceiling, view);
             }
             Due::Event(Event::TransportDead)
-        } else if core.state() == State::Degraded && now >= core.degraded_exit(core.entered_at(), now, policy)
+        } else if core.state().is_bound() && self.is_up() && now >= session.quality.look_at {
+            Due::Look
+        } else if let Some(event) = self.quality_event(session, now) {
+            Due::Event(event)
+        } else if core.state() == State::Degraded
+            && let Some(since) = session.fit_since()
+            && now >= core.degraded_exit(since, now, policy)
         {
-            // Nothing measures quality yet: what is heard counts as good since the state was entered.
-            Due::Event(Event::QualityGood { since: core.entered_at() })
+            Due::Event(Event::QualityGood { since })
         } else {
             return None;
         };
@@ -169,7 +186,9 @@ impl Engine {
         ceiling: Priority,
         view: &dyn ContextView,
     ) {
-        while let Some(due) = self.with(id, |world, session| world.due(session, now, ceiling, view)).flatten()
+        // To ask what is due changes nothing that JOURNAL holds.
+        while let Some(due) =
+            self.sessions.get_mut(&id).and_then(|session| self.world.due(session, now, ceiling, view))
         {
             match due {
                 Due::Confirmed => self.confirm_binding(id, now, view),
@@ -192,6 +211,12 @@ impl Engine {
                 Due::PreviousOver => {
                     self.with(id, |world, session| world.drop_previous(session, now));
                 }
+                Due::Look => {
+                    self.with(id, |world, session| world.look_at_quality(session, now, view));
+                }
+                Due::OfferOver => {
+                    self.with(id, |world, session| world.drop_offer(session));
+                }
                 Due::AdoptionFailed => {
                     self.with(id, |world, session| world.lose_binding(session, now, view));
                 }
@@ -200,21 +225,26 @@ impl Engine {
     }
 
     pub(super) fn fire_timers(&mut self, now: BootTime, view: &dyn ContextView) {
-        while let Some((at, id)) = self.world.timers.first().copied() {
-            if at > now {
+        self.load_again(now);
+        self.remove_again(now);
+        while let Some((timer, id)) = self.world.timers.first() {
+            if timer.at() > now {
                 break;
             }
             self.run_due(id, now, Priority::LAST, view);
-            self.with(id, |world, session| {
-                let lines = session.floods.flush(now);
-                world.lines.extend(lines);
-            });
+            if let Some(session) = self.sessions.get_mut(&id) {
+                self.world.lines.extend(session.floods.flush(now));
+                self.world.schedule(session);
+            }
             self.forget_if_over(id, now);
             // Whatever is due has happened, so the session's next deadline is later.
-            let stuck = self.world.timers.first().is_some_and(|first| *first == (at, id));
+            let stuck = self.world.timers.first() == Some((timer, id));
             debug_assert!(!stuck, "a deadline of session {id} does not pass");
             if stuck {
-                self.world.timers.remove(&(at, id));
+                self.world.timers.remove(timer, id);
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.scheduled = None;
+                }
             }
         }
         let lines = self.world.floods.flush(now);
@@ -233,14 +263,13 @@ impl Engine {
     /// Keeps the number of terminated sessions that are remembered within its bound (I10).
     pub(super) fn bound_memory(&mut self) {
         while self.world.remembered.len() > REMEMBERED_MAX {
-            let Some(id) = self.world.remembered.pop_front() else { break };
+            let Some((_, id)) = self.world.remembered.pop_first() else { break };
             self.forget(id);
         }
     }
 
     /// Forgets a terminated session; what floods it had counted is written.
     fn forget(&mut self, id: SessionId) {
-        self.world.remembered.retain(|remembered| *remembered != id);
         if let Some(mut session) = self.sessions.remove(&id) {
             let lines = session.floods.flush(BootTime::NEVER);
             self.world.lines.extend(lines);

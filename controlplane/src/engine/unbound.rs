@@ -58,6 +58,8 @@ impl World {
         header: DataHeader,
         view: &dyn ContextView,
     ) {
+        // Limits, floods and what was sealed are not in JOURNAL.
+        session.unchanged = true;
         let hard = self.settings.policy.rekey_hard;
         let bound = session.binding.as_ref().filter(|binding| binding.slot == header.slot);
         let former = session.former.as_ref().filter(|former| former.slot == header.slot);
@@ -72,6 +74,10 @@ impl World {
                 let origin = if left { Origin::Left } else { Origin::Former };
                 (origin, &former.keys)
             }
+            // Its client takes it, and its first DATA overtook that.
+            (None, None) if session.offers(header.slot) => {
+                return self.counters.count(Counter::SampleOfBoundPath);
+            }
             (None, None) => return self.counters.count(Counter::SampleMalformed),
         };
         // At most one per phase, and none past its hard limit.
@@ -79,11 +85,13 @@ impl World {
         let key = keys.iter().find(fits).filter(|key| opens(session.suite, &key.open_key, header, frame));
         let Some(highest) = key.map(|key| key.highest) else {
             self.counters.count(Counter::SampleAuthFail);
+            self.note_abuse(at, Reason::AuthFail);
             let kind = AuditKind::Security { violation: Violation::AuthFail };
             return self.report(session, at.now, Reason::AuthFail, kind);
         };
         if highest.is_some_and(|highest| header.counter <= highest) {
             self.counters.count(Counter::SampleReplayed);
+            self.note_abuse(at, Reason::ReplayDetected);
             let kind = AuditKind::Security { violation: Violation::ReplayDetected };
             return self.report(session, at.now, Reason::ReplayDetected, kind);
         }
@@ -138,8 +146,10 @@ impl World {
 
     /// A handle that nobody here knows. Nothing is remembered of it.
     pub(super) fn reset_handle(&mut self, at: Arrival, handle: [u8; 8]) {
+        self.note_abuse(at, Reason::SessionNotFound);
         if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
-            || self.limits.handle_resets.take(at.now).is_err()
+            || !self.memory_is_whole()
+            || self.limits.handle_resets.take(at.now, at.address).is_err()
         {
             return self.counters.count(Counter::ResetHeldBack);
         }

@@ -1,6 +1,7 @@
 //! What all sessions share: peers, keys of the node, slots, limits, queues towards the outside, the timer
 //! queue.
 
+use super::Arrival;
 use super::adoption::Adopted;
 use super::api::{Durable, PeerSettings, Settings, TableCommand, Transmit};
 use super::counters::Counters;
@@ -9,10 +10,13 @@ use super::handles::Handles;
 use super::session::Session;
 use super::slots::Slots;
 use super::snapshot::Places;
+use super::wheel::{Timer, Wheel};
+use crate::abuse::{Abuse, Summary};
 use crate::audit::{AuditEvent, AuditKind, Floods, Line};
 use crate::limits::{Limit, NodeLimits};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::{BootTime, Endpoint, Reason};
+use jvpn_crypto::cookie::CookieJar;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_crypto::rng::Random;
 use jvpn_session::messages::{Handle, Prefix, SessionId};
@@ -49,17 +53,26 @@ pub(super) struct Peer {
     pub(super) birth: Option<SessionId>,
     /// Its handshakes: each costs a durable write.
     pub(super) handshakes: Limit,
+    /// Its takeover requests that are no replays.
+    pub(super) takeovers: Limit,
+    /// The timestamp of the last one.
+    pub(super) takeover_mark: u64,
 }
 
 /// Handshakes of one peer: it reconnects after a lost session, and a few times more when answers are lost.
 const PEER_HANDSHAKES_PER_SECOND: u32 = 2;
 const PEER_HANDSHAKES_BURST: u32 = 10;
 
+/// Takeover requests of one peer: as many as a session's reattaches.
+const PEER_TAKEOVERS_PER_SECOND: u32 = 5;
+
 impl Peer {
     /// A peer without sessions.
     pub(super) fn new(settings: PeerSettings) -> Self {
         let handshakes = Limit::new(PEER_HANDSHAKES_PER_SECOND, PEER_HANDSHAKES_BURST);
-        Self { settings, standing: Standing::Allowed, live: None, birth: None, handshakes }
+        let takeovers = Limit::new(PEER_TAKEOVERS_PER_SECOND, PEER_TAKEOVERS_PER_SECOND);
+        let standing = Standing::Allowed;
+        Self { settings, standing, live: None, birth: None, handshakes, takeovers, takeover_mark: 0 }
     }
 }
 
@@ -90,12 +103,17 @@ pub(super) struct World {
     /// Install entries that were not answered, by sequence.
     pub(super) installing: BTreeMap<u64, SessionId>,
     pub(super) limits: NodeLimits,
+    pub(super) cookies: CookieJar,
+    /// Refusals by source; `None` if nobody wants to know.
+    pub(super) abuse: Option<Abuse>,
+    /// The summary that is due.
+    pub(super) abuse_summary: Option<Summary>,
     pub(super) counters: Counters,
     pub(super) floods: Floods,
     pub(super) live: usize,
-    /// Terminated sessions that are still remembered, oldest first.
-    pub(super) remembered: VecDeque<SessionId>,
-    pub(super) timers: BTreeSet<(BootTime, SessionId)>,
+    /// Terminated sessions that are still remembered, by when they ended.
+    pub(super) remembered: BTreeSet<(BootTime, SessionId)>,
+    pub(super) timers: Wheel<SessionId>,
     pub(super) commands: VecDeque<TableCommand>,
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) lines: VecDeque<Line>,
@@ -135,11 +153,14 @@ impl World {
             retiring: BTreeMap::new(),
             installing: BTreeMap::new(),
             limits: NodeLimits::new(&settings.policy),
+            cookies: CookieJar::default(),
+            abuse: None,
+            abuse_summary: None,
             counters: Counters::default(),
             floods: Floods::default(),
             live: 0,
-            remembered: VecDeque::new(),
-            timers: BTreeSet::new(),
+            remembered: BTreeSet::new(),
+            timers: Wheel::new(),
             commands: VecDeque::new(),
             transmits: VecDeque::new(),
             lines: VecDeque::new(),
@@ -186,21 +207,33 @@ impl World {
     /// Moves a session's entry in the timer queue to its next deadline.
     pub(super) fn schedule(&mut self, session: &mut Session) {
         let next = self.deadline_of(session);
-        if session.scheduled == next {
+        if session.scheduled.map(Timer::at) == next {
             return;
         }
-        if let Some(at) = session.scheduled {
-            self.timers.remove(&(at, session.id()));
+        if let Some(timer) = session.scheduled {
+            self.timers.remove(timer, session.id());
         }
-        if let Some(at) = next {
-            self.timers.insert((at, session.id()));
-        }
-        session.scheduled = next;
+        session.scheduled = next.map(|at| self.timers.insert(at, session.id()));
     }
 
     pub(super) fn next_timeout(&self) -> Option<BootTime> {
-        let first = self.timers.first().map(|(at, _)| *at);
-        first.into_iter().chain(self.floods.deadline()).min()
+        let first = self.timers.first().map(|(timer, _)| timer.at());
+        let abuse = self.abuse.as_ref().and_then(Abuse::deadline);
+        let loads = self.store.as_ref().and_then(Store::again_at);
+        first.into_iter().chain(self.floods.deadline()).chain(abuse).chain(loads).min()
+    }
+
+    /// Something was refused to whoever sent it.
+    pub(super) fn note_abuse(&mut self, at: Arrival, reason: Reason) {
+        if let Some(abuse) = &mut self.abuse {
+            abuse.note(at.now, at.remote, at.address, reason);
+        }
+    }
+
+    pub(super) fn sum_up_abuse(&mut self, now: BootTime) {
+        if let Some(summary) = self.abuse.as_mut().and_then(|abuse| abuse.poll(now)) {
+            self.abuse_summary = Some(summary);
+        }
     }
 
     pub(super) fn peer_by_name(&self, name: &str) -> Option<PublicKey> {

@@ -42,9 +42,9 @@ fn damage(journal: &Journal, index: u32, copy: usize) {
     journal.copies(index).unwrap()[copy][50].fetch_xor(1 << 17, Ordering::Relaxed);
 }
 
-/// R7.2: what was written last is read by the next process, and by the one after it; what was freed is gone.
+/// R7.3: what was written last is read by the next process, and by the one after it; what was freed is gone.
 #[test]
-fn r7_2_records_outlive_their_writer() {
+fn r7_3_records_outlive_their_writer() {
     let (fd, mut first) = begun();
     for index in [0, 3, 7] {
         first.write(index, &snapshot(1));
@@ -60,9 +60,9 @@ fn r7_2_records_outlive_their_writer() {
     assert_eq!((second.capacity(), second.elements()), (8, 9));
 }
 
-/// R7.2: one damaged copy costs nothing; two cost that session alone.
+/// R7.3: one damaged copy costs nothing; two cost that session alone.
 #[test]
-fn r7_2_a_damaged_copy_falls_back_to_the_other() {
+fn r7_3_a_damaged_copy_falls_back_to_the_other() {
     let (fd, mut journal) = begun();
     for index in 0..3 {
         journal.write(index, &snapshot(index as u8));
@@ -74,9 +74,9 @@ fn r7_2_a_damaged_copy_falls_back_to_the_other() {
     assert_eq!(contents(&fd), (vec![(0, 0), (1, 1)], vec![2]));
 }
 
-/// R7.2: a process that dies anywhere within a write leaves the new record or the one before.
+/// R7.3: a process that dies anywhere within a write leaves the new record or the one before.
 #[test]
-fn r7_2_a_torn_write_leaves_one_whole_copy() {
+fn r7_3_a_torn_write_leaves_one_whole_copy() {
     for was_there in [true, false] {
         let words = 2 * JOURNAL_COPY_WORDS;
         for cut in 0..=words {
@@ -108,9 +108,33 @@ fn r7_2_a_torn_write_leaves_one_whole_copy() {
     }
 }
 
-/// R7.2: another version, another node key and no JOURNAL at all are told apart, and start over empty.
+/// R7.3: it is incomplete until its writer says otherwise, and again when a record is found damaged: also for whoever
+/// comes after the one who freed that record.
 #[test]
-fn r7_2_a_foreign_journal_is_refused_and_made_anew() {
+fn r7_3_an_incomplete_journal_stays_incomplete_until_all_is_loaded() {
+    let read = |fd: &OwnedFd| open(fd, &node_key(), 9).read(&node_key()).unwrap().completeness;
+    let (fd, mut journal) = begun();
+    journal.write(0, &snapshot(1));
+    assert_eq!(read(&fd), Completeness::Incomplete);
+    journal.mark(Completeness::Complete);
+    assert_eq!((read(&fd), read(&fd)), (Completeness::Complete, Completeness::Complete));
+    damage(&journal, 0, 0);
+    assert_eq!(read(&fd), Completeness::Complete, "one copy is whole");
+    damage(&journal, 0, 1);
+    let mut next = open(&fd, &node_key(), 5_000);
+    let contents = next.read(&node_key()).unwrap();
+    assert_eq!((contents.damaged, contents.completeness), (vec![0], Completeness::Incomplete));
+    next.clear(0);
+    assert_eq!(read(&fd), Completeness::Incomplete, "the record is gone, the session may be stored");
+    next.mark(Completeness::Complete);
+    assert_eq!(read(&fd), Completeness::Complete);
+    next.begin(&node_key());
+    assert_eq!(read(&fd), Completeness::Incomplete);
+}
+
+/// R7.3: another version, another node key and no JOURNAL at all are told apart, and start over empty.
+#[test]
+fn r7_3_a_foreign_journal_is_refused_and_made_anew() {
     let (fd, mut journal) = begun();
     journal.write(0, &snapshot(1));
     let other = NodeKey::from_bytes([6; 32]);

@@ -12,6 +12,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableErro
 use std::fs::OpenOptions;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -21,12 +22,12 @@ pub const STORE_FILE: &str = "sessions.redb";
 const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
 
 /// Version of the records' layout, their first octet.
-const LAYOUT: u8 = 1;
+const LAYOUT: u8 = 2;
 const SUITE: Suite = Suite::Aes256Gcm;
 /// Layout, version, salt and counter: the associated data of the sealed rest, with the session's ID before it.
 const HEAD_LEN: usize = 1 + 8 + 16 + 8;
-/// Peer, root, term, timestamp, number of addresses.
-const FIXED_LEN: usize = 32 + 32 + 4 + 8 + 1;
+/// Peer, root, term, timestamp, birth, suite, number of addresses.
+const FIXED_LEN: usize = 32 + 32 + 4 + 8 + 8 + 1 + 1;
 /// Octets of an address: mapped, with the prefix length within it.
 const ADDRESS_LEN: usize = 16 + 1;
 /// Memory for pages; records are small and read once.
@@ -58,10 +59,16 @@ impl EmbeddedStore {
             .mode(0o600)
             .open(&path)
             .map_err(|error| StoreError::Unavailable { place: place(), problem: error.to_string() })?;
-        let database = Database::builder()
-            .set_cache_size(CACHE_LEN)
-            .create_file(file)
-            .map_err(|error| StoreError::Damaged { place: place(), problem: error.to_string() })?;
+        let damaged = |problem: String| StoreError::Damaged { place: place(), problem };
+        let opened = guarded(|| {
+            let mut database = Database::builder()
+                .set_cache_size(CACHE_LEN)
+                .create_file(file)
+                .map_err(|error| damaged(error.to_string()))?;
+            // Every page against its checksum: better no births from the start than records that are not there.
+            database.check_integrity().map_err(|error| damaged(error.to_string())).map(|_| database)
+        });
+        let database = opened.unwrap_or_else(|panicked| Err(damaged(panicked)))?;
         let mut salt = [0; 16];
         rng.fill(&mut salt).map_err(|error: RandomError| StoreError::Unavailable {
             place: place(),
@@ -79,6 +86,14 @@ impl EmbeddedStore {
             return StoreError::Damaged { place, problem };
         }
         StoreError::Unavailable { place, problem: error.to_string() }
+    }
+
+    /// Runs something on the database; what it makes of a damaged file is an error, whatever it is.
+    fn on<T>(&self, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        match guarded(work) {
+            Ok(outcome) => outcome.map_err(|error| self.unavailable(error)),
+            Err(problem) => Err(StoreError::Damaged { place: self.path.display().to_string(), problem }),
+        }
     }
 
     fn commit(
@@ -136,7 +151,7 @@ impl SessionStore for EmbeddedStore {
             };
             Ok(table.get(&id.0)?.map(|record| record.value().to_vec()))
         };
-        let Some(record) = read().map_err(|error| self.unavailable(error))? else { return Ok(None) };
+        let Some(record) = self.on(read)? else { return Ok(None) };
         unseal(&self.node_key, id, &record).map(Some).ok_or_else(|| StoreError::Damaged {
             place: self.path.display().to_string(),
             problem: format!("the record of session {id} does not open under this node's key"),
@@ -145,12 +160,10 @@ impl SessionStore for EmbeddedStore {
 
     fn apply(&mut self, changes: &[Change]) -> Vec<Result<Version, StoreError>> {
         let mut outcomes = Vec::with_capacity(changes.len());
-        match self.commit(changes, &mut outcomes) {
+        let done = guarded(|| self.commit(changes, &mut outcomes));
+        match self.on(|| done.unwrap_or_else(|problem| Err(redb::Error::Corrupted(problem)))) {
             Ok(()) => outcomes,
-            Err(error) => {
-                let error = self.unavailable(error);
-                changes.iter().map(|_| Err(error.clone())).collect()
-            }
+            Err(error) => changes.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 
@@ -175,8 +188,15 @@ impl SessionStore for EmbeddedStore {
             }
             Ok(scan)
         };
-        read().map_err(|error| self.unavailable(error))
+        self.on(read)
     }
+}
+
+/// The database checks much of what it reads by assertions: in a damaged file they become an error that names it, and the
+/// control plane goes on with the sessions that live. The text of the panic is on standard error.
+fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    // Nothing is used after a panic but to be told so again: what was not committed is not in the file.
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| "its structure is broken".to_owned())
 }
 
 fn version_of(record: &[u8]) -> Option<Version> {
@@ -196,6 +216,8 @@ fn seal(
     plain.extend(session.root.as_octets());
     plain.extend(session.term.to_be_bytes());
     plain.extend(session.handshake_timestamp_ns.to_be_bytes());
+    plain.extend(session.born_unix_ms.to_be_bytes());
+    plain.push(session.suite as u8);
     plain.push(u8::try_from(session.addresses.len()).unwrap_or(u8::MAX));
     for address in session.addresses.iter().take(usize::from(u8::MAX)) {
         let (octets, len) = address.mapped();
@@ -218,7 +240,10 @@ fn associated(id: SessionId, head: &[u8]) -> Vec<u8> {
     [&id.0, head].concat()
 }
 
-fn unseal(node_key: &NodeKey, id: SessionId, record: &[u8]) -> Option<Versioned> {
+/// A record as it rests in the file. Public for the fuzzer: what a disk gives back is input.
+#[doc(hidden)]
+#[must_use]
+pub fn unseal(node_key: &NodeKey, id: SessionId, record: &[u8]) -> Option<Versioned> {
     let (head, sealed) = record.split_at_checked(HEAD_LEN)?;
     if head.first() != Some(&LAYOUT) {
         return None;
@@ -232,13 +257,17 @@ fn unseal(node_key: &NodeKey, id: SessionId, record: &[u8]) -> Option<Versioned>
     }
     let (fixed, rest) = plain.split_at_checked(FIXED_LEN)?;
     let count = usize::from(*fixed.last()?);
-    let addresses: Option<Vec<Prefix>> = rest.chunks_exact(ADDRESS_LEN).map(address).collect();
-    let addresses = addresses.filter(|addresses| addresses.len() == count)?;
+    if rest.len() != count * ADDRESS_LEN {
+        return None;
+    }
+    let addresses: Vec<Prefix> = rest.chunks_exact(ADDRESS_LEN).map(address).collect::<Option<_>>()?;
     let session = StoredSession {
         peer: PublicKey(fixed.get(..32)?.try_into().ok()?),
         root: Root::from_octets(fixed.get(32..64)?.try_into().ok()?),
         term: u32::from_be_bytes(fixed.get(64..68)?.try_into().ok()?),
         handshake_timestamp_ns: u64::from_be_bytes(fixed.get(68..76)?.try_into().ok()?),
+        born_unix_ms: u64::from_be_bytes(fixed.get(76..84)?.try_into().ok()?),
+        suite: Suite::from_number(*fixed.get(84)?)?,
         addresses,
     };
     Some(Versioned { version: version_of(record)?, session })
@@ -247,7 +276,7 @@ fn unseal(node_key: &NodeKey, id: SessionId, record: &[u8]) -> Option<Versioned>
 fn address(octets: &[u8]) -> Option<Prefix> {
     let (addr, len) = octets.split_at_checked(16)?;
     let v6 = Ipv6Addr::from(<[u8; 16]>::try_from(addr).ok()?);
-    let len = *len.first()?;
+    let len = *len.first().filter(|len| **len <= 128)?;
     Some(match v6.to_ipv4_mapped() {
         Some(v4) => Prefix { addr: IpAddr::V4(v4), len: len.checked_sub(96)? },
         None => Prefix { addr: IpAddr::V6(v6), len },

@@ -7,6 +7,7 @@
 pub mod embedded;
 pub mod writer;
 
+use jvpn_abi::wire::Suite;
 use jvpn_crypto::keys::PublicKey;
 use jvpn_crypto::schedule::Root;
 use jvpn_session::messages::{Prefix, SessionId};
@@ -20,10 +21,28 @@ pub struct StoredSession {
     pub root: Root,
     /// Ownership term.
     pub term: u32,
+    /// Suite of its DATA and CONTROL.
+    pub suite: Suite,
     /// Inner addresses that were granted.
     pub addresses: Vec<Prefix>,
     /// Timestamp of the handshake that made it, Unix ns by its client's clock.
     pub handshake_timestamp_ns: u64,
+    /// When it was born, Unix ms by this node's clock.
+    pub born_unix_ms: u64,
+}
+
+impl StoredSession {
+    /// Whether two records say the same.
+    #[must_use]
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.peer == other.peer
+            && self.root.as_octets() == other.root.as_octets()
+            && self.term == other.term
+            && self.suite == other.suite
+            && self.addresses == other.addresses
+            && self.handshake_timestamp_ns == other.handshake_timestamp_ns
+            && self.born_unix_ms == other.born_unix_ms
+    }
 }
 
 /// Version of a record: rises with every change of it.

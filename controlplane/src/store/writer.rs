@@ -89,6 +89,16 @@ impl Drop for StoreWriter {
     }
 }
 
+/// A change whose outcome is not known, or that meets a record which changed meanwhile, has happened if exactly what it
+/// was to make is there.
+fn read_back(store: &dyn SessionStore, change: &Change, error: StoreError) -> Result<Version, StoreError> {
+    let Change::Put { id, session, .. } = change else { return Err(error) };
+    match store.get(*id) {
+        Ok(Some(found)) if found.session.same_as(session) => Ok(found.version),
+        Ok(_) | Err(_) => Err(error),
+    }
+}
+
 fn write(
     mut store: Box<dyn SessionStore>,
     waiting: &Receiver<Request>,
@@ -102,6 +112,7 @@ fn write(
             batch.into_iter().map(|request| (request.ticket, request.change)).unzip();
         let results = store.apply(&changes);
         for ((ticket, change), result) in tickets.into_iter().zip(&changes).zip(results) {
+            let result = result.or_else(|error| read_back(&*store, change, error));
             let (Change::Put { id, .. } | Change::Delete { id, .. }) = change;
             if let Err(error) = &result {
                 tracing::error!(session = %id, %error, "session store");
@@ -110,5 +121,76 @@ fn write(
             let _told = done.send(Outcome { ticket, id: *id, result });
         }
         bell.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Expected, Scan, StoredSession, Versioned};
+    use jvpn_abi::wire::Suite;
+    use jvpn_crypto::keys::PublicKey;
+    use jvpn_crypto::schedule::Root;
+
+    /// A disk that loses the answer: nobody who asked knows whether it was written.
+    struct Mute {
+        writes: bool,
+        record: Option<Versioned>,
+    }
+
+    impl SessionStore for Mute {
+        fn get(&self, _: SessionId) -> Result<Option<Versioned>, StoreError> {
+            Ok(self.record.clone())
+        }
+        fn apply(&mut self, changes: &[Change]) -> Vec<Result<Version, StoreError>> {
+            for change in changes {
+                if let (Change::Put { session, .. }, true) = (change, self.writes) {
+                    self.record = Some(Versioned { version: Version(2), session: (**session).clone() });
+                }
+            }
+            changes.iter().map(|_| Err(unknown())).collect()
+        }
+        fn scan(&self) -> Result<Scan, StoreError> {
+            Ok(Scan::default())
+        }
+    }
+
+    fn unknown() -> StoreError {
+        StoreError::Unavailable { place: "here".into(), problem: "no answer".into() }
+    }
+
+    fn stored(term: u32) -> StoredSession {
+        StoredSession {
+            peer: PublicKey([1; 32]),
+            root: Root::from_octets([2; 32]),
+            term,
+            suite: Suite::Aes256Gcm,
+            addresses: Vec::new(),
+            handshake_timestamp_ns: 3,
+            born_unix_ms: 4,
+        }
+    }
+
+    fn outcome(store: Mute) -> Result<Version, StoreError> {
+        let writer = StoreWriter::start(Box::new(store)).unwrap();
+        let (id, expected) = (SessionId([9; 16]), Expected::Version(Version(1)));
+        let change = Change::Put { id, expected, session: Box::new(stored(5)) };
+        writer.send(Request { ticket: 1, change });
+        loop {
+            if let Some(outcome) = writer.outcomes().next() {
+                return outcome.result;
+            }
+            let mut fds = [nix::poll::PollFd::new(writer.bell(), nix::poll::PollFlags::POLLIN)];
+            nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(5_000u16)).unwrap();
+        }
+    }
+
+    /// R7.3: a write whose outcome is not known has happened if exactly it is there, and not otherwise.
+    #[test]
+    fn r7_3_an_unknown_outcome_is_read_back() {
+        assert_eq!(outcome(Mute { writes: true, record: None }), Ok(Version(2)));
+        assert_eq!(outcome(Mute { writes: false, record: None }), Err(unknown()));
+        let older = Versioned { version: Version(1), session: stored(4) };
+        assert_eq!(outcome(Mute { writes: false, record: Some(older) }), Err(unknown()));
     }
 }

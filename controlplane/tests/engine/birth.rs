@@ -114,6 +114,21 @@ fn r2_4_what_proves_nothing_meets_silence() {
     rig.check_audit();
 }
 
+/// R3.2: replays of a captured handshake do not use up the limit of the peer who made it: he gets back in at once.
+#[test]
+fn r3_2_replayed_handshakes_leave_a_peers_limit_alone() {
+    let mut rig = Rig::new(Policy::default());
+    let mut client = Client::new(0, rig.gateway);
+    let (init, initiation) = client.init(&mut rig);
+    let response = rig.ask(PATH_A(), &init);
+    client.read_response(initiation, &response).unwrap();
+    for _ in 0..200 {
+        rig.ask_in_vain(PATH_B(), &init);
+    }
+    assert_eq!(rig.engine.counters().handshake_refusals(Reason::ReplayDetected), 200);
+    client.handshake(&mut rig, PATH_A());
+}
+
 /// R5.1: no common version or suite is an authenticated refusal; order does not matter, stripping breaks the
 /// transcript.
 #[test]

@@ -5,10 +5,11 @@ use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, Direction, MsgType, SlotId, Su
 use jvpn_abi::{Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_crypto::SealKey;
 use jvpn_crypto::control::{ControlOpener, ControlSealer};
+use jvpn_crypto::cookie::{Cookie, Question, read_retry};
 use jvpn_crypto::handshake::{Initiation, initiate};
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::reattach::{PendingRequest, RequestParams, request};
-use jvpn_crypto::schedule::{EpochSecret, Resume};
+use jvpn_crypto::schedule::{EpochSecret, Resume, TakeoverKey};
 use jvpn_session::messages::{
     BindingGrant, ControlMessage, HandshakeAnswer, HandshakeGrant, HandshakeOffer, ReattachAsk,
     ReattachGrant, SessionId, SwitchCause,
@@ -24,7 +25,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    fn new(grant: BindingGrant, secret: EpochSecret) -> Self {
+    pub(crate) fn new(grant: BindingGrant, secret: EpochSecret) -> Self {
         Self { grant, resume: secret.resume(), secret, rekey: false, key_number: 0 }
     }
 }
@@ -46,6 +47,8 @@ pub(crate) struct Client {
     pub(crate) timestamp_ns: u64,
     pub(crate) cause: SwitchCause,
     pub(crate) attempt: u16,
+    /// The secret of its session's takeover exchange.
+    pub(crate) takeover: Option<TakeoverKey>,
 }
 
 impl Client {
@@ -60,6 +63,7 @@ impl Client {
             timestamp_ns: 1_000,
             cause: SwitchCause::PathDead,
             attempt: 1,
+            takeover: None,
         }
     }
 
@@ -90,6 +94,7 @@ impl Client {
             HandshakeAnswer::Refused { reason, retry_after_ms } => Err((reason, retry_after_ms)),
             HandshakeAnswer::Granted(grant) => {
                 self.suite = grant.suite;
+                self.takeover = Some(secret.root().takeover());
                 self.held = vec![Held::new(grant.binding.clone(), secret)];
                 self.grant = Some(*grant);
                 self.nonce = 0;
@@ -194,10 +199,15 @@ impl Client {
 
     /// A sealed CONTROL message.
     pub(crate) fn control(&self, message: &ControlMessage) -> Vec<u8> {
+        self.controls(message, 1).remove(0)
+    }
+
+    /// The same message several times, under one counter after the other.
+    pub(crate) fn controls(&self, message: &ControlMessage, count: usize) -> Vec<Vec<u8>> {
         let held = self.newest();
         let direction = Direction::ClientToGateway;
         let mut sealer = ControlSealer::new(&held.secret, self.suite, direction, held.grant.slot, 0);
-        sealer.seal(&message.encode()).unwrap()
+        (0..count).map(|_| sealer.seal(&message.encode()).unwrap()).collect()
     }
 
     /// Opens a CONTROL message of a held binding.
@@ -209,6 +219,17 @@ impl Client {
 }
 
 impl Sent {
+    /// Shows the cookie of a RETRY from now on.
+    pub(crate) fn show(&mut self, rig: &Rig, retry: &[u8]) {
+        let question = Question::of_request(&self.datagram).unwrap();
+        let Cookie(octets) = read_retry(&rig.gateway, &question, retry).unwrap();
+        self.show_octets(octets);
+    }
+
+    pub(crate) fn show_octets(&mut self, cookie: [u8; 16]) {
+        self.pending.with_cookie(&mut self.datagram, Cookie(cookie)).unwrap();
+    }
+
     pub(crate) fn reject(&self, datagram: &[u8]) -> (Reason, u32) {
         let reject = self.pending.read_reject(datagram).unwrap();
         (reject.reason, reject.retry_after_ms)

@@ -1,19 +1,18 @@
 //! Births wait for the store, ends leave it, and a store that fails stops births and nothing else.
 
 use crate::client::Client;
-use crate::rig::{PATH_A, PATH_B, Rig};
+use crate::rig::{PATH_A, PATH_B, Rig, UNIX_OFFSET_MS};
 use jvpn_abi::Reason;
-use jvpn_controlplane::engine::Counter;
+use jvpn_controlplane::engine::{AdminCommand, Counter};
 use jvpn_controlplane::store::writer::{Outcome, Request};
-use jvpn_controlplane::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
-use jvpn_crypto::schedule::Root;
+use jvpn_controlplane::store::{Change, Expected, StoreError, Version};
 use jvpn_session::Policy;
 use jvpn_session::messages::{ControlMessage, SessionId};
 use std::time::Duration;
 
 fn rig() -> Rig {
     let mut rig = Rig::new(Policy::default());
-    rig.engine.keep_store();
+    rig.engine.keep_store(UNIX_OFFSET_MS);
     rig
 }
 
@@ -32,9 +31,9 @@ fn answer(rig: &mut Rig, request: &Request, result: Result<Version, StoreError>)
     rig.pump();
 }
 
-/// R7.4: neither tables nor client hear of a session before it is stored; what is stored is what a takeover needs.
+/// R7.3: neither tables nor client hear of a session before it is stored; what is stored is what a takeover needs.
 #[test]
-fn r7_4_a_birth_waits_until_it_is_stored() {
+fn r7_3_a_birth_waits_until_it_is_stored() {
     let mut rig = rig();
     let mut client = Client::new(0, rig.gateway);
     let (init, initiation) = client.init(&mut rig);
@@ -44,6 +43,7 @@ fn r7_4_a_birth_waits_until_it_is_stored() {
     let Change::Put { id, expected, session } = &request.change else { panic!("{request:?}") };
     assert_eq!((*expected, session.term, session.peer), (Expected::Absent, 0, client.secret.public()));
     assert_eq!(session.handshake_timestamp_ns, client.timestamp_ns);
+    assert_eq!(session.born_unix_ms, rig.now.as_millis() + UNIX_OFFSET_MS.unsigned_abs());
     let (id, root) = (*id, session.root.clone());
     answer(&mut rig, &request, Ok(Version(1)));
     let response = rig.sent.pop_front().unwrap();
@@ -62,9 +62,9 @@ fn r7_4_a_birth_waits_until_it_is_stored() {
     rig.check_audit();
 }
 
-/// R7.4: a store that fails refuses births, with a reason and a time, and tries again; live sessions switch as ever.
+/// R7.3: a store that fails refuses births, with a reason and a time, and tries again; live sessions switch as ever.
 #[test]
-fn r7_4_a_broken_store_stops_births_only() {
+fn r7_3_a_broken_store_stops_births_only() {
     let mut rig = rig();
     let mut live = Client::new(0, rig.gateway);
     let (init, initiation) = live.init(&mut rig);
@@ -100,9 +100,32 @@ fn r7_4_a_broken_store_stops_births_only() {
     rig.check_audit();
 }
 
-/// R7.4: a store that answers too late finds no session any more; its record is removed again.
+/// R1.2, R7.3: the record of a session that ended is removed, however often the store refuses: it would bring the session
+/// back.
 #[test]
-fn r7_4_a_late_answer_leaves_no_record() {
+fn r7_3_a_removal_that_fails_is_asked_for_again() {
+    let mut rig = rig();
+    let client = rig_attached(&mut rig);
+    while asked(&mut rig).is_some() {}
+    let admin = AdminCommand::TerminateSession(client.session());
+    rig.engine.handle_admin(rig.now, &admin, &rig.tables.contexts).unwrap();
+    rig.pump();
+    for _ in 0..3 {
+        let request = asked(&mut rig).unwrap();
+        assert!(matches!(request.change, Change::Delete { id, .. } if id == client.session()));
+        answer(&mut rig, &request, Err(broken()));
+        assert!(asked(&mut rig).is_none(), "not at once");
+        rig.wait(Duration::from_secs(1));
+    }
+    let request = asked(&mut rig).unwrap();
+    answer(&mut rig, &request, Ok(Version(1)));
+    rig.wait(Duration::from_secs(5));
+    assert!(asked(&mut rig).is_none(), "and no more when it is gone");
+}
+
+/// R7.3: a store that answers too late finds no session any more; its record is removed again.
+#[test]
+fn r7_3_a_late_answer_leaves_no_record() {
     let mut rig = rig();
     let mut client = Client::new(0, rig.gateway);
     let (init, _) = client.init(&mut rig);
@@ -115,10 +138,10 @@ fn r7_4_a_late_answer_leaves_no_record() {
     assert!(rig.bound_slots().is_empty());
 }
 
-/// R7.2, R7.4: killed while a birth was being stored: it has failed, and its record goes; a session that goes on keeps its
+/// R7.3: killed while a birth was being stored: it has failed, and its record goes; a session that goes on keeps its
 /// record, and it is removed when the session ends.
 #[test]
-fn r7_4_the_store_and_the_journal_agree_after_a_restart() {
+fn r7_3_the_store_and_the_journal_agree_after_a_restart() {
     let mut rig = rig();
     let live = rig_attached(&mut rig);
     let mut born = Client::new(1, rig.gateway);
@@ -128,7 +151,7 @@ fn r7_4_the_store_and_the_journal_agree_after_a_restart() {
     let Change::Put { id: half, .. } = request.change else { panic!() };
     rig.fuse = Some(0);
     rig.restart_with(|engine| {
-        engine.keep_store();
+        engine.keep_store(UNIX_OFFSET_MS);
         assert!(engine.note_stored(live.session(), Version(4)));
         assert!(engine.note_stored(half, Version(1)), "it is still to be decided");
         assert!(!engine.note_stored(SessionId([9; 16]), Version(1)));
@@ -149,27 +172,4 @@ fn rig_attached(rig: &mut Rig) -> Client {
     client.read_response(initiation, &response.payload).unwrap();
     rig.frame(client.slot(), PATH_A());
     client
-}
-
-/// R7.4: sessions whose memory is gone with both processes end on record, not silently.
-#[test]
-fn r7_4_a_stored_session_without_memory_ends_on_record() {
-    let mut rig = rig();
-    let session = StoredSession {
-        peer: Client::new(0, rig.gateway).secret.public(),
-        root: Root::from_octets([1; 32]),
-        term: 2,
-        addresses: Vec::new(),
-        handshake_timestamp_ns: 5,
-    };
-    let id = SessionId([3; 16]);
-    rig.engine.end_stored(rig.now, id, &Versioned { version: Version(6), session });
-    rig.pump();
-    let line = rig.lines.last().unwrap();
-    assert_eq!(
-        (line.event.kind.name(), line.event.reason),
-        ("TERMINATION_EVENT", Some(Reason::OwnerRestart))
-    );
-    assert_eq!(line.event.session.map(|(id, version)| (id, version.term())), Some((id, 3)));
-    assert!(matches!(asked(&mut rig).unwrap().change, Change::Delete { expected: Version(6), .. }));
 }

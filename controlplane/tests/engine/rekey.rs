@@ -362,10 +362,10 @@ fn r1_1_a_sample_under_the_next_key_is_only_a_hint() {
     assert_eq!(rig.lines.iter().filter(|line| security(line)).count(), 1);
 }
 
-/// R7.2, I11: a control plane that is killed in the middle of a rekey: the offered key comes into use all the same, the one
+/// R7.3, I11: a control plane that is killed in the middle of a rekey: the offered key comes into use all the same, the one
 /// before is dropped, and the next rekey goes on from there.
 #[test]
-fn r7_2_a_killed_control_plane_goes_on_with_a_rekey() {
+fn r7_3_a_killed_control_plane_goes_on_with_a_rekey() {
     for stage in ["in use", "offered", "flipped unseen", "overlap"] {
         let (mut rig, mut client) = rig();
         let id = rig.status(&client).id;

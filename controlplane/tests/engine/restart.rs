@@ -1,7 +1,7 @@
 //! A control plane that is killed, at any step, and its successor: the same session goes on, nothing is used twice.
 
 use crate::client::Client;
-use crate::rig::{Answers, PATH_A, PATH_B, PATH_C, Rig};
+use crate::rig::{Answers, GATEWAY, PATH_A, PATH_B, PATH_C, Rig};
 use jvpn_abi::wire::MsgType;
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::{Endpoint, Reason};
@@ -55,9 +55,9 @@ fn get_back(rig: &mut Rig, client: &mut Client, seen: &mut Seen) {
     rig.check_audit();
 }
 
-/// R7.2: forwarding does not notice; identity, version, epoch, slot and traffic go on; then a switch works.
+/// R7.3: forwarding does not notice; identity, version, epoch, slot and traffic go on; then a switch works.
 #[test]
-fn r7_2_a_killed_control_plane_goes_on() {
+fn r7_3_a_killed_control_plane_goes_on() {
     let mut rig = Rig::new(Policy::default());
     let mut client = rig.attached(0);
     client.switch(&mut rig, PATH_B());
@@ -87,7 +87,7 @@ fn r7_2_a_killed_control_plane_goes_on() {
     rig.check_audit();
 }
 
-/// R7.2, I11: CONTROL of an adopted binding comes under the next incarnation, every time.
+/// R7.3, I11: CONTROL of an adopted binding comes under the next incarnation, every time.
 #[test]
 fn i11_control_goes_on_with_the_next_incarnation() {
     let mut rig = Rig::new(Policy { max_switches_per_min: 1, ..Policy::default() });
@@ -120,9 +120,9 @@ fn i11_control_goes_on_with_the_next_incarnation() {
     assert!(rig.tables.journal.is_empty(), "a session that is over leaves nothing in JOURNAL");
 }
 
-/// R7.2, I1, I3, I11, I13: killed at every step of a reattach, before and after its first frame.
+/// R7.3, I1, I3, I11, I13: killed at every step of a reattach, before and after its first frame.
 #[test]
-fn r7_2_killed_at_every_step_of_a_reattach() {
+fn r7_3_killed_at_every_step_of_a_reattach() {
     let mut died = 0;
     for fuse in 0..40 {
         let mut rig = Rig::new(Policy::default());
@@ -143,9 +143,9 @@ fn r7_2_killed_at_every_step_of_a_reattach() {
     assert!(died > 12, "only {died} steps");
 }
 
-/// R7.2, I13: killed at every step of a birth: the same session, or a new handshake, never a lock-out.
+/// R7.3, I13: killed at every step of a birth: the same session, or a new handshake, never a lock-out.
 #[test]
-fn r7_2_killed_at_every_step_of_a_birth() {
+fn r7_3_killed_at_every_step_of_a_birth() {
     let mut outcomes = BTreeSet::new();
     for fuse in 0..20 {
         let mut rig = Rig::new(Policy::default());
@@ -180,9 +180,9 @@ fn r7_2_killed_at_every_step_of_a_birth() {
     assert_eq!(outcomes.len(), 2);
 }
 
-/// R7.2: a frame that came while nobody listened counts: the switch is complete, and so is its audit.
+/// R7.3: a frame that came while nobody listened counts: the switch is complete, and so is its audit.
 #[test]
-fn r7_2_a_confirmation_while_it_was_dead_counts() {
+fn r7_3_a_confirmation_while_it_was_dead_counts() {
     let mut rig = Rig::new(Policy::default());
     let mut client = rig.attached(0);
     let mut sent = client.request(&mut rig);
@@ -196,9 +196,9 @@ fn r7_2_a_confirmation_while_it_was_dead_counts() {
     assert_eq!(rig.tables.routes["10.77.0.2/32"], client.slot());
 }
 
-/// R7.2: what waited for the workers has failed; the older binding is gone, the client asks again and is in.
+/// R7.3: what waited for the workers has failed; the older binding is gone, the client asks again and is in.
 #[test]
-fn r7_2_unfinished_work_has_failed() {
+fn r7_3_unfinished_work_has_failed() {
     for (quiesce, install) in [(Answers::Never, Answers::AtOnce), (Answers::AtOnce, Answers::Never)] {
         let mut rig = Rig::new(Policy::default());
         let mut client = rig.attached(0);
@@ -276,9 +276,9 @@ fn r1_6_deadlines_outlive_the_process() {
     assert!(rig.tables.routes.is_empty() && rig.tables.journal.is_empty());
 }
 
-/// R7.2: nobody gets a RESET before adoption is done: its session may be one of those that are being adopted.
+/// R7.3: nobody gets a RESET before adoption is done: its session may be one of those that are being adopted.
 #[test]
-fn r7_2_no_reset_before_adoption_is_done() {
+fn r7_3_no_reset_before_adoption_is_done() {
     let mut rig = Rig::new(Policy::default());
     let mut client = rig.attached(0);
     let sent = client.request(&mut rig);
@@ -294,7 +294,27 @@ fn r7_2_no_reset_before_adoption_is_done() {
     assert_eq!(other.ask(PATH_B(), &sent.datagram)[0], MsgType::Reset.octet());
 }
 
-/// R7.2, R7.3: a binding that JOURNAL names but the tables do not hold (the data plane had restarted and was just getting
+/// R7.3, R2.4: JOURNAL may say less than the tables: who reattaches before both were read is told to come again, and is
+/// no offender.
+#[test]
+fn r7_3_a_reattach_before_adoption_is_done_comes_again() {
+    let mut rig = Rig::new(Policy::default());
+    let mut client = Client::new(0, rig.gateway);
+    client.handshake(&mut rig, PATH_A());
+    rig.fuse = Some(0);
+    // Confirmed in CONTEXT; the control plane dies before it hears of it.
+    rig.frame(client.slot(), PATH_A());
+    let sent = client.request(&mut rig);
+    let (now, contexts) = (rig.now.after(Duration::from_millis(1)), rig.tables.contexts.clone());
+    rig.restart_with(|engine| engine.handle_datagram(now, PATH_B(), GATEWAY, &sent.datagram, &contexts));
+    let refusal = rig.sent.drain(..).find(|sent| sent.payload[0] == MsgType::ReattachReject.octet()).unwrap();
+    assert_eq!(sent.reject(&refusal.payload).0, Reason::Unavailable);
+    assert!(!rig.events().contains(&"SECURITY_EVENT"), "{:?}", rig.events());
+    assert_eq!(rig.state(&client).0, "ATTACHED");
+    get_back(&mut rig, &mut client, &mut Seen::default());
+}
+
+/// R7.3: a binding that JOURNAL names but the tables do not hold (the data plane had restarted and was just getting
 /// it back) is lost, not believed.
 #[test]
 fn r7_3_a_binding_that_the_tables_do_not_hold_is_lost() {

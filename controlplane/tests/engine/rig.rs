@@ -8,8 +8,8 @@ use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_controlplane::audit::{AuditKind, Encoder, Line};
 use jvpn_controlplane::engine::{
-    ContextView, Counter, Engine, PeerSettings, SessionStatus, Settings, Snapshot, TableCommand, TableEvent,
-    Traffic, Transmit, TunnelSettings,
+    ContextView, Counter, Engine, PeerSettings, Probed, SessionStatus, Settings, Snapshot, TableCommand,
+    TableEvent, Traffic, Transmit, TunnelSettings,
 };
 use jvpn_crypto::keys::{PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::rng::{Random, RandomError};
@@ -49,9 +49,10 @@ pub(crate) struct SlotContext {
     pub(crate) sealed: u64,
     pub(crate) failed_opens: u64,
     pub(crate) traffic: Traffic,
+    pub(crate) probed: Probed,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Contexts(pub(crate) BTreeMap<u32, SlotContext>);
 
 impl ContextView for Contexts {
@@ -79,6 +80,9 @@ impl ContextView for Contexts {
     }
     fn traffic(&self, slot_index: u32) -> Traffic {
         self.0.get(&slot_index).map(|context| context.traffic).unwrap_or_default()
+    }
+    fn probed(&self, slot_index: u32) -> Option<Probed> {
+        self.0.get(&slot_index).map(|context| context.probed).filter(|probed| probed.probes != 0)
     }
 }
 
@@ -128,6 +132,16 @@ impl Tables {
             last_install: 0,
             seen: BTreeSet::new(),
         }
+    }
+
+    /// The data plane has died and comes back, with nothing of what it held.
+    pub(crate) fn restart(&mut self) {
+        self.held.clear();
+        self.contexts.0.clear();
+        self.bound.clear();
+        self.routes.clear();
+        self.entries.clear();
+        self.next_entries.clear();
     }
 
     /// Carries a command out and judges it: what must never be asked of the tables fails here.
@@ -221,6 +235,9 @@ pub(crate) const GATEWAY: Endpoint = Endpoint::v4([198, 51, 100, 1], 4500);
 pub(crate) const PATH_A: fn() -> Endpoint = || endpoint(10, 40_000);
 pub(crate) const PATH_B: fn() -> Endpoint = || endpoint(20, 40_001);
 pub(crate) const PATH_C: fn() -> Endpoint = || endpoint(30, 40_002);
+
+/// Unix time less the rig's boot time.
+pub(crate) const UNIX_OFFSET_MS: i64 = 1_700_000_000_000;
 
 /// Records of JOURNAL.
 pub(crate) const JOURNAL_CAPACITY: u32 = 16_384;
@@ -357,6 +374,17 @@ impl Rig {
         let rng = Box::new(Seeded::new(1_000 + self.host.starts));
         let (settings, secret) = (self.host.settings.clone(), self.host.secret.clone());
         Engine::new(settings, secret, Box::new(state), rng, self.now)
+    }
+
+    /// Both processes were killed: their successors have the disk and nothing else.
+    pub(crate) fn forget(&mut self) {
+        self.now = self.now.after(Duration::from_millis(1));
+        self.fuse = None;
+        self.engine = self.successor();
+        self.tables.restart();
+        self.tables.journal.clear();
+        self.engine.keep_journal(JOURNAL_CAPACITY);
+        self.event(TableEvent::DataPlaneUp { slots: 64, context_kept: false });
     }
 
     /// The process was killed: its successor goes on from what the tables, JOURNAL and the disk hold.

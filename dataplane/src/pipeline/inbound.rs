@@ -7,7 +7,7 @@ use crate::slots::{KeySet, SlotContext, confirm, flip, is_confirmed, key_state};
 use crate::tables::add;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, WanClass, classify_wan};
-use jvpn_abi::tables::{Context, NEXT_HOP_KNOWN};
+use jvpn_abi::tables::{Context, KeyState, NEXT_HOP_KNOWN, PROBE_SAMPLES, ProbeSample};
 use jvpn_abi::wire::internal::{PROBE_LEN, ProbeFrame, ProbeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, TAG_LEN};
 use jvpn_crypto::window::{Window, WindowError};
@@ -51,7 +51,7 @@ impl Pipeline {
             lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + plain.len).ok_or(DropReason::InnerMalformed)?;
         match body.first().map(|octet| octet >> 4) {
             Some(4 | 6) => self.forward(now, &plain, lan_out, wan_out),
-            Some(0) => self.internal_frame(&plain, body, wan_out),
+            Some(0) => self.internal_frame(now, &plain, body, wan_out),
             Some(_) | None => Err(DropReason::InnerMalformed),
         }
     }
@@ -234,6 +234,7 @@ impl Pipeline {
     /// PROBE is answered here, without the control plane; PROBE_ACK is only noted.
     fn internal_frame(
         &self,
+        now: Now,
         plain: &Plain<'_>,
         body: &[u8],
         wan_out: &mut [u8],
@@ -244,9 +245,11 @@ impl Pipeline {
             return Err(DropReason::ProbeAnswered);
         }
         let state = key_state(plain.context, plain.keys.number);
+        note_probe(now, plain.context, state, &probe);
         let ack: [u8; PROBE_LEN] = ProbeFrame {
             kind: ProbeKind::ProbeAck,
             next_interval_ms: 0,
+            rtt_us: 0,
             received: state.received.load(Ordering::Relaxed),
             highest_counter: state.window_end.load(Ordering::Relaxed).saturating_sub(1),
             ..probe
@@ -291,6 +294,29 @@ fn note_heard(now: Now, slot: &SlotContext, context: &Context, frame: &[u8]) -> 
         }
     }
     !is_confirmed(context, slot.word) && confirm(context, slot.word, now)
+}
+
+/// Writes what a PROBE tells about quality into CONTEXT, for the control plane to judge. All of it is the client's word or
+/// depends on its clock, and judges its own session only. Relaxed, the count last: a reader that sees half of two probes
+/// misjudges one sample.
+fn note_probe(now: Now, context: &Context, state: &KeyState, probe: &ProbeFrame) {
+    let end = if probe.received == 0 { 0 } else { probe.highest_counter.saturating_add(1) };
+    state.peer_received.store(probe.received, Ordering::Relaxed);
+    state.peer_end.store(end, Ordering::Relaxed);
+    let transit = now.0.wrapping_sub(probe.sent_at_ns);
+    let before = context.probe_transit_ns.load(Ordering::Relaxed);
+    context.probe_transit_ns.store(transit, Ordering::Relaxed);
+    let probes = context.probes.load(Ordering::Relaxed);
+    // RFC 3550 section 6.4.1: D(i, i-1), of which the sender's clock drops out.
+    let change_ns = (transit.wrapping_sub(before) as i64).unsigned_abs();
+    let change_us = if probes == 0 {
+        ProbeSample::NO_CHANGE
+    } else {
+        u32::try_from(change_ns / 1_000).unwrap_or(u32::MAX).min(ProbeSample::NO_CHANGE - 1)
+    };
+    let sample = ProbeSample { rtt_us: probe.rtt_us, change_us };
+    context.samples[probes as usize % PROBE_SAMPLES].store(sample.encode(), Ordering::Relaxed);
+    context.probes.store(probes.wrapping_add(1), Ordering::Release);
 }
 
 /// Counts a frame that did not open. Several workers may, and none of it is the packet path of honest traffic.

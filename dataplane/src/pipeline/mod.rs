@@ -159,15 +159,20 @@ impl Pipeline {
 
     /// Applies what the installer handed out, at a batch boundary. Returns the last sequence applied.
     pub fn apply(&mut self, queues: &WorkerQueues) -> Option<u64> {
-        let mut last = None;
+        let (mut last, mut retired) = (None, false);
         while let Some(Handout { seq, slot_index, context }) = queues.handouts.pop() {
             if let Some(place) = self.slots.get_mut(slot_index as usize)
                 && let Some(old) = std::mem::replace(place, context)
             {
                 // Freed by the installer, not here. It keeps room; should it not, freeing here is late, not wrong.
                 let _full = queues.retired.push(old);
+                retired = true;
             }
             last = Some(seq);
+        }
+        if retired {
+            // Once per binding or key that goes, never per packet: its keys must not lie about until the next one comes.
+            queues.installer_bell.ring();
         }
         last
     }

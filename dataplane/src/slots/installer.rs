@@ -186,8 +186,10 @@ fn clear(context: &Context, word: BindingWord, key_number: u32) {
         &context.failed_opens,
         &context.packets_out,
         &context.bytes_out,
+        &context.probes,
+        &context.probe_transit_ns,
     ];
-    small.into_iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
+    small.into_iter().chain(&context.samples).for_each(|cell| cell.store(0, Ordering::Relaxed));
     context.keys.iter().for_each(clear_keys);
     let named = u64::from(key_number) + 1;
     key_state(context, key_number).key_number_plus_one.store(named, Ordering::Relaxed);
@@ -196,9 +198,15 @@ fn clear(context: &Context, word: BindingWord, key_number: u32) {
 }
 
 fn clear_keys(key: &KeyState) {
-    for cell in
-        [&key.key_number_plus_one, &key.send_counter, &key.window_lock, &key.window_end, &key.received]
-    {
+    for cell in [
+        &key.key_number_plus_one,
+        &key.send_counter,
+        &key.window_lock,
+        &key.window_end,
+        &key.received,
+        &key.peer_received,
+        &key.peer_end,
+    ] {
         cell.store(0, Ordering::Relaxed);
     }
     key.window.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));

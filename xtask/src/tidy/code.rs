@@ -17,6 +17,26 @@ const UNSAFE_ISLANDS: [&str; 7] = [
 /// that another test starts and does nothing otherwise.
 const IGNORE_REASONS: [&str; 2] = ["needs root", "helper of"];
 
+/// Where keys of another Diffie-Hellman than X25519 may be made: where they are defined, and where worlds are simulated.
+const SIMULATED_KEYS: [&str; 2] = ["common/crypto/src/", "bench/src/simulation/"];
+
+/// A simulated key anywhere else would be one in a product (docs/decisions/0020). `code` is the text without comments and
+/// strings.
+pub(super) fn simulated_keys(path: &str, code: &str) -> Vec<Finding> {
+    const NAMES: [&str; 2] = ["simulated", "Agreement"];
+    if SIMULATED_KEYS.iter().any(|place| path.starts_with(place)) {
+        return Vec::new();
+    }
+    code.lines()
+        .enumerate()
+        .filter(|(_, line)| words(line).any(|word| NAMES.contains(&word)))
+        .map(|(number, _)| {
+            let text = "keys of another Diffie-Hellman are for the simulation (xtask/src/tidy/code.rs)";
+            Finding::failure(at(path, number), text)
+        })
+        .collect()
+}
+
 /// `code` is the text without comments and strings.
 pub(super) fn unsafe_outside_islands(path: &str, code: &str) -> Vec<Finding> {
     if UNSAFE_ISLANDS.iter().any(|island| path.starts_with(island)) {
@@ -185,6 +205,18 @@ mod tests {
         assert!(unsafe_outside_islands("dataplane/src/port/ring.rs", code).is_empty());
         assert!(unsafe_outside_islands("dataplane/src/attach.rs", code).is_empty());
         assert!(unsafe_outside_islands("common/abi/src/lib.rs", "#![forbid(unsafe_code)]").is_empty());
+    }
+
+    /// R5.1: no product makes keys of a cheap Diffie-Hellman.
+    #[test]
+    fn simulated_keys_are_for_the_simulation() {
+        let code = "let key = StaticSecret::simulated(rng, &Cheap)?;\nimpl Agreement for Cheap {}\n";
+        for path in ["controlplane/src/main.rs", "client/src/cli.rs", "bench/src/cli.rs", "bench/tests/a.rs"]
+        {
+            assert_eq!(simulated_keys(path, code).len(), 2, "{path}");
+        }
+        assert!(simulated_keys("bench/src/simulation/cheap.rs", code).is_empty());
+        assert!(simulated_keys("client/src/cli.rs", "let simulated_key = 1;").is_empty());
     }
 
     #[test]

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 use jvpn_rig::{Interrupt, Rig};
 
-use crate::deployment::{self, Deployment, Settings};
+use crate::check_events::rules::PolicyNumbers;
+use crate::check_events::{Expectations, check_files};
+use crate::deployment::{self, Deployment, Places, Settings};
 use crate::report::summarise;
 use crate::timeline::{self, Timeline};
 use lab::Lab;
@@ -79,6 +81,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
                 error.context(format!("last words of the processes:\n{}", lab.deployment.last_words()))
             );
         }
+        judge_audit(&mut lab, &places, switches_per_minute)?;
         conclude(lab, options)
     })();
     let ended = end(options, rig.take(), deployment);
@@ -110,6 +113,17 @@ fn run_steps(lab: &mut Lab<'_>, options: &Options) -> Result<()> {
     lab.replays()?;
     lab.timeline.step("7  The router holds back genuine DATA and releases it after the switch");
     lab.held_back()
+}
+
+/// The gateway's own account against the rules, by a judge that shares no code with it.
+fn judge_audit(lab: &mut Lab<'_>, places: &Places, switches_per_minute: u32) -> Result<()> {
+    let policy =
+        PolicyNumbers { max_switches_per_min: Some(switches_per_minute), ..PolicyNumbers::default() };
+    let expectations = Expectations { policy, ..Expectations::default() };
+    let findings = check_files(&[places.audit_file()], &expectations)?;
+    lab.report.audit_events = findings.events;
+    lab.report.audit_violations = findings.violations.iter().map(ToString::to_string).collect();
+    Ok(())
 }
 
 fn conclude(lab: Lab<'_>, options: &Options) -> Result<()> {

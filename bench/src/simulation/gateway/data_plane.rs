@@ -41,8 +41,6 @@ const ROUTER_MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 const MTU: usize = 1_280;
 /// Room of a TX frame.
 const FRAME: usize = 2_048;
-/// Elements of JOURNAL: far more than any simulation has sessions.
-pub(crate) const JOURNAL_ELEMENTS: u32 = 1_024;
 /// Frames handled between two batch boundaries, per port, as the worker has it.
 const BATCH: usize = 64;
 /// Frames that wait for a worker; more are lost, as in a ring.
@@ -53,6 +51,17 @@ const SAMPLE: Rate = Rate { per_second: 2_000, burst: 2_000 };
 
 /// ROUTES: mapped prefix → slot index.
 pub(crate) type Routes = Rc<RefCell<BTreeMap<([u8; 16], u8), u32>>>;
+
+/// How large the memory of a data plane is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    /// Slots of the tables.
+    pub(crate) slots: u32,
+    /// Elements of JOURNAL.
+    pub(crate) journal: u32,
+    /// Workers.
+    pub(crate) workers: usize,
+}
 
 /// Why there is no data plane.
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +127,7 @@ pub(crate) struct Running {
 /// The process.
 pub(crate) struct DataPlane {
     pub(crate) slots: u32,
+    sizes: Sizes,
     pub(crate) bindings: OwnedFd,
     pub(crate) routes: Routes,
     words: Mapping<AtomicU64>,
@@ -131,13 +141,15 @@ pub(crate) struct DataPlane {
 
 impl DataPlane {
     /// A process whose XDP programs are attached; workers come with the first control plane.
-    pub(crate) fn start(slots: u32) -> Result<Self, DataPlaneError> {
+    pub(crate) fn start(sizes: Sizes) -> Result<Self, DataPlaneError> {
+        let slots = sizes.slots;
         let octets = slots as usize * BINDING_WORDS * 8;
         let bindings = shared_memory("BINDINGS", c"jvpn-sim", octets)?;
         let gate = shared_memory("GATE", c"jvpn-sim", 4_096)?;
         Mapping::<AtomicU64>::new("GATE", gate.as_fd(), 4)?[FENCE_WORD].store(u64::MAX, Ordering::Release);
         Ok(Self {
             slots,
+            sizes,
             words: Mapping::new("BINDINGS", bindings.as_fd(), slots as usize * BINDING_WORDS)?,
             bindings,
             gate,
@@ -161,7 +173,6 @@ impl DataPlane {
         &mut self,
         context: Option<OwnedFd>,
         journal: Option<OwnedFd>,
-        workers: usize,
     ) -> Result<(), DataPlaneError> {
         if let Some(running) = &mut self.running {
             running.context_kept = false;
@@ -172,7 +183,7 @@ impl DataPlane {
         let journal = match journal {
             Some(kept) => kept,
             None => {
-                let octets = JOURNAL_ELEMENTS as usize * size_of::<JournalRecord>();
+                let octets = self.sizes.journal as usize * size_of::<JournalRecord>();
                 shared_memory("JOURNAL", c"jvpn-sim", octets)?
             }
         };
@@ -190,7 +201,7 @@ impl DataPlane {
             self.gate.as_fd(),
         )?);
         let misses = Arc::new(ArrayQueue::new(8));
-        let workers: Vec<Worker> = (0..workers)
+        let workers: Vec<Worker> = (0..self.sizes.workers)
             .map(|index| Worker::new(&tables, index, &misses))
             .collect::<Result<_, io::Error>>()?;
         tables.reports().workers.store(workers.len() as u64, Ordering::Release);
@@ -289,10 +300,13 @@ impl DataPlane {
     fn route(&self, destination: [u8; 16]) -> Option<u32> {
         let routes = self.routes.borrow();
         let to = u128::from_be_bytes(destination);
-        let inside = |(network, len): &([u8; 16], u8)| {
-            *len == 0 || (u128::from_be_bytes(*network) ^ to) >> (128 - u32::from(*len)) == 0
-        };
-        routes.iter().filter(|(prefix, _)| inside(prefix)).max_by_key(|((_, len), _)| *len).map(|(_, s)| *s)
+        // A host route, as nearly every one is, or else whatever is longest.
+        if let Some(slot_index) = routes.get(&(destination, 128)) {
+            return Some(*slot_index);
+        }
+        let cut = |len: u8| u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+        let at = |len: u8| routes.get(&((to & cut(len)).to_be_bytes(), len));
+        (0..128).rev().find_map(at).copied()
     }
 
     /// BINDINGS as the XDP program reads it.

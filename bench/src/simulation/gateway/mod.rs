@@ -2,23 +2,27 @@
 //! between them.
 
 pub(crate) mod data_plane;
-mod node;
+pub(crate) mod node;
+pub(crate) mod store;
 pub(crate) mod tables;
 
 pub use data_plane::{DataPlaneError, INNER_GATEWAY, SERVER};
 
 use super::dice::Dice;
-use data_plane::{DataPlane, JOURNAL_ELEMENTS};
+use data_plane::{DataPlane, Sizes};
 use jvpn_abi::tables::Context;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_controlplane::engine::{AdminCommand, Engine, Settings, Snapshot, Status};
-use jvpn_controlplane::journal::Journal;
+use jvpn_controlplane::journal::{Completeness, Journal};
+use jvpn_controlplane::store::writer::{Outcome, Request};
+use jvpn_controlplane::store::{Change, Scan, SessionStore};
 use jvpn_controlplane::tables::Contexts;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_tables::Mapping;
 use node::NodeMemory;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use store::{STORE_LATENCY, StoreMemory};
 use tables::TableWriter;
 
 /// Datagrams that wait in the gateway's UDP socket; more are lost.
@@ -37,15 +41,36 @@ pub(crate) struct ControlPlane {
     legacy: Option<OwnedFd>,
     journal: Option<Journal>,
     connected_to: Option<u64>,
+    /// What the store has done and the engine has not heard yet.
+    outcomes: VecDeque<(BootTime, Outcome)>,
 }
 
 impl ControlPlane {
+    /// The next outcome of the store that is known by now.
+    pub(crate) fn stored(&mut self, now: BootTime) -> Option<Outcome> {
+        self.outcomes.pop_front_if(|(at, _)| *at <= now).map(|(_, outcome)| outcome)
+    }
+
     /// Writes or frees a record of JOURNAL.
     pub(crate) fn record(&mut self, index: u32, snapshot: Option<&Snapshot>) {
         match (&mut self.journal, snapshot) {
             (Some(journal), Some(snapshot)) => journal.write(index, snapshot),
             (Some(journal), None) => journal.clear(index),
             (None, _) => {}
+        }
+    }
+
+    /// When the next outcome is known.
+    pub(crate) fn stored_at(&self) -> Option<BootTime> {
+        self.outcomes.front().map(|(at, _)| *at)
+    }
+
+    /// Once all that was stored is loaded, and written to JOURNAL, JOURNAL is what counts.
+    pub(crate) fn mark_journal(&mut self) {
+        if let Some(journal) = &mut self.journal
+            && self.engine.journal_is_whole()
+        {
+            journal.mark(Completeness::Complete);
         }
     }
 
@@ -77,9 +102,9 @@ pub(crate) struct Host {
     settings: Settings,
     secret: StaticSecret,
     node: NodeMemory,
+    store: StoreMemory,
     seed: u64,
-    slots: u32,
-    workers: usize,
+    sizes: Sizes,
     starts: u64,
     data_planes: u64,
     restart: Restart,
@@ -87,12 +112,14 @@ pub(crate) struct Host {
     pub(crate) fuse: Option<u32>,
 }
 
-/// What a control plane that starts beside a living data plane goes on from.
+/// What a control plane that starts goes on from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// JOURNAL: its sessions go on.
+    /// JOURNAL beside a living data plane: its sessions go on. Else the store.
     FromJournal,
-    /// Nothing, as if JOURNAL were damaged: every session has ended.
+    /// The store, as if JOURNAL were damaged: its sessions are taken over by their clients.
+    FromStore,
+    /// Nothing, as if the disk were lost as well: every session has ended.
     WithoutMemory,
 }
 
@@ -102,8 +129,7 @@ pub(crate) struct HostSetup {
     pub(crate) secret: StaticSecret,
     pub(crate) node_key: [u8; 32],
     pub(crate) seed: u64,
-    pub(crate) slots: u32,
-    pub(crate) workers: usize,
+    pub(crate) sizes: Sizes,
     pub(crate) restart: Restart,
 }
 
@@ -118,9 +144,9 @@ impl Host {
             settings: setup.settings,
             secret: setup.secret,
             node: NodeMemory::new(setup.node_key),
+            store: StoreMemory::default(),
             seed: setup.seed,
-            slots: setup.slots,
-            workers: setup.workers,
+            sizes: setup.sizes,
             starts: 0,
             data_planes: 0,
             restart: setup.restart,
@@ -133,13 +159,13 @@ impl Host {
     }
 
     pub(crate) const fn workers(&self) -> usize {
-        self.workers
+        self.sizes.workers
     }
 
     /// Starts the data-plane process, unless it runs.
     pub(crate) fn start_data_plane(&mut self) -> Result<(), DataPlaneError> {
         if self.data_plane.is_none() {
-            self.data_plane = Some(DataPlane::start(self.slots)?);
+            self.data_plane = Some(DataPlane::start(self.sizes)?);
             self.data_planes += 1;
         }
         Ok(())
@@ -160,13 +186,14 @@ impl Host {
         }
         let rng = Dice::new(self.seed, ENGINE_STREAM + self.starts);
         self.starts += 1;
-        let engine = Engine::new(
+        let mut engine = Engine::new(
             self.settings.clone(),
             self.secret.clone(),
             Box::new(self.node.open()),
             Box::new(rng),
             now,
         );
+        engine.keep_store(0);
         self.control = Some(ControlPlane {
             engine,
             writer: None,
@@ -174,6 +201,7 @@ impl Host {
             legacy: None,
             journal: None,
             connected_to: None,
+            outcomes: VecDeque::new(),
         });
     }
 
@@ -189,6 +217,19 @@ impl Host {
             *left = fewer;
         }
         Some(act)
+    }
+
+    /// The store does what the engine asks. When the engine hears of it.
+    pub(crate) fn store(&mut self, now: BootTime, request: Request) -> BootTime {
+        let Request { ticket, change } = request;
+        let (Change::Put { id, .. } | Change::Delete { id, .. }) = change;
+        let known_at = now.after(STORE_LATENCY);
+        for result in self.store.apply(std::slice::from_ref(&change)) {
+            if let Some(control) = &mut self.control {
+                control.outcomes.push_back((known_at, Outcome { ticket, id, result }));
+            }
+        }
+        known_at
     }
 
     /// Kills the control-plane process with everything that it knew.
@@ -224,7 +265,7 @@ impl Host {
         }
         let journal =
             control.journal.as_ref().map(|journal| journal.fd().try_clone_to_owned()).transpose()?;
-        data_plane.accept(control.legacy.take(), journal, self.workers)?;
+        data_plane.accept(control.legacy.take(), journal)?;
         let Some(mut writer) = TableWriter::connect(data_plane)? else { return Ok(false) };
         control.legacy = data_plane.context()?;
         if control.journal.is_some() {
@@ -233,23 +274,41 @@ impl Host {
             let goes_on = kept && self.restart == Restart::FromJournal;
             let mut rng = Dice::new(self.seed, JOURNAL_STREAM + self.starts);
             let node_key = control.engine.node_key();
-            let mut journal = Journal::open(fd, JOURNAL_ELEMENTS, node_key, &mut rng, now)?;
+            let mut journal = Journal::open(fd, self.sizes.journal, node_key, &mut rng, now)?;
             let contents = if goes_on { journal.read(node_key).ok() } else { None };
             if let Some(contents) = contents {
                 let bound = |slot_index| writer.bindings.word(slot_index);
                 let (records, damaged) = (contents.snapshots, contents.damaged);
+                let completeness = contents.completeness;
                 let kept = control.engine.adopt(now, journal.capacity(), records, &damaged, &bound);
                 writer.clear(Some(&kept));
+                let Scan { sessions, .. } = self.store.scan().unwrap_or_default();
+                let mut unknown = Vec::new();
+                for (id, record) in sessions {
+                    if control.engine.match_stored(id, &record) {
+                        continue;
+                    }
+                    match completeness {
+                        Completeness::Incomplete => unknown.push((id, record)),
+                        Completeness::Complete => control.engine.forget_stored(id, record.version),
+                    }
+                }
+                control.engine.load_stored(now, unknown);
             } else {
                 journal.begin(node_key);
                 control.engine.keep_journal(journal.capacity());
                 writer.clear(None);
+                if self.restart == Restart::WithoutMemory {
+                    self.store.clear();
+                }
+                let Scan { sessions, .. } = self.store.scan().unwrap_or_default();
+                control.engine.load_stored(now, sessions);
             }
             control.journal = Some(journal);
         }
         control.writer = Some(writer);
         control.contexts = match &control.legacy {
-            Some(context) => Some(Mapping::new("CONTEXT", context.as_fd(), self.slots as usize)?),
+            Some(context) => Some(Mapping::new("CONTEXT", context.as_fd(), self.sizes.slots as usize)?),
             None => None,
         };
         control.connected_to = Some(self.data_planes);

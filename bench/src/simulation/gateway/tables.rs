@@ -8,6 +8,7 @@ use jvpn_controlplane::engine::{Kept, TableCommand, TableEvent};
 use jvpn_controlplane::reports::Reading;
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::{Bindings, Mapping, TableError};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
@@ -60,11 +61,9 @@ impl TableWriter {
                 self.bindings.unbind(slot_index);
             }
         }
-        let is_named = |prefix: &([u8; 16], u8), slot_index: u32| {
-            let mut routes = kept.iter().flat_map(|kept| &kept.routes);
-            routes.any(|(named, slot)| named.mapped() == *prefix && slot.index() == slot_index)
-        };
-        self.routes.borrow_mut().retain(|prefix, slot_index| is_named(prefix, *slot_index));
+        let routes = kept.iter().flat_map(|kept| &kept.routes);
+        let named: BTreeSet<_> = routes.map(|(prefix, slot)| (prefix.mapped(), slot.index())).collect();
+        self.routes.borrow_mut().retain(|prefix, slot_index| named.contains(&(*prefix, *slot_index)));
         let seq = self.reports[0].requested_unbind_seq.load(Ordering::SeqCst) + 1;
         self.reports[0].requested_unbind_seq.store(seq, Ordering::SeqCst);
         match kept {

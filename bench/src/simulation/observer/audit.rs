@@ -12,6 +12,8 @@ use std::time::Duration;
 const BIRTH_MAX: Duration = Duration::from_secs(5);
 /// How late a timer may fire: as long as the simulation lets a process stall, and some.
 const LATENESS: Duration = Duration::from_secs(4);
+/// When a session is looked at again of which nothing could be said.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const MINUTE: Duration = Duration::from_secs(60);
 
 type Verdict = Result<(), (&'static str, String)>;
@@ -31,6 +33,8 @@ pub struct Trail {
     lost_at: BootTime,
     born_at: BootTime,
     switches: VecDeque<BootTime>,
+    /// Its place in the order of deadlines.
+    deadline: Option<BootTime>,
     ended: bool,
     /// Lines about it may have been lost since the last one.
     gap: bool,
@@ -48,6 +52,18 @@ pub struct AuditTrail {
     pub starts: u64,
     /// A control plane died in the middle of a step.
     lines_lost: bool,
+    /// When each session must have left the state it is in.
+    deadlines: BTreeSet<(BootTime, SessionId)>,
+    /// Whether every transition is kept. Thousands of sessions are watched without.
+    pub history: bool,
+    /// Lines.
+    pub lines: u64,
+    /// Sessions born.
+    pub created: u64,
+    /// Sessions ended, by reason.
+    pub ended: BTreeMap<&'static str, u64>,
+    /// Reattaches refused, by reason, suppressed ones included.
+    pub rejections: BTreeMap<&'static str, u64>,
     /// Confirmed switches, all sessions.
     pub switches: u64,
     /// Security events by name, suppressed ones included.
@@ -62,6 +78,12 @@ impl AuditTrail {
             known: BTreeSet::new(),
             starts: 0,
             lines_lost: false,
+            deadlines: BTreeSet::new(),
+            history: true,
+            lines: 0,
+            created: 0,
+            ended: BTreeMap::new(),
+            rejections: BTreeMap::new(),
             switches: 0,
             security: BTreeMap::new(),
         }
@@ -93,6 +115,7 @@ impl AuditTrail {
 
     pub(super) fn line(&mut self, line: &Line) -> Verdict {
         let event = &line.event;
+        self.lines += 1;
         if matches!(event.kind, AuditKind::NodeStarted) {
             // Sessions that it goes on with have the next version; of the others nothing is heard any more.
             self.starts += 1;
@@ -107,6 +130,7 @@ impl AuditTrail {
         };
         match &event.kind {
             AuditKind::SessionCreated { .. } => {
+                self.created += 1;
                 if !self.known.insert(id) {
                     return Err(("I2", format!("{id} is created twice")));
                 }
@@ -116,10 +140,16 @@ impl AuditTrail {
                 self.change(id, version, event.at, reason, *previous, *new)
             }
             AuditKind::TransportSwitch { .. } => self.switch(id, version, event.at),
-            AuditKind::Termination { .. } => self.termination(id),
+            AuditKind::Termination { .. } => {
+                *self.ended.entry(reason.name()).or_default() += 1;
+                self.termination(id)
+            }
+            AuditKind::ReattachReject { .. } => {
+                *self.rejections.entry(reason.name()).or_default() += 1 + line.suppressed.unwrap_or(0);
+                Ok(())
+            }
             AuditKind::NodeStarted
             | AuditKind::RecoveryComplete { .. }
-            | AuditKind::ReattachReject { .. }
             | AuditKind::Security { .. }
             | AuditKind::RateLimit { .. }
             | AuditKind::Policy { .. }
@@ -149,7 +179,8 @@ impl AuditTrail {
                 state: new,
                 reason,
                 version,
-                changes: vec![(at, new, reason)],
+                changes: if self.history { vec![(at, new, reason)] } else { Vec::new() },
+                deadline: None,
                 lost_at: at,
                 born_at: at,
                 switches: VecDeque::new(),
@@ -157,10 +188,25 @@ impl AuditTrail {
                 gap: false,
             };
             self.sessions.insert(id, trail);
+            self.put_deadline(id);
             return Ok(());
         };
         if trail.state == State::Terminated {
             return Err(("I4", format!("{id} goes to {new:?} after its end")));
+        }
+        if previous.is_none() && version.sequence() == 0 && version > trail.version {
+            // Loaded from the store: its term rose, and what was not stored is forgotten. Or ended instead of loaded.
+            trail.switches.clear();
+            trail.gap = false;
+            trail.state = new;
+            trail.lost_at = at;
+            trail.version = version;
+            trail.reason = reason;
+            if self.history {
+                trail.changes.push((at, new, reason));
+            }
+            self.put_deadline(id);
+            return Ok(());
         }
         let gap = std::mem::take(&mut trail.gap);
         if gap && version > trail.version {
@@ -182,8 +228,32 @@ impl AuditTrail {
         trail.state = new;
         trail.version = version;
         trail.reason = reason;
-        trail.changes.push((at, new, reason));
+        if self.history {
+            trail.changes.push((at, new, reason));
+        }
+        self.put_deadline(id);
         Ok(())
+    }
+
+    /// Files a session under the moment at which it must have left the state it is in, or ended.
+    fn put_deadline(&mut self, id: SessionId) {
+        let Some(trail) = self.sessions.get_mut(&id) else { return };
+        let due = match trail.state {
+            State::Birth => Some(trail.born_at.after(BIRTH_MAX)),
+            State::Recovering => Some(trail.lost_at.after(self.policy.transport_loss_ttl)),
+            State::Attached | State::Volatile | State::Degraded => {
+                Some(trail.born_at.after(self.policy.session_ttl))
+            }
+            State::Terminated => None,
+        };
+        let due = due.map(|at| at.after(LATENESS));
+        if trail.deadline == due {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut trail.deadline, due) {
+            self.deadlines.remove(&(before, id));
+        }
+        self.deadlines.extend(due.map(|at| (at, id)));
     }
 
     /// I7: no more confirmed switches in any minute than policy allows.
@@ -227,22 +297,18 @@ impl AuditTrail {
         Ok(())
     }
 
-    /// I6, R1.6: BIRTH, RECOVERING and the session itself end when they must.
-    pub(super) fn clocks(&self, now: BootTime, known: &BTreeSet<SessionId>) -> Verdict {
-        let current = |(id, trail): &(&SessionId, &Trail)| known.contains(id) && !trail.gap;
-        for (id, trail) in self.sessions.iter().filter(current) {
-            let over = |since: BootTime, span: Duration| now > since.after(span + LATENESS);
-            let late = match trail.state {
-                State::Birth => over(trail.born_at, BIRTH_MAX),
-                State::Recovering => over(trail.lost_at, self.policy.transport_loss_ttl),
-                State::Attached | State::Volatile | State::Degraded => {
-                    over(trail.born_at, self.policy.session_ttl)
-                }
-                State::Terminated => false,
-            };
-            if late {
+    /// I6, R1.6: BIRTH, RECOVERING and the session itself end when they must. Sessions that the control plane does not
+    /// know, and those whose last lines may be lost, are looked at again later.
+    pub(super) fn clocks(&mut self, now: BootTime, knows: &dyn Fn(SessionId) -> bool) -> Verdict {
+        while let Some((due, id)) = self.deadlines.first().copied().filter(|(due, _)| *due < now) {
+            self.deadlines.remove(&(due, id));
+            let Some(trail) = self.sessions.get_mut(&id) else { continue };
+            if knows(id) && !trail.gap {
                 return Err(("I6", format!("{id} is still {:?}, {:?}", trail.state, trail.reason)));
             }
+            let again = now.after(LOOK_AGAIN);
+            trail.deadline = Some(again);
+            self.deadlines.insert((again, id));
         }
         Ok(())
     }

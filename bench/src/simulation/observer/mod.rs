@@ -2,18 +2,22 @@
 //! audit events and client events go in, the first broken invariant comes out.
 
 mod audit;
+mod numbers;
 mod seals;
 
 use super::network::PathId;
 use super::packet::Numbered;
-use audit::AuditTrail;
+pub use audit::AuditTrail;
+pub use numbers::Numbers;
+
+use jvpn_abi::wire::SlotId;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::agent::Event;
 use jvpn_client::paths::UplinkId;
 use jvpn_session::messages::SessionId;
 use jvpn_session::{Policy, State};
 use seals::Seals;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -38,7 +42,8 @@ pub struct Observer {
     pub trail: AuditTrail,
     pub(super) seals: Seals,
     clients: Vec<ClientWatch>,
-    ledger: BTreeMap<Endpoint, Ledger>,
+    by_inner: HashMap<Ipv4Addr, usize>,
+    ledger: HashMap<Endpoint, Ledger>,
 }
 
 /// What one client has shown.
@@ -55,9 +60,9 @@ pub struct ClientWatch {
     /// Completed recoveries.
     pub recoveries: Vec<(BootTime, jvpn_client::agent::RecoveryReport)>,
     /// Packets that it sent and the server saw.
-    pub at_server: BTreeSet<u64>,
+    pub at_server: Numbers,
     /// Echoes that came back.
-    pub echoed: BTreeSet<u64>,
+    pub echoed: Numbers,
     inner: Option<Ipv4Addr>,
 }
 
@@ -79,7 +84,8 @@ impl Observer {
             trail: AuditTrail::new(policy),
             seals: Seals::default(),
             clients: vec![ClientWatch::default(); clients],
-            ledger: BTreeMap::new(),
+            by_inner: HashMap::new(),
+            ledger: HashMap::new(),
         }
     }
 
@@ -88,7 +94,8 @@ impl Observer {
         self.now = now;
     }
 
-    pub(super) fn violation(&self, invariant: &'static str, what: impl fmt::Display) -> Violation {
+    /// A violation that is seen now.
+    pub(crate) fn violation(&self, invariant: &'static str, what: impl fmt::Display) -> Violation {
         let at_ms = u64::try_from(self.now.since(self.start).as_millis()).unwrap_or(u64::MAX);
         Violation { invariant, at_ms, what: what.to_string() }
     }
@@ -108,6 +115,7 @@ impl Observer {
 
     pub(super) fn set_inner(&mut self, client: usize, inner: Ipv4Addr) {
         self.clients[client].inner = Some(inner);
+        self.by_inner.insert(inner, client);
     }
 
     /// The control plane died in the middle of a step: what it had to log about it is lost.
@@ -121,30 +129,38 @@ impl Observer {
         self.judge(verdict)
     }
 
-    /// The control plane has had its turn: tables and audit log against the engine's own account.
-    pub(super) fn tables(
-        &mut self,
-        bound: &[(jvpn_abi::wire::SlotId, Confirmation)],
-        owners: &BTreeMap<u32, SessionId>,
-        known: &BTreeSet<SessionId>,
+    /// A slot is bound, and this is its owner by the engine's account.
+    pub(super) fn bound(
+        &self,
+        slot: SlotId,
+        confirmation: Confirmation,
+        owner: Option<SessionId>,
     ) -> Result<(), Violation> {
-        for (slot, confirmation) in bound {
-            let Some(session) = owners.get(&slot.0) else {
-                return Err(self.violation("I1", format_args!("{slot:?} is bound, but no session has it")));
-            };
-            let state = self.trail.state(*session);
-            let fits = match state {
-                Some(State::Attached | State::Volatile | State::Degraded) => true,
-                Some(State::Recovering | State::Birth) => *confirmation == Confirmation::Awaited,
-                Some(State::Terminated) | None => false,
-            } || self.trail.is_behind(*session);
-            if !fits {
-                let text = format_args!("{slot:?} of {session} is bound, {confirmation:?}, in {state:?}");
-                return Err(self.violation("I1", text));
-            }
+        let Some(session) = owner else {
+            return Err(self.violation("I1", format_args!("{slot:?} is bound, but no session has it")));
+        };
+        let state = self.trail.state(session);
+        let fits = match state {
+            Some(State::Attached | State::Volatile | State::Degraded) => true,
+            Some(State::Recovering | State::Birth) => confirmation == Confirmation::Awaited,
+            Some(State::Terminated) | None => false,
+        } || self.trail.is_behind(session);
+        if !fits {
+            let text = format_args!("{slot:?} of {session} is bound, {confirmation:?}, in {state:?}");
+            return Err(self.violation("I1", text));
         }
-        let verdict = self.trail.clocks(self.now, known);
+        Ok(())
+    }
+
+    /// The control plane has had its turn: nothing that it knows is in a passing state for too long.
+    pub(super) fn clocks(&mut self, knows: &dyn Fn(SessionId) -> bool) -> Result<(), Violation> {
+        let verdict = self.trail.clocks(self.now, knows);
         self.judge(verdict)
+    }
+
+    /// The slot that was bound last for a session, by its index.
+    pub(super) fn newest_slot(&self, session: SessionId) -> Option<u32> {
+        self.seals.newest_slot(session).map(SlotId::index)
     }
 
     /// A client's own event.
@@ -213,7 +229,7 @@ impl Observer {
     }
 
     /// A worker accepted or sealed a frame of a slot.
-    pub(super) fn used(&mut self, slot: jvpn_abi::wire::SlotId) -> Result<(), Violation> {
+    pub(super) fn used(&mut self, slot: SlotId) -> Result<(), Violation> {
         let verdict = self.seals.used(slot);
         self.judge(verdict)
     }
@@ -225,11 +241,7 @@ impl Observer {
     }
 
     /// The control plane binds a slot for a session. Its answer has not left yet.
-    pub(super) fn binds(
-        &mut self,
-        slot: jvpn_abi::wire::SlotId,
-        session: Option<SessionId>,
-    ) -> Result<(), Violation> {
+    pub(super) fn binds(&mut self, slot: SlotId, session: Option<SessionId>) -> Result<(), Violation> {
         let verdict = self.seals.binds(slot, session);
         self.judge(verdict)
     }
@@ -239,7 +251,7 @@ impl Observer {
         let Some(numbered) = Numbered::decode(packet) else {
             return Err(self.violation("R5.1", "the server got a packet that nobody sent"));
         };
-        let sender = self.clients.iter_mut().find(|client| client.inner == Some(numbered.source));
+        let sender = self.by_inner.get(&numbered.source).and_then(|client| self.clients.get_mut(*client));
         let Some(sender) = sender else {
             let what = format_args!("the server got a packet from {}", numbered.source);
             return Err(self.violation("R5.1", what));
@@ -257,7 +269,7 @@ impl Observer {
             return Err(self.violation("R5.1", "a client got a packet that nobody sent"));
         };
         let watch = &mut self.clients[client];
-        let own = watch.inner == Some(numbered.destination) && watch.at_server.contains(&numbered.number);
+        let own = watch.inner == Some(numbered.destination) && watch.at_server.contains(numbered.number);
         let fresh = watch.echoed.insert(numbered.number);
         if !own || !fresh {
             let text = format_args!("client {client}: packet {numbered:?}, own {own}, fresh {fresh}");

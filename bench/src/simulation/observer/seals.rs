@@ -164,6 +164,10 @@ impl Seals {
         }
     }
 
+    pub(super) fn newest_slot(&self, session: SessionId) -> Option<SlotId> {
+        self.bound.get(&session)?.last().copied()
+    }
+
     pub(super) fn uplink_of(&self, client: usize) -> Option<UplinkId> {
         let slot = self.sending.get(&client)?;
         self.slots.get(slot)?.path.map(|path| path.uplink)

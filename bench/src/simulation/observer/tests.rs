@@ -90,13 +90,10 @@ fn two_bindings_at_once() {
 /// I1: a word that nobody owns; a confirmed binding in a state that has none.
 #[test]
 fn words_that_fit_no_state() {
-    let mut observer = born();
-    let owners = BTreeMap::from([(slot(1).0, SESSION)]);
-    let known = BTreeSet::from([SESSION]);
-    observer.tables(&[(slot(1), Confirmation::Awaited)], &owners, &known).unwrap();
-    let confirmed = [(slot(1), Confirmation::Given)];
-    assert_eq!(broken(observer.tables(&confirmed, &owners, &known)), "I1");
-    assert_eq!(broken(observer.tables(&[(slot(2), Confirmation::Awaited)], &owners, &known)), "I1");
+    let observer = born();
+    observer.bound(slot(1), Confirmation::Awaited, Some(SESSION)).unwrap();
+    assert_eq!(broken(observer.bound(slot(1), Confirmation::Given, Some(SESSION))), "I1");
+    assert_eq!(broken(observer.bound(slot(2), Confirmation::Awaited, None)), "I1");
 }
 
 /// I3, I4, I8: a version left out or taken twice, a state out of the chain, life after the end.
@@ -117,7 +114,9 @@ fn logs_that_do_not_fit_together() {
 fn bounds_of_time_and_number() {
     let mut observer = born();
     observer.set_now(BootTime::from_millis(20_000));
-    assert_eq!(broken(observer.tables(&[], &BTreeMap::new(), &BTreeSet::from([SESSION]))), "I6");
+    observer.clocks(&|_| false).unwrap();
+    observer.set_now(BootTime::from_millis(200_000));
+    assert_eq!(broken(observer.clocks(&|id| id == SESSION)), "I6");
     let mut observer = born();
     observer.audit(&change(1, Some(State::Birth), State::Attached)).unwrap();
     let switch = AuditKind::TransportSwitch { previous: None, new: CLIENT, switch_latency_ms: 0, epoch: 2 };

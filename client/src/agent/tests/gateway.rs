@@ -3,22 +3,27 @@
 
 use super::Seeded;
 use crate::paths::UplinkId;
+use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::wire::data::SlotId;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
+use jvpn_abi::wire::reattach::{KIND_AT, KIND_TAKEOVER};
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Direction, MsgType, Suite};
 use jvpn_abi::{BootTime, Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_crypto::control::{ControlOpener, ControlSealer};
+use jvpn_crypto::cookie::{self, CookieJar, Question};
 use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey, StaticSecret};
 use jvpn_crypto::path::TicketMint;
 use jvpn_crypto::reattach::{RequestFrame, reject};
 use jvpn_crypto::rng::Random;
-use jvpn_crypto::schedule::{EpochSecret, Resume};
+use jvpn_crypto::schedule::{EpochSecret, Resume, Root};
+use jvpn_crypto::takeover::{self, Awaited};
 use jvpn_crypto::window::OwnWindow;
 use jvpn_crypto::{OpenKey, SealKey, handshake};
+use jvpn_session::State;
 use jvpn_session::messages::{
     BindingGrant, ClientPolicy, ControlMessage, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer,
-    MAX_TICKETS, ReattachAsk, ReattachGrant, SessionId, TicketBatch,
+    MAX_TICKETS, ReattachAsk, ReattachGrant, SessionId, TakeoverAsk, TicketBatch,
 };
 use std::collections::BTreeSet;
 
@@ -33,6 +38,15 @@ pub(crate) type Remote = (UplinkId, u16);
 pub(crate) enum SamePlace {
     Switch,
     Rekey,
+}
+
+/// Whether cookies are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cookies {
+    No,
+    Yes,
+    /// And none is ever good.
+    InVain,
 }
 
 struct Generation {
@@ -78,6 +92,9 @@ pub(crate) struct Gateway {
     pub(crate) refuse: Option<(Reason, u32)>,
     pub(crate) refuse_handshake: Option<(Reason, u32)>,
     pub(crate) same_place: SamePlace,
+    pub(crate) cookies: Cookies,
+    /// Added to the number that an answer gives its keys: what an honest gateway never does.
+    pub(crate) key_number_off: u32,
     pub(crate) policy: ClientPolicy,
     pub(crate) slot_resets: bool,
     /// Turns an inner packet into what comes back for it.
@@ -85,12 +102,33 @@ pub(crate) struct Gateway {
     pub(crate) sessions: u32,
     /// Tickets that it still gives.
     pub(crate) tickets: usize,
+    /// Timestamp of the last handshake; it outlives the gateway's memory.
+    stamp: u64,
     probes: BTreeSet<Vec<u8>>,
+    /// PROBEs received.
+    pub(crate) probed: Vec<ProbeFrame>,
+    jar: CookieJar,
     peer: PublicKey,
     psk: PresharedKey,
     node_key: NodeKey,
     random: Seeded,
     serial: u32,
+    /// What outlives its memory: the session and its root.
+    pub(crate) stored: Option<(SessionId, Root)>,
+    offered: Option<Offered>,
+    /// The terms that it has lost its memory in.
+    term: u64,
+    pub(crate) takeovers: Vec<TakeoverAsk>,
+    /// Takeover requests are refused.
+    pub(crate) refuse_takeover: Option<(Reason, u32)>,
+}
+
+/// What a takeover's answer offers.
+struct Offered {
+    awaited: Awaited,
+    binding: Binding,
+    generation: Generation,
+    version: u64,
 }
 
 pub(crate) const POLICY: ClientPolicy = ClientPolicy {
@@ -106,6 +144,11 @@ pub(crate) const POLICY: ClientPolicy = ClientPolicy {
     rekey_hard_ms: 180_000,
     rekey_soft_packets: 1 << 26,
     rekey_hard_packets: 1 << 28,
+    volatile_loss_percent: 5,
+    volatile_rtt_ms: 400,
+    volatile_jitter_ms: 100,
+    quality_span_ms: 2_000,
+    stability_window_ms: 3_000,
 };
 
 impl Gateway {
@@ -121,29 +164,60 @@ impl Gateway {
             refuse: None,
             refuse_handshake: None,
             same_place: SamePlace::Switch,
+            cookies: Cookies::No,
+            key_number_off: 0,
             policy: POLICY,
             slot_resets: true,
             reflect: |_| {},
             sessions: 0,
             tickets: usize::MAX,
+            stamp: 0,
             probes: BTreeSet::new(),
+            probed: Vec::new(),
+            jar: CookieJar::default(),
             peer,
             psk: PresharedKey::default(),
             node_key: NodeKey::generate(&mut random).unwrap(),
             random,
             serial: 0,
+            stored: None,
+            offered: None,
+            term: 0,
+            takeovers: Vec::new(),
+            refuse_takeover: None,
         }
     }
 
     pub(crate) fn receive(&mut self, from: Remote, datagram: &[u8]) {
+        if self.asks_for_cookie(from, datagram) {
+            return;
+        }
         match MsgType::from_octet(datagram[0]) {
             Some(MsgType::HandshakeInit) => self.init(from, datagram),
+            Some(MsgType::ReattachRequest) if datagram[KIND_AT] == KIND_TAKEOVER => {
+                self.takeover(from, datagram);
+            }
             Some(MsgType::ReattachRequest) => self.request(from, datagram),
             Some(MsgType::Data) => self.data(from, datagram),
             Some(MsgType::Control) => self.control(from, datagram),
             Some(MsgType::PathProbe) => self.path_probe(from, datagram),
             other => panic!("a client never sends {other:?}"),
         }
+    }
+
+    fn asks_for_cookie(&mut self, from: Remote, datagram: &[u8]) -> bool {
+        let is_request = datagram[0] == MsgType::ReattachRequest.octet();
+        let request = is_request.then(|| Question::of_request(datagram)).flatten();
+        let is_init = datagram[0] == MsgType::HandshakeInit.octet();
+        let question = is_init.then(|| Question::of_init(datagram)).flatten().or(request);
+        let Some(question) = question.filter(|_| self.cookies != Cookies::No) else { return false };
+        let (remote, local) = (Endpoint::v4([203, 0, 113, from.0.0], from.1), super::world::endpoint());
+        if self.cookies == Cookies::Yes && self.jar.accepts(NOW, remote, local, question.shown()) {
+            return false;
+        }
+        let cookie = self.jar.bake(&mut self.random, NOW, remote, local).unwrap();
+        self.out.push((from, cookie::retry(&self.secret.public(), &question, cookie).to_vec()));
+        true
     }
 
     fn grant(&mut self, epoch: u64, anchor_version: u64) -> BindingGrant {
@@ -167,6 +241,11 @@ impl Gateway {
         assert_eq!(init.peer, self.peer);
         let offer = HandshakeOffer::decode(&init.payload).unwrap();
         assert_eq!(offer.versions, [PROTOCOL_VERSION]);
+        if offer.timestamp_ns <= self.stamp {
+            // It was overtaken by a later one, over another path.
+            return;
+        }
+        self.stamp = offer.timestamp_ns;
         if let Some((reason, retry_after_ms)) = self.refuse_handshake {
             let answer = HandshakeAnswer::Refused { reason, retry_after_ms }.encode();
             let (datagram, _) = init.respond(&self.psk, &answer).unwrap();
@@ -192,6 +271,7 @@ impl Gateway {
         let answer = HandshakeAnswer::Granted(Box::new(grant)).encode();
         let (datagram, secret) = init.respond(&self.psk, &answer).unwrap();
         self.sessions += 1;
+        self.stored = Some((SessionId(id), secret.root()));
         self.session = Some(Session {
             id: SessionId(id),
             binding: Some(Binding::new(&binding, &secret, suite, from)),
@@ -227,7 +307,9 @@ impl Gateway {
         let session = self.session.as_ref().unwrap();
         if claim.nonce <= session.nonce {
             let answer = match &session.cached {
-                Some((request, remote, answer)) if request == datagram && *remote == from => answer.clone(),
+                Some((request, remote, answer)) if frame.is_same_request(request) && *remote == from => {
+                    answer.clone()
+                }
                 _ => reject(&resume, &frame, Reason::ReplayDetected, 0).to_vec(),
             };
             self.out.push((from, answer));
@@ -260,7 +342,8 @@ impl Gateway {
         }
         let before = session.binding.take().filter(|_| rekey).and_then(Binding::into_heard);
         let key_number = before.as_ref().map_or(0, |before| before.number + 1);
-        let answer = ReattachGrant { rekey, key_number, binding: grant.clone() }.encode();
+        let named = key_number.wrapping_add(self.key_number_off);
+        let answer = ReattachGrant { rekey, key_number: named, binding: grant.clone() }.encode();
         let (answer, secret) = incoming.answer(&answer).unwrap();
         let suite = Suite::Aes256Gcm;
         let mut binding = Binding::new(&grant, &secret, suite, from);
@@ -270,6 +353,66 @@ impl Gateway {
         session.pending = Some(Generation::new(&grant, &secret));
         session.cached = Some((datagram.to_vec(), from, answer.clone()));
         self.out.push((from, answer));
+    }
+
+    /// It loses its memory, but for what is stored.
+    pub(crate) fn forget(&mut self) {
+        self.session = None;
+        self.offered = None;
+        self.term += 1;
+    }
+
+    fn takeover(&mut self, from: Remote, datagram: &[u8]) {
+        let incoming = takeover::read_request(&mut self.random, &self.secret, datagram).unwrap();
+        assert_eq!(incoming.peer, self.peer);
+        let ask = TakeoverAsk::decode(&incoming.payload).unwrap();
+        let rises = self.takeovers.last().is_none_or(|last| ask.timestamp_ns > last.timestamp_ns);
+        assert!(rises, "each request has a higher timestamp");
+        self.takeovers.push(ask);
+        let stored = self.stored.clone().filter(|(id, _)| *id == ask.session_id);
+        let refusal = self.refuse_takeover.or(stored.is_none().then_some((Reason::SessionNotFound, 0)));
+        if let Some((reason, retry_after_ms)) = refusal {
+            let refusal = incoming.refuse(&self.psk, reason, retry_after_ms).unwrap();
+            return self.out.push((from, refusal));
+        }
+        let (_, root) = stored.unwrap();
+        let version = (self.term << 40) + 1;
+        let grant = self.grant(1, version);
+        let payload = ReattachGrant { rekey: false, key_number: 0, binding: grant.clone() }.encode();
+        let answered = incoming.answer(&root.takeover(), &payload, Suite::Aes256Gcm, grant.slot).unwrap();
+        assert!(answered.datagram.len() <= datagram.len());
+        let binding = Binding::new(&grant, &answered.secret, Suite::Aes256Gcm, from);
+        let generation = Generation::new(&grant, &answered.secret);
+        self.offered = Some(Offered { awaited: answered.awaited, binding, generation, version });
+        self.out.push((from, answered.datagram));
+    }
+
+    /// CONTROL that takes what is offered.
+    fn take(&mut self, from: Remote, datagram: &[u8]) {
+        let mut offered = self.offered.take().unwrap();
+        let (_, message) = offered.awaited.open(datagram).unwrap();
+        let wanted = ControlMessage::TakeOver { epoch: 1, version: offered.version };
+        assert_eq!(ControlMessage::decode(&message), Some(wanted));
+        offered.binding.control_in = offered.awaited.into_opener();
+        let id = self.stored.as_ref().unwrap().0;
+        self.session = Some(Session {
+            id,
+            binding: Some(offered.binding),
+            confirmed: offered.generation,
+            pending: None,
+            nonce: 0,
+            epoch: 1,
+            version: offered.version,
+            cached: None,
+        });
+        self.say_state(from, datagram.len());
+    }
+
+    fn say_state(&mut self, from: Remote, question_len: usize) {
+        let version = self.session.as_ref().unwrap().version;
+        let (state, reason) = (State::Recovering.number(), Reason::RecoveryRetry);
+        self.say_to(from, ControlMessage::State { version, state, reason });
+        assert!(self.out.last().unwrap().1.len() <= question_len, "larger than its question");
     }
 
     fn data(&mut self, from: Remote, datagram: &[u8]) {
@@ -295,6 +438,7 @@ impl Gateway {
         binding.window.check(header.counter).expect("the client never repeats a counter");
         let (opened, plaintext) = binding.open.open_in_place(header.counter, head, body).unwrap();
         binding.window.commit(opened).unwrap();
+        let (received, highest) = (binding.window.received(), binding.window.highest().unwrap_or(0));
         if from != binding.remote {
             let observed = Endpoint::v4([203, 0, 113, 9], from.1);
             self.say_to(from, ControlMessage::PathHint { observed });
@@ -311,7 +455,9 @@ impl Gateway {
         match ProbeFrame::parse(&plaintext) {
             Some(probe) if plaintext[0] >> 4 == 0 => {
                 assert_eq!(probe.kind, ProbeKind::Probe);
-                let answer = ProbeFrame { kind: ProbeKind::ProbeAck, received: 1, ..probe };
+                self.probed.push(probe);
+                let kind = ProbeKind::ProbeAck;
+                let answer = ProbeFrame { kind, received, highest_counter: highest, rtt_us: 0, ..probe };
                 self.send_plaintext(&answer.encode());
             }
             _ => {
@@ -347,12 +493,20 @@ impl Gateway {
     }
 
     fn control(&mut self, from: Remote, datagram: &[u8]) {
+        let slot = ControlHeader::parse(datagram).unwrap().slot;
+        if self.offered.as_ref().is_some_and(|offered| offered.binding.slot == slot) {
+            return self.take(from, datagram);
+        }
+        if self.session.is_none() {
+            return;
+        }
         let binding = self.session.as_mut().and_then(|session| session.binding.as_mut()).unwrap();
         let before = binding.previous.as_mut().and_then(|previous| previous.control_in.open(datagram).ok());
         let message = before.unwrap_or_else(|| binding.control_in.open(datagram).unwrap());
         match ControlMessage::decode(&message) {
             Some(ControlMessage::Terminate { reason }) => self.terminated = Some(reason),
             Some(ControlMessage::AskTickets) => self.hand_out_tickets(from),
+            Some(ControlMessage::TakeOver { .. }) => self.say_state(from, datagram.len()),
             other => panic!("a client never says {other:?}"),
         }
     }

@@ -3,8 +3,11 @@
 pub(crate) mod gateway;
 mod hostile;
 mod paths;
+mod quality;
 mod rekey;
+mod retry;
 mod scenarios;
+mod takeover;
 mod world;
 
 use jvpn_crypto::rng::{Random, RandomError};

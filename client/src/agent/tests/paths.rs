@@ -19,6 +19,7 @@ const HASTY: CandidateSettings = CandidateSettings {
     interval: std::time::Duration::from_secs(10),
     metered_interval: std::time::Duration::from_secs(60),
     fail_back_hold: Some(std::time::Duration::from_secs(2)),
+    for_quality: true,
 };
 
 fn number(packet: &[u8]) -> u32 {

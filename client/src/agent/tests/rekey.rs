@@ -120,6 +120,29 @@ fn r5_2_a_refused_rekey_waits() {
     assert!(world.recoveries().is_empty());
 }
 
+/// R5.2: keys whose number does not follow the one in use are refused and told: the one in use again, one further on, the
+/// very last one. Those in use go on without a loss, and the next answer that fits is taken.
+#[test]
+fn r5_2_key_numbers_that_do_not_follow_are_refused() {
+    for off in [u32::MAX, 1, u32::MAX - 1] {
+        let mut world = quick();
+        let events = world.events.len();
+        world.gateway.key_number_off = off;
+        world.run(4_000);
+        let status = world.agent.status(world.now);
+        assert_eq!((world.state(), key(&world), status.counters.rekeys), ("ATTACHED", 0, 0), "{off}");
+        let told = |(_, event): &(_, Event)| matches!(event, Event::Trouble { message } if message.contains("keys that do not follow ours"));
+        assert!(world.events.len() > events && world.events[events..].iter().all(told), "{off}");
+        assert!((1..=16).contains(&world.gateway.asks.len()), "{off}: {}", world.gateway.asks.len());
+        world.gateway.key_number_off = 0;
+        world.run(4_000);
+        assert!(key(&world) >= 1, "{off}");
+        assert!(world.recoveries().is_empty());
+        let came = arrived(&world);
+        assert!(came.windows(2).all(|pair| pair[1] == pair[0] + 1), "{off}: a gap");
+    }
+}
+
 /// I13: the gateway may see the request from elsewhere: then its answer is a switch, and the client follows it.
 #[test]
 fn r5_2_an_answer_may_be_a_switch() {

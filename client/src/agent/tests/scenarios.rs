@@ -226,22 +226,6 @@ fn refusals_are_waited_out_or_end_the_session() {
     assert!(ended, "explicit and with its reason");
 }
 
-/// R4.3 in its first form: a handle RESET with the right token ends the session explicitly; a new one is reported.
-#[test]
-fn a_handle_reset_ends_the_session_explicitly() {
-    let mut world = World::attached();
-    let id = world.session();
-    world.gateway.session = None;
-    world.gateway.slot_resets = false;
-    world.link(A, LinkState::NoCarrier);
-    world.run(3_000);
-    let ended: Vec<_> =
-        world.events.iter().filter(|(_, e)| matches!(e, Event::SessionEnded { .. })).collect();
-    assert!(matches!(ended[..], [(_, Event::SessionEnded { reason: Reason::SessionNotFound, .. })]));
-    assert_ne!(world.session(), id);
-    assert_eq!(world.state(), "ATTACHED");
-}
-
 /// A gateway that lost its slots says so, and the client reattaches without waiting for silence.
 #[test]
 fn a_slot_reset_reattaches() {

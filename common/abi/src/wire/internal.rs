@@ -19,7 +19,7 @@ pub enum ProbeKind {
 ///
 /// | 0 | 1–3 | 4–7 | 8–15 | 16–19 | 20–23 | 24–31 | 32–39 |
 /// |---|---|---|---|---|---|---|---|
-/// | kind | 0 | id | sent_at (ns, sender's clock) | my next interval (ms) | 0 | received packets | highest counter received |
+/// | kind | 0 | id | sent_at (ns, sender's clock) | my next interval (ms) | last round trip (µs) | received packets | highest counter received |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeFrame {
     /// Question or answer.
@@ -30,6 +30,8 @@ pub struct ProbeFrame {
     pub sent_at_ns: u64,
     /// The sender's next probe comes within this many ms.
     pub next_interval_ms: u32,
+    /// The round trip that the sender of a PROBE has measured last, µs; 0 = none since its last PROBE. 0 in answers.
+    pub rtt_us: u32,
     /// DATA packets that the sender of this frame has accepted under this key.
     pub received: u64,
     /// Highest counter among them.
@@ -53,6 +55,7 @@ impl ProbeFrame {
             id: be32(frame, 4)?,
             sent_at_ns: be64(frame, 8)?,
             next_interval_ms: be32(frame, 16)?,
+            rtt_us: be32(frame, 20)?,
             received: be64(frame, 24)?,
             highest_counter: be64(frame, 32)?,
         })
@@ -66,6 +69,7 @@ impl ProbeFrame {
         out[4..8].copy_from_slice(&self.id.to_be_bytes());
         out[8..16].copy_from_slice(&self.sent_at_ns.to_be_bytes());
         out[16..20].copy_from_slice(&self.next_interval_ms.to_be_bytes());
+        out[20..24].copy_from_slice(&self.rtt_us.to_be_bytes());
         out[24..32].copy_from_slice(&self.received.to_be_bytes());
         out[32..40].copy_from_slice(&self.highest_counter.to_be_bytes());
         out

@@ -9,6 +9,8 @@ pub mod internal;
 pub mod path;
 pub mod reattach;
 pub mod reset;
+pub mod retry;
+pub mod takeover;
 
 pub use data::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, SlotId};
 

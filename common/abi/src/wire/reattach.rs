@@ -18,7 +18,7 @@ pub const KIND_AT: usize = 2;
 pub const REJECT_REASON_AT: usize = 3;
 /// Kind: a reattach at the owner (Noise KKpsk0).
 pub const KIND_REATTACH: u8 = 0;
-/// Kind: takeover exchange (reserved; this version refuses it as malformed).
+/// Kind: takeover exchange (Noise IKpsk2, [`super::takeover`]).
 pub const KIND_TAKEOVER: u8 = 1;
 /// Position of the handle.
 pub const HANDLE_AT: usize = 4;

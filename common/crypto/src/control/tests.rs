@@ -125,10 +125,10 @@ fn messages_that_do_not_fit_are_refused() {
     assert_eq!(sealer.seal(&vec![1; len]), Err(CryptoError::TooLong { len, max: CONTROL_MESSAGE_MAX }));
 }
 
-/// R2.4, R7.2: an opener that was made again from what was kept opens nothing a second time, and all that is newer, in any
+/// R2.4, R7.3: an opener that was made again from what was kept opens nothing a second time, and all that is newer, in any
 /// order; a sealer goes on with another key.
 #[test]
-fn r7_2_both_ends_go_on_from_what_was_kept() {
+fn r7_3_both_ends_go_on_from_what_was_kept() {
     for highest in [0_u8, 5, 63, 64, 200] {
         let suite = Suite::Aes256Gcm;
         let (mut sealer, mut opener) = pair(suite, 2);

@@ -167,7 +167,8 @@ fn a_draw_serves_once() {
 /// R2.1: points of small order contribute nothing and are refused (RFC 7748, section 6.1).
 #[test]
 fn keys_that_contribute_nothing_are_refused() {
-    let mut ours = X25519::default();
+    let secret = StaticSecret::generate(&mut Fixed(hex(INITIATOR))).unwrap();
+    let mut ours = Agreed::new(Arc::clone(secret.key()));
     ours.set(&hex(INITIATOR));
     let mut order_eight = hex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800");
     let mut one = vec![0; 32];

@@ -50,6 +50,11 @@ fn schedule_matches_its_definition() {
             "b764557ca25904bcc14286f5782e9ef099fff406603104afdaedc4c58e56c892",
         ),
         ("root", epoch.root().0.to_vec(), "944556d6c9ac77747ac60ecc8ac3808bd65e58a7b83bfd62b84f6f557534bbe9"),
+        (
+            "takeover",
+            epoch.root().takeover().psk().to_vec(),
+            "37e7c10984c3a5353d93bfe299812a121dbbd4b5538687335cf38ab2a064ce03",
+        ),
     ] {
         assert_eq!(actual, hex(expected), "{name}");
     }
@@ -70,9 +75,10 @@ fn no_key_serves_two_purposes() {
         *resume.mac_key(),
         *resume.reject_key(),
         epoch.root().0,
+        *epoch.root().takeover().0,
     ]);
     let fixed = seen.len();
-    assert_eq!(fixed, 8);
+    assert_eq!(fixed, 9);
     for direction in [Direction::ClientToGateway, Direction::GatewayToClient] {
         seen.insert(*epoch.control_secret(direction).0);
         for incarnation in [0, 1, 2, 256, u32::MAX] {
@@ -106,4 +112,5 @@ fn secrets_are_not_printed() {
     assert_eq!(format!("{:?}", epoch.control_secret(direction)), "ControlSecret(..)");
     assert_eq!(format!("{:?}", epoch.resume()), "Resume(..)");
     assert_eq!(format!("{:?}", epoch.root()), "Root(..)");
+    assert_eq!(format!("{:?}", epoch.root().takeover()), "TakeoverKey(..)");
 }

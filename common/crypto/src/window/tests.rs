@@ -11,7 +11,9 @@ fn empty() -> KeyState {
         window_lock: AtomicU64::new(0),
         window_end: AtomicU64::new(0),
         received: AtomicU64::new(0),
-        reserved_2: [const { AtomicU64::new(0) }; 4],
+        peer_received: AtomicU64::new(0),
+        peer_end: AtomicU64::new(0),
+        reserved_2: [const { AtomicU64::new(0) }; 2],
         window: [const { AtomicU64::new(0) }; WINDOW_WORDS],
     }
 }

@@ -29,6 +29,16 @@ pub struct ClientPolicy {
     pub rekey_soft_packets: u32,
     /// DATA packets under one key and direction after which it is not used any more.
     pub rekey_hard_packets: u32,
+    /// Loss above which quality is bad, percent.
+    pub volatile_loss_percent: u8,
+    /// Round-trip time above which quality is bad, ms.
+    pub volatile_rtt_ms: u32,
+    /// Jitter above which quality is bad, ms.
+    pub volatile_jitter_ms: u32,
+    /// Span that quality is measured over, ms.
+    pub quality_span_ms: u32,
+    /// How long quality has to be good until it counts as good again, ms.
+    pub stability_window_ms: u32,
 }
 
 impl ClientPolicy {
@@ -41,6 +51,8 @@ impl ClientPolicy {
         w.u8(self.candidates_max);
         w.u32(self.rekey_soft_ms).u32(self.rekey_hard_ms);
         w.u32(self.rekey_soft_packets).u32(self.rekey_hard_packets);
+        w.u8(self.volatile_loss_percent).u32(self.volatile_rtt_ms).u32(self.volatile_jitter_ms);
+        w.u32(self.quality_span_ms).u32(self.stability_window_ms);
     }
     pub(super) fn read(r: &mut Reader<'_>) -> Option<Self> {
         Some(Self {
@@ -56,6 +68,11 @@ impl ClientPolicy {
             rekey_hard_ms: r.u32()?,
             rekey_soft_packets: r.u32()?,
             rekey_hard_packets: r.u32()?,
+            volatile_loss_percent: r.u8()?,
+            volatile_rtt_ms: r.u32()?,
+            volatile_jitter_ms: r.u32()?,
+            quality_span_ms: r.u32()?,
+            stability_window_ms: r.u32()?,
         })
     }
 }

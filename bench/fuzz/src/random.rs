@@ -1,0 +1,21 @@
+//! Seeded randomness: the same input gives the same run.
+
+use jvpn_crypto::rng::{Random, RandomError};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+/// Reproducible randomness for keys, names and jitter.
+pub(crate) struct Seeded(ChaCha20Rng);
+
+impl Seeded {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(ChaCha20Rng::seed_from_u64(seed))
+    }
+}
+
+impl Random for Seeded {
+    fn fill(&mut self, out: &mut [u8]) -> Result<(), RandomError> {
+        self.0.fill_bytes(out);
+        Ok(())
+    }
+}

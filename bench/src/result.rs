@@ -1,0 +1,180 @@
+//! What every run of the bench writes down beside its figures: quantiles from a histogram, and what it ran on.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// Longest duration that a histogram holds: more is counted as this.
+const LONGEST_US: u64 = 3_600_000_000;
+/// Significant digits of a histogram.
+const DIGITS: u8 = 3;
+
+/// Durations in microseconds.
+#[derive(Clone, Debug)]
+pub struct Durations(Histogram<u64>);
+
+/// Quantiles in milliseconds; all zero if nothing was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Quantiles {
+    /// How many were measured.
+    pub count: u64,
+    /// Half were not longer.
+    pub p50_ms: f64,
+    /// 95 of 100 were not longer.
+    pub p95_ms: f64,
+    /// 99 of 100 were not longer.
+    pub p99_ms: f64,
+    /// The longest.
+    pub max_ms: f64,
+}
+
+impl Durations {
+    /// Nothing measured yet.
+    ///
+    /// # Errors
+    /// The bounds are constants: none in practice.
+    pub fn new() -> Result<Self> {
+        let histogram = Histogram::new_with_bounds(1, LONGEST_US, DIGITS);
+        Ok(Self(histogram.context("the histogram's bounds are wrong")?))
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, duration: Duration) {
+        self.0.saturating_record(u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US));
+    }
+
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        // The bounds of all are the same, so nothing can be out of them.
+        let _added = self.0.add(&other.0);
+    }
+
+    /// What a reader looks at first.
+    #[must_use]
+    pub fn quantiles(&self) -> Quantiles {
+        if self.0.is_empty() {
+            return Quantiles::default();
+        }
+        let ms = |us: u64| us as f64 / 1_000.0;
+        let at = |quantile| ms(self.0.value_at_quantile(quantile));
+        Quantiles {
+            count: self.0.len(),
+            p50_ms: at(0.5),
+            p95_ms: at(0.95),
+            p99_ms: at(0.99),
+            max_ms: ms(self.0.max()),
+        }
+    }
+
+    /// The distribution as `.hgrm` text, values in ms: what HdrHistogram's plotters read.
+    #[must_use]
+    pub fn hgrm(&self) -> String {
+        let mut text = format!(
+            "{:>12} {:>14} {:>10} {:>14}\n\n",
+            "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
+        );
+        for step in self.0.iter_quantiles(5) {
+            let (value, quantile) = (step.value_iterated_to() as f64 / 1_000.0, step.quantile_iterated_to());
+            let total = self.0.count_between(0, step.value_iterated_to());
+            let inverse = if quantile < 1.0 {
+                format!("{:>14.2}", 1.0 / (1.0 - quantile))
+            } else {
+                "           inf".to_owned()
+            };
+            text.push_str(&format!("{value:>12.3} {quantile:>14.12} {total:>10} {inverse}\n"));
+        }
+        text.push_str(&format!("#[Max = {:.3}, Total count = {}]\n", self.quantiles().max_ms, self.0.len()));
+        text
+    }
+}
+
+/// What a run ran on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Environment {
+    /// Version of the bench.
+    pub version: String,
+    /// Whether the bench and, where they were built with it, the programs are optimised.
+    pub build: &'static str,
+    /// Hash of the source tree's commit, if it is there.
+    pub commit: Option<String>,
+    /// Kernel release.
+    pub kernel: String,
+    /// Processor.
+    pub cpu: String,
+    /// Processors that this process may use.
+    pub cpus: usize,
+    /// Memory of the machine, KiB.
+    pub memory_kib: u64,
+    /// How XDP is attached.
+    pub xdp_mode: String,
+    /// How AF_XDP gets at the frames.
+    pub af_xdp_mode: String,
+}
+
+impl Environment {
+    /// Looks at the machine; what it does not say stays empty.
+    #[must_use]
+    pub fn collect() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name));
+            line.and_then(|line| line.split_once(':'))
+                .map(|(_, value)| value.trim().to_owned())
+                .unwrap_or_default()
+        };
+        let memory = field(&read("/proc/meminfo"), "MemTotal");
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            build: if cfg!(debug_assertions) { "debug" } else { "release" },
+            commit: commit(),
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            cpu: field(&read("/proc/cpuinfo"), "model name"),
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            memory_kib: memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or_default(),
+            xdp_mode: String::new(),
+            af_xdp_mode: String::new(),
+        }
+    }
+}
+
+fn commit() -> Option<String> {
+    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
+    let hash = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !hash.is_empty()).then_some(hash)
+}
+
+/// Writes a value as JSON for people and programs.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).context("a result is no JSON")?;
+    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_those_of_what_was_added() {
+        let mut all = Durations::new().unwrap();
+        assert_eq!(all.quantiles(), Quantiles::default());
+        (1..=100).for_each(|ms| all.add(Duration::from_millis(ms)));
+        let mut two = Durations::new().unwrap();
+        two.merge(&all);
+        let found = two.quantiles();
+        assert_eq!(found.count, 100);
+        for (value, wanted) in
+            [(found.p50_ms, 50.0), (found.p95_ms, 95.0), (found.p99_ms, 99.0), (found.max_ms, 100.0)]
+        {
+            assert!((value - wanted).abs() <= wanted / 500.0, "{value} is not {wanted}");
+        }
+        assert!(two.hgrm().lines().count() > 10);
+    }
+}

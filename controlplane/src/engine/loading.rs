@@ -1,0 +1,248 @@
+//! Sessions that only the store remembers: loaded when a control plane starts beside a data plane without JOURNAL, each
+//! once its next term is in the store.
+//!
+//! Until a session is loaded its client is told UNAVAILABLE, and no handle gets a RESET: a gateway that does not know what
+//! it has forgotten says nothing about it. What cannot be loaded ends on record.
+
+use super::Engine;
+use super::api::ContextView;
+use super::counters::Counter;
+use super::durable::STORE_PAUSE;
+use super::session::Session;
+use super::snapshot::Places;
+use super::world::World;
+use crate::audit::{AuditEvent, AuditKind};
+use crate::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
+use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::keys::PublicKey;
+use jvpn_session::messages::SessionId;
+use jvpn_session::{Event, State, StateVersion, reload};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// A stored session on its way into memory.
+#[derive(Debug)]
+pub(super) struct Loading {
+    stored: StoredSession,
+    version: Version,
+    /// The request for its next term; `None` while it waits to be asked for again.
+    ticket: Option<u64>,
+}
+
+/// What is on its way.
+#[derive(Debug, Default)]
+pub(super) struct Loads {
+    sessions: BTreeMap<SessionId, Loading>,
+    /// When what failed is tried again.
+    again_at: Option<BootTime>,
+    /// Nobody could read which sessions there are.
+    unreadable: bool,
+}
+
+impl Loads {
+    pub(super) const fn again_at(&self) -> Option<BootTime> {
+        self.again_at
+    }
+
+    /// Whether there may be sessions that this engine does not know.
+    fn is_incomplete(&self) -> bool {
+        self.unreadable || !self.sessions.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+}
+
+impl Engine {
+    /// What the store holds and no memory does. Only for records whose sessions are not here.
+    pub fn load_stored(&mut self, now: BootTime, records: Vec<(SessionId, Versioned)>) {
+        let mut newest: BTreeMap<PublicKey, (u64, SessionId)> = BTreeMap::new();
+        for (id, record) in &records {
+            let own = (record.session.handshake_timestamp_ns, *id);
+            newest.entry(record.session.peer).and_modify(|best| *best = own.max(*best)).or_insert(own);
+        }
+        for (id, Versioned { version, session: stored }) in records {
+            let is_newest = newest.get(&stored.peer).is_some_and(|(_, newest)| *newest == id);
+            let fate = if is_newest { self.world.fate(&stored, now) } else { Err(Reason::Superseded) };
+            if let Err(reason) = fate {
+                self.end_stored(now, id, &stored, version, reason);
+            } else if let Some(store) = &mut self.world.store {
+                store.loads.sessions.insert(id, Loading { stored, version, ticket: None });
+            }
+        }
+        self.ask_to_load();
+    }
+
+    /// The store could not be read: whatever it holds may be there.
+    pub fn store_is_unreadable(&mut self) {
+        if let Some(store) = &mut self.world.store {
+            store.loads.unreadable = true;
+        }
+    }
+
+    /// Whether JOURNAL, once everything said is written, names every session that there is: nothing of the store is still
+    /// to be loaded, and each found a place.
+    #[must_use]
+    pub fn journal_is_whole(&self) -> bool {
+        let overflowed = self.world.journal.as_ref().is_some_and(Places::has_overflowed);
+        self.world.memory_is_whole() && !overflowed
+    }
+
+    /// Asks for the next term of every session that is not asked for.
+    fn ask_to_load(&mut self) {
+        let Some(store) = &mut self.world.store else { return };
+        store.loads.again_at = None;
+        let mut loads = std::mem::take(&mut store.loads.sessions);
+        for (id, loading) in &mut loads {
+            if loading.ticket.is_none() {
+                let mut session = Box::new(loading.stored.clone());
+                session.term = session.term.saturating_add(1);
+                let expected = Expected::Version(loading.version);
+                loading.ticket = Some(store.ask(Change::Put { id: *id, expected, session }));
+            }
+        }
+        store.loads.sessions = loads;
+    }
+
+    pub(super) fn load_again(&mut self, now: BootTime) {
+        let due = self.world.store.as_ref().and_then(|store| store.loads.again_at);
+        if due.is_some_and(|at| now >= at) {
+            self.ask_to_load();
+        }
+    }
+
+    /// What became of a request, if it was one for the next term of a session on its way. `true`: it was.
+    pub(super) fn load_outcome(
+        &mut self,
+        now: BootTime,
+        ticket: u64,
+        id: SessionId,
+        result: &Result<Version, StoreError>,
+        view: &dyn ContextView,
+    ) -> bool {
+        let Some(store) = &mut self.world.store else { return false };
+        let loads = &mut store.loads.sessions;
+        if loads.get(&id).is_none_or(|loading| loading.ticket != Some(ticket)) {
+            return false;
+        }
+        match result {
+            Ok(version) => {
+                if let Some(loading) = loads.remove(&id) {
+                    self.loaded(now, id, loading.stored, *version, view);
+                }
+            }
+            Err(StoreError::Conflict { .. }) => {
+                // Somebody else wrote it: it is not ours to load.
+                loads.remove(&id);
+                tracing::error!(session = %id, "its record was changed by somebody else; it is not loaded");
+            }
+            Err(StoreError::Unavailable { .. } | StoreError::Damaged { .. }) => {
+                if let Some(loading) = loads.get_mut(&id) {
+                    loading.ticket = None;
+                }
+                store.loads.again_at = Some(now.after(STORE_PAUSE));
+            }
+        }
+        true
+    }
+
+    /// Its next term is stored: from here on it is a session without binding and generation.
+    fn loaded(
+        &mut self,
+        now: BootTime,
+        id: SessionId,
+        stored: StoredSession,
+        version: Version,
+        view: &dyn ContextView,
+    ) {
+        let peer = stored.peer;
+        let live = self.world.peers.get(&peer).and_then(|peer| peer.live);
+        // Configuration and sessions may have changed while the store was written.
+        let fate = self.world.fate(&stored, now);
+        let fate = if live.is_some() { Err(Reason::Superseded) } else { fate };
+        let lived = fate.and_then(|lived| {
+            let policy = &self.world.settings.policy;
+            reload(id, stored.term, lived, now, policy).ok_or(Reason::OwnerRestart)
+        });
+        let next = match lived {
+            Ok(next) => next,
+            Err(reason) => return self.end_stored(now, id, &stored, version, reason),
+        };
+        let world = &mut self.world;
+        let mut session = Box::new(Session::new(next.core, peer, stored.suite, &world.settings.policy));
+        session.takeover = Some(stored.root.takeover());
+        session.stored = Some(version);
+        let (state, reason) = (session.core.state(), session.core.reason());
+        world.counters.transition(reason);
+        world.counters.count(Counter::SessionsLoaded);
+        session.timeline.push(now, None, state, reason, session.core.version());
+        world.report(&mut session, now, reason, AuditKind::StateChange { previous: None, new: state });
+        if let Some(peer) = world.peers.get_mut(&peer) {
+            peer.live = Some(id);
+        }
+        world.live += 1;
+        self.sessions.insert(id, session);
+        self.with(id, |_, _| ());
+        // A birth of the peer goes on beside it and supersedes it with its first frame, as ever.
+        self.run_due(id, now, Event::AdminTerminated.priority(), view);
+    }
+
+    /// A stored session that is not loaded: it ends, and the audit says so.
+    fn end_stored(
+        &mut self,
+        now: BootTime,
+        id: SessionId,
+        stored: &StoredSession,
+        version: Version,
+        reason: Reason,
+    ) {
+        let lived = self.world.lived(stored, now).unwrap_or_default();
+        let session = Some((id, StateVersion::first(stored.term).next_term()));
+        let total_lifetime_ms = u64::try_from(lived.as_millis()).unwrap_or(u64::MAX);
+        let change = AuditKind::StateChange { previous: None, new: State::Terminated };
+        let end = AuditKind::Termination { total_lifetime_ms, total_switches: 0 };
+        for kind in [change, end] {
+            self.world.lines.push_back(AuditEvent { at: now, session, reason: Some(reason), kind }.into());
+        }
+        self.world.counters.transition(reason);
+        self.forget_stored(id, version);
+    }
+}
+
+impl World {
+    /// Whether a stored session may be loaded: how long it has lived, or why it ends.
+    fn fate(&self, stored: &StoredSession, now: BootTime) -> Result<Duration, Reason> {
+        if !self.is_allowed(&stored.peer) {
+            return Err(Reason::KeyRevoked);
+        }
+        let configured = self.peers.get(&stored.peer).map(|peer| &peer.settings.addresses);
+        if configured != Some(&stored.addresses) {
+            return Err(Reason::AdminTerminate);
+        }
+        let lived = self.lived(stored, now).ok_or(Reason::TtlSessionExpired)?;
+        if lived >= self.settings.policy.session_ttl {
+            return Err(Reason::TtlSessionExpired);
+        }
+        if stored.term >= StateVersion::MAX_TERM { Err(Reason::OwnerRestart) } else { Ok(lived) }
+    }
+
+    /// How long a stored session has lived, by the wall clock; `None` if that stands before its birth.
+    fn lived(&self, stored: &StoredSession, now: BootTime) -> Option<Duration> {
+        let unix_ms = self.store.as_ref()?.unix_ms(now);
+        unix_ms.checked_sub(stored.born_unix_ms).map(Duration::from_millis)
+    }
+
+    /// How long a client has to wait that asks for a session which is not here but may be stored; `None`: there is none.
+    pub(super) fn may_be_stored(&self, id: SessionId, peer: &PublicKey, now: BootTime) -> Option<Duration> {
+        let loads = &self.store.as_ref()?.loads;
+        let is_loading = loads.sessions.get(&id).is_some_and(|loading| loading.stored.peer == *peer);
+        let wait = loads.again_at.map_or(Duration::ZERO, |at| at.since(now));
+        (is_loading || loads.unreadable).then_some(wait)
+    }
+
+    /// Whether every session that there may be is known here.
+    pub(super) fn memory_is_whole(&self) -> bool {
+        !self.store.as_ref().is_some_and(|store| store.loads.is_incomplete())
+    }
+}

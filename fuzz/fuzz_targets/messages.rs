@@ -1,0 +1,4 @@
+//! The target `messages` of `bench/fuzz`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| jvpn_fuzz::run("messages", data));
