@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 mod answers;
+mod bursts;
 mod candidates;
 mod determinism;
 mod ends;

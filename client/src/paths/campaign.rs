@@ -1,11 +1,13 @@
 //! A burst of attempts to get a binding (by reattach) or a session (by handshake): which uplink, when again, when fresh.
 //!
 //! An attempt is one request. It may be repeated identically, at most twice; then it has failed, and the
-//! next one goes out over the next usable uplink. After each round over all usable uplinks the waiting time doubles.
+//! next one goes out over the next usable uplink. After each round over all usable uplinks the waiting time doubles, up to
+//! 4 s, and no attempt takes longer than that with all its repetitions: to the gateway the attempts are one burst.
 //! At most one attempt is open at any time, and the client's own limit ([`Paths::admit`]) holds over all bursts.
 
 use super::{Paths, UplinkId};
 use jvpn_abi::BootTime;
+use jvpn_session::policy::BURST_PAUSE;
 use std::time::Duration;
 
 /// Identical repetitions of a request on its uplink if there is no other one.
@@ -16,8 +18,10 @@ const REPEATS_WITH_ALTERNATIVE: u8 = 1;
 const RETRIES_MAX: u8 = 16;
 /// Shortest wait for an answer: max(RTT, this).
 const WAIT_MIN: Duration = Duration::from_millis(250);
-/// Longest wait for an answer.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest attempt, before jitter: with an eighth more it is still shorter than the pause that ends a burst at the gateway
+/// (`jvpn_session::policy::BURST_PAUSE`).
+const ATTEMPT_MAX: Duration = Duration::from_secs(4);
+const _: () = assert!(ATTEMPT_MAX.as_millis() * 9 / 8 < BURST_PAUSE.as_millis());
 
 /// Whether a request may be sent again as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,7 +151,8 @@ impl Campaign {
                     Repetition::Identical if alternative => REPEATS_WITH_ALTERNATIVE,
                     Repetition::Identical => REPEATS_MAX,
                 };
-                if open.repeats < allowed {
+                let takes = open.wait * (u32::from(open.repeats) + 2);
+                if open.repeats < allowed && takes <= ATTEMPT_MAX {
                     if let Err(until) = paths.admit(now) {
                         open.next_at = until;
                         return Step::Wait(until);
@@ -227,7 +232,7 @@ impl Campaign {
         self.in_round += 1;
         self.attempts = self.attempts.saturating_add(1);
         let rtt = paths.uplink(uplink).and_then(|uplink| uplink.srtt).unwrap_or_default();
-        let wait = rtt.max(WAIT_MIN).saturating_mul(1 << self.round.min(8)).min(WAIT_MAX);
+        let wait = rtt.max(WAIT_MIN).saturating_mul(1 << self.round.min(8)).min(ATTEMPT_MAX);
         let next_at = now.after(jittered(wait, jitter));
         self.open = Some(Attempt { uplink, repeats: 0, wait, next_at, answered: false });
         Step::Fresh(uplink)

@@ -79,6 +79,46 @@ fn two_uplinks_alternate() {
     assert_eq!(campaign.attempts(), 4);
 }
 
+/// R1.6: however long nothing is answered, and whatever the round trip: a fresh request comes before the gateway takes the
+/// burst for over, with one uplink and with two; and the backoff holds.
+#[test]
+fn r1_6_attempts_stay_one_burst() {
+    let start = BootTime::from_millis(1_000_000);
+    for uplinks in [1, 2] {
+        for rtt_ms in [1, 200, 700, 1_500, 3_000, 20_000] {
+            for jitter in [0, u16::MAX] {
+                let mut paths = two();
+                if uplinks == 1 {
+                    paths.set_link(B, LinkState::NoCarrier);
+                }
+                for id in [A, B] {
+                    paths.mark_good(id, Some(ms(rtt_ms)));
+                }
+                let mut campaign = Campaign::new(Repetition::Identical, None);
+                let (mut fresh, mut now, mut sent) = (Vec::new(), start, 0);
+                while now.since(start) < ms(120_000) {
+                    match campaign.poll(now, &mut paths, jitter) {
+                        Step::Wait(at) => now = at,
+                        Step::Fresh(_) => {
+                            fresh.push(now);
+                            sent += 1;
+                        }
+                        Step::Repeat(_) => sent += 1,
+                    }
+                }
+                let gaps = || fresh.windows(2).map(|pair| pair[1].since(pair[0]));
+                let longest = gaps().max().unwrap();
+                assert!(longest < BURST_PAUSE, "{uplinks} uplinks, {rtt_ms} ms: {longest:?}");
+                assert!(
+                    gaps().next_back().unwrap() >= ATTEMPT_MAX,
+                    "{uplinks} uplinks, {rtt_ms} ms: no backoff"
+                );
+                assert!(sent < 55, "{uplinks} uplinks, {rtt_ms} ms: {sent} in two minutes");
+            }
+        }
+    }
+}
+
 /// A gateway's retry_after is kept, and the wait is no reason to try another path meanwhile.
 #[test]
 fn retry_after_is_honoured() {

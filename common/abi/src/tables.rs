@@ -540,7 +540,7 @@ pub const JOURNAL_RECORD_LEN: usize = size_of::<JournalRecord>();
 const _: () = assert!(JOURNAL_COPY_LEN <= 1_024 && JOURNAL_RECORD_LEN == 2 * JOURNAL_COPY_LEN);
 
 /// Version of the records' content; rises with every change of what the plain text holds.
-pub const JOURNAL_VERSION: u64 = 2;
+pub const JOURNAL_VERSION: u64 = 3;
 /// First word of JOURNAL.
 pub const JOURNAL_MAGIC: u64 = u64::from_be_bytes(*b"jvpnjrnl");
 /// Says that every live session has its record, so that a stored one without a record has ended.

@@ -1,7 +1,7 @@
 //! What a transition reads and writes: the plain part of a session, without keys, sockets or tables.
 //!
-//! Fields change in [`crate::transition`] only, but for three facts that are no transitions: the nonce mark, the
-//! progress of an installation, and the generation that an answered rekey offers.
+//! Fields change in [`crate::transition`] only, but for four facts that are no transitions: the nonce mark, the
+//! progress of an installation, the generation that an answered rekey offers, and that a burst of attempts goes on.
 
 use crate::messages::SessionId;
 use crate::policy::{BIRTH_TIMEOUT, BURST_PAUSE, Policy};
@@ -26,7 +26,8 @@ pub struct Anchor {
 pub struct Attempts {
     /// When the first was accepted.
     pub first_at: BootTime,
-    /// When the last was accepted.
+    /// When the last was accepted or came again as it was, or until when its client was told to wait: a pause counts
+    /// from here.
     pub last_at: BootTime,
     /// How many.
     pub count: u32,
@@ -162,6 +163,28 @@ impl SessionCore {
             self.phase = BindingPhase::Unconfirmed;
         }
         wanted
+    }
+
+    /// The request that was accepted last came again, as it was: its client has not paused. Nothing proves that it was the
+    /// client who sent it, so it counts only within [`BURST_PAUSE`] of the request itself: nobody keeps a burst alive with
+    /// what he recorded.
+    pub fn request_repeated(&mut self, now: BootTime) {
+        let is_open = matches!(self.phase, BindingPhase::Installing | BindingPhase::Unconfirmed);
+        // While its binding is open, the last transition is the one that accepted it.
+        if self.state == State::Recovering && is_open && now.since(self.entered_at) < BURST_PAUSE {
+            self.keep_burst(now, now);
+        }
+    }
+
+    /// A proven request was refused for `wait`: whoever waits as told does not pause. Nothing begins with it.
+    pub fn told_to_wait(&mut self, now: BootTime, wait: Duration) {
+        self.keep_burst(now, now.after(wait));
+    }
+
+    fn keep_burst(&mut self, now: BootTime, until: BootTime) {
+        if let Some(burst) = self.attempts.as_mut().filter(|burst| !burst.is_over(now)) {
+            burst.last_at = burst.last_at.max(until);
+        }
     }
 
     /// The answer to a rekey leaves: its generation is the pending one, `answered` the state_version in it. No

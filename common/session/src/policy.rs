@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A birth that takes longer is over.
 pub const BIRTH_TIMEOUT: Duration = Duration::from_secs(5);
-/// A client that asks for nothing for this long has ended its burst of attempts.
+/// A client that asks for nothing for this long, beyond any wait that it was told, has ended its burst of attempts.
 pub const BURST_PAUSE: Duration = Duration::from_secs(5);
 /// Packets of the replay window: fixed by the layout of CONTEXT.
 pub const REPLAY_WINDOW_PACKETS: u32 = (jvpn_abi::tables::WINDOW_WORDS * 64) as u32;

@@ -368,10 +368,22 @@ pub struct Level {
 }
 
 impl Level {
-    /// A level that was bad, as a restarted process knows it.
+    /// A level that was bad for some time, as a process knows it that starts now and looks at `look_at` for the first time:
+    /// while nobody was there to judge, nothing was bad.
     #[must_use]
-    pub fn restored(bad_since: Option<BootTime>) -> Self {
-        Self { bad_since, ..Self::default() }
+    pub fn restored(bad_for: Option<Duration>, now: BootTime, look_at: BootTime) -> Self {
+        let ago = |span: Duration| {
+            BootTime(now.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+        };
+        // The first look is a pause's end, and has judged nothing itself.
+        let judged_at = bad_for.map(|_| BootTime(look_at.0.saturating_sub(1)));
+        Self { bad_since: bad_for.map(ago), judged_at, ..Self::default() }
+    }
+
+    /// For how long it has been bad, up to the last verdict, if it is. What was bad before `since` does not count.
+    #[must_use]
+    pub fn bad_for(&self, since: BootTime) -> Option<Duration> {
+        Some(self.judged_at?.since(self.bad_since?.max(since)))
     }
 
     /// Takes a verdict.

@@ -202,6 +202,43 @@ fn r1_6_the_recovery_window_counts_a_burst() {
     assert_eq!(drive.must(Event::RecoveryWindowOver).reason(), Reason::RecoveryBoundsExceeded);
 }
 
+/// R1.6: a repetition of the open request, and a wait that the client was told, are no pause. Neither begins anything, and
+/// a repetition counts only for a while: it may be somebody's recording.
+#[test]
+fn r1_6_repetitions_and_told_waits_are_no_pause() {
+    let secs = Duration::from_secs;
+    let mut drive = Drive::attached(small_policy());
+    drive.core.told_to_wait(drive.now, secs(3));
+    drive.core.request_repeated(drive.now);
+    assert_eq!(drive.core.attempts(), None, "nothing begins with a refusal");
+    drive.must(drive.request(Generation::Confirmed, false));
+    let first = drive.core.attempts().unwrap().first_at;
+    let at = |s: u64| first.after(secs(s));
+    drive.core.request_repeated(at(4));
+    drive.now = at(8);
+    drive.must(drive.request(Generation::Confirmed, false));
+    assert_eq!(drive.core.attempts().unwrap().first_at, first, "8 s later, and still one burst");
+    drive.core.told_to_wait(at(9), secs(6));
+    drive.now = at(19);
+    drive.must(drive.request(Generation::Confirmed, false));
+    assert_eq!(drive.core.attempts().unwrap().first_at, first, "4 s after the end of the wait");
+    assert_eq!(drive.core.recovery_deadline(&drive.policy), Some(at(20)));
+
+    // One request and a recording of it.
+    let mut drive = Drive::attached(small_policy());
+    drive.must(drive.request(Generation::Confirmed, false));
+    let first = drive.core.attempts().unwrap().first_at;
+    for tenths in 1..200 {
+        drive.core.request_repeated(first.after(Duration::from_millis(tenths * 100)));
+    }
+    let last = drive.core.attempts().unwrap().last_at;
+    assert_eq!(last, first.after(Duration::from_millis(4_900)));
+    assert_eq!(drive.core.recovery_deadline(&drive.policy), None, "the burst ended long before the window");
+    // Nor does a wait wake a burst that is over.
+    drive.core.told_to_wait(first.after(secs(12)), secs(10));
+    assert_eq!(drive.core.attempts().unwrap().last_at, last);
+}
+
 /// R1.7: the budget refuses needed and voluntary switches alike, says until when, and keeps its word.
 #[test]
 fn r1_7_a_used_up_budget_says_when_it_is_free() {

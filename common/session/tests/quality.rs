@@ -3,12 +3,16 @@
 
 use jvpn_abi::BootTime;
 use jvpn_session::Policy;
-use jvpn_session::quality::{Counts, Estimator, Level, Measure, Thresholds, Verdict};
+use jvpn_session::quality::{Breach, Counts, Estimator, Level, Measure, Thresholds, Verdict};
 use proptest::prelude::*;
 use std::time::Duration;
 
 fn ms(value: u64) -> Duration {
     Duration::from_millis(value)
+}
+
+fn secs(value: u64) -> Duration {
+    Duration::from_secs(value)
 }
 
 fn at(millis: u64) -> BootTime {
@@ -167,6 +171,28 @@ fn r1_7_a_level_has_hysteresis() {
     }
     assert_eq!((level.bad_since(), level.good_since()), (None, Some(at(64_000))));
     assert_eq!(level.name(), "good");
+}
+
+/// R1.7, R7.3: while no process was there to judge, nothing was bad: the level is as bad as it was, for as long as it was
+/// then. Nor does it get worse while the new process finds no evidence.
+#[test]
+fn r7_3_absence_of_the_judge_is_no_bad_time() {
+    let t = thresholds();
+    let bad = Verdict::Bad(Breach { measure: Measure::Loss, threshold: 5, observed: 30 });
+    let mut level = Level::default();
+    level.note(at(10_000), bad, &t);
+    level.note(at(13_000), bad, &t);
+    assert_eq!((level.bad_for(at(0)), level.bad_for(at(12_000))), (Some(secs(3)), Some(secs(1))));
+    let back = Level::restored(level.bad_for(at(0)), at(100_000), at(103_000));
+    assert_eq!((back.name(), back.bad_since()), ("bad", Some(at(97_000))));
+    assert!(!back.is_judged(at(103_000)), "a look is no verdict");
+    let (mut soon, mut late) = (back, back);
+    soon.note(at(104_000), bad, &t);
+    assert_eq!(soon.bad_since(), Some(at(97_000)));
+    late.note(at(163_000), bad, &t);
+    assert!(late.bad_since() >= Some(at(157_000)), "{late:?}");
+    let never = Level::restored(None, at(100_000), at(103_000));
+    assert_eq!((never.name(), never.bad_for(at(0))), ("unknown", None));
 }
 
 proptest! {

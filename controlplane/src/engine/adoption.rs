@@ -90,6 +90,8 @@ impl Engine {
         let slots: Vec<SlotId> = restored.iter().flat_map(|(_, session)| slots_of(session)).collect();
         self.world.slots.adopt(&slots);
         let mut kept = Kept { refused: freed.len() - damaged.len(), ..Kept::default() };
+        // Those that somebody was heard over go before those that were loaded and wait for their clients.
+        restored.sort_by_key(|(_, session)| session.core.confirmed().is_none());
         for (index, session) in restored {
             self.settle(index, session, bound, &mut kept);
         }
@@ -113,13 +115,16 @@ impl Engine {
         let is_birth = session.core.state() == State::Birth;
         let is_allowed = world.is_allowed(&session.peer);
         let mut verdict = if is_allowed { Verdict::Keep } else { Verdict::Revoked };
-        if let Some(peer) = world.peers.get_mut(&session.peer) {
-            let place = if is_birth { &mut peer.birth } else { &mut peer.live };
-            if place.is_some() {
-                verdict = Verdict::Superseded;
-            }
-            place.get_or_insert(id);
+        let is_beaten = if is_birth {
+            let peer = world.peers.get_mut(&session.peer);
+            peer.is_some_and(|peer| *peer.birth.get_or_insert(id) != id)
+        } else {
+            self.place(session.peer, id)
+        };
+        if is_beaten {
+            verdict = Verdict::Superseded;
         }
+        let world = &mut self.world;
         if let Some(binding) = &session.binding {
             world.by_slot.insert(binding.slot, id);
             if bound(binding.slot.index()) == binding.word {

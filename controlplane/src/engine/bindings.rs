@@ -5,6 +5,7 @@ use super::Engine;
 use super::api::{ContextView, TableCommand};
 use super::counters::Counter;
 use super::durable::STORE_TIMEOUT;
+use super::quality::round_trip;
 use super::session::{Attempt, Binding, Drain, Former, Recovery, Session, Stage};
 use super::world::{DataPlane, Retired, World};
 use jvpn_abi::tables::{BindingWord, InstallOp};
@@ -19,15 +20,22 @@ use std::time::Duration;
 pub const QUIESCE_TIMEOUT: Duration = Duration::from_millis(100);
 /// An installer that does not report within this time makes the installation fail.
 pub const INSTALL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a client's first binding of a burst may stay unconfirmed.
+/// How long a client's first binding of a burst may at least stay unconfirmed, and the key before a rekey receives.
 pub(super) const UNCONFIRMED_MIN: Duration = Duration::from_secs(1);
-/// How long any may: a client waits no longer than 5 s for an answer, so no longer round trip comes this far.
+/// How long any may: a client waits no longer than 4.5 s for an answer, so no longer round trip comes this far.
 const UNCONFIRMED_MAX: Duration = Duration::from_secs(8);
 
-/// How long a binding may stay unconfirmed that its client asked for with its `attempt`th request of a burst. The
-/// gateway measures no round trip; one that is longer than its patience is waited for with the next attempts (I13).
-pub(super) fn patience(attempt: u16) -> Duration {
-    (UNCONFIRMED_MIN * u32::from(attempt.max(1))).min(UNCONFIRMED_MAX)
+/// max(3 RTT, 1 s): what a round trip takes even if two of three frames are lost. The round trip is the client's word, so
+/// it is believed up to a bound.
+pub(super) fn three_round_trips(rtt: Duration) -> Duration {
+    rtt.saturating_mul(3).clamp(UNCONFIRMED_MIN, UNCONFIRMED_MAX)
+}
+
+/// How long a binding may stay unconfirmed that its client asked for with its `attempt`th request of a burst. `rtt` is that
+/// of the path before: nobody here has measured the new one. If that is longer, it is waited for with the next attempts,
+/// each a second longer (I13).
+pub(super) fn patience(rtt: Duration, attempt: u16) -> Duration {
+    three_round_trips(rtt).max(UNCONFIRMED_MIN * u32::from(attempt.max(1))).min(UNCONFIRMED_MAX)
 }
 
 impl World {
@@ -107,7 +115,8 @@ impl World {
         session.earlier_traffic = session.earlier_traffic + view.traffic(index);
         if binding.unconfirmed_until.is_none() {
             let last_heard = view.last_heard(index).map_or(binding.alive_since, |at| at.min(now));
-            session.recovery = Some(Recovery { left: binding.remote, last_heard, detect_ms: None });
+            let rtt = round_trip(view, index);
+            session.recovery = Some(Recovery { left: binding.remote, last_heard, detect_ms: None, rtt });
         }
         let keys = binding.known_keys(self.settings.policy.rekey_hard, view);
         let former =
@@ -311,7 +320,8 @@ impl Engine {
         }
     }
 
-    /// The first frame came. If it ends a birth, the peer's older session ends in the same step, before it.
+    /// The first frame came. If it ends a birth, the peer's older session ends in the same step, before it; so do those that
+    /// were loaded from the store beside it.
     pub(super) fn confirm_binding(&mut self, id: SessionId, now: BootTime, view: &dyn ContextView) {
         let Some(session) = self.sessions.get(&id) else { return };
         let Some(binding) = &session.binding else { return };
@@ -321,9 +331,8 @@ impl Engine {
             self.world.counters.event_ignored("BindingConfirmed");
             return;
         };
-        if next.from == Some(State::Birth)
-            && let Some(older) = self.world.peers.get(&peer).and_then(|peer| peer.live)
-        {
+        let beats = next.from == Some(State::Birth) || self.world.rivals.contains_key(&peer);
+        for older in if beats { self.world.beaten_by(&peer, id) } else { Vec::new() } {
             // Its routes are not removed: they move, so that no packet finds none.
             self.with(older, |world, session| {
                 if let Some(slot) = session.routed.take() {

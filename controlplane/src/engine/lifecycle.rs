@@ -131,7 +131,8 @@ impl World {
             AuditKind::TransportSwitch {
                 previous: recovery.map(|recovery| recovery.left),
                 new: remote,
-                switch_latency_ms: attempts.map_or(0, |attempts| ms(attempts.last_at)),
+                // The last transition before this one accepted the request.
+                switch_latency_ms: ms(before.entered_at()),
                 epoch,
             },
         );
@@ -188,6 +189,12 @@ impl World {
         if let Some(peer) = self.peers.get_mut(&session.peer) {
             peer.live = peer.live.filter(|live| *live != id);
             peer.birth = peer.birth.filter(|birth| *birth != id);
+        }
+        if let Some(rivals) = self.rivals.get_mut(&session.peer) {
+            rivals.retain(|rival| *rival != id);
+        }
+        if self.rivals.get(&session.peer).is_some_and(Vec::is_empty) {
+            self.rivals.remove(&session.peer);
         }
         self.live = self.live.saturating_sub(1);
         self.remembered.insert((session.core.entered_at(), id));

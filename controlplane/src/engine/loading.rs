@@ -3,6 +3,10 @@
 //!
 //! Until a session is loaded its client is told UNAVAILABLE, and no handle gets a RESET: a gateway that does not know what
 //! it has forgotten says nothing about it. What cannot be loaded ends on record.
+//!
+//! The store may name several sessions of a peer: one that lived, and a birth beside it that nobody confirmed; or one that
+//! had ended, whose removal the disk never saw. It does not say which is which, so all are loaded, and the first whose
+//! client takes it over and is heard over it wins. The others end as SUPERSEDED then, and their clients are told so.
 
 use super::Engine;
 use super::api::ContextView;
@@ -57,15 +61,8 @@ impl Loads {
 impl Engine {
     /// What the store holds and no memory does. Only for records whose sessions are not here.
     pub fn load_stored(&mut self, now: BootTime, records: Vec<(SessionId, Versioned)>) {
-        let mut newest: BTreeMap<PublicKey, (u64, SessionId)> = BTreeMap::new();
-        for (id, record) in &records {
-            let own = (record.session.handshake_timestamp_ns, *id);
-            newest.entry(record.session.peer).and_modify(|best| *best = own.max(*best)).or_insert(own);
-        }
         for (id, Versioned { version, session: stored }) in records {
-            let is_newest = newest.get(&stored.peer).is_some_and(|(_, newest)| *newest == id);
-            let fate = if is_newest { self.world.fate(&stored, now) } else { Err(Reason::Superseded) };
-            if let Err(reason) = fate {
+            if let Err(reason) = self.world.fate(&stored, now) {
                 self.end_stored(now, id, &stored, version, reason);
             } else if let Some(store) = &mut self.world.store {
                 store.loads.sessions.insert(id, Loading { stored, version, ticket: None });
@@ -157,11 +154,8 @@ impl Engine {
         view: &dyn ContextView,
     ) {
         let peer = stored.peer;
-        let live = self.world.peers.get(&peer).and_then(|peer| peer.live);
-        // Configuration and sessions may have changed while the store was written.
-        let fate = self.world.fate(&stored, now);
-        let fate = if live.is_some() { Err(Reason::Superseded) } else { fate };
-        let lived = fate.and_then(|lived| {
+        // Configuration may have changed while the store was written.
+        let lived = self.world.fate(&stored, now).and_then(|lived| {
             let policy = &self.world.settings.policy;
             reload(id, stored.term, lived, now, policy).ok_or(Reason::OwnerRestart)
         });
@@ -178,14 +172,28 @@ impl Engine {
         world.counters.count(Counter::SessionsLoaded);
         session.timeline.push(now, None, state, reason, session.core.version());
         world.report(&mut session, now, reason, AuditKind::StateChange { previous: None, new: state });
-        if let Some(peer) = world.peers.get_mut(&peer) {
-            peer.live = Some(id);
-        }
         world.live += 1;
         self.sessions.insert(id, session);
+        let is_beaten = self.place(peer, id);
         self.with(id, |_, _| ());
         // A birth of the peer goes on beside it and supersedes it with its first frame, as ever.
         self.run_due(id, now, Event::AdminTerminated.priority(), view);
+        if is_beaten {
+            // Loaded all the same: its client is told why it ended, and not that it never was.
+            self.happen(id, Event::Superseded, now, view);
+        }
+    }
+
+    /// Puts a session past its birth where it belongs among its peer's. `true`: nobody was heard over it yet, but over
+    /// another, so it has to end.
+    pub(super) fn place(&mut self, key: PublicKey, id: SessionId) -> bool {
+        let Some(peer) = self.world.peers.get_mut(&key) else { return false };
+        let Some(other) = peer.live else {
+            peer.live = Some(id);
+            return false;
+        };
+        self.world.rivals.entry(key).or_default().push(id);
+        self.sessions.get(&other).is_some_and(|other| other.core.confirmed().is_some())
     }
 
     /// A stored session that is not loaded: it ends, and the audit says so.
@@ -211,6 +219,13 @@ impl Engine {
 }
 
 impl World {
+    /// A session of the peer was heard: the others that may be its client's give way to it.
+    pub(super) fn beaten_by(&mut self, key: &PublicKey, id: SessionId) -> Vec<SessionId> {
+        let rivals = self.rivals.remove(key).unwrap_or_default();
+        let live = self.peers.get_mut(key).and_then(|peer| peer.live.replace(id));
+        live.into_iter().chain(rivals).filter(|other| *other != id).collect()
+    }
+
     /// Whether a stored session may be loaded: how long it has lived, or why it ends.
     fn fate(&self, stored: &StoredSession, now: BootTime) -> Result<Duration, Reason> {
         if !self.is_allowed(&stored.peer) {

@@ -16,6 +16,13 @@ use std::time::Duration;
 /// Looks in a span.
 const LOOKS_PER_SPAN: u32 = 4;
 
+/// The longest round trip that the last probes over a slot measured; zero if none did.
+pub(super) fn round_trip(view: &dyn ContextView, slot_index: u32) -> Duration {
+    let samples = view.probed(slot_index).map_or([0; PROBE_SAMPLES], |probed| probed.samples);
+    let longest = samples.iter().map(|word| ProbeSample::decode(*word).rtt_us).max().unwrap_or(0);
+    Duration::from_micros(u64::from(longest))
+}
+
 /// What is known about the quality of a session's binding.
 pub(super) struct QualityWatch {
     estimator: Estimator,
@@ -24,22 +31,31 @@ pub(super) struct QualityWatch {
     probes: u64,
     /// When the next look is due.
     pub(super) look_at: BootTime,
+    /// Time in a state counts from here at the earliest: before, no process was there to judge.
+    judging_since: BootTime,
 }
 
 impl QualityWatch {
     /// Nothing is bound yet.
     pub(super) fn new() -> Self {
-        Self::restored(None, BootTime::NEVER)
+        Self::starting(BootTime::NEVER)
     }
 
-    /// As a restarted process goes on: since when quality has been bad, and nothing else.
-    pub(super) fn restored(bad_since: Option<BootTime>, look_at: BootTime) -> Self {
-        Self { estimator: Estimator::default(), level: Level::restored(bad_since), probes: 0, look_at }
+    fn starting(look_at: BootTime) -> Self {
+        let (estimator, level) = (Estimator::default(), Level::default());
+        Self { estimator, level, probes: 0, look_at, judging_since: BootTime(0) }
+    }
+
+    /// As a restarted process goes on: with how long quality was bad in its state, and nothing else.
+    pub(super) fn restored(bad_for: Option<Duration>, now: BootTime, look_at: BootTime) -> Self {
+        let level = Level::restored(bad_for, now, look_at);
+        let judging_since = level.bad_since().unwrap_or(BootTime(0));
+        Self { level, judging_since, ..Self::starting(look_at) }
     }
 
     /// A binding was confirmed: nothing of the one before says anything about it.
     pub(super) fn begin(&mut self, now: BootTime, policy: &jvpn_session::Policy) {
-        *self = Self::restored(None, now.after(policy.quality_span / LOOKS_PER_SPAN));
+        *self = Self::starting(now.after(policy.quality_span / LOOKS_PER_SPAN));
     }
 
     pub(super) const fn level(&self) -> &Level {
@@ -111,7 +127,8 @@ impl World {
                     .then_some(Event::DegradedTooLong { bad_since })
             }
             (State::Volatile, Some(_), None) => {
-                lasted(core.entered_at(), policy.volatile_max).then_some(Event::VolatileTooLong)
+                let since = core.entered_at().max(session.quality.judging_since);
+                lasted(since, policy.volatile_max).then_some(Event::VolatileTooLong)
             }
             (State::Volatile, _, Some(since)) => {
                 lasted(since, policy.stability_window).then_some(Event::QualityGood { since })

@@ -149,6 +149,9 @@ impl World {
         {
             *until = at.now.after(binding.patience);
         }
+        if is_grant {
+            session.core.request_repeated(at.now);
+        }
         self.send(at.remote, at.local, answer);
     }
 
@@ -211,12 +214,13 @@ impl World {
         self.counters.count(Counter::ReattachAccepted);
         let path = (at.remote, at.local);
         let mut binding = Binding::new(&secret, session.suite, slot, next.core.epoch(), path, at.now);
-        binding.patience = patience(ask.attempt);
         let draining = session.draining;
         self.commit(session, next, at.now, view);
         if session.draining == draining {
             self.unbind_again(session);
         }
+        // What was left with this transition is known only now.
+        binding.patience = patience(session.left_rtt(), ask.attempt);
         self.turn_generations(session, known.under, GenerationSecrets { resume: secret.resume(), handle });
         if let Some(recovery) = &mut session.recovery {
             recovery.detect_ms.get_or_insert(ask.detect_ms);
@@ -314,6 +318,7 @@ impl World {
     ) -> [u8; REJECT_LEN] {
         self.counters.reattach_rejected(reason);
         self.note_abuse(at, reason);
+        keep_burst(session, at, reason, retry_after);
         let retry_after_ms = milliseconds(retry_after);
         let kind = AuditKind::ReattachReject { remote: at.remote, retry_after_ms };
         self.report(session, at.now, reason, kind);
@@ -325,6 +330,14 @@ impl World {
 
 pub(super) fn refusal(known: &Known<'_>, reason: Reason, retry_after: Duration) -> [u8; REJECT_LEN] {
     reject(&known.resume, &known.frame, reason, milliseconds(retry_after))
+}
+
+/// Whoever waits as he was told does not pause. UNAVAILABLE is no such word: it says that this gateway cannot, and its own
+/// outage must not use up the recovery window of a client that goes on asking.
+pub(super) fn keep_burst(session: &mut Session, at: Arrival, reason: Reason, wait: Duration) {
+    if reason != Reason::Unavailable {
+        session.core.told_to_wait(at.now, wait);
+    }
 }
 
 /// Rounded up: a client that waits as told never comes too early.

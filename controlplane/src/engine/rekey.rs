@@ -4,13 +4,14 @@
 //! 1. A proven request from the bound endpoint: key N+1 goes to every worker, receive-only ([`RekeyStage::Installing`]).
 //! 2. Every worker has it: the answer leaves, and its generation is the pending one ([`RekeyStage::Offered`]).
 //! 3. The first frame that opens under N+1 makes the workers seal with it; reported, this is [`Event::Rekeyed`].
-//! 4. N only receives for a moment ([`Previous`]), then the workers drop it. Until they have, a further rekey has to wait.
+//! 4. N only receives for max(3 RTT, 1 s) ([`Previous`]), then the workers drop it. Until they have, a further rekey has to wait.
 
 use super::Arrival;
 use super::api::{ContextView, TableCommand};
-use super::bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT, UNCONFIRMED_MIN};
+use super::bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT, three_round_trips};
 use super::counters::Counter;
 use super::handshake::UNAVAILABLE_RETRY_MS;
+use super::quality::round_trip;
 use super::reattach::{Asked, Known, refusal};
 use super::session::{Answered, Binding, FormerKey, GenerationSecrets, Session};
 use super::world::World;
@@ -29,8 +30,6 @@ use jvpn_session::{Event, Generation, ReattachClaim, Rejection, StateVersion, ad
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// The key before receives for max(3 RTT, this) after the flip. The gateway measures no RTT yet.
-pub(super) const OVERLAP: Duration = UNCONFIRMED_MIN;
 /// What a client waits beyond the overlap, so that the workers have dropped the key when it asks again.
 const DROP_PATIENCE: Duration = Duration::from_millis(50);
 
@@ -443,7 +442,8 @@ impl World {
             opener: std::mem::replace(&mut binding.opener, opener),
             since: std::mem::replace(&mut binding.key_since, since),
         });
-        let until = now.after(OVERLAP).min(key.since.after(hard));
+        let overlap = three_round_trips(round_trip(view, binding.slot.index()));
+        let until = now.after(overlap).min(key.since.after(hard));
         binding.previous = Some(Previous { key, until, dropping: None });
         if let Some(pending) = session.pending.take()
             && let Some(erased) = session.confirmed.replace(pending)

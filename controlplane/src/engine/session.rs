@@ -80,6 +80,11 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// The round trip of the path that its binding left; zero if it is not known.
+    pub(super) fn left_rtt(&self) -> Duration {
+        self.recovery.map_or(Duration::ZERO, |recovery| recovery.rtt)
+    }
+
     pub(super) fn new(core: SessionCore, peer: PublicKey, suite: Suite, policy: &Policy) -> Self {
         Self {
             core,
@@ -351,4 +356,6 @@ pub(super) struct Recovery {
     pub(super) last_heard: BootTime,
     /// As the client reported it in its first accepted request.
     pub(super) detect_ms: Option<u32>,
+    /// The round trip of the path that was left; zero if it is not known.
+    pub(super) rtt: Duration,
 }

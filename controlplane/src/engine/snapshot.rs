@@ -8,7 +8,7 @@
 //! | numbers and ages of its keys | a rekey goes on where it was; limits hold over a restart |
 //! | CONTROL secrets, own incarnation, what was heard | the next incarnation speaks; nothing opens twice |
 //! | routed slot, recovery, earlier traffic | routes stay; what is measured goes on |
-//! | since when quality has been bad | its deadline stays |
+//! | for how many seconds quality was bad in this state | its deadline stays, but for the time of nobody judging |
 
 use super::api::{TableCommand, Traffic};
 use super::quality::QualityWatch;
@@ -24,6 +24,7 @@ use jvpn_session::messages::Handle;
 use jvpn_session::pack::{Packer, Unpacker};
 use jvpn_session::{BindingPhase, Policy, SessionCore};
 use std::hash::{DefaultHasher, Hasher};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// The plain text of a record. Wiped when dropped; prints nothing.
@@ -168,7 +169,9 @@ impl Session {
         p.option(recovery, |p, (left, heard, detect)| {
             p.endpoint(left).u64(heard).option(detect, Packer::u32)
         });
-        p.option(self.quality.level().bad_since().map(|since| since.0), Packer::u64);
+        // In seconds: while it is bad a record is written once in each.
+        let bad_for = self.quality.level().bad_for(self.core.entered_at());
+        p.option(bad_for.map(|span| u32::try_from(span.as_secs()).unwrap_or(u32::MAX)), Packer::u32);
         match (&self.binding, &self.attempt) {
             (Some(binding), _) => pack_binding(p.u8(BOUND), binding),
             (None, Some(attempt)) => pack_binding(p.u8(ON_ITS_WAY), &attempt.binding),
@@ -201,11 +204,12 @@ impl Session {
                 left: p.endpoint()?,
                 last_heard: BootTime(p.u64()?),
                 detect_ms: p.option(Unpacker::u32)?,
+                rtt: Duration::ZERO,
             })
         })?;
         session.dead_check_at = now.after(policy.dead_after_min);
-        let bad_since = p.option(|p| p.u64().map(BootTime))?;
-        session.quality = QualityWatch::restored(bad_since, session.dead_check_at);
+        let bad_for = p.option(Unpacker::u32)?.map(|seconds| Duration::from_secs(u64::from(seconds)));
+        session.quality = QualityWatch::restored(bad_for, now, session.dead_check_at);
         match p.u8()? {
             NO_BINDING => {}
             ON_ITS_WAY => {

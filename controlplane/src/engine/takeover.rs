@@ -27,7 +27,7 @@ use super::api::ContextView;
 use super::bindings::patience;
 use super::counters::Counter;
 use super::handshake::UNAVAILABLE_RETRY_MS;
-use super::reattach::{milliseconds, spoken};
+use super::reattach::{keep_burst, milliseconds, spoken};
 use super::retry::Work;
 use super::session::{Binding, FIRST_KEY_NUMBER, GenerationSecrets, Session};
 use super::world::{DataPlane, World};
@@ -45,7 +45,7 @@ use jvpn_session::messages::{
 use jvpn_session::{Anchor, Event, Generation, Rejection, StateVersion, admit_takeover, transition};
 use std::time::Duration;
 
-/// How long an offer is remembered. A client waits no longer than 5 s for it and takes it at once.
+/// How long an offer is remembered. A client waits no longer than 4.5 s for it and takes it at once.
 const OFFER_PATIENCE: Duration = Duration::from_secs(6);
 const UNAVAILABLE: Duration = Duration::from_millis(UNAVAILABLE_RETRY_MS as u64);
 
@@ -217,7 +217,7 @@ impl World {
         };
         let path = (at.remote, at.local);
         let mut binding = Binding::new(&answered.secret, session.suite, slot, anchor.epoch, path, at.now);
-        binding.patience = patience(ask.attempt);
+        binding.patience = patience(session.left_rtt(), ask.attempt);
         let generation = GenerationSecrets { resume: answered.secret.resume(), handle };
         let (awaited, until) = (answered.awaited, at.now.after(OFFER_PATIENCE));
         let (detect_ms, cause) = (ask.detect_ms, ask.cause);
@@ -245,6 +245,7 @@ impl World {
         if reason == Reason::Cooldown {
             self.report_budget(session, at.now);
         }
+        keep_burst(session, at, reason, wait);
         let kind = AuditKind::ReattachReject { remote: at.remote, retry_after_ms: milliseconds(wait) };
         self.report(session, at.now, reason, kind);
         self.refuse_takeover(at, incoming, reason, wait);
@@ -334,6 +335,7 @@ impl World {
         }
         // The confirmed generation, if there is one, stays; a pending one is replaced.
         self.turn_generations(session, Generation::Confirmed, generation);
+        binding.patience = binding.patience.max(patience(session.left_rtt(), 1));
         if let Some(recovery) = &mut session.recovery {
             recovery.detect_ms.get_or_insert(detect_ms);
         }

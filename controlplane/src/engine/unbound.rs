@@ -134,7 +134,10 @@ impl World {
     }
 
     fn reset_slot(&mut self, at: Arrival, slot: SlotId) {
+        // A gateway that does not know what it has forgotten says nothing: the session may be on its way from the store, and
+        // whoever leaves its path for a RESET finds no handle known yet.
         if matches!(self.data_plane, DataPlane::NeverSeen | DataPlane::Adopting)
+            || !self.memory_is_whole()
             || !self.slots.was_granted(slot)
             || self.limits.slot_resets.take(at.now).is_err()
         {

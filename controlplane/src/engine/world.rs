@@ -90,6 +90,8 @@ pub(super) struct World {
     pub(super) durable: Box<dyn Durable + Send>,
     pub(super) rng: Box<dyn Random + Send>,
     pub(super) peers: BTreeMap<PublicKey, Peer>,
+    /// Loaded sessions of a peer beside its live one: which of them is its client's nobody here knows. Most peers have none.
+    pub(super) rivals: BTreeMap<PublicKey, Vec<SessionId>>,
     /// Handles of confirmed, pending and last erased generations.
     pub(super) handles: Handles,
     /// Slots of bindings and of former bindings.
@@ -140,6 +142,7 @@ impl World {
             public_key: private_key.public(),
             private_key,
             peers: peers.collect(),
+            rivals: BTreeMap::new(),
             slots: Slots::new(durable.serial_floor()),
             durable,
             rng,
@@ -245,7 +248,8 @@ impl World {
     }
 
     pub(super) fn sessions_of(&self, peer: &PublicKey) -> Vec<SessionId> {
-        self.peers.get(peer).map(|peer| peer.live.into_iter().chain(peer.birth).collect()).unwrap_or_default()
+        let own = self.peers.get(peer).into_iter().flat_map(|peer| peer.live.into_iter().chain(peer.birth));
+        own.chain(self.rivals.get(peer).into_iter().flatten().copied()).collect()
     }
 
     /// Inner prefixes behind a peer.

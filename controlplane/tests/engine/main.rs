@@ -18,6 +18,7 @@ mod restart;
 mod restart_time;
 mod retry;
 mod rig;
+mod rivals;
 mod sequences;
 mod takeover;
 mod unbound;

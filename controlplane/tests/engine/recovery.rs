@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::rig::{PATH_A, PATH_B, PATH_C, Rig};
+use jvpn_abi::tables::ProbeSample;
 use jvpn_abi::{BootTime, Reason};
 use jvpn_controlplane::audit::AuditKind;
 use jvpn_session::Policy;
@@ -111,6 +112,67 @@ fn r1_6_a_pause_ends_the_burst() {
     assert_eq!(rig.state(&client), ("RECOVERING", Reason::BindUnconfirmed));
     client.switch(&mut rig, PATH_C());
     assert_eq!(rig.state(&client).0, "ATTACHED");
+}
+
+/// R1.6: a repetition of the open request keeps the burst together; a recording of it does not keep it for ever.
+#[test]
+fn r1_6_a_repetition_is_no_pause_and_a_recording_no_burst() {
+    let policy = Policy { recovery_window: Duration::from_secs(10), ..Policy::default() };
+    let mut rig = Rig::new(policy.clone());
+    let mut client = rig.attached(0);
+    client.attempt = 8;
+    let sent = client.request(&mut rig);
+    rig.ask(PATH_B(), &sent.datagram);
+    rig.wait(Duration::from_secs(4));
+    rig.ask(PATH_B(), &sent.datagram);
+    rig.wait(Duration::from_secs(4));
+    let sent = client.request(&mut rig);
+    rig.ask(PATH_B(), &sent.datagram);
+    rig.wait(Duration::from_millis(1_999));
+    assert_eq!(rig.state(&client).0, "RECOVERING");
+    rig.wait(Duration::from_millis(1));
+    assert_eq!(rig.state(&client), ("TERMINATED", Reason::RecoveryBoundsExceeded));
+    rig.check_audit();
+
+    let mut rig = Rig::new(policy);
+    let mut client = rig.attached(0);
+    client.attempt = 8;
+    let sent = client.request(&mut rig);
+    rig.ask(PATH_B(), &sent.datagram);
+    for _ in 0..60 {
+        rig.wait(Duration::from_millis(500));
+        rig.datagram(PATH_B(), &sent.datagram);
+    }
+    assert_eq!(rig.state(&client).0, "RECOVERING", "nobody ends it by repeating what he saw");
+    client.switch(&mut rig, PATH_C());
+    assert_eq!(rig.state(&client).0, "ATTACHED");
+}
+
+/// I13: an unconfirmed binding is kept for max(3 RTT, 1 s), the round trip being that of the path before; one that a later
+/// attempt asked for is kept longer, since the new path may be slower than anybody here knows; none is kept for ever.
+#[test]
+fn i13_an_unconfirmed_binding_has_three_round_trips() {
+    for (rtt_ms, attempt, kept_ms) in
+        [(0, 1, 1_000), (20, 1, 1_000), (600, 1, 1_800), (600, 2, 2_000), (20, 3, 3_000), (60_000, 1, 8_000)]
+    {
+        let mut rig = Rig::new(Policy::default());
+        let mut client = rig.attached(0);
+        let context = rig.tables.contexts.0.get_mut(&client.slot().index()).unwrap();
+        context.probed.probes = 3;
+        for (place, rtt_ms) in [rtt_ms / 2, rtt_ms, rtt_ms / 3].into_iter().enumerate() {
+            context.probed.samples[place] = ProbeSample { rtt_us: rtt_ms * 1_000, change_us: 0 }.encode();
+        }
+        client.attempt = attempt;
+        for last in [false, true] {
+            let sent = client.request(&mut rig);
+            rig.ask(PATH_B(), &sent.datagram);
+            rig.wait(Duration::from_millis(kept_ms - 1));
+            assert_eq!(rig.bound_slots().len(), 1, "{rtt_ms} ms, attempt {attempt}");
+            rig.wait(Duration::from_millis(1));
+            assert_eq!(rig.state(&client), ("RECOVERING", Reason::BindUnconfirmed));
+            assert!(rig.bound_slots().is_empty(), "{rtt_ms} ms, attempt {attempt}, the last: {last}");
+        }
+    }
 }
 
 /// R1.7: the switch that uses up the budget leads into DEGRADED; then COOLDOWN with the exact time; then

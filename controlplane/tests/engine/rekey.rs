@@ -3,7 +3,7 @@
 use crate::client::{Client, Sent};
 use crate::rig::{Answers, GATEWAY, PATH_A, PATH_B, Rig};
 use jvpn_abi::Reason;
-use jvpn_abi::tables::InstallOp;
+use jvpn_abi::tables::{InstallOp, ProbeSample};
 use jvpn_abi::wire::MsgType;
 use jvpn_controlplane::audit::AuditKind;
 use jvpn_controlplane::engine::{Counter, TableEvent};
@@ -112,6 +112,23 @@ fn r5_2_a_further_rekey_waits_until_the_key_before_is_gone() {
     }
     assert_eq!(rig.status(&client).switches, 0, "rekeys never count");
     rig.check_audit();
+}
+
+/// The key before receives for max(3 RTT, 1 s), the round trip being that which the probes measured.
+#[test]
+fn r5_2_the_key_before_receives_for_three_round_trips() {
+    for (rtt_ms, overlap_ms) in [(0, 1_000), (200, 1_000), (700, 2_100), (100_000, 8_000)] {
+        let (mut rig, mut client) = rig();
+        let index = client.slot().index();
+        let context = rig.tables.contexts.0.get_mut(&index).unwrap();
+        context.probed.probes = 1;
+        context.probed.samples[0] = ProbeSample { rtt_us: rtt_ms * 1_000, change_us: 0 }.encode();
+        rekey(&mut rig, &mut client);
+        alive(&mut rig, &client, Duration::from_millis(overlap_ms - 1));
+        assert_eq!(rig.tables.contexts.0[&index].other_key, Some(0), "{rtt_ms} ms");
+        rig.wait(Duration::from_millis(1));
+        assert_eq!(rig.tables.contexts.0[&index].other_key, None, "{rtt_ms} ms");
+    }
 }
 
 /// Workers that do not report the removal are told again; a refused removal is tried again.
