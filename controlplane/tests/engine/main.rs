@@ -21,3 +21,4 @@ mod rig;
 mod sequences;
 mod takeover;
 mod unbound;
+mod unreadable;
