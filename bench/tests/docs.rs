@@ -11,7 +11,8 @@ use jvpn_abi::wire::{
     self, MsgType, Suite, control, data, handshake, internal, path, reattach, reset, retry,
 };
 use jvpn_abi::{BootTime, DropReason, Endpoint, PROTOCOL_VERSION, Reason};
-use jvpn_controlplane::audit::{AuditEvent, AuditKind, Encoder, LimitScope, Line, Violation};
+use jvpn_controlplane::audit::{AuditEvent, AuditKind, Decision, Encoder, LimitScope, Line, Violation};
+use jvpn_controlplane::store::Unreadable;
 use jvpn_crypto::{limits, window};
 use jvpn_session::messages::{ControlMessage, SessionId, SwitchCause, TicketBatch};
 use jvpn_session::{Policy, State, StateVersion};
@@ -351,6 +352,11 @@ fn samples() -> Vec<AuditKind> {
         AuditKind::ReattachReject { remote, retry_after_ms: 0 },
         AuditKind::Policy { name: "max_switches_per_min", threshold: 8, observed: 9 },
         AuditKind::Termination { total_lifetime_ms: u64::MAX, total_switches: 0 },
+        AuditKind::StoreRecords {
+            problem: Unreadable::NewerLayout,
+            decision: Decision::Kept,
+            sessions: vec![SessionId([7; 16])],
+        },
         AuditKind::TelemetryDegraded { dropped: 1 },
     ];
     let violations = [Violation::ReplayDetected, Violation::AuthFail, Violation::UnknownPeer];
@@ -362,7 +368,9 @@ fn samples() -> Vec<AuditKind> {
 /// Whether lines of a kind are summarised, and whether they belong to a session, to the node, or to either.
 fn placement(kind: &AuditKind) -> (bool, &'static [bool]) {
     match kind {
-        AuditKind::NodeStarted | AuditKind::TelemetryDegraded { .. } => (false, &[false]),
+        AuditKind::NodeStarted | AuditKind::StoreRecords { .. } | AuditKind::TelemetryDegraded { .. } => {
+            (false, &[false])
+        }
         AuditKind::SessionCreated { .. }
         | AuditKind::StateChange { .. }
         | AuditKind::TransportSwitch { .. }

@@ -214,11 +214,12 @@ impl Shell {
                 self.match_store(now, completeness);
             }
             unusable => {
+                journal.begin(node_key);
                 if let Some(Err(error)) = unusable {
                     tracing::error!(%error, "JOURNAL is no memory to go on from: every binding ends");
+                    self.engine.journal_is_unusable(now, &error);
                 }
                 tracing::info!("connected to the data plane; clearing what is bound");
-                journal.begin(node_key);
                 self.engine.keep_journal(journal.capacity());
                 tables.clear(None)?;
                 self.load_stored(now);
@@ -250,11 +251,7 @@ impl Shell {
                 Completeness::Complete => self.engine.forget_stored(id, record.version),
             }
         }
-        for (id, version) in unreadable {
-            if !self.engine.note_stored(id, version) {
-                self.engine.forget_stored(id, version);
-            }
-        }
+        self.engine.judge_unreadable(now, unreadable);
         self.engine.load_stored(now, unknown);
     }
 
@@ -267,10 +264,7 @@ impl Shell {
             tracing::info!(sessions = sessions.len(), "loading the sessions of the store");
         }
         self.engine.load_stored(now, sessions);
-        for (id, version) in unreadable {
-            tracing::warn!(session = %id, "its record does not open under this node's key and is removed");
-            self.engine.forget_stored(id, version);
-        }
+        self.engine.judge_unreadable(now, unreadable);
     }
 
     fn store_outcomes(&mut self) {

@@ -12,8 +12,12 @@ use jvpn_session::messages::{Prefix, SessionId};
 
 const ID: SessionId = SessionId([5; 16]);
 const SALT: [u8; 16] = [3; 16];
-/// Layout, version, salt and counter of a record.
-const HEAD_LEN: usize = 1 + 8 + 16 + 8;
+/// Layout of a record.
+const LAYOUT: u8 = 3;
+/// Layout, version, key name, salt and counter of a record.
+const HEAD_LEN: usize = 1 + 8 + 8 + 16 + 8;
+/// Octets of the sealed part before the addresses; the last two are suite and number of addresses.
+const FIXED_LEN: usize = 86;
 
 pub(crate) fn run(data: &[u8]) {
     let mut source = Source::new(data);
@@ -25,7 +29,7 @@ pub(crate) fn run(data: &[u8]) {
             let plain = source.chunk();
             let record = record(plain);
             if let Some(found) = unseal(&node_key(), ID, &record) {
-                assert_eq!(found.session.addresses.len() * 17 + 77, plain.len(), "{found:?}");
+                assert_eq!(found.session.addresses.len() * 17 + FIXED_LEN, plain.len(), "{found:?}");
                 found.session.addresses.iter().for_each(address);
             }
             let spoiled = source.spoil(&record);
@@ -90,8 +94,9 @@ fn address(prefix: &Prefix) {
 }
 
 fn record(plain: &[u8]) -> Vec<u8> {
-    let mut record = vec![1];
+    let mut record = vec![LAYOUT];
     record.extend(7_u64.to_be_bytes());
+    record.extend(node_key().name().to_be_bytes());
     record.extend(SALT);
     record.extend(1_u64.to_be_bytes());
     let aad = [&ID.0[..], &record].concat();
@@ -114,7 +119,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         [key.to_base64().as_bytes(), key.public().to_string().as_bytes(), b"10.77.0.2/32", b"fd00::2/128"]
             .map(<[u8]>::to_vec);
     let mut plain = [[1; 32], [2; 32]].concat();
-    plain.extend([0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 77, 2]);
+    plain.extend([0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 77]);
+    plain.extend(1_700_000_000_000_u64.to_be_bytes());
+    plain.extend([Suite::Aes256Gcm as u8, 2]);
     for (address, len) in [("::ffff:10.77.0.2", 128), ("fd00::2", 128)] {
         plain.extend(address.parse::<std::net::Ipv6Addr>().unwrap().octets());
         plain.push(len);
@@ -131,4 +138,17 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     ];
     seeds.extend(texts.map(|text| [vec![4], text].concat()));
     seeds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R1.9: a record as this target makes them is one that the store reads; otherwise it would fuzz nothing.
+    #[test]
+    fn r1_9_the_store_reads_a_record_of_the_fuzzer() {
+        let mut plain = [0; FIXED_LEN];
+        plain[FIXED_LEN - 2] = Suite::Aes256Gcm as u8;
+        assert!(unseal(&node_key(), ID, &record(&plain)).is_some());
+    }
 }

@@ -1,6 +1,7 @@
 //! Audit events and their spelling in JSON. Names are stable; addresses only where the table in
 //! `docs/PROTOCOL.md` allows them; never keys, payload or secrets.
 
+use crate::store::Unreadable;
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_session::messages::SessionId;
 use jvpn_session::{State, StateVersion};
@@ -93,11 +94,49 @@ pub enum AuditKind {
         /// Confirmed switches.
         total_switches: u64,
     },
+    /// Records of the session store that this process cannot read, found at its start.
+    StoreRecords {
+        /// Why they cannot be read.
+        problem: Unreadable,
+        /// What is done with them.
+        decision: Decision,
+        /// Whose they are, at most [`STORE_RECORDS_MAX`]; more have lines of their own.
+        sessions: Vec<SessionId>,
+    },
     /// The sink lost lines.
     TelemetryDegraded {
         /// How many.
         dropped: u64,
     },
+}
+
+/// Sessions that one STORE_RECORDS names.
+pub const STORE_RECORDS_MAX: usize = 64;
+
+/// What becomes of a record that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Decision {
+    /// It stays as it is.
+    Kept,
+    /// It is removed from the store.
+    Removed,
+}
+
+impl Decision {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "KEPT",
+            Self::Removed => "REMOVED",
+        }
+    }
+}
+
+const fn problem_name(problem: Unreadable) -> &'static str {
+    match problem {
+        Unreadable::NewerLayout => "NEWER_LAYOUT",
+        Unreadable::OtherKey => "OTHER_NODE_KEY",
+        Unreadable::Damaged => "DAMAGED",
+    }
 }
 
 /// Kinds of SECURITY_EVENT.
@@ -115,7 +154,7 @@ pub enum Violation {
     PathMismatch,
     /// A static key that is not on the allow-list.
     UnknownPeer,
-    /// A record of JOURNAL could not be read: its session is loaded from the store.
+    /// A record of JOURNAL, or all of it, could not be read: sessions are loaded from the store.
     JournalDamaged,
 }
 
@@ -168,6 +207,7 @@ impl AuditKind {
             Self::RateLimit { .. } => "RATE_LIMIT_EVENT",
             Self::Policy { .. } => "POLICY_EVENT",
             Self::Termination { .. } => "TERMINATION_EVENT",
+            Self::StoreRecords { .. } => "STORE_RECORDS",
             Self::TelemetryDegraded { .. } => "TELEMETRY_DEGRADED",
         }
     }
@@ -203,6 +243,11 @@ impl AuditKind {
             Self::Termination { total_lifetime_ms, total_switches } => {
                 json!({ "total_lifetime_ms": total_lifetime_ms, "total_switches": total_switches })
             }
+            Self::StoreRecords { problem, decision, sessions } => json!({
+                "problem": problem_name(*problem),
+                "decision": decision.name(),
+                "sessions": sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            }),
             Self::TelemetryDegraded { dropped } => json!({ "dropped": dropped }),
         }
     }

@@ -34,6 +34,7 @@ impl Class {
             | AuditKind::TransportSwitch { .. }
             | AuditKind::RecoveryComplete { .. }
             | AuditKind::Termination { .. }
+            | AuditKind::StoreRecords { .. }
             | AuditKind::TelemetryDegraded { .. } => return None,
         })
     }

@@ -128,6 +128,10 @@ counters! {
     JournalDamaged = "journal_damaged";
     /// Changes of sessions for which JOURNAL had no room: they end with their process.
     JournalFull = "journal_full";
+    /// Records of the store that this process cannot read, and leaves as they are.
+    StoreRecordsKept = "store_records_kept";
+    /// Records of the store that nobody will ever read, removed.
+    StoreRecordsRemoved = "store_records_removed";
     /// Births and ends that the session store did not take.
     StoreFailed = "store_failed";
     /// Bindings for which there was no slot.

@@ -21,7 +21,7 @@ use jvpn_abi::{BootTime, Reason};
 use jvpn_crypto::keys::PublicKey;
 use jvpn_session::messages::SessionId;
 use jvpn_session::{Event, State, StateVersion, reload};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A stored session on its way into memory.
@@ -41,6 +41,8 @@ pub(super) struct Loads {
     again_at: Option<BootTime>,
     /// Nobody could read which sessions there are.
     unreadable: bool,
+    /// Sessions whose records a newer release wrote: they are there, and nobody here may say that they are not.
+    pub(super) newer: BTreeSet<SessionId>,
 }
 
 impl Loads {
@@ -253,7 +255,7 @@ impl World {
         let loads = &self.store.as_ref()?.loads;
         let is_loading = loads.sessions.get(&id).is_some_and(|loading| loading.stored.peer == *peer);
         let wait = loads.again_at.map_or(Duration::ZERO, |at| at.since(now));
-        (is_loading || loads.unreadable).then_some(wait)
+        (is_loading || loads.unreadable || loads.newer.contains(&id)).then_some(wait)
     }
 
     /// Whether every session that there may be is known here.

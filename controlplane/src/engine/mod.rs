@@ -36,6 +36,7 @@ mod takeover;
 mod timeline;
 mod timers;
 mod unbound;
+mod unreadable;
 mod wheel;
 mod world;
 

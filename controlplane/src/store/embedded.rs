@@ -1,7 +1,10 @@
 //! The store of one node: a file in the state directory, by `redb`. Many changes share one commit; what is secret is
 //! sealed under a key of the node.
 
-use super::{Change, Expected, Scan, SessionStore, StoreError, StoredSession, Version, Versioned};
+use super::{
+    Change, Expected, Scan, SessionStore, StoreError, StoredSession, Unreadable, UnreadableRecord, Version,
+    Versioned,
+};
 use jvpn_abi::wire::{Suite, TAG_LEN};
 use jvpn_crypto::keys::{NodeKey, PublicKey, SealPurpose};
 use jvpn_crypto::rng::{Random, RandomError};
@@ -21,11 +24,19 @@ pub const STORE_FILE: &str = "sessions.redb";
 
 const SESSIONS: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("sessions");
 
-/// Version of the records' layout, their first octet.
-const LAYOUT: u8 = 2;
+/// Version of the records' layout, their first octet. The record's own version follows it in every layout.
+const LAYOUT: u8 = 3;
+/// The layout before, which is still read: it does not name the node key.
+const LAYOUT_UNNAMED: u8 = 2;
 const SUITE: Suite = Suite::Aes256Gcm;
-/// Layout, version, salt and counter: the associated data of the sealed rest, with the session's ID before it.
-const HEAD_LEN: usize = 1 + 8 + 16 + 8;
+/// Layout and version.
+const VERSION_END: usize = 1 + 8;
+/// Name of the node key.
+const NAME_LEN: usize = 8;
+/// Salt and counter.
+const SEAL_LEN: usize = 16 + 8;
+/// All of them: the associated data of the sealed rest, with the session's ID before it.
+const HEAD_LEN: usize = VERSION_END + NAME_LEN + SEAL_LEN;
 /// Peer, root, term, timestamp, birth, suite, number of addresses.
 const FIXED_LEN: usize = 32 + 32 + 4 + 8 + 8 + 1 + 1;
 /// Octets of an address: mapped, with the prefix length within it.
@@ -109,7 +120,7 @@ impl EmbeddedStore {
                     Change::Put { id, expected, .. } => (id, *expected),
                     Change::Delete { id, expected } => (id, Expected::Version(*expected)),
                 };
-                let current = table.get(&id.0)?.and_then(|record| version_of(record.value()));
+                let current = table.get(&id.0)?.map(|record| version_of(record.value()));
                 let is_expected = match expected {
                     Expected::Absent => current.is_none(),
                     Expected::Version(version) => current == Some(version),
@@ -121,7 +132,8 @@ impl EmbeddedStore {
                 let next = Version(current.map_or(1, |version| version.0.saturating_add(1)));
                 if let Change::Put { session, .. } = change {
                     self.counter += 1;
-                    let record = seal(&self.key, &self.salt, self.counter, *id, next, session);
+                    let nonce = (self.salt, self.counter);
+                    let record = seal(&self.key, self.node_key.name(), nonce, *id, next, session);
                     table.insert(&id.0, record.as_slice())?;
                 } else {
                     table.remove(&id.0)?;
@@ -152,9 +164,9 @@ impl SessionStore for EmbeddedStore {
             Ok(table.get(&id.0)?.map(|record| record.value().to_vec()))
         };
         let Some(record) = self.on(read)? else { return Ok(None) };
-        unseal(&self.node_key, id, &record).map(Some).ok_or_else(|| StoreError::Damaged {
+        read_record(&self.node_key, id, &record).map(Some).map_err(|why| StoreError::Damaged {
             place: self.path.display().to_string(),
-            problem: format!("the record of session {id} does not open under this node's key"),
+            problem: format!("the record of session {id} cannot be read: {why}"),
         })
     }
 
@@ -179,10 +191,11 @@ impl SessionStore for EmbeddedStore {
             for entry in table.iter()? {
                 let (id, record) = entry?;
                 let id = SessionId(*id.value());
-                match unseal(&self.node_key, id, record.value()) {
-                    Some(session) => scan.sessions.push((id, session)),
-                    None => {
-                        scan.unreadable.push((id, version_of(record.value()).unwrap_or(Version(0))));
+                match read_record(&self.node_key, id, record.value()) {
+                    Ok(session) => scan.sessions.push((id, session)),
+                    Err(why) => {
+                        let version = version_of(record.value());
+                        scan.unreadable.push(UnreadableRecord { id, version, why });
                     }
                 }
             }
@@ -199,14 +212,16 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| "its structure is broken".to_owned())
 }
 
-fn version_of(record: &[u8]) -> Option<Version> {
-    record.get(1..9)?.try_into().ok().map(|octets| Version(u64::from_be_bytes(octets)))
+/// The version of a record in any layout; 0 if it ends before that, so that even a stump can be changed and removed.
+fn version_of(record: &[u8]) -> Version {
+    let octets = record.get(1..VERSION_END).and_then(|octets| octets.try_into().ok());
+    Version(octets.map_or(0, u64::from_be_bytes))
 }
 
 fn seal(
     key: &SealKey,
-    salt: &[u8; 16],
-    counter: u64,
+    key_name: u64,
+    (salt, counter): ([u8; 16], u64),
     id: SessionId,
     version: Version,
     session: &StoredSession,
@@ -226,6 +241,7 @@ fn seal(
     }
     let mut record = vec![LAYOUT];
     record.extend(version.0.to_be_bytes());
+    record.extend(key_name.to_be_bytes());
     record.extend(salt);
     record.extend(counter.to_be_bytes());
     let aad = associated(id, &record);
@@ -244,12 +260,33 @@ fn associated(id: SessionId, head: &[u8]) -> Vec<u8> {
 #[doc(hidden)]
 #[must_use]
 pub fn unseal(node_key: &NodeKey, id: SessionId, record: &[u8]) -> Option<Versioned> {
-    let (head, sealed) = record.split_at_checked(HEAD_LEN)?;
-    if head.first() != Some(&LAYOUT) {
-        return None;
+    read_record(node_key, id, record).ok()
+}
+
+/// The same, with what is wrong.
+fn read_record(node_key: &NodeKey, id: SessionId, record: &[u8]) -> Result<Versioned, Unreadable> {
+    match record.first() {
+        Some(&LAYOUT) => {
+            let name = record.get(VERSION_END..VERSION_END + NAME_LEN).ok_or(Unreadable::Damaged)?;
+            if name != node_key.name().to_be_bytes() {
+                return Err(Unreadable::OtherKey);
+            }
+            open_record(node_key, id, record, HEAD_LEN).ok_or(Unreadable::Damaged)
+        }
+        // It cannot be told whether the key is another one or the record is broken: the answer that destroys nothing.
+        Some(&LAYOUT_UNNAMED) => {
+            open_record(node_key, id, record, HEAD_LEN - NAME_LEN).ok_or(Unreadable::OtherKey)
+        }
+        Some(layout) if *layout > LAYOUT => Err(Unreadable::NewerLayout),
+        Some(_) | None => Err(Unreadable::Damaged),
     }
-    let salt: [u8; 16] = head.get(9..25)?.try_into().ok()?;
-    let counter = u64::from_be_bytes(head.get(25..33)?.try_into().ok()?);
+}
+
+fn open_record(node_key: &NodeKey, id: SessionId, record: &[u8], head_len: usize) -> Option<Versioned> {
+    let (head, sealed) = record.split_at_checked(head_len)?;
+    let (salt, counter) = head.get(head_len.checked_sub(SEAL_LEN)?..)?.split_at_checked(16)?;
+    let salt: [u8; 16] = salt.try_into().ok()?;
+    let counter = u64::from_be_bytes(counter.try_into().ok()?);
     let key = OpenKey::new(SUITE, &node_key.sealing_key(SealPurpose::Store, &salt));
     let mut plain = Zeroizing::new(vec![0; sealed.len().checked_sub(TAG_LEN)?]);
     if key.open(counter, &associated(id, head), sealed, &mut plain).is_err() {
@@ -270,7 +307,7 @@ pub fn unseal(node_key: &NodeKey, id: SessionId, record: &[u8]) -> Option<Versio
         suite: Suite::from_number(*fixed.get(84)?)?,
         addresses,
     };
-    Some(Versioned { version: version_of(record)?, session })
+    Some(Versioned { version: version_of(record), session })
 }
 
 fn address(octets: &[u8]) -> Option<Prefix> {

@@ -126,8 +126,33 @@ pub struct Versioned {
 pub struct Scan {
     /// Records that can be read.
     pub sessions: Vec<(SessionId, Versioned)>,
-    /// Records that cannot: damaged, or sealed under another node key.
-    pub unreadable: Vec<(SessionId, Version)>,
+    /// Records that cannot, and why.
+    pub unreadable: Vec<UnreadableRecord>,
+}
+
+/// Why a record cannot be read. It says what may be done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Unreadable {
+    /// Whoever wrote it is newer than this program: it is whole, and not ours to judge.
+    #[error("it has a layout that a newer release wrote")]
+    NewerLayout,
+    /// It is whole as far as can be told, but sealed under the key of another node, or of this one before it lost its own.
+    #[error("it is sealed under another node key")]
+    OtherKey,
+    /// It says that it is ours and does not open: nobody will ever read it.
+    #[error("it is damaged")]
+    Damaged,
+}
+
+/// A record that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnreadableRecord {
+    /// Whose it is.
+    pub id: SessionId,
+    /// Its version, which every layout has in the same place; 0 if the record ends before it.
+    pub version: Version,
+    /// Why.
+    pub why: Unreadable,
 }
 
 /// A store of sessions with compare-and-set. Whatever it has acknowledged outlives the process and the host.

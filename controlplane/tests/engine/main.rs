@@ -22,3 +22,4 @@ mod rivals;
 mod sequences;
 mod takeover;
 mod unbound;
+mod unreadable;

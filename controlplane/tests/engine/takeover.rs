@@ -8,7 +8,9 @@ use jvpn_abi::wire::reset::Reset;
 use jvpn_abi::{Endpoint, Reason};
 use jvpn_controlplane::engine::{AdminCommand, Counter, TableEvent};
 use jvpn_controlplane::store::writer::{Outcome, Request};
-use jvpn_controlplane::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
+use jvpn_controlplane::store::{
+    Change, Expected, StoreError, StoredSession, Unreadable, UnreadableRecord, Version, Versioned,
+};
 use jvpn_crypto::cookie::{Question, read_retry};
 use jvpn_crypto::rng::Random;
 use jvpn_crypto::takeover::{self, Pending, RequestParams};
@@ -441,6 +443,19 @@ fn r7_3_a_store_that_fails_is_no_end() {
     rig.engine.store_is_unreadable();
     assert_eq!(refused(&mut rig, &mut client, PATH_A()), (Reason::Unavailable, 500));
     rig.ask_in_vain(PATH_A(), &sent.datagram);
+    // A record that a newer release wrote: the session may be there, others are not.
+    lose_everything(&mut rig);
+    let newer = UnreadableRecord { id, version: Version(2), why: Unreadable::NewerLayout };
+    rig.engine.judge_unreadable(rig.now, vec![newer]);
+    let reset = rig.ask(PATH_A(), &sent.datagram);
+    assert!(Reset::parse(&reset).is_some(), "handles are known to be unknown");
+    assert_eq!(refused(&mut rig, &mut client, PATH_A()), (Reason::Unavailable, 500));
+    // One under another node key is nobody's: the refusal ends the session, and the record stays.
+    lose_everything(&mut rig);
+    let foreign = UnreadableRecord { why: Unreadable::OtherKey, ..newer };
+    rig.engine.judge_unreadable(rig.now, vec![foreign]);
+    assert_eq!(refused(&mut rig, &mut client, PATH_A()).0, Reason::SessionNotFound);
+    assert!(rig.engine.poll_store().is_none());
     // A record that somebody else changed is not ours: not loaded, not removed.
     lose_everything(&mut rig);
     rig.engine.load_stored(rig.now, vec![(id, record)]);

@@ -153,6 +153,7 @@ impl AuditTrail {
             | AuditKind::Security { .. }
             | AuditKind::RateLimit { .. }
             | AuditKind::Policy { .. }
+            | AuditKind::StoreRecords { .. }
             | AuditKind::TelemetryDegraded { .. } => Ok(()),
         }
     }

@@ -84,7 +84,8 @@ fn r2_5_secrets_rest_sealed() {
     let store = EmbeddedStore::open(dir.path(), &node_key(2), &mut OsRandom::checked().unwrap()).unwrap();
     assert!(matches!(store.get(id(1)), Err(StoreError::Damaged { .. })));
     let scan = store.scan().unwrap();
-    assert_eq!((scan.sessions.len(), scan.unreadable), (0, vec![(id(1), Version(1))]));
+    let foreign = UnreadableRecord { id: id(1), version: Version(1), why: Unreadable::OtherKey };
+    assert_eq!((scan.sessions.len(), scan.unreadable), (0, vec![foreign]));
 }
 
 /// R1.8, R7.3: garbage, a file that was cut off and one of another layout are refused with the file's name, or read as far
@@ -110,12 +111,103 @@ fn r1_8_a_damaged_file_is_refused() {
         let outcome = catch_unwind(|| open(dir.path()).and_then(|store| store.scan()));
         assert!(outcome.is_ok(), "cut to {len} octets");
     }
-    let mut record = seal(&SealKey::new(SUITE, &[0; 32]), &[0; 16], 1, id(1), Version(1), &session(1));
-    record[0] = LAYOUT + 1;
-    assert!(unseal(&node_key(1), id(1), &record).is_none(), "a newer layout");
-    for len in 0..record.len() {
-        assert!(unseal(&node_key(1), id(1), &record[..len]).is_none());
+}
+
+/// R1.8: what can be told of a record that cannot be read, each octet changed, each length, and the layout before.
+#[test]
+fn r1_8_why_a_record_cannot_be_read_is_told_apart() {
+    let (key, salt) = (node_key(1), [4; 16]);
+    let sealing = SealKey::new(SUITE, &key.sealing_key(SealPurpose::Store, &salt));
+    let record = seal(&sealing, key.name(), (salt, 1), id(1), Version(7), &session(1));
+    let why = |record: &[u8]| read_record(&key, id(1), record).map(|_| ()).unwrap_err();
+    assert!(read_record(&key, id(1), &record).unwrap().session.same_as(&session(1)));
+    for at in 0..record.len() {
+        let mut changed = record.clone();
+        changed[at] ^= 0x80;
+        let expected = match at {
+            0 => Unreadable::NewerLayout,
+            VERSION_END..17 => Unreadable::OtherKey,
+            _ => Unreadable::Damaged,
+        };
+        assert_eq!(why(&changed), expected, "octet {at}");
     }
+    for len in 0..record.len() {
+        assert_eq!(why(&record[..len]), Unreadable::Damaged, "cut to {len}");
+    }
+    assert_eq!(why(&[&[LAYOUT + 1], &record[1..]].concat()), Unreadable::NewerLayout);
+    assert_eq!(read_record(&node_key(2), id(1), &record).unwrap_err(), Unreadable::OtherKey);
+    assert_eq!(
+        read_record(&key, id(2), &record).unwrap_err(),
+        Unreadable::Damaged,
+        "another session's place"
+    );
+    // The layout before: read, and kept if it does not open.
+    let mut older = vec![LAYOUT_UNNAMED];
+    older.extend(&record[1..VERSION_END]);
+    older.extend(&record[VERSION_END + NAME_LEN..HEAD_LEN]);
+    let plain_len = record.len() - HEAD_LEN - TAG_LEN;
+    let opening = OpenKey::new(SUITE, &key.sealing_key(SealPurpose::Store, &salt));
+    let mut plain = vec![0; plain_len];
+    opening.open(1, &associated(id(1), &record[..HEAD_LEN]), &record[HEAD_LEN..], &mut plain).unwrap();
+    let (aad, head_len) = (associated(id(1), &older), older.len());
+    older.resize(head_len + plain_len + TAG_LEN, 0);
+    sealing.seal(1, &aad, &plain, &mut older[head_len..]).unwrap();
+    let found = read_record(&key, id(1), &older).unwrap();
+    assert!(found.session.same_as(&session(1)) && found.version == Version(7));
+    assert_eq!(read_record(&node_key(2), id(1), &older).unwrap_err(), Unreadable::OtherKey);
+}
+
+/// R1.8: a record that ends before its version can still be told from none, and be removed.
+#[test]
+fn r1_8_a_stump_is_removed_like_any_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path()).unwrap();
+    let transaction = store.database.begin_write().unwrap();
+    transaction.open_table(SESSIONS).unwrap().insert(&id(1).0, &[LAYOUT, 0, 0][..]).unwrap();
+    transaction.commit().unwrap();
+    let found = store.scan().unwrap().unreadable;
+    let stump = UnreadableRecord { id: id(1), version: Version(0), why: Unreadable::Damaged };
+    assert_eq!(found, [stump]);
+    let conflict = Err(StoreError::Conflict { current: Some(Version(0)) });
+    assert_eq!(store.put_if(id(1), Expected::Absent, session(1)), conflict);
+    store.delete_if(id(1), Version(0)).unwrap();
+    assert!(store.scan().unwrap().unreadable.is_empty());
+}
+
+/// R7.3: a file that its user may only read is named, and stays as it is.
+#[test]
+fn r7_3_a_read_only_file_is_named() {
+    use nix::unistd::{Gid, Uid, chown, setfsuid};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(STORE_FILE);
+    open(dir.path()).unwrap().put_if(id(1), Expected::Absent, session(1)).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let refused = || open(dir.path()).unwrap_err();
+    let error = if Uid::effective().is_root() {
+        // Root may write everything; a thread that acts on files as somebody else may not (setfsuid(2)).
+        let (uid, gid) = (Uid::from_raw(65_534), Gid::from_raw(65_534));
+        for place in [dir.path(), &path] {
+            chown(place, Some(uid), Some(gid)).unwrap();
+        }
+        std::thread::scope(|scope| {
+            let as_nobody = scope.spawn(|| {
+                let _root = setfsuid(uid);
+                refused()
+            });
+            as_nobody.join().unwrap()
+        })
+    } else {
+        refused()
+    };
+    assert!(matches!(error, StoreError::Unavailable { .. }), "{error}");
+    assert!(
+        error.to_string().contains(STORE_FILE) && error.to_string().contains("may this user write"),
+        "{error}"
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    assert!(open(dir.path()).unwrap().get(id(1)).unwrap().is_some());
 }
 
 /// What a store that may be damaged says: every record as it was written, or what is wrong with which file.
@@ -188,13 +280,15 @@ fn r1_8_records_of_a_newer_version_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path()).unwrap();
     store.put_if(id(1), Expected::Absent, session(1)).unwrap();
-    let mut newer = seal(&store.key, &store.salt, 9, id(2), Version(4), &session(2));
+    let name = store.node_key.name();
+    let mut newer = seal(&store.key, name, (store.salt, 9), id(2), Version(4), &session(2));
     newer[0] = LAYOUT + 1;
     let transaction = store.database.begin_write().unwrap();
     transaction.open_table(SESSIONS).unwrap().insert(&id(2).0, newer.as_slice()).unwrap();
     transaction.commit().unwrap();
     let scan = store.scan().unwrap();
-    assert_eq!((scan.sessions.len(), scan.unreadable), (1, vec![(id(2), Version(4))]));
+    let named = UnreadableRecord { id: id(2), version: Version(4), why: Unreadable::NewerLayout };
+    assert_eq!((scan.sessions.len(), scan.unreadable), (1, vec![named]));
     assert!(matches!(store.get(id(2)), Err(StoreError::Damaged { .. })));
     let conflict = Err(StoreError::Conflict { current: Some(Version(4)) });
     assert_eq!(store.put_if(id(2), Expected::Absent, session(2)), conflict);
