@@ -95,6 +95,35 @@ pub fn check_files(files: &[PathBuf], expectations: &Expectations) -> Result<Fin
     checker.finish()
 }
 
+/// Judges a log while it is written.
+#[derive(Debug)]
+pub struct Judge(Checker);
+
+impl Judge {
+    /// A judge of a log that has no line yet; `name` stands for its file.
+    ///
+    /// # Errors
+    /// The preset of the expectations is not known.
+    pub fn new(name: &str, expectations: &Expectations) -> Result<Self> {
+        let mut checker = Checker::new(expectations)?;
+        checker.begin_file(name);
+        Ok(Self(checker))
+    }
+
+    /// The next line, without its end.
+    pub fn line(&mut self, line: &str) {
+        self.0.line(line.as_bytes());
+    }
+
+    /// The verdict.
+    ///
+    /// # Errors
+    /// There was not a single event.
+    pub fn finish(self) -> Result<Findings> {
+        self.0.finish()
+    }
+}
+
 /// Judges a log that is one text; `name` stands for its file.
 ///
 /// # Errors

@@ -12,6 +12,8 @@ use jvpn_session::State;
 pub(super) enum Action {
     /// A datagram arrives from a place.
     Deliver(Message, Place),
+    /// A request arrives while the gateway of a scope with load is not under load.
+    DeliverCalm(Message, Place),
     SendInit,
     SendRequest,
     Leave {
@@ -30,6 +32,7 @@ pub(super) enum Action {
     ControlPlaneCrash,
     ControlPlaneStart,
     ControlPlaneReady,
+    StoreLoaded,
     Boundary,
     TakeInbound(Bind),
     TakeOutbound(Bind),
@@ -56,7 +59,9 @@ impl Action {
     pub(super) const fn is_fair(self) -> bool {
         match self {
             Self::Deliver(_, place) => place != ATTACKER,
-            Self::Forge(_)
+            // Nobody may count on it.
+            Self::DeliverCalm(..)
+            | Self::Forge(_)
             | Self::ClientCrash
             | Self::ControlPlaneCrash
             | Self::DataPlaneCrash
@@ -75,6 +80,7 @@ impl Action {
             | Self::UnconfirmedTimeout(_)
             | Self::ControlPlaneStart
             | Self::ControlPlaneReady
+            | Self::StoreLoaded
             | Self::Boundary
             | Self::Finish
             | Self::Outbound(_)
@@ -91,15 +97,16 @@ impl Action {
     pub(super) const fn urgency(self) -> u8 {
         match self {
             Self::ControlPlaneStart | Self::ControlPlaneReady | Self::DataPlaneStart | Self::ClientStart => 0,
-            Self::Finish | Self::Boundary => 1,
+            Self::Finish | Self::Boundary | Self::StoreLoaded => 1,
             Self::Quiesced(_) | Self::Installed(_) | Self::Confirmed(_) => 2,
-            Self::Deliver(Message::Init { .. } | Message::Request { .. }, _) => 4,
+            Self::Deliver(Message::Init { .. } | Message::Request { .. } | Message::TakeAsk { .. }, _) => 4,
             Self::Deliver(..) => 3,
             Self::SendRequest | Self::SendInit => 5,
             Self::GiveUpUnproven => 6,
             Self::Leave { .. } => 7,
             Self::Tick => 8,
-            Self::ClientCrash
+            Self::DeliverCalm(..)
+            | Self::ClientCrash
             | Self::Forge(_)
             | Self::AttemptTimeout(_)
             | Self::UnconfirmedTimeout(_)
@@ -144,7 +151,8 @@ impl Step<'_> {
                 }
             }
             Phase::Session(held) => {
-                if held.sending && !held.proven {
+                let answered = held.recovery.is_some_and(|recovery| recovery.answered);
+                if (held.sending || answered) && !held.proven {
                     out.push(Action::GiveUpUnproven);
                 }
                 match &held.recovery {
@@ -171,11 +179,18 @@ impl Step<'_> {
     fn deliveries(&self, out: &mut Vec<Action>) {
         for message in self.world.net.iter() {
             let from = match message {
-                Message::Init { path, .. } | Message::Request { path, .. } | Message::Up { path, .. } => path,
+                Message::Init { path, .. }
+                | Message::Request { path, .. }
+                | Message::TakeAsk { path, .. }
+                | Message::Take { path, .. }
+                | Message::Up { path, .. } => path,
                 Message::Response { .. }
                 | Message::Ack { .. }
                 | Message::Reject { .. }
+                | Message::Offer { .. }
+                | Message::Told { .. }
                 | Message::Down { .. }
+                | Message::Retry { .. }
                 | Message::Reset { .. } => {
                     out.push(Action::Deliver(message, 0));
                     continue;
@@ -188,6 +203,9 @@ impl Step<'_> {
             let places = [from, ATTACKER];
             for place in places.into_iter().take(if self.scope.attacker { 2 } else { 1 }) {
                 out.push(Action::Deliver(message, place));
+                if self.scope.load && message.is_request() {
+                    out.push(Action::DeliverCalm(message, place));
+                }
                 if let Message::Up { bind, .. } = message
                     && self.slow_worker_takes(bind)
                     && self.world.slots[usize::from(bind)].remote == place
@@ -218,6 +236,9 @@ impl Step<'_> {
             Life::Sweeping(0) => return out.push(Action::ControlPlaneReady),
             Life::Sweeping(_) => return,
             Life::Running => {}
+        }
+        if gateway.loading {
+            out.push(Action::StoreLoaded);
         }
         for (number, session) in gateway.sessions.iter().enumerate() {
             let (number, Some(session)) = (number as SessionNo, session) else { continue };

@@ -14,7 +14,9 @@ impl Step<'_> {
         client.stamp += 1;
         let path = next_path(client.stamp);
         client.phase = Phase::Searching { open: Some((client.stamp, path)) };
-        self.world.net.send(Message::Init { stamp: self.world.client.stamp, path });
+        let stamp = client.stamp;
+        let shown = self.kept_cookie(path);
+        self.world.net.send(Message::Init { stamp, path, shown });
     }
 
     /// `birth::Agent::handle_response`, `start_session`: the probe that confirms goes first.
@@ -42,21 +44,32 @@ impl Step<'_> {
         let now = self.world.now;
         let Phase::Session(held) = &mut self.world.client.phase else { return };
         held.sending = false;
-        held.recovery =
-            Some(Recovery { voluntary, open: None, answered: false, decided: now, not_before: now });
+        held.recovery = Some(Recovery {
+            voluntary,
+            takeover: false,
+            open: None,
+            answered: false,
+            decided: now,
+            not_before: now,
+        });
     }
 
     /// `reattach::Agent::send_request`: a new request, under the newest generation that is held.
     pub(super) fn send_request(&mut self) {
+        let path = next_path(self.world.client.nonce + 1);
+        let shown = self.kept_cookie(path);
         let Phase::Session(held) = &mut self.world.client.phase else { return };
         let Some(recovery) = &mut held.recovery else { return };
         self.world.client.nonce += 1;
         let nonce = self.world.client.nonce;
-        let path = next_path(nonce);
         let under = held.newer.unwrap_or(held.held);
         recovery.open = Some(Open { nonce, under, newer: held.newer.is_some(), path });
         let voluntary = recovery.voluntary;
-        self.world.net.send(Message::Request { nonce, under, path, voluntary });
+        if recovery.takeover {
+            let session = held.session;
+            return self.world.net.send(Message::TakeAsk { nonce, session, path, shown });
+        }
+        self.world.net.send(Message::Request { nonce, under, path, voluntary, shown });
     }
 
     /// `session::Agent::binding_unproven`: no frame came over the newest binding in time.
@@ -125,17 +138,27 @@ impl Step<'_> {
         }
     }
 
-    /// `control::Agent::handle_reset` for a handle, `reattach::Agent::{expected_handle_token, handle_unknown}`. `None`:
-    /// the gateway made it for somebody else's handle.
+    /// `control::Agent::handle_reset` for a handle, `reattach::Agent::{expected_handle_token, handle_unknown}`:
+    /// without an older generation the session is asked for by the takeover exchange. `None`: the gateway made it for
+    /// somebody else's handle.
     pub(super) fn reset(&mut self, about: Option<Bind>) {
         let foreign = self.is(Mutant::ForeignReset);
         let Phase::Session(held) = &mut self.world.client.phase else { return };
         let Some(recovery) = &mut held.recovery else { return };
         let concerns = |open: &Open| about == Some(open.under) || (about.is_none() && foreign);
-        let Some(open) = recovery.open.filter(concerns) else { return };
+        let Some(open) = recovery.open.filter(concerns).filter(|_| !recovery.takeover) else { return };
         recovery.open = None;
-        if !self.drop_newer(open) {
-            self.end_session(Reason::SessionNotFound);
+        if matches!(self.known(open.under), Some((_, Some(_)))) {
+            self.breaks("I13: the client gives up a generation that the gateway knows");
+        }
+        if self.drop_newer(open) {
+            return;
+        }
+        if self.is(Mutant::EndOnReset) {
+            return self.end_session(Reason::SessionNotFound);
+        }
+        if let Phase::Session(Held { recovery: Some(recovery), .. }) = &mut self.world.client.phase {
+            recovery.takeover = true;
         }
     }
 
@@ -158,6 +181,8 @@ impl Step<'_> {
     pub(super) fn client_crash(&mut self) {
         self.world.left.client_crashes -= 1;
         self.world.client.phase = Phase::Crashed;
+        self.world.client.retried = false;
+        self.world.client.cookies = [None; 2];
     }
 }
 

@@ -97,7 +97,7 @@ impl Step<'_> {
     /// A binding accepts or sends: no earlier one may do so after a later one, or after its answer has left.
     fn forwards(&mut self, bind: Bind) {
         let slot = &self.world.slots[usize::from(bind)];
-        let (session, epoch) = (usize::from(slot.session), slot.epoch);
+        let (session, epoch) = (usize::from(slot.session), slot.order());
         let seen = &mut self.world.seen;
         let (Some(forwarded), Some(answered)) = (seen.forwarded.get_mut(session), seen.answered.get(session))
         else {

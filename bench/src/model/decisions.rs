@@ -13,8 +13,8 @@ use jvpn_crypto::reattach::{RequestFrame, RequestParams, request};
 use jvpn_crypto::schedule::Resume;
 use jvpn_session::messages::SessionId;
 use jvpn_session::{
-    BindingChange, Event, Generation, Policy, ReattachClaim, Rejection, SessionCore, State, StateVersion,
-    Transition, birth, transition,
+    Anchor, BindingChange, Event, Generation, Policy, ReattachClaim, Rejection, SessionCore, State,
+    StateVersion, Transition, admit_takeover, birth, reload, transition,
 };
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -65,6 +65,7 @@ pub(super) enum Decision {
 enum Question {
     Event(Cause),
     Request(Request),
+    TakeOver(u64, StateVersion),
     Burn(u8),
     Installed(u64),
 }
@@ -138,6 +139,32 @@ impl Decisions {
             };
             let decide = || {
                 let event = Event::ReattachProven(self.proofs.of_reattach(), claim);
+                transition(before, event, now, &self.policy)
+            };
+            self.judged(before, decide(), &decide())
+        })
+    }
+
+    /// `jvpn_session::reload`.
+    pub(super) fn reload(&self, session: u8, term: u8, now: BootTime) -> CoreId {
+        let id = SessionId([session; 16]);
+        let Some(loaded) = reload(id, term.into(), Duration::ZERO, now, &self.policy) else {
+            unreachable!("no scope has as many terms as there are")
+        };
+        self.name(loaded.core)
+    }
+
+    /// `jvpn_session::admit_takeover`: what may be offered.
+    pub(super) fn admit_takeover(&self, core: CoreId, now: BootTime) -> Result<Anchor, Rejection> {
+        admit_takeover(&self.core(core), now, &self.policy)
+    }
+
+    /// `jvpn_session::transition` for an offer that was taken.
+    pub(super) fn take_over(&self, core: CoreId, offered: Anchor, now: BootTime) -> Decision {
+        let question = Question::TakeOver(offered.epoch, offered.version);
+        self.remembered(core, question, now, |before| {
+            let decide = || {
+                let event = Event::TakeoverProven(self.proofs.of_reattach(), offered);
                 transition(before, event, now, &self.policy)
             };
             self.judged(before, decide(), &decide())

@@ -16,12 +16,12 @@ use jvpn_session::{BindingChange, BindingPhase, Generation, State, StateVersion}
 use std::time::Duration;
 
 /// `engine::handshake::UNAVAILABLE_RETRY_MS`.
-const UNAVAILABLE_RETRY: Duration = Duration::from_millis(500);
+pub(super) const UNAVAILABLE_RETRY: Duration = Duration::from_millis(500);
 
 impl Step<'_> {
     /// `handshake::Engine::handshake`. A refusal only makes the client ask again, so none is sent.
     pub(super) fn handshake(&mut self, stamp: u8, at: Place) {
-        if self.world.gateway.life != Life::Running || stamp <= self.world.gateway.stamp_mark {
+        if stamp <= self.world.gateway.stamp_mark {
             return;
         }
         self.world.gateway.stamp_mark = stamp;
@@ -40,7 +40,9 @@ impl Step<'_> {
             confirmed: None,
             pending: Some(bind),
             erased: None,
+            offered: None,
         }));
+        self.world.gateway.stored.push(Some(0));
         self.begin(number, bind, Asked::Handshake { stamp });
         if let Some(older) = self.world.gateway.birth.replace(number) {
             self.event(older, Cause::Superseded);
@@ -49,18 +51,20 @@ impl Step<'_> {
     }
 
     /// `reattach::Engine::reattach` and `World::reattach`: checks 3 to 13.
-    pub(super) fn request(&mut self, nonce: u8, under: Bind, at: Place, voluntary: bool) {
-        if self.world.gateway.life != Life::Running {
-            return;
-        }
+    pub(super) fn request(&mut self, nonce: u8, under: Bind, at: Place, voluntary: bool, with_cookie: bool) {
         let Some((number, generation)) = self.known(under) else {
+            // A gateway that does not know what it has forgotten says nothing about it.
+            if self.world.gateway.loading && !self.is(Mutant::NotFoundWhileLoading) {
+                return;
+            }
             return self.world.net.send(Message::Reset { bind: under });
         };
         // The handle of the generation erased last: silence.
         let Some(generation) = generation else { return };
         let Some(session) = self.session_ref(number) else { return };
         let (before, core) = (session.core, self.decisions.core(session.core));
-        if !core.is_fresh(nonce.into()) {
+        let anew = with_cookie && self.is(Mutant::CookieFormJudgedAnew);
+        if !core.is_fresh(nonce.into()) && !anew {
             // Only an answer that was sent already may be sent again.
             return;
         }
@@ -146,6 +150,18 @@ impl Step<'_> {
         at: Place,
     ) {
         let bind = self.new_slot(number, core, at);
+        self.switch_to(number, core, change, under, bind, Asked::Reattach { nonce });
+    }
+
+    pub(super) fn switch_to(
+        &mut self,
+        number: SessionNo,
+        core: u16,
+        change: BindingChange,
+        under: Generation,
+        bind: Bind,
+        asked: Asked,
+    ) {
         let draining = self.session_ref(number).and_then(|session| session.draining);
         self.commit(number, core, change);
         let Some(session) = self.session(number) else { return };
@@ -156,7 +172,7 @@ impl Step<'_> {
             self.world.slots[usize::from(again)].draining = WORKERS;
         }
         self.turn_generations(number, under, bind);
-        self.begin(number, bind, Asked::Reattach { nonce });
+        self.begin(number, bind, asked);
     }
 
     /// `reattach::World::turn_generations`.
@@ -178,11 +194,9 @@ impl Step<'_> {
     fn new_slot(&mut self, session: SessionNo, core: u16, remote: Place) -> Bind {
         let core = self.decisions.core(core);
         let epoch = u8::try_from(core.epoch()).unwrap_or(u8::MAX);
-        if self.world.slots.iter().any(|slot| slot.session == session && slot.epoch == epoch) {
-            self.breaks("I11: an epoch is used twice");
-        }
         let bind = self.world.slots.len() as Bind;
         self.world.slots.push(Slot::new(session, epoch, core.version(), remote));
+        self.epoch_is_new(bind);
         bind
     }
 
@@ -218,7 +232,11 @@ impl Step<'_> {
             BindingChange::Confirm => self.confirm(number, before),
             BindingChange::End => {
                 self.unbind_all(number);
+                if let Some(session) = self.session(number) {
+                    session.offered = None;
+                }
                 let gateway = &mut self.world.gateway;
+                gateway.stored[usize::from(number)] = None;
                 gateway.live = gateway.live.filter(|live| *live != number);
                 gateway.birth = gateway.birth.filter(|birth| *birth != number);
             }
@@ -311,7 +329,8 @@ impl Step<'_> {
         }
         let Some(attempt) = session.attempt else { return };
         let bind = attempt.bind;
-        let epoch = self.world.slots[usize::from(bind)].epoch;
+        let (epoch, order) =
+            (self.world.slots[usize::from(bind)].epoch, self.world.slots[usize::from(bind)].order());
         let Some(core) = self.decisions.installed(session.core, epoch.into()) else {
             return self.breaks("I13: an attempt that the session no longer wants");
         };
@@ -327,11 +346,12 @@ impl Step<'_> {
             session.binding = Some(Bound { bind, confirmed: false, adopting: false, keys: true });
         }
         if let Some(answered) = self.world.seen.answered.get_mut(usize::from(number)) {
-            *answered = epoch;
+            *answered = order;
         }
         self.world.net.send(match attempt.asked {
             Asked::Handshake { stamp } => Message::Response { stamp, bind },
             Asked::Reattach { nonce } => Message::Ack { nonce, bind },
+            Asked::Takeover => Message::Told { bind },
         });
     }
 
@@ -417,6 +437,7 @@ impl Step<'_> {
         for number in 0..self.world.gateway.sessions.len() as SessionNo {
             if let Some(session) = self.session(number) {
                 session.draining = None;
+                session.offered = None;
                 self.attempt_failed(number);
             }
         }
@@ -443,6 +464,9 @@ impl Step<'_> {
     pub(super) fn control_plane_crash(&mut self) {
         self.world.left.control_plane_crashes -= 1;
         self.world.gateway.life = Life::Gone;
+        self.world.gateway.take_mark = 0;
+        self.world.gateway.loading = false;
+        self.world.seen.asked = 0;
         let keeps = self.scope.keeps_sessions && self.world.data_plane.running;
         if !keeps {
             return self.memory_is_gone();
@@ -451,6 +475,7 @@ impl Step<'_> {
             // `engine::snapshot`: JOURNAL has what `transition` reads and both generations, but no DATA keys and no answer.
             session.attempt = None;
             session.draining = None;
+            session.offered = None;
             if let Some(binding) = &mut session.binding {
                 binding.keys = false;
                 binding.adopting = false;
@@ -458,8 +483,11 @@ impl Step<'_> {
         }
     }
 
-    /// A control plane without memory knows no session; what is durable outlives it.
+    /// A control plane without memory knows no session; what is durable outlives it, the store too unless it is lost.
     pub(super) fn memory_is_gone(&mut self) {
+        if self.scope.loses_store {
+            self.world.gateway.stored.fill(None);
+        }
         self.world.gateway.sessions.iter_mut().for_each(|session| *session = None);
         self.world.gateway.live = None;
         self.world.gateway.birth = None;
@@ -468,13 +496,18 @@ impl Step<'_> {
     /// `adoption::Engine::adopt`, or `tables::Tables::clear` without memory: every word that no record names is unbound;
     /// then the workers must pass that.
     pub(super) fn control_plane_start(&mut self) {
+        self.world.gateway.loading = self.scope.slow_store && !self.memory_is_whole();
+        if !self.scope.slow_store {
+            self.load_stored();
+        }
         let runs = self.world.data_plane.running;
         self.world.gateway.life = Life::Sweeping(if runs { WORKERS } else { 0 });
         self.world.gateway.link = if runs { Link::Up } else { Link::Lost };
+        let keeps_words = self.is(Mutant::OldTermStaysBound);
         let named: Vec<Bind> =
             self.world.gateway.sessions.iter().flatten().filter_map(|s| Some(s.binding?.bind)).collect();
         for (bind, slot) in self.world.slots.iter_mut().enumerate() {
-            slot.word &= named.contains(&(bind as Bind));
+            slot.word &= named.contains(&(bind as Bind)) || keeps_words;
             slot.draining = 0;
         }
     }
@@ -507,12 +540,13 @@ impl Step<'_> {
 }
 
 impl Slot {
-    const fn new(session: SessionNo, epoch: u8, version: StateVersion, remote: Place) -> Self {
+    pub(super) const fn new(session: SessionNo, epoch: u8, version: StateVersion, remote: Place) -> Self {
         Self {
             session,
             epoch,
             version,
             remote,
+            offered: false,
             word: false,
             draining: 0,
             handed: false,
@@ -526,7 +560,7 @@ impl Slot {
 }
 
 /// `reattach::spoken`.
-fn spoken(state: State, ended: Reason, reason: Reason) -> Reason {
+pub(super) fn spoken(state: State, ended: Reason, reason: Reason) -> Reason {
     const EXPIRED: [Reason; 3] =
         [Reason::TtlSessionExpired, Reason::TtlTransportLossExpired, Reason::RecoveryBoundsExceeded];
     if reason != Reason::SessionTerminated || state != State::Terminated {

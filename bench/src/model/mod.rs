@@ -6,6 +6,8 @@
 //! | `decisions` | every answer of `jvpn_session::transition`, with real proofs |
 //! | `state`, `world` | one state of the world; where it begins, how it reads |
 //! | `client`, `gateway`, `data_plane` | the rules around the decisions; each names the code that it mirrors |
+//! | `takeover` | a session that only the store remembers |
+//! | `retry` | cookies under load |
 //! | `action`, `step` | what can happen next; what must hold afterwards |
 //! | `scope` | how often what may happen |
 //! | `explore` | the search, and the way back in from everywhere |
@@ -20,9 +22,11 @@ mod decisions;
 mod explore;
 mod gateway;
 mod mutant;
+mod retry;
 mod scope;
 mod state;
 mod step;
+mod takeover;
 mod world;
 
 pub use mutant::Mutant;

@@ -22,11 +22,25 @@ pub enum Mutant {
     CounterReusedAfterRestart,
     /// The client takes any RESET that the gateway made, also one for another tenant's handle.
     ForeignReset,
+    /// A control plane that loads a session does not store the term that it gives it.
+    TermNotStored,
+    /// What was bound before the gateway lost its memory stays bound beside the session that it loads.
+    OldTermStaysBound,
+    /// A takeover request moves the session, without the CONTROL that shows that its client is there.
+    TakeoverByRequest,
+    /// A gateway that has not loaded all of its store says that there is no such session.
+    NotFoundWhileLoading,
+    /// A cookie counts from any address.
+    CookieFromElsewhere,
+    /// A request that comes again with a cookie is judged as another one.
+    CookieFormJudgedAnew,
+    /// A RESET for the last generation ends the session at the client, without the takeover exchange.
+    EndOnReset,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 16] = [
         Self::BindBeforeUnbind,
         Self::NoQuiescence,
         Self::NonceBeforeProof,
@@ -36,6 +50,13 @@ impl Mutant {
         Self::SendBeforeConfirmation,
         Self::CounterReusedAfterRestart,
         Self::ForeignReset,
+        Self::EndOnReset,
+        Self::TermNotStored,
+        Self::OldTermStaysBound,
+        Self::TakeoverByRequest,
+        Self::NotFoundWhileLoading,
+        Self::CookieFromElsewhere,
+        Self::CookieFormJudgedAnew,
     ];
 
     /// The stable name.
@@ -51,6 +72,13 @@ impl Mutant {
             Self::SendBeforeConfirmation => "send-before-confirmation",
             Self::CounterReusedAfterRestart => "counter-reused-after-restart",
             Self::ForeignReset => "foreign-reset-accepted",
+            Self::EndOnReset => "end-on-reset",
+            Self::TermNotStored => "term-not-stored",
+            Self::OldTermStaysBound => "old-term-stays-bound",
+            Self::TakeoverByRequest => "takeover-by-request",
+            Self::NotFoundWhileLoading => "not-found-while-loading",
+            Self::CookieFromElsewhere => "cookie-from-elsewhere",
+            Self::CookieFormJudgedAnew => "cookie-form-judged-anew",
         }
     }
 

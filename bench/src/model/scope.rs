@@ -6,8 +6,10 @@ use jvpn_abi::BootTime;
 use jvpn_session::Policy;
 use std::time::Duration;
 
-/// Requests and handshakes that a client may still make, when nothing more goes wrong, to get back in.
+/// Handshakes that a client may still make, when nothing more goes wrong, to get back in.
 const SPARE: u8 = 2;
+/// Requests: under both generations that it holds, then takeover requests.
+const SPARE_REQUESTS: u8 = 5;
 
 /// What may happen, and how often.
 #[derive(Clone, Debug)]
@@ -22,8 +24,14 @@ pub struct Scope {
     pub(super) control_plane_crashes: u8,
     pub(super) data_plane_crashes: u8,
     pub(super) silences: u8,
-    /// A restarted control plane finds JOURNAL; else it has no session.
+    /// A restarted control plane finds JOURNAL.
     pub(super) keeps_sessions: bool,
+    /// One that finds no JOURNAL finds no store either: it has no session.
+    pub(super) loses_store: bool,
+    /// What is stored takes its time to load.
+    pub(super) slow_store: bool,
+    /// The gateway is under load: it asks for cookies, except when it happens not to.
+    pub(super) load: bool,
     /// Worker 0 may stop in the middle of a frame.
     pub(super) slow_worker: bool,
     /// Packets come from the LAN at any time.
@@ -49,6 +57,9 @@ impl Scope {
             data_plane_crashes: 0,
             silences: 0,
             keeps_sessions: true,
+            loses_store: false,
+            slow_store: false,
+            load: false,
             slow_worker: false,
             lan_packets: true,
             attacker: false,
@@ -87,8 +98,27 @@ impl Scope {
                 control_plane_crashes: 1,
                 client_crashes: 1,
                 keeps_sessions: false,
+                loses_store: true,
                 slow_worker: deep,
                 ..calm("restart-without-memory")
+            },
+            Self {
+                requests: 3 + more,
+                handshakes: 1,
+                control_plane_crashes: 2,
+                keeps_sessions: false,
+                slow_store: true,
+                attacker: true,
+                ..calm("restart-from-store")
+            },
+            Self {
+                requests: 2 + more,
+                control_plane_crashes: 1,
+                keeps_sessions: false,
+                load: true,
+                attacker: true,
+                lan_packets: deep,
+                ..calm("load")
             },
             Self {
                 requests: 2 + more,
@@ -122,6 +152,6 @@ impl Scope {
 
     /// Requests and handshakes in all, those with which a client gets back in at the end included.
     pub(super) const fn with_spare(&self) -> (u8, u8) {
-        (self.requests + SPARE, self.handshakes + SPARE)
+        (self.requests + SPARE_REQUESTS, self.handshakes + SPARE)
     }
 }

@@ -59,6 +59,10 @@ pub(super) struct Seen {
     pub(super) answered: [u8; SESSIONS_MAX],
     /// Nonces whose request was proven, one bit each.
     pub(super) proven: u16,
+    /// Places to which a RETRY went in this life of the control plane, one bit each.
+    pub(super) asked: u8,
+    /// Per session: the highest term in which it was ever loaded.
+    pub(super) terms: [u8; SESSIONS_MAX],
     /// Moments of confirmed switches, oldest first.
     pub(super) switches: Vec<u8>,
 }
@@ -91,11 +95,11 @@ impl Net {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Message {
     /// HANDSHAKE_INIT.
-    Init { stamp: u8, path: Place },
+    Init { stamp: u8, path: Place, shown: Option<Cookie> },
     /// HANDSHAKE_RESPONSE with a grant.
     Response { stamp: u8, bind: Bind },
     /// REATTACH_REQUEST under the generation of `under`.
-    Request { nonce: u8, under: Bind, path: Place, voluntary: bool },
+    Request { nonce: u8, under: Bind, path: Place, voluntary: bool, shown: Option<Cookie> },
     /// REATTACH_ACK.
     Ack { nonce: u8, bind: Bind },
     /// REATTACH_REJECT. `again` is the moment that its retry_after names.
@@ -106,8 +110,44 @@ pub(super) enum Message {
     Down { bind: Bind },
     /// RESET for the handle of a generation.
     Reset { bind: Bind },
+    /// A takeover request. What it proves may be long past.
+    TakeAsk { nonce: u8, session: SessionNo, path: Place, shown: Option<Cookie> },
+    /// Its answer: a binding that is offered.
+    Offer { nonce: u8, bind: Bind },
+    /// TAKE_OVER: the client's first CONTROL under an offered binding.
+    Take { bind: Bind, path: Place },
+    /// STATE: the binding that was taken is there.
+    Told { bind: Bind },
+    /// RETRY: the request is wanted again, with a cookie.
+    Retry { about: About, cookie: Cookie },
     /// RESET that the gateway made for the handle of another tenant, who passes it on.
     ForeignReset,
+}
+
+impl Message {
+    /// Whether a gateway under load asks for a cookie before it looks at it.
+    pub(super) const fn is_request(self) -> bool {
+        matches!(self, Self::Init { .. } | Self::Request { .. } | Self::TakeAsk { .. })
+    }
+}
+
+/// What a cookie is made for: a place, by one life of the control plane, whose secret dies with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Cookie {
+    pub(super) place: Place,
+    pub(super) life: u8,
+}
+
+/// The request that a RETRY answers, in either form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum About {
+    Init {
+        stamp: u8,
+    },
+    /// A reattach or a takeover: they count together.
+    Request {
+        nonce: u8,
+    },
 }
 
 /// The client.
@@ -118,6 +158,10 @@ pub(super) struct Client {
     pub(super) nonce: u8,
     /// Timestamp of the last handshake; the clock outlives a crash.
     pub(super) stamp: u8,
+    /// The latest request has followed its RETRY.
+    pub(super) retried: bool,
+    /// What was given for each path.
+    pub(super) cookies: [Option<Cookie>; 2],
 }
 
 /// `client::agent::Phase`.
@@ -154,6 +198,8 @@ pub(super) struct Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Recovery {
     pub(super) voluntary: bool,
+    /// `reattach::Exchange::Takeover`: the gateway has forgotten the session.
+    pub(super) takeover: bool,
     pub(super) open: Option<Open>,
     /// Answered with a grant: the binding waits for its proof.
     pub(super) answered: bool,
@@ -184,6 +230,12 @@ pub(super) struct Gateway {
     pub(super) birth: Option<SessionNo>,
     /// Highest handshake timestamp; durable.
     pub(super) stamp_mark: u8,
+    /// Highest takeover request; in memory.
+    pub(super) take_mark: u8,
+    /// The store: the term of each session that it holds.
+    pub(super) stored: Vec<Option<u8>>,
+    /// What is stored has not been loaded yet.
+    pub(super) loading: bool,
 }
 
 /// Whether the control plane runs.
@@ -212,6 +264,8 @@ pub(super) struct Session {
     pub(super) confirmed: Option<Bind>,
     pub(super) pending: Option<Bind>,
     pub(super) erased: Option<Bind>,
+    /// What a takeover's answer offers.
+    pub(super) offered: Option<Bind>,
 }
 
 /// `engine::session::Binding`, when bound.
@@ -239,6 +293,7 @@ pub(super) struct Attempt {
 pub(super) enum Asked {
     Handshake { stamp: u8 },
     Reattach { nonce: u8 },
+    Takeover,
 }
 
 /// One slot in the shared tables: BINDINGS, CONTEXT and REPORTS, and what the answer said about it.
@@ -249,6 +304,8 @@ pub(super) struct Slot {
     /// anchor_version.
     pub(super) version: StateVersion,
     pub(super) remote: Place,
+    /// Offered and not taken: its epoch is not used yet.
+    pub(super) offered: bool,
     /// BINDINGS: the word is bound.
     pub(super) word: bool,
     /// Workers that have not passed its unbind.
@@ -265,6 +322,13 @@ pub(super) struct Slot {
     pub(super) counter: u8,
     /// Counters that were really used (judged by, known to nobody).
     pub(super) sealed: u8,
+}
+
+impl Slot {
+    /// (term, epoch): how the bindings of a session follow each other.
+    pub(super) const fn order(&self) -> u8 {
+        (self.version.term() as u8) << 4 | self.epoch
+    }
 }
 
 /// The data plane's process.

@@ -4,7 +4,7 @@ use super::action::Action;
 use super::decisions::{Decisions, overdue};
 use super::mutant::Mutant;
 use super::scope::Scope;
-use super::state::{Bind, Life, Message, Phase, QUICK, SLOW, Session, SessionNo, World};
+use super::state::{About, Bind, Life, Message, Phase, QUICK, SLOW, Session, SessionNo, World};
 use jvpn_abi::BootTime;
 use jvpn_session::{BindingPhase, State};
 use std::time::Duration;
@@ -18,6 +18,8 @@ pub(super) struct Step<'a> {
     pub(super) mutant: Option<Mutant>,
     pub(super) decisions: &'a Decisions,
     pub(super) world: World,
+    /// The gateway is under load while it takes this step.
+    pub(super) under_load: bool,
     broken: Option<Broken>,
 }
 
@@ -28,7 +30,7 @@ impl<'a> Step<'a> {
         decisions: &'a Decisions,
         world: World,
     ) -> Self {
-        Self { scope, mutant, decisions, world, broken: None }
+        Self { scope, mutant, decisions, world, under_load: scope.load, broken: None }
     }
 
     /// Carries `action` out and judges what came of it.
@@ -48,6 +50,10 @@ impl<'a> Step<'a> {
     fn act(&mut self, action: Action) {
         match action {
             Action::Deliver(message, place) => self.deliver(message, place),
+            Action::DeliverCalm(message, place) => {
+                self.under_load = false;
+                self.deliver(message, place);
+            }
             Action::SendInit => self.send_init(),
             Action::SendRequest => self.send_request(),
             Action::Leave { voluntary } => self.leave(voluntary),
@@ -64,6 +70,7 @@ impl<'a> Step<'a> {
             Action::ControlPlaneCrash => self.control_plane_crash(),
             Action::ControlPlaneStart => self.control_plane_start(),
             Action::ControlPlaneReady => self.control_plane_ready(),
+            Action::StoreLoaded => self.store_loaded(),
             Action::Boundary => self.boundary(SLOW),
             Action::TakeInbound(bind) => self.take_inbound(bind),
             Action::TakeOutbound(bind) => self.take_outbound(bind),
@@ -78,14 +85,31 @@ impl<'a> Step<'a> {
 
     fn deliver(&mut self, message: Message, place: u8) {
         match message {
-            Message::Init { stamp, .. } => self.handshake(stamp, place),
-            Message::Request { nonce, under, voluntary, .. } => self.request(nonce, under, place, voluntary),
+            Message::Init { stamp, shown, .. } => {
+                if self.is_running() && self.pass(About::Init { stamp }, place, shown) {
+                    self.handshake(stamp, place);
+                }
+            }
+            Message::Request { nonce, under, voluntary, shown, .. } => {
+                if self.is_running() && self.pass(About::Request { nonce }, place, shown) {
+                    self.request(nonce, under, place, voluntary, shown.is_some());
+                }
+            }
             Message::Up { bind, .. } => self.inbound(bind, place),
             Message::Response { stamp, bind } => self.response(stamp, bind),
             Message::Ack { nonce, bind } => self.ack(nonce, bind),
             Message::Reject { nonce, reason, again } => self.reject(nonce, reason, again),
             Message::Down { bind } => self.opened(bind),
             Message::Reset { bind } => self.reset(Some(bind)),
+            Message::TakeAsk { nonce, session, shown, .. } => {
+                if self.is_running() && self.pass(About::Request { nonce }, place, shown) {
+                    self.take_ask(nonce, session, place);
+                }
+            }
+            Message::Retry { about, cookie } => self.retried(about, cookie),
+            Message::Offer { nonce, bind } => self.offer(nonce, bind),
+            Message::Take { bind, .. } => self.take_offered(bind, place),
+            Message::Told { bind } => self.told(bind),
             Message::ForeignReset => self.reset(None),
         }
     }
@@ -121,8 +145,16 @@ impl<'a> Step<'a> {
         self.world.gateway.sessions.get(usize::from(session))?.as_ref()
     }
 
+    fn is_running(&self) -> bool {
+        self.world.gateway.life == Life::Running
+    }
+
+    /// A session that is not here lives if it will be loaded.
     pub(super) fn is_live(&self, session: SessionNo) -> bool {
-        self.session_ref(session).is_some_and(|s| self.decisions.core(s.core).state().is_live())
+        match self.session_ref(session) {
+            Some(session) => self.decisions.core(session.core).state().is_live(),
+            None => self.will_be_loaded(session),
+        }
     }
 
     /// What must hold after every step.
@@ -205,7 +237,9 @@ impl<'a> Step<'a> {
             Message::Response { stamp, .. } => {
                 matches!(self.world.client.phase, Phase::Searching { open: Some((own, _)) } if own == stamp)
             }
-            Message::Request { nonce, under, .. } => self.request_matters(nonce, under),
+            Message::Request { nonce, under, shown, .. } => {
+                self.request_matters(nonce, under, shown.is_some())
+            }
             Message::Ack { nonce, .. } | Message::Reject { nonce, .. } => {
                 open.is_some_and(|open| open.nonce == nonce)
             }
@@ -220,12 +254,36 @@ impl<'a> Step<'a> {
                 Phase::Session(held) => held.held == bind || held.newer == Some(bind),
                 Phase::Crashed | Phase::Searching { .. } | Phase::Ended => false,
             },
+            // A control plane that dies forgets the mark.
+            Message::TakeAsk { nonce, .. } => {
+                nonce > self.world.gateway.take_mark || self.world.left.control_plane_crashes > 0
+            }
+            Message::Offer { nonce, .. } => open.is_some_and(|open| open.nonce == nonce),
+            Message::Take { bind, .. } => self.is_offered(bind),
+            Message::Told { bind } => {
+                matches!(self.world.client.phase, Phase::Session(held) if held.binding == bind && !held.sending && !held.proven)
+            }
+            Message::Retry { about, .. } => self.retry_matters(about),
             Message::ForeignReset => true,
         }
     }
 
+    fn retry_matters(&self, about: About) -> bool {
+        let open = match (&self.world.client.phase, about) {
+            (Phase::Searching { open: Some((stamp, _)) }, About::Init { stamp: asked }) => *stamp == asked,
+            (Phase::Session(held), About::Request { nonce }) => {
+                held.recovery.and_then(|recovery| recovery.open).is_some_and(|open| open.nonce == nonce)
+            }
+            (Phase::Searching { .. } | Phase::Session(_) | Phase::Crashed | Phase::Ended, _) => false,
+        };
+        open && !self.world.client.retried
+    }
+
     /// A request that was judged is only repeated; one for an unknown handle matters to who waits for its RESET.
-    fn request_matters(&self, nonce: u8, under: Bind) -> bool {
+    fn request_matters(&self, nonce: u8, under: Bind, with_cookie: bool) -> bool {
+        if with_cookie && self.is(Mutant::CookieFormJudgedAnew) {
+            return true;
+        }
         match self.known(under) {
             Some((session, _)) => {
                 let core = self.session_ref(session).map(|session| self.decisions.core(session.core));
@@ -249,7 +307,11 @@ impl<'a> Step<'a> {
         let draining = self.world.gateway.sessions.iter().flatten().any(|s| s.draining == Some(bind));
         let in_hand = matches!(self.world.data_plane.frame,
             Some(Frame::Inbound(held) | Frame::Outbound(held)) if held == bind);
-        slot.word || draining || in_hand || self.is_bound_or_on_its_way(bind)
+        slot.word || draining || in_hand || self.is_offered(bind) || self.is_bound_or_on_its_way(bind)
+    }
+
+    fn is_offered(&self, bind: Bind) -> bool {
+        self.world.gateway.sessions.iter().flatten().any(|session| session.offered == Some(bind))
     }
 
     /// Time passes: first whatever is due by its clock, in the order of `engine::timers::due`.

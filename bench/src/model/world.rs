@@ -5,7 +5,8 @@ use super::decisions::Decisions;
 use super::mutant::Mutant;
 use super::scope::Scope;
 use super::state::{
-    ATTACKER, Client, DataPlane, Frame, Gateway, Left, Life, Link, Message, Net, Phase, Seen, World,
+    ATTACKER, About, Client, Cookie, DataPlane, Frame, Gateway, Left, Life, Link, Message, Net, Phase, Seen,
+    World,
 };
 use super::step::Step;
 use std::fmt::{self, Display, Formatter, Write};
@@ -16,7 +17,8 @@ pub(super) fn beginning(scope: &Scope, mutant: Option<Mutant>, decisions: &Decis
     if !scope.starts_attached {
         return world;
     }
-    let (init, response) = (Message::Init { stamp: 1, path: 1 }, Message::Response { stamp: 1, bind: 0 });
+    let (init, response) =
+        (Message::Init { stamp: 1, path: 1, shown: None }, Message::Response { stamp: 1, bind: 0 });
     let birth = [
         Action::SendInit,
         Action::Deliver(init, 1),
@@ -29,7 +31,9 @@ pub(super) fn beginning(scope: &Scope, mutant: Option<Mutant>, decisions: &Decis
     ];
     for action in birth {
         // A mutant that breaks a birth is found where the search begins with nothing.
-        (world, _) = Step::new(scope, mutant, decisions, world).take(action);
+        let mut step = Step::new(scope, mutant, decisions, world);
+        step.under_load = false;
+        (world, _) = step.take(action);
     }
     // The birth took one handshake that the scope does not count.
     world.client.stamp = 0;
@@ -44,7 +48,13 @@ fn nothing(scope: &Scope) -> World {
     }
     World {
         now: 0,
-        client: Client { phase: Phase::Searching { open: None }, nonce: 0, stamp: 0 },
+        client: Client {
+            phase: Phase::Searching { open: None },
+            nonce: 0,
+            stamp: 0,
+            retried: false,
+            cookies: [None; 2],
+        },
         gateway: Gateway {
             life: Life::Running,
             link: Link::Up,
@@ -52,6 +62,9 @@ fn nothing(scope: &Scope) -> World {
             live: None,
             birth: None,
             stamp_mark: 0,
+            take_mark: 0,
+            stored: Vec::new(),
+            loading: false,
         },
         slots: Vec::new(),
         data_plane: DataPlane { running: true, frame: None },
@@ -66,14 +79,20 @@ fn nothing(scope: &Scope) -> World {
     }
 }
 
+/// What a request shows, if anything.
+fn with(shown: Option<Cookie>) -> String {
+    shown.map_or_else(String::new, |cookie| format!(" with the cookie of place {}", cookie.place))
+}
+
 impl Display for Message {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Init { stamp, .. } => write!(f, "HANDSHAKE_INIT {stamp}"),
+            Self::Init { stamp, shown, .. } => write!(f, "HANDSHAKE_INIT {stamp}{}", with(*shown)),
             Self::Response { stamp, bind } => write!(f, "HANDSHAKE_RESPONSE {stamp}: binding {bind}"),
-            Self::Request { nonce, under, voluntary, .. } => {
+            Self::Request { nonce, under, voluntary, shown, .. } => {
                 let kind = if *voluntary { "voluntary" } else { "needed" };
-                write!(f, "REATTACH_REQUEST nonce {nonce} under generation {under} ({kind})")
+                let with = with(*shown);
+                write!(f, "REATTACH_REQUEST nonce {nonce} under generation {under} ({kind}){with}")
             }
             Self::Ack { nonce, bind } => write!(f, "REATTACH_ACK to nonce {nonce}: binding {bind}"),
             Self::Reject { nonce, reason, .. } => {
@@ -82,6 +101,14 @@ impl Display for Message {
             Self::Up { bind, .. } => write!(f, "the client's DATA under binding {bind}"),
             Self::Down { bind } => write!(f, "the gateway's DATA under binding {bind}"),
             Self::Reset { bind } => write!(f, "RESET for the handle of generation {bind}"),
+            Self::TakeAsk { nonce, session, shown, .. } => {
+                write!(f, "takeover request {nonce} for session {session}{}", with(*shown))
+            }
+            Self::Offer { nonce, bind } => write!(f, "answer to takeover request {nonce}: binding {bind}"),
+            Self::Take { bind, .. } => write!(f, "TAKE_OVER of binding {bind}"),
+            Self::Told { bind } => write!(f, "STATE: binding {bind} is there"),
+            Self::Retry { about: About::Init { stamp }, .. } => write!(f, "RETRY of HANDSHAKE_INIT {stamp}"),
+            Self::Retry { about: About::Request { nonce }, .. } => write!(f, "RETRY of request {nonce}"),
             Self::ForeignReset => f.write_str("RESET for another tenant's handle, passed on by him"),
         }
     }
@@ -92,6 +119,7 @@ impl Display for Action {
         match self {
             Self::Deliver(message, ATTACKER) => write!(f, "network: {message} arrives by the attacker"),
             Self::Deliver(message, _) => write!(f, "network: {message} arrives"),
+            Self::DeliverCalm(message, _) => write!(f, "network: {message} arrives while there is no load"),
             Self::SendInit => f.write_str("client: sends a handshake"),
             Self::SendRequest => f.write_str("client: sends a fresh request over the other path"),
             Self::Leave { voluntary: true } => f.write_str("client: leaves its path of its own will"),
@@ -113,6 +141,7 @@ impl Display for Action {
             Self::ControlPlaneCrash => f.write_str("control plane: dies"),
             Self::ControlPlaneStart => f.write_str("control plane: is started again"),
             Self::ControlPlaneReady => f.write_str("control plane: every worker has passed its sweep"),
+            Self::StoreLoaded => f.write_str("control plane: what was stored is loaded"),
             Self::Boundary => f.write_str("slow worker: passes a batch boundary"),
             Self::TakeInbound(bind) => write!(f, "slow worker: begins a frame of the client, binding {bind}"),
             Self::TakeOutbound(bind) => write!(f, "slow worker: begins a packet of the LAN, binding {bind}"),

@@ -1,7 +1,10 @@
-//! The audit logs of the worlds: each world is a node of its own and has a file of its own, beside it the policy that it
-//! lived under.
+//! The audit logs of the worlds. Each world is a node of its own, and its log is judged by [`crate::check_events`] while it
+//! is written, by the policy that the world lives under; on request it goes to a file of its own, the policy beside it.
 
 use super::Seeds;
+use crate::check_events::findings::Findings;
+use crate::check_events::rules::PolicyNumbers;
+use crate::check_events::{Expectations, Judge};
 use crate::simulation::Setup;
 use anyhow::{Context, Result};
 use std::fs::{File, remove_file, write};
@@ -15,7 +18,10 @@ pub(super) struct EventFiles {
 }
 
 /// The log of one world.
-pub(super) struct EventFile(Option<Opened>);
+pub(super) struct EventFile {
+    judge: Judge,
+    file: Option<Opened>,
+}
 
 struct Opened {
     writer: BufWriter<File>,
@@ -30,13 +36,17 @@ impl EventFiles {
 
     /// The log of a seed: the file itself if there is only one, or else one whose name ends in the seed.
     pub(super) fn open(&self, seed: u64, setup: &Setup) -> Result<EventFile> {
-        let Some(file) = &self.file else { return Ok(EventFile(None)) };
+        let text = policy_text(setup);
+        let policy = PolicyNumbers::parse(&text)?;
+        let judge =
+            Judge::new(&format!("world {seed}"), &Expectations { policy, ..Expectations::default() })?;
+        let Some(file) = &self.file else { return Ok(EventFile { judge, file: None }) };
         let path = if self.only { file.clone() } else { numbered(file, seed) };
         let policy = path.with_extension("toml");
-        write(&policy, policy_text(setup)).with_context(|| cannot_write(&policy))?;
+        write(&policy, text).with_context(|| cannot_write(&policy))?;
         let writer =
             BufWriter::with_capacity(1 << 20, File::create(&path).with_context(|| cannot_write(&path))?);
-        Ok(EventFile(Some(Opened { writer, path, policy })))
+        Ok(EventFile { judge, file: Some(Opened { writer, path, policy }) })
     }
 }
 
@@ -71,7 +81,8 @@ fn policy_text(setup: &Setup) -> String {
 impl EventFile {
     /// Takes the lines.
     pub(super) fn take(&mut self, lines: &mut Vec<String>) -> Result<()> {
-        if let Some(Opened { writer, path, .. }) = &mut self.0 {
+        lines.iter().for_each(|line| self.judge.line(line));
+        if let Some(Opened { writer, path, .. }) = &mut self.file {
             for line in lines.iter() {
                 writeln!(writer, "{line}").with_context(|| cannot_write(path))?;
             }
@@ -80,15 +91,17 @@ impl EventFile {
         Ok(())
     }
 
-    /// Everything is in the file.
-    pub(super) fn finish(self) -> Result<()> {
-        let Some(Opened { mut writer, path, .. }) = self.0 else { return Ok(()) };
-        writer.flush().with_context(|| cannot_write(&path))
+    /// Everything is written: the verdict.
+    pub(super) fn finish(self) -> Result<Findings> {
+        if let Some(Opened { mut writer, path, .. }) = self.file {
+            writer.flush().with_context(|| cannot_write(&path))?;
+        }
+        self.judge.finish()
     }
 
     /// Nobody wants it.
     pub(super) fn discard(self) {
-        if let Some(Opened { writer, path, policy }) = self.0 {
+        if let Some(Opened { writer, path, policy }) = self.file {
             drop(writer);
             // What cannot be removed is only in the way.
             let _ = remove_file(path);

@@ -1,5 +1,5 @@
 //! `jvpn-bench simulate`: worlds of thousands of mobile hosts on virtual time, one per seed, as many at once as there are
-//! cores. Every world is judged after each step; at its end the churn stops, everything is repaired, and everybody has to
+//! cores. Every world is judged after each step, and its audit log by `check-events`; at its end the churn stops, everything is repaired, and everybody has to
 //! be back (I13).
 
 mod events;

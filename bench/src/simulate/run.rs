@@ -2,6 +2,7 @@
 
 use super::events::{EventFile, EventFiles};
 use super::{Options, Totals};
+use crate::check_events::findings::Findings;
 use crate::simulation::churn::{AHEAD_MAX, world};
 use crate::simulation::observer::Violation;
 use crate::simulation::{Setup, Simulation};
@@ -62,14 +63,16 @@ pub(super) fn live_through(
     let Life { sim, mut log, .. } = life;
     match outcome {
         Ok(()) => {
-            log.finish()?;
-            Ok((totals, Ending::Good { fingerprint: fingerprint(&sim) }))
+            let findings = log.finish()?;
+            let totals = Totals { judged_lines: findings.events, ..totals };
+            Ok((totals, judged(&findings, fingerprint(&sim))))
         }
         Err(Stop::Broken(violation)) => {
             // The lines up to the violation help to find out why.
             let mut lines = sim.audit;
             log.take(&mut lines)?;
-            log.finish()?;
+            // What broke ends the world; what the judge of logs thinks of the rest is not asked.
+            let _findings = log.finish()?;
             Ok((totals, Ending::Broken(violation.to_string())))
         }
         Err(Stop::Interrupted) => {
@@ -77,6 +80,16 @@ pub(super) fn live_through(
             Ok((totals, Ending::Interrupted))
         }
         Err(Stop::Error(error)) => Err(error),
+    }
+}
+
+/// A world that ended well has a log in which every rule holds, too.
+fn judged(findings: &Findings, fingerprint: String) -> Ending {
+    match findings.violations.first() {
+        None => Ending::Good { fingerprint },
+        Some(first) => {
+            Ending::Broken(format!("its audit log has {} violation(s): {first}", findings.violations_total))
+        }
     }
 }
 

@@ -60,6 +60,8 @@ pub struct Totals {
     pub engine_events: u64,
     /// Lines of the audit log.
     pub audit_lines: u64,
+    /// Those that the judge of audit logs has read.
+    pub judged_lines: u64,
     /// Datagrams between clients and gateway.
     pub datagrams: u64,
     /// Inner packets that clients sent, and those that came back.
@@ -121,6 +123,7 @@ impl Totals {
         self.starts += other.starts;
         self.engine_events += other.engine_events;
         self.audit_lines += other.audit_lines;
+        self.judged_lines += other.judged_lines;
         self.datagrams += other.datagrams;
         self.packets += other.packets;
         self.echoes += other.echoes;
@@ -171,7 +174,7 @@ impl Totals {
             row("security events", listed(&self.security)),
             row("control plane starts", self.starts.to_string()),
             row("engine events", self.engine_events.to_string()),
-            row("audit lines", self.audit_lines.to_string()),
+            row("audit lines", format!("{}, {} of them judged", self.audit_lines, self.judged_lines)),
             row("datagrams", self.datagrams.to_string()),
             row("packets sent / echoed", format!("{} / {}", self.packets, self.echoes)),
             row("steps judged", self.steps.to_string()),

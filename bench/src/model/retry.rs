@@ -1,0 +1,71 @@
+//! Cookies: what both ends do while the gateway is under load (`docs/decisions/0017`). When it is, is nobody's choice: in
+//! scopes with load it is unless something says otherwise, so that I13 asks for a way back in that shows cookies.
+
+use super::mutant::Mutant;
+use super::state::{About, Cookie, Message, Phase, Place};
+use super::step::Step;
+
+impl Step<'_> {
+    /// `retry::World::pass`, before handle, MAC and Noise message: whether a request goes on.
+    pub(super) fn pass(&mut self, about: About, at: Place, shown: Option<Cookie>) -> bool {
+        if !self.under_load {
+            return true;
+        }
+        let life = self.life();
+        let genuine = Cookie { place: at, life };
+        let anywhere = self.is(Mutant::CookieFromElsewhere) && shown.is_some_and(|shown| shown.life == life);
+        if shown == Some(genuine) || anywhere {
+            if self.world.seen.asked & 1 << at == 0 {
+                self.breaks("R3.2: under load, work is done for an address to which no cookie ever went");
+            }
+            return true;
+        }
+        self.world.seen.asked |= 1 << at;
+        self.world.net.send(Message::Retry { about, cookie: genuine });
+        false
+    }
+
+    /// Which life of the control plane this is: the secret of its cookies dies with it.
+    fn life(&self) -> u8 {
+        self.scope.control_plane_crashes - self.world.left.control_plane_crashes
+    }
+
+    /// `retry::Agent::handle_retry`, `show_cookie`: the latest request goes out once more, the same but for the cookie.
+    pub(super) fn retried(&mut self, about: About, cookie: Cookie) {
+        let shown = Some(cookie);
+        let client = &mut self.world.client;
+        if client.retried {
+            return;
+        }
+        let (again, path) = match (&client.phase, about) {
+            (Phase::Searching { open: Some((stamp, path)) }, About::Init { stamp: asked })
+                if *stamp == asked =>
+            {
+                (Message::Init { stamp: *stamp, path: *path, shown }, *path)
+            }
+            (Phase::Session(held), About::Request { nonce }) => {
+                let Some(recovery) = held.recovery else { return };
+                let Some(open) = recovery.open.filter(|open| open.nonce == nonce) else { return };
+                let (under, path, voluntary) = (open.under, open.path, recovery.voluntary);
+                let again = if recovery.takeover {
+                    Message::TakeAsk { nonce, session: held.session, path, shown }
+                } else {
+                    Message::Request { nonce, under, path, voluntary, shown }
+                };
+                (again, path)
+            }
+            (Phase::Searching { .. } | Phase::Session(_) | Phase::Crashed | Phase::Ended, _) => return,
+        };
+        client.retried = true;
+        if let Some(kept) = client.cookies.get_mut(usize::from(path)) {
+            *kept = shown;
+        }
+        self.world.net.send(again);
+    }
+
+    /// `retry::Agent::kept_cookie`: what a fresh request over a path shows. It has not been retried yet.
+    pub(super) fn kept_cookie(&mut self, path: Place) -> Option<Cookie> {
+        self.world.client.retried = false;
+        self.world.client.cookies.get(usize::from(path)).copied().flatten()
+    }
+}
