@@ -1,5 +1,6 @@
 //! Configuration of the data plane (TOML). Every value is checked before anything is touched.
 
+use crate::tuning::Tuning;
 use jvpn_abi::limit::Rate;
 use jvpn_abi::tables::MAX_WORKERS;
 use jvpn_abi::wire::data::MAX_SLOTS;
@@ -20,10 +21,10 @@ pub struct Config {
     /// Unix socket for `jvpn status`.
     #[serde(default = "default_status_socket")]
     pub status_socket: PathBuf,
-    /// Workers, one per queue of each port.
-    #[serde(default = "default_workers")]
+    /// Workers, one per queue of each port; 0 = as many as the port with fewer queues has.
+    #[serde(default)]
     pub workers: usize,
-    /// CPU of each worker; empty = 0, 1, 2 …
+    /// CPU of each worker; empty = chosen near the WAN port (`plan`).
     #[serde(default)]
     pub cores: Vec<usize>,
     /// Entries of the binding table: twice the sessions, since a switch needs a fresh slot before the old one is free.
@@ -32,6 +33,9 @@ pub struct Config {
     /// Logs odd frames from XDP (rate-limited by the ring; off by default).
     #[serde(default)]
     pub xdp_log: bool,
+    /// What has a better value on some machines.
+    #[serde(default)]
+    pub tuning: Tuning,
     /// The port towards the clients.
     pub wan: WanPort,
     /// The port towards the protected network.
@@ -116,9 +120,6 @@ fn default_status_socket() -> PathBuf {
 fn default_user() -> String {
     "jvpn".to_owned()
 }
-const fn default_workers() -> usize {
-    1
-}
 const fn default_slots() -> u32 {
     16_384
 }
@@ -140,8 +141,8 @@ impl Config {
     /// # Errors
     /// The key, what it is and what it may be.
     pub fn validate(&self) -> Result<(), String> {
-        if self.workers == 0 || self.workers > MAX_WORKERS {
-            return Err(format!("workers = {} must be 1 to {MAX_WORKERS}", self.workers));
+        if self.workers > MAX_WORKERS {
+            return Err(format!("workers = {} must be 0 to {MAX_WORKERS}", self.workers));
         }
         if !self.cores.is_empty() && self.cores.len() != self.workers {
             return Err(format!(
@@ -190,13 +191,7 @@ impl Config {
             }
         }
         self.tunnel.pool()?;
-        Ok(())
-    }
-
-    /// CPU of a worker.
-    #[must_use]
-    pub fn core(&self, worker: usize) -> usize {
-        self.cores.get(worker).copied().unwrap_or(worker)
+        self.tuning.validate(self.workers)
     }
 }
 
@@ -249,7 +244,9 @@ mod tests {
     fn every_field_is_checked() {
         check(GOOD).unwrap();
         let cases = [
-            ("workers = 2", "workers = 0", "workers"),
+            ("workers = 2", "workers = 0\ncores = [1]", "cores"),
+            ("[tunnel]", "[tuning]\nbatch = 1\n[tunnel]", "tuning.batch"),
+            ("[tunnel]", "[tuning]\nqueues = [3]\n[tunnel]", "tuning.queues"),
             ("workers = 2", "workers = 65", "workers"),
             ("workers = 2", "workers = -1", "workers"),
             ("workers = 2", "workers = 2\ncores = [1]", "cores"),
