@@ -52,11 +52,12 @@ pub fn load(slots: u32) -> Result<Ebpf> {
 }
 
 impl Steering {
-    /// Loads, fills GATE, attaches to both ports.
+    /// Loads, fills GATE, attaches to both ports, each of which must have the receive queues `queues`.
     ///
     /// # Errors
-    /// If an interface is missing or the kernel refuses.
-    pub fn attach(config: &Config) -> Result<Self> {
+    /// If an interface or a queue is missing or the kernel refuses.
+    pub fn attach(config: &Config, queues: &[u32]) -> Result<Self> {
+        let highest = queues.iter().copied().max().unwrap_or(0);
         let mut bpf = load(config.slots)?;
         let mut netlink = Netlink::new().context("rtnetlink")?;
         let lan_mac = netlink.link(&config.lan.interface)?.mac;
@@ -74,13 +75,13 @@ impl Steering {
                 bail!("the kernel does not show an XDP program on {name} after attaching one")
             };
             tracing::info!(interface = %name, mode, mac = ?link.mac, queues = link.rx_queues, "XDP attached");
-            if (link.rx_queues as usize) < config.workers {
+            if link.rx_queues <= highest {
                 bail!(
-                    "{name} has {} receive queues for {} workers; set workers = {} or raise them with 'ethtool -L {name} combined {}'",
+                    "{name} has {} receive queues for {} workers up to queue {highest}; set workers = {} or raise them with 'ethtool -L {name} combined {}'",
                     link.rx_queues,
-                    config.workers,
+                    queues.len(),
                     link.rx_queues,
-                    config.workers
+                    highest + 1
                 );
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::frame::{Address, GatewayAddresses};
 use crate::pipeline::Pools;
+use crate::tuning::Tuning;
 use jvpn_abi::limit::Rate;
 use jvpn_abi::tables::MAX_WORKERS;
 use jvpn_abi::wire::data::MAX_SLOTS;
@@ -22,10 +23,10 @@ pub struct Config {
     /// Unix socket for `jvpn status`.
     #[serde(default = "default_status_socket")]
     pub status_socket: PathBuf,
-    /// Workers, one per queue of each port.
-    #[serde(default = "default_workers")]
+    /// Workers, one per queue of each port; 0 = as many as the port with fewer queues has.
+    #[serde(default)]
     pub workers: usize,
-    /// CPU of each worker; empty = 0, 1, 2 …
+    /// CPU of each worker; empty = chosen near the WAN port (`plan`).
     #[serde(default)]
     pub cores: Vec<usize>,
     /// Entries of the binding table: twice the sessions, since a switch needs a fresh slot before the old one is free.
@@ -34,6 +35,9 @@ pub struct Config {
     /// Logs odd frames from XDP (rate-limited by the ring; off by default).
     #[serde(default)]
     pub xdp_log: bool,
+    /// What has a better value on some machines.
+    #[serde(default)]
+    pub tuning: Tuning,
     /// The port towards the clients.
     pub wan: WanPort,
     /// The port towards the protected network.
@@ -125,9 +129,6 @@ fn default_status_socket() -> PathBuf {
 fn default_user() -> String {
     "jvpn".to_owned()
 }
-const fn default_workers() -> usize {
-    1
-}
 const fn default_slots() -> u32 {
     16_384
 }
@@ -149,8 +150,8 @@ impl Config {
     /// # Errors
     /// The key, what it is and what it may be.
     pub fn validate(&self) -> Result<(), String> {
-        if self.workers == 0 || self.workers > MAX_WORKERS {
-            return Err(format!("workers = {} must be 1 to {MAX_WORKERS}", self.workers));
+        if self.workers > MAX_WORKERS {
+            return Err(format!("workers = {} must be 0 to {MAX_WORKERS}", self.workers));
         }
         if !self.cores.is_empty() && self.cores.len() != self.workers {
             return Err(format!(
@@ -199,13 +200,7 @@ impl Config {
             }
         }
         self.tunnel.pools()?;
-        Ok(())
-    }
-
-    /// CPU of a worker.
-    #[must_use]
-    pub fn core(&self, worker: usize) -> usize {
-        self.cores.get(worker).copied().unwrap_or(worker)
+        self.tuning.validate(self.workers)
     }
 }
 
@@ -296,7 +291,9 @@ mod tests {
     fn every_field_is_checked() {
         check(GOOD).unwrap();
         let cases = [
-            ("workers = 2", "workers = 0", "workers"),
+            ("workers = 2", "workers = 0\ncores = [1]", "cores"),
+            ("[tunnel]", "[tuning]\nbatch = 1\n[tunnel]", "tuning.batch"),
+            ("[tunnel]", "[tuning]\nqueues = [3]\n[tunnel]", "tuning.queues"),
             ("workers = 2", "workers = 65", "workers"),
             ("workers = 2", "workers = -1", "workers"),
             ("workers = 2", "workers = 2\ncores = [1]", "cores"),

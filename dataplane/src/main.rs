@@ -1,9 +1,9 @@
 //! `jvpn-dataplane`: steers and forwards. Run it as root; the control plane connects to its socket.
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use jvpn_dataplane::config::Config;
-use jvpn_dataplane::run;
+use jvpn_dataplane::{plan, run};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,6 +15,8 @@ use std::process::ExitCode;
 #[derive(Debug, Parser)]
 #[command(
     version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
     after_help = "Example configuration:
 
   workers = 2
@@ -28,12 +30,20 @@ use std::process::ExitCode;
   gateway_address = \"10.77.0.1\"
   pool = \"10.77.0.0/16\"
 
+Ask first what this machine will give: jvpn-dataplane plan CONFIG
 Look at it while it runs: jvpn status --socket /run/jvpn/dataplane-status.sock"
 )]
 struct Args {
     /// Configuration file (TOML)
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", required = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Plan(plan::Command),
 }
 
 fn main() -> ExitCode {
@@ -55,9 +65,14 @@ fn main() -> ExitCode {
 
 fn start() -> Result<()> {
     let args = Args::parse();
-    let config: Config = jvpn_host::config::load(&args.config)?;
+    let file = match (args.command, args.config) {
+        (Some(Command::Plan(command)), _) => return plan::run(&command),
+        (None, Some(file)) => file,
+        (None, None) => bail!("--config FILE is missing"),
+    };
+    let config: Config = jvpn_host::config::load(&file)?;
     if let Err(message) = config.validate() {
-        bail!("configuration {}: {message}", args.config.display());
+        bail!("configuration {}: {message}", file.display());
     }
     if !nix::unistd::Uid::effective().is_root() {
         bail!(

@@ -5,7 +5,8 @@ use crate::config::Config;
 use crate::frame::Mac;
 use crate::neighbours::Neighbours;
 use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Routes};
-use crate::port::{AfXdpMode, Port};
+use crate::plan::{self, Seat, Wishes};
+use crate::port::{AfXdpMode, BusyPoll, Port, PortOptions};
 use crate::routes::RouteTable;
 use crate::slots::{Installer, WorkerQueues};
 use crate::status::{StatusSource, status};
@@ -47,7 +48,8 @@ pub fn run(config: &Config) -> Result<()> {
     let listener = HandoverListener::bind(&config.control_socket, allowed.as_raw())?;
     let status_listener = StatusListener::bind(&config.status_socket, 0o600)
         .with_context(|| format!("status socket {}", config.status_socket.display()))?;
-    let mut gateway = Gateway::prepare(config)?;
+    let seats = seats(config)?;
+    let mut gateway = Gateway::prepare(config, seats)?;
     tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
     loop {
         let rang = gateway.wait(&listener, &status_listener, &shutdown);
@@ -73,6 +75,28 @@ pub fn run(config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Where the workers run: the plan's answer for this machine.
+fn seats(config: &Config) -> Result<Vec<Seat>> {
+    let names = [config.wan.interface.as_str(), config.lan.interface.as_str()];
+    let facts = plan::facts(&names).context("cannot look at the interfaces")?;
+    let seats = plan::seats(&facts, &Wishes::of(config));
+    if seats.is_empty() {
+        bail!("the kernel names no CPU that this process may use; give 'cores' in the configuration");
+    }
+    Ok(seats)
+}
+
+fn port_options(config: &Config, seat: &Seat) -> PortOptions {
+    let tuning = &config.tuning;
+    let polls = tuning.busy_poll > 0;
+    PortOptions {
+        huge_pages: tuning.huge_pages,
+        node: seat.node,
+        busy_poll: polls
+            .then_some(BusyPoll { microseconds: tuning.busy_poll, budget: tuning.busy_poll_budget }),
+    }
+}
+
 /// What the poll loop woke up for.
 #[derive(Debug, Default)]
 struct Rang {
@@ -92,7 +116,7 @@ struct Gateway<'a> {
     shared: Option<SharedMemory>,
     threads: Option<Threads>,
     connection: Option<Connection>,
-    cores: Vec<usize>,
+    seats: Vec<Seat>,
 }
 
 /// Descriptors of the memory that both processes hold.
@@ -129,12 +153,14 @@ impl Journal {
 
 impl<'a> Gateway<'a> {
     /// Attaches XDP, then opens the sockets (attach before bind).
-    fn prepare(config: &'a Config) -> Result<Self> {
-        let mut steering = Steering::attach(config)?;
+    fn prepare(config: &'a Config, seats: Vec<Seat>) -> Result<Self> {
+        let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
+        let mut steering = Steering::attach(config, &queues)?;
         let mut ports = Vec::new();
-        for queue in 0..u32::try_from(config.workers).unwrap_or(u32::MAX) {
-            let wan = Port::open(&config.wan.interface, queue)?;
-            let lan = Port::open(&config.lan.interface, queue)?;
+        for seat in &seats {
+            let (queue, options) = (seat.queue, port_options(config, seat));
+            let wan = Port::open_with(&config.wan.interface, queue, &options)?;
+            let lan = Port::open_with(&config.lan.interface, queue, &options)?;
             steering.set_socket("WAN_XSKS", queue, wan.raw_fd())?;
             steering.set_socket("LAN_XSKS", queue, lan.raw_fd())?;
             ports.push((wan, lan));
@@ -142,15 +168,14 @@ impl<'a> Gateway<'a> {
         let modes = ports
             .first()
             .map_or((AfXdpMode::Unknown, AfXdpMode::Unknown), |(wan, lan)| (wan.mode(), lan.mode()));
-        tracing::info!(wan = ?modes.0, lan = ?modes.1, queues = config.workers, "AF_XDP sockets open");
+        tracing::info!(wan = ?modes.0, lan = ?modes.1, ?queues, "AF_XDP sockets open");
         let udp = match udp::open(&config.wan.interface, config.wan.port) {
             Ok(fd) => Some(fd),
             // A control plane that outlived an earlier data plane holds it and will hand it back.
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => None,
             Err(error) => return Err(error).with_context(|| format!("UDP port {}", config.wan.port)),
         };
-        let cores = (0..config.workers).map(|worker| config.core(worker)).collect();
-        Ok(Self { config, steering, ports, modes, udp, shared: None, threads: None, connection: None, cores })
+        Ok(Self { config, steering, ports, modes, udp, shared: None, threads: None, connection: None, seats })
     }
 
     fn wait(
@@ -327,8 +352,9 @@ impl<'a> Gateway<'a> {
             },
         };
         let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(self.steering.table("ROUTES")?)?);
-        tables.reports().workers.store(self.config.workers as u64, Ordering::Release);
-        for (index, ports) in std::mem::take(&mut self.ports).into_iter().enumerate() {
+        tables.reports().workers.store(self.seats.len() as u64, Ordering::Release);
+        let seats = self.seats.iter().zip(std::mem::take(&mut self.ports));
+        for (index, (seat, ports)) in seats.enumerate() {
             let own = Arc::new(WorkerLinks {
                 queues: Arc::new(WorkerQueues::waking(installer_bell.try_clone()?)?),
                 lan_views: ArrayQueue::new(1),
@@ -347,8 +373,9 @@ impl<'a> Gateway<'a> {
                 Arc::clone(tables),
                 Arc::clone(&own),
                 jvpn_host::clock::now,
-            );
-            handles.push(spawn_worker(worker, index, self.config.core(index), tables)?);
+            )
+            .tuned(&self.config.tuning);
+            handles.push(spawn_worker(worker, index, seat.cpu, tables)?);
             links.push(own);
         }
         let neighbours =
@@ -378,7 +405,7 @@ impl<'a> Gateway<'a> {
             links: self.threads.as_ref().map_or(&[][..], |threads| &threads.links),
             af_xdp: self.modes,
             control_plane: self.connection.is_some(),
-            cores: &self.cores,
+            seats: &self.seats,
         })
     }
 }

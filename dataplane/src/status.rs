@@ -1,6 +1,7 @@
 //! What `jvpn status` shows of the data plane. Read from shared memory; no worker is disturbed.
 
 use crate::attach::Steering;
+use crate::plan::Seat;
 use crate::port::AfXdpMode;
 use crate::tables::Tables;
 use crate::worker::WorkerLinks;
@@ -22,8 +23,8 @@ pub struct StatusSource<'a> {
     pub af_xdp: (AfXdpMode, AfXdpMode),
     /// Whether a control plane is connected.
     pub control_plane: bool,
-    /// CPUs of the workers.
-    pub cores: &'a [usize],
+    /// Where the workers run.
+    pub seats: &'a [Seat],
 }
 
 /// The document.
@@ -70,7 +71,8 @@ fn worker(source: &StatusSource<'_>, tables: &Tables, index: usize) -> Value {
     let kernel = source.links.get(index).and_then(|links| links.statistics.lock().ok().map(|shown| *shown));
     let (wan, lan) = kernel.unwrap_or_default();
     json!({
-        "cpu": source.cores.get(index),
+        "cpu": source.seats.get(index).map(|seat| seat.cpu),
+        "queue": source.seats.get(index).map(|seat| seat.queue),
         "packets_in": of(DropReason::ForwardedIn),
         "packets_out": of(DropReason::ForwardedOut),
         "batches": report.batches.load(Ordering::Relaxed),

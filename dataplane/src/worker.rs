@@ -8,6 +8,7 @@ use crate::pipeline::{Pipeline, Verdict};
 use crate::port::{Port, PortStatistics, RxFrame, TxFrame};
 use crate::slots::WorkerQueues;
 use crate::tables::{Tables, count};
+use crate::tuning::Tuning;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::{BootTime, DropReason};
 use jvpn_tables::Doorbell;
@@ -16,9 +17,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Frames handled between two batch boundaries, per port.
-pub const BATCH: usize = 64;
 
 /// What a worker shares with the threads around it.
 #[derive(Debug)]
@@ -53,6 +51,10 @@ pub struct Worker {
     lan_frame: Option<TxFrame>,
     clock: fn() -> BootTime,
     reported: (u64, u64),
+    batch_len: usize,
+    /// How long the ports are polled after the last frame before the worker sleeps, ns.
+    busy_poll_ns: u64,
+    last_frame: BootTime,
 }
 
 impl Worker {
@@ -67,7 +69,8 @@ impl Worker {
         clock: fn() -> BootTime,
     ) -> Self {
         let (wan, lan) = ports;
-        let batch = Vec::with_capacity(BATCH);
+        let batch_len = Tuning::default().batch;
+        let batch = Vec::with_capacity(batch_len);
         Self {
             index,
             wan,
@@ -80,7 +83,19 @@ impl Worker {
             lan_frame: None,
             clock,
             reported: (0, 0),
+            batch_len,
+            busy_poll_ns: 0,
+            last_frame: BootTime(0),
         }
+    }
+
+    /// With another batch and busy polling than by default.
+    #[must_use]
+    pub fn tuned(mut self, tuning: &Tuning) -> Self {
+        self.batch_len = tuning.batch;
+        self.batch = Vec::with_capacity(tuning.batch);
+        self.busy_poll_ns = u64::from(tuning.busy_poll) * 1_000;
+        self
     }
 
     /// Runs until told to stop. The caller has pinned the thread.
@@ -99,9 +114,7 @@ impl Worker {
             if after.missed {
                 self.links.neighbour_bell.ring();
             }
-            if handled == 0 {
-                self.sleep();
-            }
+            self.rest(handled);
         }
     }
 
@@ -125,7 +138,7 @@ impl Worker {
     }
 
     fn inbound_batch(&mut self) -> usize {
-        self.wan.receive(&mut self.batch, BATCH);
+        self.wan.receive(&mut self.batch, self.batch_len);
         let handled = self.batch.len();
         let now = (self.clock)();
         while let Some(mut frame) = self.batch.pop() {
@@ -144,7 +157,7 @@ impl Worker {
     }
 
     fn outbound_batch(&mut self) -> usize {
-        self.lan.receive(&mut self.batch, BATCH);
+        self.lan.receive(&mut self.batch, self.batch_len);
         let handled = self.batch.len();
         let now = (self.clock)();
         while let Some(mut frame) = self.batch.pop() {
@@ -187,15 +200,35 @@ impl Worker {
         }
     }
 
+    /// Without work: asks the drivers for more as long as busy polling lasts, then sleeps.
+    fn rest(&mut self, handled: usize) {
+        if self.busy_poll_ns == 0 {
+            if handled == 0 {
+                self.wait(None);
+            }
+            return;
+        }
+        let now = (self.clock)();
+        if handled > 0 {
+            self.last_frame = now;
+        } else if now.0.saturating_sub(self.last_frame.0) < self.busy_poll_ns {
+            // A poll that does not wait runs the driver's own poll on this CPU (SO_PREFER_BUSY_POLL).
+            self.wait(Some(PollTimeout::ZERO));
+        } else {
+            self.wait(None);
+        }
+    }
+
     /// Waits for frames or a doorbell. Frames that the kernel did not take yet are tried again soon.
-    fn sleep(&mut self) {
-        if let (Some(wan), Some(lan), Ok(mut shown)) =
-            (self.wan.statistics(), self.lan.statistics(), self.links.statistics.try_lock())
+    fn wait(&mut self, at_most: Option<PollTimeout>) {
+        if at_most.is_none()
+            && let (Some(wan), Some(lan), Ok(mut shown)) =
+                (self.wan.statistics(), self.lan.statistics(), self.links.statistics.try_lock())
         {
             *shown = (wan, lan);
         }
         let waiting = self.wan.unsent() + self.lan.unsent() > 0;
-        let timeout = if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE };
+        let timeout = at_most.unwrap_or(if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE });
         let mut fds = [
             PollFd::new(self.wan.fd(), PollFlags::POLLIN),
             PollFd::new(self.lan.fd(), PollFlags::POLLIN),

@@ -5,8 +5,10 @@
 //! lives on one thread.
 
 mod mode;
+mod options;
 
 pub use mode::AfXdpMode;
+pub use options::{BusyPoll, PortOptions};
 
 use std::io;
 use std::num::NonZeroU32;
@@ -103,17 +105,25 @@ impl Port {
     /// # Errors
     /// If memory or socket are refused.
     pub fn open(interface: &str, queue: u32) -> Result<Self, PortError> {
+        Self::open_with(interface, queue, &PortOptions::default())
+    }
+
+    /// As [`Self::open`], tuned.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; also if huge pages are required and there are none.
+    pub fn open_with(interface: &str, queue: u32, options: &PortOptions) -> Result<Self, PortError> {
         let deadline = Instant::now() + RELEASE_PATIENCE;
         loop {
-            match Self::try_open(interface, queue) {
+            match Self::try_open(interface, queue, options) {
                 Err(PortError::Busy { .. }) if Instant::now() < deadline => thread::sleep(RELEASE_INTERVAL),
                 outcome => return outcome,
             }
         }
     }
 
-    fn try_open(interface: &str, queue: u32) -> Result<Self, PortError> {
-        let (umem, mut descs) = Self::umem(interface, queue)?;
+    fn try_open(interface: &str, queue: u32, options: &PortOptions) -> Result<Self, PortError> {
+        let (umem, mut descs) = options.place(|huge| Self::umem(interface, queue, huge))?;
         let failed = |message: String| PortError::Socket { interface: interface.to_owned(), queue, message };
         let ring = QueueSize::new(RING).map_err(|error| failed(error.to_string()))?;
         let config = SocketConfig::builder()
@@ -142,6 +152,7 @@ impl Port {
             return Err(failed(format!("the fill ring took {filled} of {} frames", descs.len())));
         }
         let mode = mode::of_socket(rx.fd().as_raw_fd());
+        options.busy_poll(rx.fd().as_raw_fd(), interface, queue);
         let room = RING as usize;
         Ok(Self {
             umem,
@@ -158,7 +169,7 @@ impl Port {
         })
     }
 
-    fn umem(interface: &str, queue: u32) -> Result<(Umem, Vec<FrameDesc>), PortError> {
+    fn umem(interface: &str, queue: u32, huge_pages: bool) -> Result<(Umem, Vec<FrameDesc>), PortError> {
         let failed = |cause: Box<dyn std::error::Error + Send + Sync>| PortError::Umem {
             interface: interface.to_owned(),
             queue,
@@ -173,7 +184,7 @@ impl Port {
             .build()
             .map_err(|error| failed(Box::new(error)))?;
         let frames = NonZeroU32::MIN.saturating_add(RX_FRAMES + TX_FRAMES - 1);
-        Umem::new(config, frames, false).map_err(|error| failed(Box::new(error)))
+        Umem::new(config, frames, huge_pages).map_err(|error| failed(Box::new(error)))
     }
 
     /// The mode that the kernel really uses.

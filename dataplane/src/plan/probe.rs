@@ -1,0 +1,170 @@
+//! Reads the facts: sysfs, procfs, ethtool's ioctl, rtnetlink. What cannot be read stays unknown; nothing is changed.
+
+use super::cpus::parse_cpu_list;
+use super::ethtool::Ethtool;
+use super::facts::{BusyPollSettings, Cpus, Facts, HugePagePool, Interface, Irq, MemoryLock, Node};
+use crate::netlink::Netlink;
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::statfs::{FsType, statfs};
+use nix::unistd::Pid;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+/// BPF_FS_MAGIC (linux/magic.h).
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+/// CAP_IPC_LOCK (linux/capability.h).
+const CAP_IPC_LOCK: u32 = 14;
+/// The size that the kernel uses unless told otherwise, KiB (x86_64).
+const HUGE_PAGE_KIB: u64 = 2_048;
+
+/// Looks at this machine and at the named interfaces; with none named, at each one that is not a loopback.
+///
+/// # Errors
+/// If a named interface does not exist.
+pub fn facts(names: &[&str]) -> io::Result<Facts> {
+    let all = if names.is_empty() { every_interface()? } else { Vec::new() };
+    let ethtool = Ethtool::open()?;
+    let names = names.iter().copied().chain(all.iter().map(String::as_str));
+    let interfaces = names.map(|name| interface(&ethtool, name)).collect::<io::Result<_>>()?;
+    Ok(Facts {
+        kernel: text("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        cpus: cpus(),
+        huge_pages: huge_pages(),
+        memory_lock: memory_lock(),
+        busy_poll: BusyPollSettings {
+            busy_poll: number("/proc/sys/net/core/busy_poll"),
+            busy_read: number("/proc/sys/net/core/busy_read"),
+        },
+        bpffs: statfs("/sys/fs/bpf").is_ok_and(|found| found.filesystem_type() == BPF_FS),
+        interfaces,
+    })
+}
+
+fn text(path: impl AsRef<Path>) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+fn number<N: FromStr>(path: impl AsRef<Path>) -> Option<N> {
+    text(path)?.parse().ok()
+}
+
+fn every_interface() -> io::Result<Vec<String>> {
+    /// ARPHRD_LOOPBACK (linux/if_arp.h).
+    const LOOPBACK: u32 = 772;
+    let mut names = Vec::new();
+    for entry in fs::read_dir("/sys/class/net")? {
+        let entry = entry?;
+        let kind: Option<u32> = number(entry.path().join("type"));
+        if kind.is_some_and(|kind| kind != LOOPBACK)
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn cpus() -> Cpus {
+    let base = Path::new("/sys/devices/system");
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_else(|_| CpuSet::new());
+    let allowed: Vec<usize> = (0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect();
+    let list = |path: &Path| text(path).map(|text| parse_cpu_list(&text)).unwrap_or_default();
+    let node_ids = list(&base.join("node/online"));
+    let nodes = node_ids
+        .into_iter()
+        .map(|id| Node { id, cpus: list(&base.join(format!("node/node{id}/cpulist"))) })
+        .collect();
+    let mut siblings: Vec<Vec<usize>> = allowed
+        .iter()
+        .map(|cpu| list(&base.join(format!("cpu/cpu{cpu}/topology/thread_siblings_list"))))
+        .filter(|threads| threads.len() > 1)
+        .collect();
+    siblings.sort();
+    siblings.dedup();
+    Cpus { allowed, isolated: list(&base.join("cpu/isolated")), nodes, siblings }
+}
+
+fn huge_pages() -> Option<HugePagePool> {
+    let pool = format!("/sys/kernel/mm/hugepages/hugepages-{HUGE_PAGE_KIB}kB");
+    let pool = Path::new(&pool);
+    Some(HugePagePool {
+        size_kib: HUGE_PAGE_KIB,
+        total: number(pool.join("nr_hugepages"))?,
+        free: number(pool.join("free_hugepages"))?,
+    })
+}
+
+fn memory_lock() -> MemoryLock {
+    let limit_octets = getrlimit(Resource::RLIMIT_MEMLOCK)
+        .ok()
+        .map(|(soft, _)| soft)
+        .filter(|&soft| soft != libc::RLIM_INFINITY);
+    let effective = text("/proc/self/status")
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0);
+    MemoryLock { limit_octets, cap_ipc_lock: effective & (1 << CAP_IPC_LOCK) != 0 }
+}
+
+fn interface(ethtool: &Ethtool, name: &str) -> io::Result<Interface> {
+    let base = Path::new("/sys/class/net").join(name);
+    let link = Netlink::new()?.link(name)?;
+    let queues = |kind: &str| {
+        fs::read_dir(base.join("queues"))
+            .map(|found| {
+                let ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(kind);
+                found.flatten().filter(ours).count()
+            })
+            .map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX))
+    };
+    let followed = |path: &str| fs::read_link(base.join(path)).ok()?.file_name()?.to_str().map(str::to_owned);
+    Ok(Interface {
+        name: name.to_owned(),
+        driver: ethtool.driver(name).or_else(|| followed("device/driver")),
+        mtu: link.mtu,
+        // sysfs shows the network namespace that it was mounted in, netlink that of the process.
+        rx_queues: queues("rx-").max(link.rx_queues),
+        tx_queues: queues("tx-"),
+        channels: ethtool.channels(name),
+        rss: ethtool.rss(name),
+        irqs: irqs(&base, name, followed("device").as_deref()),
+        numa_node: number::<i64>(base.join("device/numa_node")).and_then(|node| usize::try_from(node).ok()),
+        offloads: ethtool.offloads(name),
+        napi_defer_hard_irqs: number(base.join("napi_defer_hard_irqs")),
+        gro_flush_timeout_ns: number(base.join("gro_flush_timeout")),
+        xdp: link.xdp.map(str::to_owned),
+        master: followed("master"),
+    })
+}
+
+/// Interrupts of a device: those that PCI lists for it, else those that are named after it or its parent.
+fn irqs(base: &Path, name: &str, device: Option<&str>) -> Vec<Irq> {
+    let listed: Vec<u32> = fs::read_dir(base.join("device/msi_irqs"))
+        .map(|found| found.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect())
+        .unwrap_or_default();
+    let table = text("/proc/interrupts").unwrap_or_default();
+    let mut irqs: Vec<Irq> = table
+        .lines()
+        .filter_map(|line| {
+            let (number, rest) = line.split_once(':')?;
+            let number: u32 = number.trim().parse().ok()?;
+            let label = rest.split_whitespace().last()?;
+            let named = label.contains(name) || device.is_some_and(|device| label.starts_with(device));
+            (listed.contains(&number) || listed.is_empty() && named).then(|| Irq {
+                number,
+                name: label.to_owned(),
+                affinity: text(format!("/proc/irq/{number}/smp_affinity_list"))
+                    .map(|text| parse_cpu_list(&text))
+                    .unwrap_or_default(),
+            })
+        })
+        .collect();
+    irqs.sort_by_key(|irq| irq.number);
+    irqs
+}

@@ -1,0 +1,196 @@
+//! R5.1: what `jvpn-dataplane plan` decides for machines that were described, not owned.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+use jvpn_dataplane::plan::{
+    Advice, AfXdpSupport, Facts, Plan, Role, Urgency, Wishes, XdpSupport, decide, driver_notes, seats, text,
+};
+use jvpn_dataplane::tuning::{HugePages, Numa, Tuning};
+
+fn machine(text: &str) -> Facts {
+    serde_json::from_str(text).unwrap()
+}
+
+fn veth() -> Facts {
+    machine(include_str!("machines/veth.json"))
+}
+
+fn two_sockets() -> Facts {
+    machine(include_str!("machines/two_sockets.json"))
+}
+
+fn virtual_machine() -> Facts {
+    machine(include_str!("machines/virtual_machine.json"))
+}
+
+fn wishes(facts: &Facts) -> Wishes {
+    let names = facts.interfaces.iter().map(|interface| interface.name.clone());
+    Wishes { ports: [Role::Wan, Role::Lan].into_iter().zip(names).collect(), ..Wishes::default() }
+}
+
+fn cpus(plan: &Plan) -> Vec<usize> {
+    plan.workers.iter().map(|seat| seat.cpu).collect()
+}
+
+fn find<'a>(plan: &'a Plan, part: &str) -> Option<&'a Advice> {
+    plan.advice.iter().find(|advice| advice.what.contains(part))
+}
+
+/// One worker, away from CPU 0, ordinary pages, and the one thing that everybody gets wrong with veth.
+#[test]
+fn r5_1_plan_for_a_veth_with_one_queue() {
+    let facts = veth();
+    let plan = decide(&facts, &wishes(&facts));
+    assert_eq!(cpus(&plan), [1]);
+    assert!(!plan.huge_pages);
+    assert_eq!(plan.umem_octets, 16 << 20);
+    let port = &plan.ports[0];
+    assert_eq!((port.role, port.xdp, port.af_xdp), (Role::Wan, XdpSupport::Native, AfXdpSupport::Copy));
+    assert!(find(&plan, "must finish checksums").unwrap().commands[0].contains("tx off"));
+    assert_eq!(find(&plan, "huge pages").unwrap().commands, ["sysctl -w vm.nr_hugepages=8"]);
+    assert!(plan.advice.iter().all(|advice| advice.urgency != Urgency::Must), "{:?}", plan.advice);
+    assert_eq!(plan.workers[0].node, None, "one node needs no binding");
+}
+
+/// Eight queues on node 1 with isolated CPUs there: each worker is near its device on an isolated CPU with memory of that
+/// node, and the interrupts are to follow.
+#[test]
+fn r5_1_plan_for_a_device_on_the_second_node() {
+    let facts = two_sockets();
+    let plan = decide(&facts, &wishes(&facts));
+    assert_eq!(cpus(&plan), (24..32).collect::<Vec<_>>());
+    assert!(plan.workers.iter().all(|seat| seat.node == Some(1)));
+    assert!(plan.huge_pages);
+    let port = &plan.ports[1];
+    assert_eq!((port.role, port.xdp, port.af_xdp), (Role::Lan, XdpSupport::Native, AfXdpSupport::ZeroCopy));
+    let rss: Vec<&Advice> = plan.advice.iter().filter(|advice| advice.what.contains("hashes")).collect();
+    assert_eq!(rss.len(), 1, "IPv6 has ports already, and the LAN side hashes what it likes");
+    assert_eq!(rss[0].commands, ["ethtool -N ens1f0 rx-flow-hash udp4 sdfn"]);
+    let interrupts = find(&plan, "interrupts of ens1f0").unwrap();
+    assert_eq!(interrupts.commands.len(), 9);
+    assert!(interrupts.commands[4].starts_with("echo 27 > /proc/irq/123/smp_affinity_list"));
+    assert!(find(&plan, "no CPU is isolated").is_none());
+}
+
+/// A chosen CPU on the wrong node is said; interrupts that are where they belong are not.
+#[test]
+fn r5_1_what_was_chosen_badly_is_said() {
+    let mut facts = two_sockets();
+    for interface in &mut facts.interfaces {
+        interface.irqs.iter_mut().enumerate().for_each(|(queue, irq)| irq.affinity = vec![24 + queue]);
+    }
+    let good = decide(&facts, &wishes(&facts));
+    assert!(find(&good, "interrupts").is_none());
+    assert!(find(&good, "far from their device").is_none());
+    let tuning = Tuning { numa: Numa::Off, busy_poll: 50, ..Tuning::default() };
+    let wishes = Wishes { workers: 8, cores: (0..8).collect(), tuning, ..wishes(&facts) };
+    let bad = decide(&facts, &wishes);
+    assert!(
+        find(&bad, "far from their device").unwrap().what.contains("CPU 0, 1, 2, 3, 4, 5, 6, 7 for ens1f0")
+    );
+    assert!(bad.workers.iter().all(|seat| seat.node.is_none()), "numa = off");
+    assert!(find(&bad, "raises an interrupt").unwrap().commands[0].contains("napi_defer_hard_irqs"));
+    let wishes = Wishes { workers: 1, cores: vec![99], ..Wishes::default() };
+    assert_eq!(find(&decide(&facts, &wishes), "may not use").unwrap().urgency, Urgency::Must);
+}
+
+/// A virtual machine: LRO must go, native XDP needs spare channels, memory may not be locked, nothing can be pinned.
+#[test]
+fn r5_1_plan_for_a_virtual_machine() {
+    let facts = virtual_machine();
+    let plan = decide(&facts, &wishes(&facts));
+    assert_eq!(cpus(&plan), [0, 1, 2, 3]);
+    assert!(!plan.huge_pages, "four pages are too few for 32");
+    assert_eq!(find(&plan, "eth0 merges packets").unwrap().commands, ["ethtool -K eth0 lro off"]);
+    assert!(find(&plan, "eth1 merges packets").is_none());
+    assert_eq!(find(&plan, "eth0 uses 4 of 4 channels").unwrap().commands, ["ethtool -L eth0 combined 2"]);
+    assert_eq!(find(&plan, "CAP_IPC_LOCK is missing").unwrap().urgency, Urgency::Must);
+    assert_eq!(find(&plan, "/sys/fs/bpf").unwrap().commands, ["mount -t bpf bpf /sys/fs/bpf"]);
+    assert_eq!(plan.advice[0].urgency, Urgency::Must, "the most urgent first");
+}
+
+/// Queues without a worker drop packets, workers without a queue do not start: both are said before it happens.
+#[test]
+fn r5_1_queues_and_workers_that_do_not_fit() {
+    let facts = two_sockets();
+    let few = decide(&facts, &Wishes { workers: 2, ..wishes(&facts) });
+    let advice = find(&few, "8 receive queues, 2 of which have a worker").unwrap();
+    assert_eq!(
+        (advice.urgency, advice.commands[0].as_str()),
+        (Urgency::Must, "ethtool -L ens1f0 combined 2")
+    );
+    let tuning = Tuning { queues: vec![6, 8], ..Tuning::default() };
+    let beyond = decide(&facts, &Wishes { workers: 2, tuning, ..wishes(&facts) });
+    assert_eq!(beyond.workers.iter().map(|seat| seat.queue).collect::<Vec<_>>(), [6, 8]);
+    assert!(find(&beyond, "serve queue 8").unwrap().commands[0].contains("combined 9"));
+    let mut uneven = two_sockets();
+    uneven.interfaces[1].rx_queues = 3;
+    assert_eq!(seats(&uneven, &wishes(&uneven)).len(), 3, "as many as the port with fewer queues");
+    let mut small = two_sockets();
+    small.cpus.allowed = vec![16, 17];
+    let shared = decide(&small, &wishes(&small));
+    assert_eq!(cpus(&shared), [16, 17, 16, 17, 16, 17, 16, 17]);
+    assert!(find(&shared, "8 workers share 2 CPUs").unwrap().commands[0].contains("combined 2"));
+}
+
+#[test]
+fn r5_1_huge_pages_as_asked_for() {
+    let facts = two_sockets();
+    let with = |huge_pages, free| {
+        let mut facts = facts.clone();
+        facts.huge_pages.as_mut().unwrap().free = free;
+        decide(&facts, &Wishes { tuning: Tuning { huge_pages, ..Tuning::default() }, ..wishes(&facts) })
+    };
+    assert!(with(HugePages::Auto, 64).huge_pages);
+    assert!(!with(HugePages::Auto, 63).huge_pages);
+    assert!(!with(HugePages::Off, 64).huge_pages);
+    assert!(find(&with(HugePages::Off, 0), "huge pages").is_none());
+    let required = with(HugePages::Require, 63);
+    assert!(required.huge_pages);
+    assert_eq!(find(&required, "huge pages").unwrap().urgency, Urgency::Must);
+}
+
+/// Every driver gets an answer, an unknown one the careful one.
+#[test]
+fn drivers() {
+    for driver in ["i40e", "mlx5_core", "virtio_net"] {
+        assert_eq!(driver_notes(Some(driver)).af_xdp, AfXdpSupport::ZeroCopy, "{driver}");
+    }
+    for driver in ["veth", "ena", "bnxt_en"] {
+        let notes = driver_notes(Some(driver));
+        assert_eq!((notes.xdp, notes.af_xdp), (XdpSupport::Native, AfXdpSupport::Copy), "{driver}");
+    }
+    for driver in [Some("e1000e"), None] {
+        assert_eq!(driver_notes(driver).xdp, XdpSupport::Generic, "{driver:?}");
+    }
+}
+
+/// The text has each fact, each seat and each command; a machine of which nothing is known is shown as that.
+#[test]
+fn r5_1_the_plan_as_text() {
+    for facts in [veth(), two_sockets(), virtual_machine()] {
+        let plan = decide(&facts, &wishes(&facts));
+        let shown = text(&facts, &plan);
+        for interface in &facts.interfaces {
+            assert!(shown.contains(&interface.name) && shown.contains(interface.driver.as_ref().unwrap()));
+        }
+        for (index, seat) in plan.workers.iter().enumerate() {
+            assert!(shown.contains(&format!("worker {index} on CPU {}, for queue {}", seat.cpu, seat.queue)));
+        }
+        for command in plan.advice.iter().flat_map(|advice| &advice.commands) {
+            assert!(shown.contains(command), "{command}");
+        }
+    }
+    let nothing = Facts::default();
+    let plan = decide(&nothing, &Wishes::default());
+    assert!(plan.workers.is_empty());
+    assert!(text(&nothing, &plan).contains("CPUs        none"));
+}
+
+/// Recorded facts survive their own notation: `plan --json` of a machine can be made into a test.
+#[test]
+fn r5_1_facts_can_be_recorded() {
+    for facts in [veth(), two_sockets(), virtual_machine()] {
+        let again: Facts = serde_json::from_str(&serde_json::to_string(&facts).unwrap()).unwrap();
+        assert_eq!(again, facts);
+    }
+}
