@@ -1,11 +1,12 @@
 //! The command line of `jvpn`.
 
 use crate::config::Config;
-use crate::{io, show};
+use crate::{host, io, show};
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use jvpn_crypto::keys::StaticSecret;
 use jvpn_crypto::rng::OsRandom;
+use jvpn_host::status::StatusError;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -71,7 +72,8 @@ enum Command {
     },
     /// End the tunnel of a running agent
     ///
-    /// Returns when it has ended and device, routes and rules are gone; says what is left if something is.
+    /// Returns when it has ended and device, routes, rules, kill switch and name servers are as before; says what is left
+    /// if something is. Where the agent is dead, what it left is taken back: a kill switch holds traffic until then.
     Down {
         /// The agent's status socket
         #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKETS[0])]
@@ -245,8 +247,25 @@ fn up(path: &Path) -> anyhow::Result<()> {
 }
 
 fn down(socket: &Path) -> anyhow::Result<()> {
-    let answer = jvpn_host::status::query_within(socket, "down", DOWN_PATIENCE)
-        .context("the agent was asked to end, and did not say that it has")?;
+    let answer = match jvpn_host::status::query_within(socket, "down", DOWN_PATIENCE) {
+        Err(StatusError::Unreachable { path, cause }) => match host::undo(socket) {
+            Ok(Some(done)) => {
+                return print_line(&format!(
+                    "no agent runs at {}; taken back: {}",
+                    path.display(),
+                    done.join(", ")
+                ));
+            }
+            Ok(None) => return Err(StatusError::Unreachable { path, cause }.into()),
+            Err(left) => {
+                bail!(
+                    "no agent runs at {}, and not all that it left could be taken back: {left}",
+                    path.display()
+                )
+            }
+        },
+        answer => answer.context("the agent was asked to end, and did not say that it has")?,
+    };
     match (answer.get("ok").and_then(serde_json::Value::as_bool), answer.get("left")) {
         (Some(true), _) => Ok(()),
         (_, Some(left)) => bail!(

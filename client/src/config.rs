@@ -1,5 +1,9 @@
 //! The client's configuration file. Every value is checked at the start; what is wrong is named with what it may be.
 
+mod traffic;
+
+pub use traffic::{Dns, DnsMethod, Offload, Traffic};
+
 use crate::link::TABLES;
 use crate::link::model::UplinkRouting;
 use crate::paths::UplinkSpec;
@@ -34,6 +38,15 @@ pub struct Config {
     /// How uplinks beside the bound one are watched.
     #[serde(default)]
     pub paths: PathsConfig,
+    /// What goes into the tunnel, and what else may leave the host.
+    #[serde(default)]
+    pub traffic: Traffic,
+    /// Name servers while the tunnel is up.
+    #[serde(default)]
+    pub dns: Dns,
+    /// Large packets at the edges of the agent.
+    #[serde(default)]
+    pub offload: Offload,
     /// Over which links.
     #[serde(rename = "uplink")]
     pub uplinks: Vec<UplinkConfig>,
@@ -334,6 +347,8 @@ impl Config {
         }
         self.endpoint_problem()
             .or_else(|| self.paths.problem())
+            .or_else(|| self.traffic.problem(&self.interface.name, self.interface.rule_priority))
+            .or_else(|| self.dns.problem())
             .or_else(|| self.uplink_problem())
             .or_else(|| self.suite_problem())
     }

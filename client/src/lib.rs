@@ -8,6 +8,7 @@
 //! | [`transport`] | datagrams over one uplink | sockets |
 //! | [`tun`] | the tunnel device | device |
 //! | [`link`] | links, routes, rules, addresses | netlink |
+//! | [`host`] | kill switch, name servers, and how they are taken back | nft, files |
 //! | [`io`] | the only loop | all of them |
 //! | [`config`], [`events`], [`cli`], [`show`] | the user's side | files, terminal |
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod events;
 pub mod hold;
+pub mod host;
 pub mod io;
 pub mod link;
 pub mod paths;

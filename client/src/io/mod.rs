@@ -5,12 +5,14 @@
 
 mod alarm;
 pub mod frames;
+mod guard;
 mod names;
 
 use crate::agent::{Agent, AgentConfig, Event, Inner};
 use crate::config::{Config, GatewayEndpoint};
 use crate::events::EventSink;
 use crate::link::model::UplinkRouting;
+use crate::link::traffic::TrafficSetup;
 use crate::link::watch::{News, Watch};
 use crate::link::{Links, TunnelSetup};
 use crate::paths::UplinkId;
@@ -19,6 +21,7 @@ use crate::tun::Tun;
 use alarm::Alarm;
 use anyhow::Context;
 use frames::{BATCH, Frames};
+use guard::Guard;
 use jvpn_abi::wire::{DATA_HEADER_LEN, TAG_LEN};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::rng::OsRandom;
@@ -28,6 +31,7 @@ use jvpn_session::messages::{HandshakeGrant, Prefix};
 use names::Names;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
@@ -111,6 +115,10 @@ struct Shell {
     alarm: Alarm,
     /// If the gateway is configured by name.
     names: Option<Names>,
+    guard: Guard,
+    /// Mark of the agent's own datagrams.
+    mark: u32,
+    traffic: TrafficSetup,
     events: EventSink,
     frames: Frames,
     sources: [Endpoint; BATCH],
@@ -159,6 +167,8 @@ impl Shell {
         };
         // Until the name has been looked up nothing leads anywhere, and no uplink is usable.
         let gateway = endpoint.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |known| known.socket_addr().ip());
+        let peers = endpoint.map(|known| known.socket_addr()).map(|known| (known.ip(), known.port()));
+        let guard = Guard::start(config, peers.into_iter().collect())?;
         let links = Links::open(config.routing(), gateway, config.interface.table)?;
         let watch = Watch::open()?;
         let tunnel = Tun::open(&config.interface.name)?;
@@ -191,6 +201,9 @@ impl Shell {
             signals,
             alarm: Alarm::new().context("cannot make a timer")?,
             names,
+            guard,
+            mark: config.traffic.mark,
+            traffic: TrafficSetup::new(&config.traffic),
             events,
             frames: Frames::default(),
             sources: [Endpoint::default(); BATCH],
@@ -203,6 +216,7 @@ impl Shell {
             askers: Vec::new(),
         };
         shell.subscribe()?;
+        shell.guard.begun();
         shell.refresh_links(clock::now());
         Ok(shell)
     }
@@ -425,12 +439,13 @@ impl Shell {
                 return;
             }
         };
+        self.guard.update(allowed(gateway, self.links.helpers()), self.links.local());
         for ((id, uplink), state) in (0u8..).map(UplinkId).zip(&mut self.uplinks).zip(states) {
             let mut state = state;
             if state == crate::paths::LinkState::Missing {
                 uplink.transport = None;
             } else if uplink.transport.is_none() {
-                match open_transport(&self.epoll, &uplink.device, gateway, id) {
+                match open_transport(&self.epoll, &uplink.device, self.mark, gateway, id) {
                     Ok(transport) => uplink.transport = Some(transport),
                     Err(error) => {
                         tracing::warn!(%error, device = uplink.device, "no socket on this uplink; trying again");
@@ -486,6 +501,7 @@ impl Shell {
             "transports": transports,
             "tunnel_refused": self.tunnel_refused,
             "events_lost": self.events.lost(),
+            "traffic": self.guard.status(),
         });
         if let (Value::Object(document), Value::Object(agent)) = (&mut document, agent) {
             document.extend(agent);
@@ -517,6 +533,7 @@ impl Shell {
         let setup = TunnelSetup {
             addresses: grant.addresses.clone(),
             routes: grant.routes.iter().copied().chain([own]).collect(),
+            traffic: self.traffic.clone(),
             mtu: u32::from(grant.mtu).min(crate::agent::MAX_INNER_LEN as u32),
         };
         if let Err(error) = self.links.set_up_tunnel(self.tunnel.index(), &setup) {
@@ -525,6 +542,7 @@ impl Shell {
         if let Err(error) = self.links.refresh() {
             tracing::error!(%error, "the tunnel's routes could not be set");
         }
+        self.guard.set_name_servers(&grant.dns);
     }
 
     /// Says goodbye, removes what was made, and tells who asked for the end what came of it: as the very last thing.
@@ -532,7 +550,7 @@ impl Shell {
         let now = clock::now();
         self.agent.terminate(now);
         self.flush(now);
-        let Self { mut links, tunnel, status, askers, interface, .. } = self;
+        let Self { mut links, tunnel, status, askers, interface, guard, .. } = self;
         let mut left = Vec::new();
         left.extend(links.tear_down().err().map(|error| error.to_string()));
         drop(tunnel);
@@ -540,6 +558,8 @@ impl Shell {
             Ok(found) => left.extend(found),
             Err(error) => left.push(format!("unknown, since the host cannot be looked at: {error}")),
         }
+        // Last: nothing is let out while anything of the tunnel is still there.
+        left.extend(guard.finish());
         let document = if left.is_empty() {
             tracing::info!("ended; device, routes and rules removed");
             json!({ "ok": true, "message": "ended" })
@@ -556,14 +576,21 @@ impl Shell {
     }
 }
 
+/// Where the agent's own datagrams go.
+fn allowed(gateway: Endpoint, helpers: &[IpAddr]) -> BTreeSet<(IpAddr, u16)> {
+    let gateway = gateway.socket_addr();
+    helpers.iter().map(|helper| (*helper, guard::DNS_PORT)).chain([(gateway.ip(), gateway.port())]).collect()
+}
+
 /// A transport on `device`, known to the poll loop. Closing it removes it there.
 fn open_transport(
     epoll: &Epoll,
     device: &str,
+    mark: u32,
     gateway: Endpoint,
     id: UplinkId,
 ) -> std::io::Result<Box<dyn Transport>> {
-    let udp = Udp::open(device, gateway)?;
+    let udp = Udp::open(device, mark, gateway)?;
     epoll.add(udp.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Uplink(id).number()))?;
     Ok(Box::new(udp))
 }

@@ -1,6 +1,8 @@
 //! The whole client on a real host: TUN, sockets, netlink, status socket, in network namespaces of its own, against the
 //! in-memory gateway behind a real UDP socket. Needs root and says so when it is not.
 
+mod traffic;
+
 use crate::agent::tests::gateway::Gateway;
 use crate::config::Config;
 use crate::paths::UplinkId;
@@ -170,6 +172,19 @@ impl Rig {
         );
         std::fs::write(folder.path().join("client.toml"), text).unwrap();
         Some(Self { far, folder, client: None, _serial: serial })
+    }
+
+    /// More sections for the client's configuration.
+    fn configure(&self, sections: &str) {
+        let path = self.folder.path().join("client.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, text + sections).unwrap();
+    }
+
+    fn kill(&mut self) {
+        let mut client = self.client.take().unwrap();
+        client.kill().unwrap();
+        client.wait().unwrap();
     }
 
     fn socket(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 
 pub mod model;
 pub mod netlink;
+pub mod traffic;
 mod translate;
 pub mod watch;
 
@@ -13,13 +14,14 @@ use crate::paths::LinkState;
 use jvpn_session::messages::Prefix;
 use model::{Address, Route, Snapshot, UplinkRouting, Wanted};
 use netlink::{Mode, NetlinkError, Requests};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use traffic::TrafficSetup;
 use translate::{
     address_message, address_of, default_route, device, family, route_message, route_of, rule_message,
     rule_of,
@@ -29,7 +31,7 @@ use translate::{
 pub const PROTOCOL: u8 = 74;
 /// The main routing table.
 const MAIN: u32 = 254;
-/// Most uplinks, and so most tables above the first one.
+/// Most uplinks, and so most tables from the first one on. The one behind them is that of [`traffic`].
 pub const TABLES: u32 = 64;
 
 /// What the tunnel device should look like.
@@ -37,8 +39,10 @@ pub const TABLES: u32 = 64;
 pub struct TunnelSetup {
     /// Its addresses.
     pub addresses: Vec<Prefix>,
-    /// What is routed into it.
+    /// What the gateway routes into it.
     pub routes: Vec<Prefix>,
+    /// What the user does.
+    pub traffic: TrafficSetup,
     /// Its MTU, octets.
     pub mtu: u32,
 }
@@ -52,6 +56,10 @@ pub struct Links {
     first_table: u32,
     tunnel: Option<u32>,
     tunnel_routes: BTreeSet<Route>,
+    traffic: TrafficSetup,
+    addresses: Vec<Prefix>,
+    helpers: Vec<IpAddr>,
+    local: BTreeSet<(IpAddr, u8)>,
     indexes: BTreeSet<u32>,
 }
 
@@ -73,6 +81,10 @@ impl Links {
             first_table,
             tunnel: None,
             tunnel_routes: BTreeSet::new(),
+            traffic: TrafficSetup::default(),
+            addresses: Vec::new(),
+            helpers: Vec::new(),
+            local: BTreeSet::new(),
             indexes: BTreeSet::new(),
         };
         links.reconcile(&Wanted::default())?;
@@ -82,6 +94,23 @@ impl Links {
     /// The gateway is elsewhere now; the next [`Self::refresh`] leads there.
     pub const fn set_gateway(&mut self, gateway: IpAddr) {
         self.gateway = gateway;
+    }
+
+    /// Name servers that are asked over the uplinks, from the next [`Self::refresh`] on.
+    pub fn set_helpers(&mut self, helpers: Vec<IpAddr>) {
+        self.helpers = helpers;
+    }
+
+    /// As last set.
+    #[must_use]
+    pub fn helpers(&self) -> &[IpAddr] {
+        &self.helpers
+    }
+
+    /// The networks that the uplinks are connected to, as last seen.
+    #[must_use]
+    pub const fn local(&self) -> &BTreeSet<(IpAddr, u8)> {
+        &self.local
     }
 
     /// Kernel indexes of the uplink devices, as last seen.
@@ -103,8 +132,18 @@ impl Links {
             self.indexes.extend(snapshot.devices.get(&uplink.device).map(|device| device.index));
             let (state, own) = model::uplink(&snapshot, uplink, self.gateway);
             wanted.routes.extend(own.routes);
+            for helper in self.helpers.iter().filter(|helper| helper.is_ipv4() == self.gateway.is_ipv4()) {
+                wanted.rules.extend(own.rules.iter().map(|rule| model::Rule { to: *helper, ..rule.clone() }));
+            }
             wanted.rules.extend(own.rules);
             states.push(state);
+        }
+        self.local = model::networks(&snapshot, &self.indexes);
+        if let (Some(tunnel), Some(first)) = (self.tunnel, self.uplinks.first()) {
+            let table = self.first_table.saturating_add(TABLES);
+            wanted.routes.extend(self.traffic.routes(table, tunnel, &self.addresses, &self.local));
+            // Behind the rules that lead to the gateway, before everybody's.
+            wanted.rules.extend(self.traffic.rules(table, first.rule_priority.saturating_add(1)));
         }
         let refused = self.reconcile(&wanted)?;
         for (uplink, state) in self.uplinks.iter().zip(&mut states) {
@@ -142,6 +181,8 @@ impl Links {
         }
         self.tunnel = Some(device);
         self.tunnel_routes = model::tunnel_routes(MAIN, device, &setup.addresses, &setup.routes);
+        self.traffic = setup.traffic.clone();
+        self.addresses.clone_from(&setup.addresses);
         Ok(())
     }
 
@@ -197,7 +238,10 @@ impl Links {
     fn reconcile(&mut self, wanted: &Wanted) -> Result<BTreeSet<u32>, NetlinkError> {
         let have = self.ours()?;
         let mut refused = BTreeSet::new();
-        for route in have.routes.difference(&wanted.routes) {
+        // What only changes is replaced below: between removing and adding, traffic would go another way.
+        let place = |route: &Route| (route.table, route.dst, route.len);
+        let kept: BTreeSet<_> = wanted.routes.iter().map(place).collect();
+        for route in have.routes.difference(&wanted.routes).filter(|route| !kept.contains(&place(route))) {
             let message = RouteNetlinkMessage::DelRoute(route_message(route));
             // Gone meanwhile, for example with its device: as wanted.
             if let Err(error) = self.requests.change("remove a route", message, Mode::Change) {
@@ -210,6 +254,19 @@ impl Links {
                 tracing::debug!(%error, ?rule, "rule was not removed");
             }
         }
+        // Connected prefixes before what uses them as next hop, and what is excluded before what it is excluded from:
+        // the longest first.
+        let mut missing: Vec<&Route> = wanted.routes.difference(&have.routes).collect();
+        let taken: BTreeSet<_> = have.routes.iter().map(place).collect();
+        missing.sort_by_key(|route| std::cmp::Reverse(route.len));
+        for route in missing {
+            let message = RouteNetlinkMessage::NewRoute(route_message(route));
+            let mode = if taken.contains(&place(route)) { Mode::Replace } else { Mode::Create };
+            if let Err(error) = self.requests.change("add a route", message, mode) {
+                tracing::warn!(%error, ?route, "route refused");
+                refused.insert(route.table);
+            }
+        }
         for rule in wanted.rules.difference(&have.rules) {
             let message = RouteNetlinkMessage::NewRule(rule_message(rule));
             if let Err(error) = self.requests.change("add a routing rule", message, Mode::Create) {
@@ -217,25 +274,23 @@ impl Links {
                 refused.insert(rule.table);
             }
         }
-        // Connected prefixes before what uses them as next hop: the longest first.
-        let mut missing: Vec<&Route> = wanted.routes.difference(&have.routes).collect();
-        missing.sort_by_key(|route| std::cmp::Reverse(route.len));
-        for route in missing {
-            let message = RouteNetlinkMessage::NewRoute(route_message(route));
-            if let Err(error) = self.requests.change("add a route", message, Mode::Create) {
-                tracing::warn!(%error, ?route, "route refused");
-                refused.insert(route.table);
-            }
-        }
         Ok(refused)
     }
 
     /// What the kernel holds of ours.
     fn ours(&mut self) -> Result<Wanted, NetlinkError> {
-        let tables = self.first_table..self.first_table.saturating_add(TABLES);
         let mut found = Wanted::default();
+        self.ours_of(AddressFamily::Inet, &mut found)?;
+        if let Err(error) = self.ours_of(AddressFamily::Inet6, &mut found) {
+            tracing::debug!(%error, "this kernel has no IPv6");
+        }
+        Ok(found)
+    }
+
+    fn ours_of(&mut self, family: AddressFamily, found: &mut Wanted) -> Result<(), NetlinkError> {
+        let tables = self.first_table..=self.first_table.saturating_add(TABLES);
         let mut request = RouteMessage::default();
-        request.header.address_family = family(self.gateway);
+        request.header.address_family = family;
         request.header.protocol = RouteProtocol::from(PROTOCOL);
         for answer in self.requests.dump("list our routes", RouteNetlinkMessage::GetRoute(request))? {
             if let RouteNetlinkMessage::NewRoute(message) = answer
@@ -247,7 +302,7 @@ impl Links {
             }
         }
         let mut request = RuleMessage::default();
-        request.header.family = family(self.gateway);
+        request.header.family = family;
         for answer in self.requests.dump("list the rules", RouteNetlinkMessage::GetRule(request))? {
             if let RouteNetlinkMessage::NewRule(message) = answer
                 && message.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)))
@@ -257,7 +312,7 @@ impl Links {
                 found.rules.insert(rule);
             }
         }
-        Ok(found)
+        Ok(())
     }
 }
 

@@ -49,16 +49,30 @@ pub struct Snapshot {
     pub defaults: Vec<DefaultRoute>,
 }
 
+/// What a route does with a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteKind {
+    /// Sends it on.
+    #[default]
+    Unicast,
+    /// Refuses it; the sender is told.
+    Unreachable,
+    /// Leaves it to the tables behind.
+    Throw,
+}
+
 /// A route of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Routing table.
     pub table: u32,
+    /// What it does.
+    pub kind: RouteKind,
     /// Destination address; host bits are zero.
     pub dst: IpAddr,
     /// Prefix length in bits.
     pub len: u8,
-    /// Kernel index of the device.
+    /// Kernel index of the device; 0 if the route leads nowhere.
     pub device: u32,
     /// The next hop, taken to be on the link.
     pub via: Option<IpAddr>,
@@ -66,13 +80,15 @@ pub struct Route {
     pub source: Option<IpAddr>,
 }
 
-/// A rule of ours: to the gateway, from this device or this address, look into this table.
+/// A rule of ours: to these addresses, from this device or this address, look into this table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// Rules are tried by rising priority.
     pub priority: u32,
-    /// The gateway.
+    /// The gateway, or all addresses of a family.
     pub to: IpAddr,
+    /// Prefix length of `to` in bits.
+    pub to_len: u8,
     /// Packets of sockets that are bound to this device …
     pub device: Option<String>,
     /// … or that leave from this address (strict reverse-path filters ask this way).
@@ -136,6 +152,7 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
     let rule = |device: Option<String>, from: Option<IpAddr>| Rule {
         priority: uplink.rule_priority,
         to: peer,
+        to_len: host_len(peer),
         device,
         from,
         table: uplink.table,
@@ -164,6 +181,7 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
     let everything = network(peer, 0);
     let route = |dst, len, via| Route {
         table: uplink.table,
+        kind: RouteKind::Unicast,
         dst,
         len,
         device: device.index,
@@ -190,6 +208,13 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
     (state, wanted)
 }
 
+/// The networks that these devices are connected to.
+#[must_use]
+pub fn networks(snapshot: &Snapshot, devices: &BTreeSet<u32>) -> BTreeSet<(IpAddr, u8)> {
+    let on_them = snapshot.addresses.iter().filter(|address| devices.contains(&address.device));
+    on_them.map(|address| (network(address.addr, address.len), address.len)).collect()
+}
+
 /// Routes into the tunnel. A default route becomes its two halves, so that it wins over the host's own without
 /// replacing it.
 #[must_use]
@@ -201,7 +226,8 @@ pub fn tunnel_routes(table: u32, device: u32, addresses: &[Prefix], into: &[Pref
         };
         let mut add = |addr, len| {
             let dst = network(addr, len);
-            routes.insert(Route { table, dst, len, device, via: None, source: Some(own.addr) });
+            let (kind, source) = (RouteKind::Unicast, Some(own.addr));
+            routes.insert(Route { table, kind, dst, len, device, via: None, source });
         };
         match (prefix.len, prefix.addr) {
             (0, IpAddr::V4(_)) => {

@@ -3,8 +3,8 @@
 //! Only the I/O shell's set-up and link handling call this; it blocks for as long as the kernel takes to answer.
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -52,6 +52,8 @@ fn hint(error: &io::Error) -> &'static str {
 pub enum Mode {
     /// Make it new; refuse if it exists.
     Create,
+    /// Put it in the place of what exists, in one step.
+    Replace,
     /// Change or remove what exists.
     Change,
 }
@@ -106,6 +108,7 @@ impl Requests {
     ) -> Result<(), NetlinkError> {
         let extra = match mode {
             Mode::Create => NLM_F_CREATE | NLM_F_EXCL,
+            Mode::Replace => NLM_F_CREATE | NLM_F_REPLACE,
             Mode::Change => 0,
         };
         self.exchange(what, request, NLM_F_REQUEST | NLM_F_ACK | extra).map(|_| ())

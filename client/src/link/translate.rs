@@ -3,7 +3,7 @@
 //! The kernel's lists of attributes are open: what is not known here is passed over, not an error.
 #![allow(clippy::wildcard_enum_match_arm, reason = "new kernels send new attributes")]
 
-use super::model::{self, Address, DefaultRoute, Device, Route, Rule};
+use super::model::{Address, DefaultRoute, Device, Route, RouteKind, Rule};
 use super::{MAIN, PROTOCOL};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -77,8 +77,14 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 pub(super) fn route_of(message: &RouteMessage) -> Option<Route> {
+    let kind = match message.header.kind {
+        RouteType::Unreachable => RouteKind::Unreachable,
+        RouteType::Throw => RouteKind::Throw,
+        _ => RouteKind::Unicast,
+    };
     let mut route = Route {
         table: u32::from(message.header.table),
+        kind,
         dst: unspecified(message.header.address_family)?,
         len: message.header.destination_prefix_length,
         device: 0,
@@ -95,6 +101,11 @@ pub(super) fn route_of(message: &RouteMessage) -> Option<Route> {
             _ => {}
         }
     }
+    if kind != RouteKind::Unicast {
+        // IPv6 lists the loopback device with these.
+        route.device = 0;
+        return Some(route);
+    }
     (route.device != 0).then_some(route)
 }
 
@@ -104,13 +115,20 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
     message.header.destination_prefix_length = route.len;
     message.header.table = RouteHeader::RT_TABLE_UNSPEC;
     message.header.protocol = RouteProtocol::from(PROTOCOL);
-    message.header.kind = RouteType::Unicast;
-    message.header.scope = if route.via.is_some() { RouteScope::Universe } else { RouteScope::Link };
+    message.header.kind = match route.kind {
+        RouteKind::Unicast => RouteType::Unicast,
+        RouteKind::Unreachable => RouteType::Unreachable,
+        RouteKind::Throw => RouteType::Throw,
+    };
+    let is_direct = route.via.is_none() && route.device != 0;
+    message.header.scope = if is_direct { RouteScope::Link } else { RouteScope::Universe };
     message.attributes.push(RouteAttribute::Table(route.table));
     if route.len > 0 {
         message.attributes.push(RouteAttribute::Destination(route.dst.into()));
     }
-    message.attributes.push(RouteAttribute::Oif(route.device));
+    if route.device != 0 {
+        message.attributes.push(RouteAttribute::Oif(route.device));
+    }
     if let Some(via) = route.via {
         // The configuration names the next hop; it need not lie in a prefix of the device.
         message.header.flags = RouteFlags::Onlink;
@@ -124,6 +142,7 @@ pub(super) fn rule_of(message: &RuleMessage) -> Option<Rule> {
     let mut rule = Rule {
         priority: 0,
         to: unspecified(message.header.family)?,
+        to_len: message.header.dst_len,
         device: None,
         from: None,
         table: u32::from(message.header.table),
@@ -153,10 +172,12 @@ pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = family(rule.to);
     message.header.action = RuleAction::ToTable;
-    message.header.dst_len = model::host_len(rule.to);
-    message.attributes.push(RuleAttribute::Destination(rule.to));
+    message.header.dst_len = rule.to_len;
+    if rule.to_len > 0 {
+        message.attributes.push(RuleAttribute::Destination(rule.to));
+    }
     if let Some(from) = rule.from {
-        message.header.src_len = model::host_len(from);
+        message.header.src_len = super::model::host_len(from);
         message.attributes.push(RuleAttribute::Source(from));
     }
     message.attributes.extend(rule.device.clone().map(RuleAttribute::Oifname));

@@ -40,11 +40,11 @@ impl std::fmt::Debug for Udp {
 }
 
 impl Udp {
-    /// Opens a socket on `device` towards `gateway`.
+    /// Opens a socket on `device` towards `gateway`. Its datagrams carry `mark`, by which a kill switch lets them pass.
     ///
     /// # Errors
     /// If the device does not exist, or without CAP_NET_RAW (kernels before 5.7) or CAP_NET_ADMIN.
-    pub fn open(device: &str, gateway: Endpoint) -> io::Result<Self> {
+    pub fn open(device: &str, mark: u32, gateway: Endpoint) -> io::Result<Self> {
         let gateway = gateway.socket_addr();
         let (domain, any) = match gateway {
             SocketAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -52,6 +52,7 @@ impl Udp {
         };
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         socket.bind_device(Some(device.as_bytes()))?;
+        socket.set_mark(mark)?;
         // Forced sizes need CAP_NET_ADMIN and are not bounded by sysctl; without it the ordinary ones do.
         if socket.set_recv_buffer_size(SOCKET_BUFFER).is_err()
             || socket.set_send_buffer_size(SOCKET_BUFFER).is_err()

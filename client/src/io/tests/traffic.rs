@@ -1,0 +1,188 @@
+//! What goes into the tunnel, what may leave beside it, and what is as before when the client is gone or killed.
+
+use super::{Rig, attached_over, echo, ip};
+use crate::host;
+use std::io::ErrorKind;
+use std::net::UdpSocket;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+fn output(program: &str, words: &str) -> String {
+    let output = Command::new(program).args(words.split_whitespace()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+/// A datagram that no tunnel carries; `Err` says how the host refused it.
+fn send_beside(to: &str) -> Result<(), ErrorKind> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::BindToDevice, &"upB".into()).unwrap();
+    socket.send_to(b"leak", to).map(|_| ()).map_err(|error| error.kind())
+}
+
+/// What comes back from an address: the tunnel's far end reflects everything, the neighbour refuses.
+fn answer(to: &str) -> Result<usize, ErrorKind> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let exchange = || {
+        socket.connect(to)?;
+        socket.send(b"ask")?;
+        socket.recv(&mut [0; 16])
+    };
+    exchange().map_err(|error| error.kind())
+}
+
+const BESIDE: &str = "10.0.2.1:4500";
+const GATEWAY: &str = "198.51.100.1:4500";
+
+/// R7.1: under the kill switch nothing leaves beside the tunnel: not while it is up, not while it recovers, not when the
+/// agent was killed, also not to the gateway itself; until `jvpn down`, which knows what a dead agent left.
+#[test]
+fn r7_1_the_kill_switch_outlives_the_agent() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.configure("[traffic]\nkill_switch = true\n");
+    send_beside(BESIDE).unwrap();
+    rig.start();
+    let status = rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+    assert_eq!(status["traffic"]["kill_switch"], true);
+    assert!(echo(1), "the tunnel works");
+    let shut = || {
+        assert_eq!(send_beside(BESIDE), Err(ErrorKind::PermissionDenied));
+        assert_eq!(send_beside(GATEWAY), Err(ErrorKind::PermissionDenied), "without the mark");
+    };
+    shut();
+    let other = if status["path"]["device"] == "upA" { "upB" } else { "upA" };
+    let bound = usize::from(other == "upA");
+    rig.far.cut[bound].store(true, Ordering::SeqCst);
+    rig.wait_for("the switch", attached_over(other));
+    rig.far.cut[1 - bound].store(true, Ordering::SeqCst);
+    rig.wait_for("the recovery", |s| s["state"] == "RECOVERING");
+    shut();
+    rig.far.cut.iter().for_each(|cut| cut.store(false, Ordering::SeqCst));
+
+    rig.kill();
+    shut();
+    rig.start();
+    rig.wait_for("the tunnel coming up again", |s| s["state"] == "ATTACHED");
+    shut();
+    assert!(echo(2));
+    assert_eq!(output("nft", "list tables").matches("jvpn-jvpn0").count(), 1, "taken over, not doubled");
+
+    rig.kill();
+    shut();
+    let done = host::undo(&rig.socket()).unwrap().expect("a record");
+    assert!(done.iter().any(|what| what.contains("kill switch")), "{done:?}");
+    assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
+    assert_eq!(super::rules_and_routes(), "", "its rules are gone as well");
+    assert_eq!(host::undo(&rig.socket()), Ok(None), "nothing is left to take back");
+
+    rig.start();
+    rig.wait_for("the tunnel coming up after all", |s| s["state"] == "ATTACHED");
+    shut();
+    rig.stop();
+    assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
+}
+
+/// A client that cannot start opens the host again, for nobody asked for more than it could do.
+#[test]
+fn a_client_that_cannot_start_leaves_no_kill_switch() {
+    let Some(rig) = Rig::new() else { return };
+    rig.configure("[traffic]\nkill_switch = true\n");
+    ip("tuntap add dev jvpn0 mode tap");
+    let output_of = rig.spawn().wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output_of.stderr).into_owned();
+    assert!(!output_of.status.success() && error.contains("jvpn0"), "{error}");
+    assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
+    assert!(!crate::host::record::Record::path(&rig.socket()).exists());
+}
+
+fn route_to(address: &str) -> String {
+    output("ip", &format!("route get {address}"))
+}
+
+/// R7.1: everything goes into the tunnel, also what a longer route of the host would take, also while it recovers; IPv6 is
+/// refused where the tunnel has no IPv6; what is excluded goes around it.
+#[test]
+fn r7_1_a_full_tunnel_leaks_nothing() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.configure("[traffic]\nfull_tunnel = true\nexclude = [\"198.18.0.0/15\"]\n");
+    ip("-6 addr add 2001:db8:1::2/64 dev upA nodad");
+    ip("-6 route add default via 2001:db8:1::1 dev upA");
+    ip("route add 203.0.113.0/24 via 10.0.2.1 dev upB");
+    rig.start();
+    let status = rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+    assert_eq!(answer("203.0.113.9:7"), Ok(3), "a longer route of the host does not count");
+    assert_eq!(answer("10.0.2.1:7"), Ok(3), "nor does the local network");
+    let v6 = UdpSocket::bind("[::]:0").unwrap().connect("[2001:db8:9::1]:7").map_err(|error| error.kind());
+    assert_eq!(v6, Err(ErrorKind::HostUnreachable), "no IPv6 inside: refused");
+    assert!(route_to("198.18.0.1").contains("upB"), "{}", route_to("198.18.0.1"));
+
+    let other = if status["path"]["device"] == "upA" { "upB" } else { "upA" };
+    let bound = usize::from(other == "upA");
+    rig.far.cut[bound].store(true, Ordering::SeqCst);
+    rig.wait_for("the switch", attached_over(other));
+    assert_eq!(answer("203.0.113.9:7"), Ok(3));
+    rig.far.cut[1 - bound].store(true, Ordering::SeqCst);
+    rig.wait_for("the recovery", |s| s["state"] == "RECOVERING");
+    for address in ["203.0.113.9", "10.0.2.77", "192.0.2.1"] {
+        assert!(route_to(address).contains("jvpn0"), "{}", route_to(address));
+    }
+    rig.far.cut.iter().for_each(|cut| cut.store(false, Ordering::SeqCst));
+    rig.wait_for("the recovery's end", |s| s["state"] == "ATTACHED");
+    rig.stop();
+    assert!(route_to("203.0.113.9").contains("upB"));
+    assert_eq!(super::rules_and_routes(), "");
+    assert_eq!(output("ip", "-6 -N rule show").matches("proto 74").count(), 0);
+}
+
+/// Single prefixes go into the tunnel and the rest does not; the local network stays reachable if that is wanted.
+#[test]
+fn a_split_tunnel_takes_its_prefixes_and_spares_the_local_network() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.configure("[traffic]\nroutes = [\"10.0.0.0/8\", \"fd00::/8\"]\nlocal_network = true\n");
+    rig.start();
+    rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+    assert_eq!(answer("10.9.9.9:7"), Ok(3));
+    assert_eq!(answer("10.0.2.1:7"), Err(ErrorKind::ConnectionRefused), "by the neighbour itself");
+    assert!(route_to("203.0.113.9").contains("upB"));
+    let v6 = UdpSocket::bind("[::]:0").unwrap().connect("[fd00::1]:7").map_err(|error| error.kind());
+    assert_eq!(v6, Err(ErrorKind::HostUnreachable));
+    rig.stop();
+}
+
+/// The name servers are set while the tunnel is up, restored at its end, after a kill at the next start or by `jvpn down`,
+/// and somebody else's later ones stay.
+#[test]
+fn name_servers_are_set_and_restored() {
+    const BEFORE: &str = "nameserver 10.0.2.53\n";
+    let Some(mut rig) = Rig::new() else { return };
+    let path = rig.folder.path().join("resolv.conf");
+    let text = || std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, BEFORE).unwrap();
+    rig.configure(&format!(
+        "[dns]\nservers = [\"10.77.0.1\"]\nsearch = [\"corp.example\"]\nresolv_conf = \"{}\"\n",
+        path.display()
+    ));
+    let up = |rig: &mut Rig| {
+        rig.start();
+        rig.wait_for("the name servers", |s| s["traffic"]["name_servers"]["in_place"] == true);
+        assert!(text().contains("nameserver 10.77.0.1\nsearch corp.example\n"), "{}", text());
+    };
+    up(&mut rig);
+    rig.stop();
+    assert_eq!(text(), BEFORE);
+
+    up(&mut rig);
+    rig.kill();
+    assert!(text().contains("10.77.0.1"), "a killed client takes nothing back");
+    up(&mut rig);
+    rig.kill();
+    host::undo(&rig.socket()).unwrap().expect("a record");
+    assert_eq!(text(), BEFORE, "two kills later the first one comes back");
+
+    up(&mut rig);
+    std::fs::write(&path, "nameserver 192.0.2.9\n").unwrap();
+    rig.wait_for("the loss being told", |s| s["traffic"]["name_servers"]["in_place"] == false);
+    rig.stop();
+    assert_eq!(text(), "nameserver 192.0.2.9\n", "of somebody else");
+}

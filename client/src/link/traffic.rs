@@ -1,0 +1,168 @@
+//! What goes into the tunnel by the user's will: a routing table of its own, looked into before the main one.
+//!
+//! A table of its own, and not routes in the main one: there a longer prefix would win, and whoever answers the host's
+//! DHCP request can set one (option 121), so that traffic went around the tunnel. Here nothing in the main table counts
+//! but what this one leaves to it.
+
+use super::model::{Route, RouteKind, Rule, network};
+use jvpn_session::messages::Prefix;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// What the user wants in the tunnel and around it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrafficSetup {
+    /// Into the tunnel.
+    pub into: Vec<Prefix>,
+    /// Around it.
+    pub exclude: Vec<Prefix>,
+    /// Whether the networks of the uplinks go around it.
+    pub local_network: bool,
+}
+
+/// Both families' everything.
+const EVERYTHING: [Prefix; 2] = [
+    Prefix { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), len: 0 },
+    Prefix { addr: IpAddr::V6(Ipv6Addr::UNSPECIFIED), len: 0 },
+];
+/// Addresses of one link only, which no tunnel can carry: neighbours, routers and address configuration.
+const LINK_ONLY: [Prefix; 2] = [
+    Prefix { addr: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), len: 10 },
+    Prefix { addr: IpAddr::V6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0)), len: 8 },
+];
+
+impl TrafficSetup {
+    /// As configured.
+    #[must_use]
+    pub fn new(config: &crate::config::Traffic) -> Self {
+        let all = config.full_tunnel.then_some(EVERYTHING).into_iter().flatten();
+        Self {
+            into: all.chain(config.routes.iter().copied()).collect(),
+            exclude: config.exclude.clone(),
+            local_network: config.local_network,
+        }
+    }
+
+    /// The routes of `table`, into the tunnel device with these addresses; `local`: the networks of the uplinks.
+    ///
+    /// Where the tunnel has no address of a family, that family is refused: what was meant for the tunnel never goes
+    /// around it.
+    #[must_use]
+    pub fn routes(
+        &self,
+        table: u32,
+        device: u32,
+        addresses: &[Prefix],
+        local: &BTreeSet<(IpAddr, u8)>,
+    ) -> BTreeSet<Route> {
+        let route = |addr, len, kind| Route {
+            table,
+            kind,
+            dst: network(addr, len),
+            len,
+            device: 0,
+            via: None,
+            source: None,
+        };
+        let mut routes = std::collections::BTreeMap::new();
+        let mut add = |route: Route| routes.insert((route.dst, route.len), route);
+        for prefix in &self.into {
+            let own = addresses.iter().find(|own| own.addr.is_ipv4() == prefix.addr.is_ipv4());
+            add(match own {
+                Some(own) => {
+                    let source = Some(own.addr);
+                    Route { device, source, ..route(prefix.addr, prefix.len, RouteKind::Unicast) }
+                }
+                None => route(prefix.addr, prefix.len, RouteKind::Unreachable),
+            });
+        }
+        if self.into.is_empty() && self.exclude.is_empty() {
+            return BTreeSet::new();
+        }
+        // After the others: of two with the same destination the exclusion counts.
+        for prefix in self.exclude.iter().chain(&LINK_ONLY) {
+            add(route(prefix.addr, prefix.len, RouteKind::Throw));
+        }
+        for (addr, len) in local.iter().filter(|_| self.local_network) {
+            add(route(*addr, *len, RouteKind::Throw));
+        }
+        routes.into_values().collect()
+    }
+
+    /// The rules that lead there.
+    #[must_use]
+    pub fn rules(&self, table: u32, priority: u32) -> BTreeSet<Rule> {
+        if self.into.is_empty() && self.exclude.is_empty() {
+            return BTreeSet::new();
+        }
+        let rule = |all: Prefix| Rule { priority, to: all.addr, to_len: 0, device: None, from: None, table };
+        EVERYTHING.map(rule).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn prefixes(texts: &[&str]) -> Vec<Prefix> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn text(routes: &BTreeSet<Route>) -> Vec<String> {
+        let one = |r: &Route| format!("{:?} {}/{} dev {}", r.kind, r.dst, r.len, r.device);
+        routes.iter().map(one).collect()
+    }
+
+    /// R7.1: with an IPv4 address only, IPv6 is refused, not let out.
+    #[test]
+    fn r7_1_a_family_without_an_address_is_refused() {
+        let setup = TrafficSetup {
+            into: EVERYTHING.into(),
+            exclude: prefixes(&["192.168.9.1/16"]),
+            local_network: true,
+        };
+        let local = BTreeSet::from([("10.0.1.2".parse().unwrap(), 24)]);
+        let routes = setup.routes(9, 5, &prefixes(&["10.77.0.2/32"]), &local);
+        let expected = [
+            "Unicast 0.0.0.0/0 dev 5",
+            "Unreachable ::/0 dev 0",
+            "Throw 10.0.1.0/24 dev 0",
+            "Throw 192.168.0.0/16 dev 0",
+            "Throw fe80::/10 dev 0",
+            "Throw ff00::/8 dev 0",
+        ];
+        assert_eq!(text(&routes).into_iter().collect::<BTreeSet<_>>(), expected.map(str::to_owned).into());
+        let closed = TrafficSetup { local_network: false, ..setup };
+        assert!(!text(&closed.routes(9, 5, &[], &local)).concat().contains("10.0.1.0"));
+        assert_eq!(closed.rules(9, 71).len(), 2);
+        assert!(TrafficSetup::default().rules(9, 71).is_empty());
+        assert!(TrafficSetup::default().routes(9, 5, &[], &local).is_empty());
+    }
+
+    proptest! {
+        /// Each destination has one route, all in the table, and only unicast ones lead to the device.
+        #[test]
+        fn one_route_per_destination(into in any::<[(u32, u8); 4]>(), out in any::<[(u32, u8); 4]>()) {
+            let prefix = |(addr, len): (u32, u8)| Prefix { addr: Ipv4Addr::from_bits(addr).into(), len: len % 33 };
+            let setup = TrafficSetup {
+                into: into.map(prefix).into(),
+                exclude: out.map(prefix).into(),
+                local_network: false,
+            };
+            let routes = setup.routes(9, 5, &prefixes(&["10.77.0.2/32"]), &BTreeSet::new());
+            let places: BTreeSet<_> = routes.iter().map(|route| (route.dst, route.len)).collect();
+            prop_assert_eq!(places.len(), routes.len());
+            for route in &routes {
+                prop_assert_eq!(route.table, 9);
+                prop_assert_eq!(route.device != 0, route.kind == RouteKind::Unicast);
+                prop_assert_eq!(network(route.dst, route.len), route.dst);
+            }
+            for prefix in &setup.exclude {
+                let dst = network(prefix.addr, prefix.len);
+                let found = routes.iter().find(|route| (route.dst, route.len) == (dst, prefix.len)).unwrap();
+                prop_assert_eq!(found.kind, RouteKind::Throw);
+            }
+        }
+    }
+}
