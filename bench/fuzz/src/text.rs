@@ -69,7 +69,6 @@ fn data_plane(text: &str) {
             Err(message) => refused(&message),
             Ok(()) => {
                 assert!(config.workers > 0 && config.tunnel.pools().is_ok());
-                let _cores: Vec<usize> = (0..config.workers).map(|worker| config.core(worker)).collect();
             }
         },
     }
