@@ -7,6 +7,6 @@ pub mod event;
 pub mod floods;
 pub mod writer;
 
-pub use event::{AuditEvent, AuditKind, Encoder, LimitScope, Line, Violation};
+pub use event::{AuditEvent, AuditKind, Encoder, LimitScope, Line, NOTE_MAX, Violation, note};
 pub use floods::Floods;
 pub use writer::{AuditHandle, AuditWriter, DEFAULT_CAPACITY, WriterSettings};

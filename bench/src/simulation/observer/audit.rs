@@ -153,6 +153,8 @@ impl AuditTrail {
             | AuditKind::Security { .. }
             | AuditKind::RateLimit { .. }
             | AuditKind::Policy { .. }
+            | AuditKind::OwnerAcquired { .. }
+            | AuditKind::OwnerTransferred { .. }
             | AuditKind::TelemetryDegraded { .. } => Ok(()),
         }
     }
