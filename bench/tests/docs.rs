@@ -11,7 +11,7 @@ use jvpn_abi::wire::{
     self, MsgType, Suite, control, data, handshake, internal, path, reattach, reset, retry,
 };
 use jvpn_abi::{BootTime, DropReason, Endpoint, PROTOCOL_VERSION, Reason};
-use jvpn_controlplane::audit::{AuditEvent, AuditKind, Decision, Encoder, LimitScope, Line, Violation};
+use jvpn_controlplane::audit::{AuditEvent, AuditKind, Decision, Encoder, LimitScope, Line, Violation, note};
 use jvpn_controlplane::store::Unreadable;
 use jvpn_crypto::{limits, window};
 use jvpn_session::messages::{ControlMessage, SessionId, SwitchCause, TicketBatch};
@@ -351,12 +351,15 @@ fn samples() -> Vec<AuditKind> {
         AuditKind::RecoveryComplete { detect_ms: 1, reattach_ms: 2, outage_ms: 3, attempts: 4 },
         AuditKind::ReattachReject { remote, retry_after_ms: 0 },
         AuditKind::Policy { name: "max_switches_per_min", threshold: 8, observed: 9 },
-        AuditKind::Termination { total_lifetime_ms: u64::MAX, total_switches: 0 },
         AuditKind::StoreRecords {
             problem: Unreadable::NewerLayout,
             decision: Decision::Kept,
             sessions: vec![SessionId([7; 16])],
         },
+        AuditKind::Termination { total_lifetime_ms: u64::MAX, total_switches: 0, note: None },
+        AuditKind::Termination { total_lifetime_ms: 1, total_switches: 0, note: note(&"ä\n\"".repeat(200)) },
+        AuditKind::OwnerAcquired { term: 1 },
+        AuditKind::OwnerTransferred { term: 1 },
         AuditKind::TelemetryDegraded { dropped: 1 },
     ];
     let violations = [Violation::ReplayDetected, Violation::AuthFail, Violation::UnknownPeer];
@@ -375,7 +378,9 @@ fn placement(kind: &AuditKind) -> (bool, &'static [bool]) {
         | AuditKind::StateChange { .. }
         | AuditKind::TransportSwitch { .. }
         | AuditKind::RecoveryComplete { .. }
-        | AuditKind::Termination { .. } => (false, &[true]),
+        | AuditKind::Termination { .. }
+        | AuditKind::OwnerAcquired { .. }
+        | AuditKind::OwnerTransferred { .. } => (false, &[true]),
         AuditKind::ReattachReject { .. } => (true, &[true]),
         AuditKind::Security { .. } | AuditKind::RateLimit { .. } | AuditKind::Policy { .. } => {
             (true, &[true, false])

@@ -115,7 +115,7 @@ enum Command {
     Terminate {
         /// SessionId
         id: String,
-        /// Your reason, for the gateway's log
+        /// Your reason, for the gateway's logs: its first 256 characters stand in the audit event
         #[arg(long, value_name = "TEXT")]
         reason: String,
         #[command(flatten)]

@@ -16,7 +16,7 @@ pub enum Request {
     Sessions,
     /// One session with its timeline.
     Session(SessionId),
-    /// Something changes. The text is the operator's own reason, for the process log.
+    /// Something changes. The text is the operator's own reason, for the logs.
     Command(AdminCommand, String),
     /// The peers file is read again.
     ReloadPeers,
@@ -102,7 +102,7 @@ pub fn answer(
         ),
         Request::Command(command, why) => {
             tracing::info!(?command, why, "operator");
-            match engine.handle_admin(now, &command, view) {
+            match engine.handle_admin_because(now, &command, &why, view) {
                 Ok(()) => json!({ "ok": true }),
                 Err(error) => json!({ "error": error.to_string() }),
             }

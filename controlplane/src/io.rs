@@ -30,7 +30,8 @@ use std::time::Duration;
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 /// How long a process that closed its connection may take to be seen as ended.
 const EXIT_PATIENCE_MS: u16 = 1_000;
-/// Records of JOURNAL beyond `max_sessions`: its head, and births that will replace a session.
+/// Records of JOURNAL beyond `max_sessions`: its head, and births that will replace a session. Slots have no such spare:
+/// the data plane should have twice as many as there may be sessions.
 const JOURNAL_SPARE: u32 = 1_024;
 /// Datagrams handled before the reports are looked at again.
 const DATAGRAMS_PER_TURN: usize = 64;

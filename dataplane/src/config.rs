@@ -29,7 +29,8 @@ pub struct Config {
     /// CPU of each worker; empty = chosen near the WAN port (`plan`).
     #[serde(default)]
     pub cores: Vec<usize>,
-    /// Entries of the binding table: twice the sessions, since a switch needs a fresh slot before the old one is free.
+    /// Entries of the binding table: twice the `max_sessions` of policy. A session holds one, and a second while it switches;
+    /// none is reserved, so sessions that hold all of them cannot switch.
     #[serde(default = "default_slots")]
     pub slots: u32,
     /// Logs odd frames from XDP (rate-limited by the ring; off by default).
@@ -167,7 +168,11 @@ impl Config {
             return Err("cores names a CPU twice; each worker needs its own".to_owned());
         }
         if !(2..=MAX_SLOTS).contains(&self.slots) {
-            return Err(format!("slots = {} must be 2 to {MAX_SLOTS}", self.slots));
+            return Err(format!(
+                "slots = {} must be 2 to {MAX_SLOTS}: twice the max_sessions of policy, since a session holds a second \
+                 slot while it switches and none is reserved for that",
+                self.slots
+            ));
         }
         for (key, name) in [("wan.interface", &self.wan.interface), ("lan.interface", &self.lan.interface)] {
             if name.is_empty() || name.len() > MAX_INTERFACE_NAME || name.contains(['/', '\0', ' ']) {

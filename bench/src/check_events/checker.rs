@@ -238,6 +238,7 @@ impl Checker {
             | Kind::TransportSwitch { .. }
             | Kind::RecoveryComplete
             | Kind::Termination { .. }
+            | Kind::Owner { .. }
             | Kind::Summarised
             | Kind::Other => {
                 if let Some((key, version)) = record.session {

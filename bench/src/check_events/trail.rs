@@ -141,6 +141,7 @@ impl Trail {
             Kind::Termination { lifetime_ms, switches } => {
                 self.termination(scene, version, &record, lifetime_ms, switches);
             }
+            Kind::Owner { term } => self.owner(scene, version, term),
             Kind::Summarised => self.summary(scene, version, record.at_ms),
             Kind::NodeStarted
             | Kind::TelemetryDegraded { .. }
@@ -336,6 +337,17 @@ impl Trail {
         }
         self.epoch = self.epoch.max(Some(numbered));
         self.check_budget(scene, record.at_ms);
+    }
+
+    /// Who owns a session does so in the term of its current version.
+    fn owner(&mut self, scene: &mut Scene<'_>, version: Version, term: u64) {
+        if let Fit::Wrong = self.fit(scene, version) {
+            return;
+        }
+        if term != version.term() {
+            let found = format!("term {term} with version {version}");
+            scene.blame(Check::Term, format!("term {}, that of the version", version.term()), found);
+        }
     }
 
     /// I7.

@@ -424,6 +424,30 @@ fn r7_3_a_loaded_session_begins_a_term_after_a_start() {
     }
 }
 
+/// R6.1, R1.3: whoever becomes the owner of a session does so in the term that begins with it, with the current version.
+#[test]
+fn r6_1_an_owner_has_the_term_of_the_version() {
+    let loaded = |term: u64, behind: u64| {
+        let mut log = Log::attached();
+        log.node("NODE_STARTED", &json!({}));
+        (log.state, log.version) = (json!(null), 1 << 40);
+        log.change("RECOVERING", "OWNER_RESTART");
+        log.version -= behind;
+        log.push(
+            "SESSION_OWNER_ACQUIRED",
+            "OWNER_RESTART",
+            &json!({ "term": term, "from": null, "to": "gw1" }),
+        );
+        log.version += behind;
+        log.change("RECOVERING", "RECOVERY_RETRY");
+        log.confirm();
+        log
+    };
+    assert!(loaded(1, 0).judged().good, "{}", loaded(1, 0).judged().text());
+    loaded(2, 0).refused(Check::Term, 6);
+    loaded(0, 1).refused(Check::Current, 6);
+}
+
 /// R6.1: what is no JSON, does not fit the schema, or is cut off.
 #[test]
 fn r6_1_lines_are_whole_json_objects_of_the_schema() {

@@ -87,7 +87,8 @@ pub struct Policy {
     pub rekey_hard_packets: u32,
     /// Paths that a client keeps validated.
     pub candidates_max: u32,
-    /// Live sessions of this node.
+    /// Live sessions of this node, those in BIRTH included; a birth that replaces a session of its peer comes on top. The
+    /// data plane should have twice as many slots.
     pub max_sessions: u32,
 }
 

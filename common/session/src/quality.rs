@@ -32,8 +32,10 @@ const EVIDENCE_MIN: usize = 3;
 const PACKETS_MIN: u64 = 4;
 /// One lost packet is an accident.
 const LOST_MIN: u64 = 2;
-/// No path carries more packets between two observations; whoever says so is not believed.
-const PACKETS_MAX: u64 = 1 << 32;
+/// No path carries more packets between two observations; whoever says so is not believed. All observations that are kept
+/// cannot carry more than what totals of 32 bits tell apart.
+const PACKETS_MAX: u64 = 1 << 25;
+const _: () = assert!(2 * PACKETS_MAX * POINTS_MAX as u64 <= 1 << 31, "two keys add to each");
 
 /// What one end has accepted of one direction under one key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,16 +51,21 @@ pub struct Counts {
 /// Counts of a direction under the key in use and the one before or after it.
 pub type Directed = [Option<Counts>; 2];
 
-/// Running totals over keys, from the first observation on.
+/// Running totals over keys, from the first observation on. They wrap: only differences within the window mean anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Totals {
-    expected: u64,
-    received: u64,
+    expected: u32,
+    received: u32,
 }
 
 impl Totals {
-    fn missing(self) -> i128 {
-        i128::from(self.expected) - i128::from(self.received)
+    fn since(self, start: Self) -> Self {
+        let expected = self.expected.wrapping_sub(start.expected);
+        Self { expected, received: self.received.wrapping_sub(start.received) }
+    }
+
+    fn missing(self) -> i64 {
+        i64::from(self.expected) - i64::from(self.received)
     }
 }
 
@@ -80,8 +87,9 @@ impl Tally {
                 Some(_) | None => new,
             };
             // What goes backwards is older news that came late.
-            let add = |total: &mut u64, from: u64, to: u64| {
-                *total = total.saturating_add(to.saturating_sub(from).min(PACKETS_MAX));
+            let add = |total: &mut u32, from: u64, to: u64| {
+                let more = to.saturating_sub(from).min(PACKETS_MAX);
+                *total = total.wrapping_add(u32::try_from(more).unwrap_or(u32::MAX));
             };
             add(&mut self.totals.expected, before.end, new.end);
             add(&mut self.totals.received, before.received, new.received);
@@ -98,6 +106,21 @@ struct Point {
     at: BootTime,
     up: Totals,
     down: Totals,
+}
+
+/// What one probe measured. 16 octets.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: BootTime,
+    rtt_us: u32,
+    change_us: u32,
+}
+
+/// Not measured.
+const NOTHING: u32 = u32::MAX;
+
+fn whole_us(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX).min(NOTHING - 1)
 }
 
 /// Lost packets of one direction.
@@ -264,8 +287,7 @@ pub struct Estimator {
     up: Tally,
     down: Tally,
     points: VecDeque<Point>,
-    rtts: VecDeque<(BootTime, Duration)>,
-    changes: VecDeque<(BootTime, Duration)>,
+    samples: VecDeque<Sample>,
 }
 
 impl Estimator {
@@ -282,20 +304,28 @@ impl Estimator {
 
     /// Takes a round trip.
     pub fn note_rtt(&mut self, now: BootTime, rtt: Duration) {
-        push(&mut self.rtts, (now, rtt), SAMPLES_MAX);
+        let sample = Sample { at: now, rtt_us: whole_us(rtt), change_us: NOTHING };
+        push(&mut self.samples, sample, SAMPLES_MAX);
     }
 
     /// Takes by how much the way of a probe took longer or shorter than that of the one before.
     pub fn note_change(&mut self, now: BootTime, change: Duration) {
-        push(&mut self.changes, (now, change), SAMPLES_MAX);
+        let change_us = whole_us(change);
+        match self.samples.back_mut() {
+            // Of the same probe.
+            Some(last) if last.at == now && last.change_us == NOTHING => last.change_us = change_us,
+            Some(_) | None => {
+                push(&mut self.samples, Sample { at: now, rtt_us: NOTHING, change_us }, SAMPLES_MAX)
+            }
+        }
     }
 
     /// What the last span shows.
     #[must_use]
     pub fn measured(&self, now: BootTime, thresholds: &Thresholds) -> Measured {
         let span = thresholds.span;
-        let rtts = values(&self.rtts, now, span);
-        let changes = values(&self.changes, now, span);
+        let rtts = self.values(now, span, |sample| sample.rtt_us);
+        let changes = self.values(now, span, |sample| sample.change_us);
         let mean = |values: Vec<Duration>| {
             let count = u32::try_from(values.len()).ok().filter(|count| *count > 0)?;
             Some(values.into_iter().fold(Duration::ZERO, Duration::saturating_add) / count)
@@ -310,9 +340,10 @@ impl Estimator {
 
     fn loss(&self, now: BootTime, span: Duration, of: impl Fn(&Point) -> Totals) -> Option<Loss> {
         let first = recent(self.points.iter().map(|point| point.at), now, span)?;
-        let points: Vec<(BootTime, Totals)> =
-            self.points.iter().skip(first).map(|point| (point.at, of(point))).collect();
-        let [(began, start), .., (ended, settled), (_, newest)] = points.as_slice() else { return None };
+        let start = of(self.points.get(first)?);
+        let since = |point: &Point| (point.at, of(point).since(start));
+        let points: Vec<(BootTime, Totals)> = self.points.iter().skip(first).map(since).collect();
+        let [(began, _), .., (ended, settled), (_, newest)] = points.as_slice() else { return None };
         if ended.since(*began) < span / 2 {
             return None;
         }
@@ -320,15 +351,24 @@ impl Estimator {
         // by the start, whatever was only late.
         let before = points.iter().map(|(_, totals)| totals.missing()).min()?;
         let after = settled.missing().min(newest.missing());
-        let of = settled.expected.saturating_sub(start.expected);
+        let of = u64::from(settled.expected);
         let lost = u64::try_from(after.saturating_sub(before)).unwrap_or(0).min(of);
         (of >= PACKETS_MIN).then_some(Loss { lost, of })
+    }
+
+    fn values(&self, now: BootTime, span: Duration, of: impl Fn(&Sample) -> u32) -> Option<Vec<Duration>> {
+        let measured = || self.samples.iter().filter(|sample| of(sample) != NOTHING);
+        let first = recent(measured().map(|sample| sample.at), now, span)?;
+        Some(measured().skip(first).map(|sample| Duration::from_micros(u64::from(of(sample)))).collect())
     }
 }
 
 fn push<T>(into: &mut VecDeque<T>, value: T, max: usize) {
     if into.len() >= max {
         into.pop_front();
+    } else if into.is_empty() {
+        // Once and exactly: doubling would take up to twice of it, and most sessions fill it.
+        into.reserve_exact(max);
     }
     into.push_back(value);
 }
@@ -345,11 +385,6 @@ fn recent(moments: impl Iterator<Item = BootTime>, now: BootTime, span: Duration
     let by_count = ages.len().saturating_sub(RECENT).max(within(span * SPANS_MAX));
     let first = within(span + span / 4).min(by_count);
     (ages.len() - first >= EVIDENCE_MIN).then_some(first)
-}
-
-fn values(samples: &VecDeque<(BootTime, Duration)>, now: BootTime, span: Duration) -> Option<Vec<Duration>> {
-    let first = recent(samples.iter().map(|(at, _)| *at), now, span)?;
-    Some(samples.iter().skip(first).map(|(_, value)| *value).collect())
 }
 
 fn median(mut values: Vec<Duration>) -> Option<Duration> {

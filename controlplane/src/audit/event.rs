@@ -93,6 +93,18 @@ pub enum AuditKind {
         total_lifetime_ms: u64,
         /// Confirmed switches.
         total_switches: u64,
+        /// What the operator said who ended it; see [`note`].
+        note: Option<Box<str>>,
+    },
+    /// This node became the owner of a session that it found in the store.
+    OwnerAcquired {
+        /// The first term of its ownership.
+        term: u32,
+    },
+    /// Another node owns the session now.
+    OwnerTransferred {
+        /// The last term of this node's ownership.
+        term: u32,
     },
     /// Records of the session store that this process cannot read, found at its start.
     StoreRecords {
@@ -152,10 +164,23 @@ pub enum Violation {
     ProtocolViolation,
     /// Genuine DATA from another endpoint than the bound one.
     PathMismatch,
+    /// Genuine DATA of the binding before, while there is a newer one: it was held back on its way and went nowhere.
+    DualActiveAttempt,
     /// A static key that is not on the allow-list.
     UnknownPeer,
     /// A record of JOURNAL, or all of it, could not be read: sessions are loaded from the store.
     JournalDamaged,
+}
+
+/// Characters of an operator's own words that are kept.
+pub const NOTE_MAX: usize = 256;
+
+/// An operator's words as they may stand in a log: a bounded length, and nothing that a terminal would obey or that ends a
+/// line. `None` if nothing is left.
+#[must_use]
+pub fn note(words: &str) -> Option<Box<str>> {
+    let kept: String = words.trim().chars().filter(|c| !c.is_control()).take(NOTE_MAX).collect();
+    (!kept.is_empty()).then(|| kept.into_boxed_str())
 }
 
 impl Violation {
@@ -168,6 +193,7 @@ impl Violation {
             Self::Malformed => "MALFORMED",
             Self::ProtocolViolation => "PROTOCOL_VIOLATION",
             Self::PathMismatch => "PATH_MISMATCH",
+            Self::DualActiveAttempt => "DUAL_ACTIVE_ATTEMPT",
             Self::UnknownPeer => "UNKNOWN_PEER",
             Self::JournalDamaged => "JOURNAL_DAMAGED",
         }
@@ -208,12 +234,14 @@ impl AuditKind {
             Self::Policy { .. } => "POLICY_EVENT",
             Self::Termination { .. } => "TERMINATION_EVENT",
             Self::StoreRecords { .. } => "STORE_RECORDS",
+            Self::OwnerAcquired { .. } => "SESSION_OWNER_ACQUIRED",
+            Self::OwnerTransferred { .. } => "SESSION_OWNER_TRANSFERRED",
             Self::TelemetryDegraded { .. } => "TELEMETRY_DEGRADED",
         }
     }
 
-    /// The fields beyond the common ones.
-    fn fields(&self) -> Value {
+    /// The fields beyond the common ones, as `node` tells them.
+    fn fields(&self, node: &str) -> Value {
         match self {
             Self::NodeStarted => json!({}),
             Self::SessionCreated { peer, policy } => json!({ "peer": peer, "policy": policy }),
@@ -240,14 +268,22 @@ impl AuditKind {
             Self::Policy { name, threshold, observed } => {
                 json!({ "policy_name": name, "threshold_value": threshold, "observed_value": observed })
             }
-            Self::Termination { total_lifetime_ms, total_switches } => {
-                json!({ "total_lifetime_ms": total_lifetime_ms, "total_switches": total_switches })
+            Self::Termination { total_lifetime_ms, total_switches, note } => {
+                let mut fields =
+                    json!({ "total_lifetime_ms": total_lifetime_ms, "total_switches": total_switches });
+                if let (Some(note), Some(fields)) = (note, fields.as_object_mut()) {
+                    fields.insert("note".into(), json!(note));
+                }
+                fields
             }
             Self::StoreRecords { problem, decision, sessions } => json!({
                 "problem": problem_name(*problem),
                 "decision": decision.name(),
                 "sessions": sessions.iter().map(ToString::to_string).collect::<Vec<_>>(),
             }),
+            // A store names no node: from whom it was got, or who has it now, is not known here.
+            Self::OwnerAcquired { term } => json!({ "term": term, "from": null, "to": node }),
+            Self::OwnerTransferred { term } => json!({ "term": term, "from": node, "to": null }),
             Self::TelemetryDegraded { dropped } => json!({ "dropped": dropped }),
         }
     }
@@ -294,7 +330,7 @@ impl Encoder {
         object.insert("node_id".into(), json!(self.node_id));
         object.insert("state_version".into(), json!(event.session.map(|(_, version)| version.0)));
         object.insert("reason_code".into(), json!(event.reason.map(Reason::name)));
-        if let Value::Object(fields) = event.kind.fields() {
+        if let Value::Object(fields) = event.kind.fields(&self.node_id) {
             object.extend(fields);
         }
         if let Some(suppressed) = line.suppressed {

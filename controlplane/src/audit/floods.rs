@@ -35,6 +35,8 @@ impl Class {
             | AuditKind::RecoveryComplete { .. }
             | AuditKind::Termination { .. }
             | AuditKind::StoreRecords { .. }
+            | AuditKind::OwnerAcquired { .. }
+            | AuditKind::OwnerTransferred { .. }
             | AuditKind::TelemetryDegraded { .. } => return None,
         })
     }
@@ -95,6 +97,10 @@ impl Floods {
             }
             false
         });
+        if self.0.is_empty() {
+            // Room for four would stay, and most sessions never see a flood again.
+            self.0 = Vec::new();
+        }
         lines
     }
 }
@@ -133,7 +139,7 @@ mod tests {
         let mut floods = Floods::default();
         for _ in 0..100 {
             let event = AuditEvent {
-                kind: AuditKind::Termination { total_lifetime_ms: 1, total_switches: 0 },
+                kind: AuditKind::Termination { total_lifetime_ms: 1, total_switches: 0, note: None },
                 ..replay(1)
             };
             assert_eq!(floods.pass(event, BootTime(1)).unwrap().suppressed, None);

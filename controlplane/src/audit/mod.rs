@@ -7,6 +7,8 @@ pub mod event;
 pub mod floods;
 pub mod writer;
 
-pub use event::{AuditEvent, AuditKind, Decision, Encoder, LimitScope, Line, STORE_RECORDS_MAX, Violation};
+pub use event::{
+    AuditEvent, AuditKind, Decision, Encoder, LimitScope, Line, NOTE_MAX, STORE_RECORDS_MAX, Violation, note,
+};
 pub use floods::Floods;
 pub use writer::{AuditHandle, AuditWriter, DEFAULT_CAPACITY, WriterSettings};

@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn line(n: u64) -> Line {
-        let kind = AuditKind::Termination { total_lifetime_ms: n, total_switches: 0 };
+        let kind = AuditKind::Termination { total_lifetime_ms: n, total_switches: 0, note: None };
         AuditEvent { at: BootTime(0), session: None, reason: None, kind }.into()
     }
 

@@ -152,7 +152,7 @@ impl Engine {
     }
 
     pub(super) fn data_plane_adopted(&mut self, now: BootTime, slots: u32, view: &dyn ContextView) {
-        self.world.slots.resize(slots);
+        self.world.met_slots(slots);
         self.world.data_plane = DataPlane::Up;
         self.world.handles.announce_all();
         self.resolve_adopted(now, view);

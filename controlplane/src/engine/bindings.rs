@@ -39,6 +39,21 @@ pub(super) fn patience(rtt: Duration, attempt: u16) -> Duration {
 }
 
 impl World {
+    /// The data plane has this many slots.
+    pub(super) fn met_slots(&mut self, slots: u32) {
+        let max_sessions = self.settings.policy.max_sessions;
+        if slots / 2 < max_sessions {
+            tracing::warn!(
+                slots,
+                max_sessions,
+                "fewer slots than twice max_sessions: beyond {} sessions a switch may find none; lower max_sessions or \
+                 raise slots of the data plane",
+                slots / 2
+            );
+        }
+        self.slots.resize(slots);
+    }
+
     /// Starts to bring a binding into the tables. Nothing may be bound; what was bound may still be draining.
     pub(super) fn begin(
         &mut self,
@@ -115,8 +130,9 @@ impl World {
         session.earlier_traffic = session.earlier_traffic + view.traffic(index);
         if binding.unconfirmed_until.is_none() {
             let last_heard = view.last_heard(index).map_or(binding.alive_since, |at| at.min(now));
-            let rtt = round_trip(view, index);
-            session.recovery = Some(Recovery { left: binding.remote, last_heard, detect_ms: None, rtt });
+            let rtt_us = u32::try_from(round_trip(view, index).as_micros()).unwrap_or(u32::MAX);
+            let recovery = Recovery { left: binding.remote, last_heard, detect_ms: None, rtt_us };
+            session.recovery = Some(Box::new(recovery));
         }
         let keys = binding.known_keys(self.settings.policy.rekey_hard, view);
         let former =
@@ -379,7 +395,7 @@ impl Engine {
         if self.world.is_up() {
             self.data_plane_lost(now, view);
         }
-        self.world.slots.resize(slots);
+        self.world.met_slots(slots);
         self.world.data_plane = DataPlane::Up;
         self.world.handles.announce_all();
         let limit = self.world.slots.limit();

@@ -29,8 +29,12 @@ impl World {
                 let kind = AuditKind::Security { violation: Violation::ProtocolViolation };
                 self.report(session, now, reason, kind);
             }
-            // One node owns all its sessions: nobody takes one from it.
-            Err(Rejection::Relinquished) => self.counters.event_ignored(name),
+            // One node owns all its sessions: nobody takes one from it, and its copy stays.
+            Err(Rejection::Relinquished) => {
+                self.counters.event_ignored(name);
+                let term = session.core.version().term();
+                self.report(session, now, Reason::OwnerTakeover, AuditKind::OwnerTransferred { term });
+            }
         }
     }
 
@@ -123,7 +127,7 @@ impl World {
         let reason = session.core.reason();
         let ms = |from: BootTime| u64::try_from(now.since(from).as_millis()).unwrap_or(u64::MAX);
         let attempts = before.attempts();
-        let recovery: Option<Recovery> = session.recovery;
+        let recovery: Option<Recovery> = session.recovery.as_deref().copied();
         self.report(
             session,
             now,
@@ -201,6 +205,7 @@ impl World {
         let kind = AuditKind::Termination {
             total_lifetime_ms: u64::try_from(session.core.lifetime(now).as_millis()).unwrap_or(u64::MAX),
             total_switches: session.core.total_switches(),
+            note: self.note.clone(),
         };
         self.report(session, now, session.core.reason(), kind);
     }

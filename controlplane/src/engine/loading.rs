@@ -174,6 +174,8 @@ impl Engine {
         world.counters.count(Counter::SessionsLoaded);
         session.timeline.push(now, None, state, reason, session.core.version());
         world.report(&mut session, now, reason, AuditKind::StateChange { previous: None, new: state });
+        let term = session.core.version().term();
+        world.report(&mut session, now, reason, AuditKind::OwnerAcquired { term });
         world.live += 1;
         self.sessions.insert(id, session);
         let is_beaten = self.place(peer, id);
@@ -211,7 +213,7 @@ impl Engine {
         let session = Some((id, StateVersion::first(stored.term).next_term()));
         let total_lifetime_ms = u64::try_from(lived.as_millis()).unwrap_or(u64::MAX);
         let change = AuditKind::StateChange { previous: None, new: State::Terminated };
-        let end = AuditKind::Termination { total_lifetime_ms, total_switches: 0 };
+        let end = AuditKind::Termination { total_lifetime_ms, total_switches: 0, note: None };
         for kind in [change, end] {
             self.world.lines.push_back(AuditEvent { at: now, session, reason: Some(reason), kind }.into());
         }

@@ -171,6 +171,32 @@ impl Engine {
         command: &AdminCommand,
         view: &dyn ContextView,
     ) -> Result<(), AdminError> {
+        self.handle_admin_because(now, command, "", view)
+    }
+
+    /// The same with the operator's own words: they stand in the audit event of each end that follows.
+    ///
+    /// # Errors
+    /// As [`Self::handle_admin`].
+    pub fn handle_admin_because(
+        &mut self,
+        now: BootTime,
+        command: &AdminCommand,
+        why: &str,
+        view: &dyn ContextView,
+    ) -> Result<(), AdminError> {
+        self.world.note = crate::audit::note(why);
+        let done = self.carry_out(now, command, view);
+        self.world.note = None;
+        done
+    }
+
+    fn carry_out(
+        &mut self,
+        now: BootTime,
+        command: &AdminCommand,
+        view: &dyn ContextView,
+    ) -> Result<(), AdminError> {
         match command {
             AdminCommand::TerminateSession(id) => {
                 let live = self.sessions.get(id).is_some_and(|session| session.core.state().is_live());

@@ -134,7 +134,7 @@ impl World {
             let other_form = || frame.is_same_request(&answered.request) && frame.mac_ok(&known.resume);
             place && (identical() || other_form())
         };
-        let kept = session.answered.iter().chain(&session.refused).find(same);
+        let kept = session.answered.iter().chain(session.refused.as_deref()).find(same);
         let Some(answered) = kept else {
             return self.drop_request(session, at, Reason::ReplayDetected, Violation::ReplayDetected);
         };
@@ -300,12 +300,12 @@ impl World {
             self.report_budget(session, at.now);
         }
         let answer = self.send_refusal(session, at, known, reason, retry_after);
-        session.refused = Some(Answered {
+        session.refused = Some(Box::new(Answered {
             request: known.frame.datagram().into(),
             remote: at.remote,
             local: at.local,
             answer: Some(answer.to_vec()),
-        });
+        }));
     }
 
     fn send_refusal(

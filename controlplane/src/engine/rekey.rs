@@ -152,7 +152,7 @@ impl Binding {
     }
 
     /// The keys that recognise this binding's frames: at most one per phase.
-    pub(super) fn known_keys(&self, hard: Duration, view: &dyn ContextView) -> Vec<FormerKey> {
+    pub(super) fn known_keys(&self, hard: Duration, view: &dyn ContextView) -> Box<[FormerKey]> {
         let known = |(number, data, since): (u32, Option<&DataKeys>, BootTime)| {
             Some(FormerKey {
                 number,

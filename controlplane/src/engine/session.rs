@@ -49,14 +49,14 @@ pub(super) struct Session {
     pub(super) erased: Option<Handle>,
     /// The last granted request and its answer; lives as long as the binding.
     pub(super) answered: Option<Answered>,
-    /// The last refused request and its answer.
-    pub(super) refused: Option<Answered>,
+    /// The last refused request and its answer: there is one only until the next is granted.
+    pub(super) refused: Option<Box<Answered>>,
     pub(super) limits: SessionLimits,
     pub(super) floods: Floods,
     /// The slot that ROUTES leads this peer's prefixes to.
     pub(super) routed: Option<SlotId>,
     /// The recovery under way.
-    pub(super) recovery: Option<Recovery>,
+    pub(super) recovery: Option<Box<Recovery>>,
     /// When the next look at a silent path is due.
     pub(super) dead_check_at: BootTime,
     /// The quality of the bound path.
@@ -82,7 +82,7 @@ pub(super) struct Session {
 impl Session {
     /// The round trip of the path that its binding left; zero if it is not known.
     pub(super) fn left_rtt(&self) -> Duration {
-        self.recovery.map_or(Duration::ZERO, |recovery| recovery.rtt)
+        Duration::from_micros(self.recovery.as_ref().map_or(0, |recovery| u64::from(recovery.rtt_us)))
     }
 
     pub(super) fn new(core: SessionCore, peer: PublicKey, suite: Suite, policy: &Policy) -> Self {
@@ -324,7 +324,7 @@ pub(super) struct Drain {
 /// A binding that was unbound: enough to recognise its frames.
 pub(super) struct Former {
     pub(super) slot: SlotId,
-    pub(super) keys: Vec<FormerKey>,
+    pub(super) keys: Box<[FormerKey]>,
     /// The client still holds its CONTROL keys while it knows no newer binding.
     pub(super) sealer: ControlSealer,
 }
@@ -356,6 +356,6 @@ pub(super) struct Recovery {
     pub(super) last_heard: BootTime,
     /// As the client reported it in its first accepted request.
     pub(super) detect_ms: Option<u32>,
-    /// The round trip of the path that was left; zero if it is not known.
-    pub(super) rtt: Duration,
+    /// The round trip of the path that was left, µs; zero if it is not known.
+    pub(super) rtt_us: u32,
 }

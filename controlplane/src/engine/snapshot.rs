@@ -165,7 +165,7 @@ impl Session {
         p.option(self.routed.map(|slot| slot.0), Packer::u32);
         let traffic = self.earlier_traffic;
         p.u64(traffic.packets_in).u64(traffic.bytes_in).u64(traffic.packets_out).u64(traffic.bytes_out);
-        let recovery = self.recovery.map(|r| (r.left, r.last_heard.0, r.detect_ms));
+        let recovery = self.recovery.as_ref().map(|r| (r.left, r.last_heard.0, r.detect_ms));
         p.option(recovery, |p, (left, heard, detect)| {
             p.endpoint(left).u64(heard).option(detect, Packer::u32)
         });
@@ -200,12 +200,12 @@ impl Session {
         session.earlier_traffic =
             Traffic { packets_in: p.u64()?, bytes_in: p.u64()?, packets_out: p.u64()?, bytes_out: p.u64()? };
         session.recovery = p.option(|p| {
-            Some(Recovery {
+            Some(Box::new(Recovery {
                 left: p.endpoint()?,
                 last_heard: BootTime(p.u64()?),
                 detect_ms: p.option(Unpacker::u32)?,
-                rtt: Duration::ZERO,
-            })
+                rtt_us: 0,
+            }))
         })?;
         session.dead_check_at = now.after(policy.dead_after_min);
         let bad_for = p.option(Unpacker::u32)?.map(|seconds| Duration::from_secs(u64::from(seconds)));

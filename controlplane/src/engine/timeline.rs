@@ -12,19 +12,31 @@ use std::collections::VecDeque;
 /// Transitions that are kept per session (I10).
 pub(super) const TIMELINE_MAX: usize = 32;
 
-/// One transition.
+/// One transition, in 16 octets: a session keeps many of them. The state before it is that after the one before.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    at: BootTime,
-    from: Option<State>,
+    version: StateVersion,
+    at_s: u32,
+    at_ms: u16,
     to: State,
     reason: Reason,
-    version: StateVersion,
+}
+
+const _: () = assert!(size_of::<Entry>() == 16);
+
+impl Entry {
+    fn at(&self) -> BootTime {
+        BootTime::from_millis(u64::from(self.at_s) * 1_000 + u64::from(self.at_ms))
+    }
 }
 
 /// The last transitions, oldest first.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Timeline(VecDeque<Entry>);
+pub(super) struct Timeline {
+    /// The state before the oldest.
+    before: Option<State>,
+    entries: VecDeque<Entry>,
+}
 
 impl Timeline {
     pub(super) fn push(
@@ -35,10 +47,27 @@ impl Timeline {
         reason: Reason,
         version: StateVersion,
     ) {
-        if self.0.len() == TIMELINE_MAX {
-            self.0.pop_front();
+        if self.entries.len() == TIMELINE_MAX {
+            self.before = self.entries.pop_front().map(|oldest| oldest.to);
+        } else if self.entries.is_empty() {
+            self.before = from;
         }
-        self.0.push_back(Entry { at, from, to, reason, version });
+        let ms = at.as_millis();
+        let at_s = u32::try_from(ms / 1_000).unwrap_or(u32::MAX);
+        let at_ms = u16::try_from(ms % 1_000).unwrap_or(0);
+        self.entries.push_back(Entry { version, at_s, at_ms, to, reason });
+    }
+
+    fn rows(&self, now: BootTime) -> Vec<TimelineRow> {
+        let befores = std::iter::once(self.before).chain(self.entries.iter().map(|entry| Some(entry.to)));
+        let row = |(entry, from): (&Entry, Option<State>)| TimelineRow {
+            ago_ms: u64::try_from(now.since(entry.at()).as_millis()).unwrap_or(u64::MAX),
+            from: from.map(State::name),
+            to: entry.to.name(),
+            reason: entry.reason.name(),
+            state_version: entry.version.0,
+        };
+        self.entries.iter().zip(befores).map(row).collect()
     }
 }
 
@@ -77,13 +106,7 @@ impl Engine {
         view: &dyn ContextView,
     ) -> Option<SessionDetail> {
         let session = self.sessions.get(&id)?;
-        let rows = session.timeline.0.iter().map(|entry| TimelineRow {
-            ago_ms: u64::try_from(now.since(entry.at).as_millis()).unwrap_or(u64::MAX),
-            from: entry.from.map(State::name),
-            to: entry.to.name(),
-            reason: entry.reason.name(),
-            state_version: entry.version.0,
-        });
-        Some(SessionDetail { session: self.session_status(session, now, view), timeline: rows.collect() })
+        let timeline = session.timeline.rows(now);
+        Some(SessionDetail { session: self.session_status(session, now, view), timeline })
     }
 }

@@ -63,7 +63,7 @@ impl World {
         let hard = self.settings.policy.rekey_hard;
         let bound = session.binding.as_ref().filter(|binding| binding.slot == header.slot);
         let former = session.former.as_ref().filter(|former| former.slot == header.slot);
-        let bound_keys = bound.map_or_else(Vec::new, |binding| binding.known_keys(hard, view));
+        let bound_keys = bound.map_or_else(Box::default, |binding| binding.known_keys(hard, view));
         let (origin, keys) = match (bound, former) {
             (Some(binding), _) if binding.keys.is_none() => {
                 return self.counters.count(Counter::SampleWithoutKey);
@@ -96,7 +96,12 @@ impl World {
             return self.report(session, at.now, Reason::ReplayDetected, kind);
         }
         match origin {
-            Origin::Former => self.counters.count(Counter::SampleOfFormerBinding),
+            Origin::Former => {
+                // It went nowhere: its binding is unbound. Somebody held it back, or the path did.
+                self.counters.count(Counter::SampleOfFormerBinding);
+                let kind = AuditKind::Security { violation: Violation::DualActiveAttempt };
+                self.report(session, at.now, Reason::NotApplicable, kind);
+            }
             Origin::Bound
                 if session.binding.as_ref().is_some_and(|b| b.remote == at.remote && b.local == at.local) =>
             {

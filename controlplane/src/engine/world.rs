@@ -119,6 +119,8 @@ pub(super) struct World {
     pub(super) commands: VecDeque<TableCommand>,
     pub(super) transmits: VecDeque<Transmit>,
     pub(super) lines: VecDeque<Line>,
+    /// What the operator says who is ending sessions right now.
+    pub(super) note: Option<Box<str>>,
     /// Records of JOURNAL; `None` while there is no JOURNAL.
     pub(super) journal: Option<Places>,
     /// The durable store; `None` if sessions are not stored.
@@ -167,6 +169,7 @@ impl World {
             commands: VecDeque::new(),
             transmits: VecDeque::new(),
             lines: VecDeque::new(),
+            note: None,
             journal: None,
             store: None,
             adopted: Vec::new(),

@@ -2,7 +2,8 @@
 
 use crate::rig::{PATH_A, PATH_B, Rig, peer_settings};
 use jvpn_abi::Reason;
-use jvpn_controlplane::engine::PeersChanged;
+use jvpn_controlplane::audit::{AuditKind, Encoder, NOTE_MAX};
+use jvpn_controlplane::engine::{AdminCommand, PeersChanged};
 use jvpn_session::Policy;
 
 /// R5.3: a new allow-list touches only those whom it changes: one stays, one is revoked, one changes, one is new.
@@ -62,4 +63,31 @@ fn r6_4_the_timeline_of_a_session() {
             .session_detail(jvpn_session::messages::SessionId([0; 16]), rig.now, &rig.tables.contexts)
             .is_none()
     );
+}
+
+/// R6.1: an operator's words stand in the audit event of the end that they belong to and in no other: bounded, on one line,
+/// and escaped whatever they contain.
+#[test]
+fn r6_1_an_operators_words_stand_in_the_audit_event() {
+    let mut rig = Rig::new(Policy::default());
+    let encoder = Encoder { node_id: "gw1".into(), unix_offset_ms: 0 };
+    let said = "lost \"laptop\", ticket 7\n{\u{1b}[2Jé}";
+    let long = "x".repeat(10_000);
+    for (peer, why, kept) in [
+        (0, said, Some("lost \"laptop\", ticket 7{[2Jé}".to_owned())),
+        (1, long.as_str(), Some("x".repeat(NOTE_MAX))),
+        // And nothing is left of the words before.
+        (2, " \n\t ", None),
+    ] {
+        let client = rig.attached(peer);
+        let end = AdminCommand::TerminateSession(client.session());
+        rig.engine.handle_admin_because(rig.now, &end, why, &rig.tables.contexts).unwrap();
+        rig.pump();
+        assert_eq!(rig.state(&client), ("TERMINATED", Reason::AdminTerminate));
+        let line = rig.lines.iter().rfind(|line| matches!(line.event.kind, AuditKind::Termination { .. }));
+        let text = encoder.encode(line.unwrap());
+        assert!(!text.contains(['\n', '\u{1b}']), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json.get("note").and_then(|note| note.as_str()), kept.as_deref());
+    }
 }

@@ -6,6 +6,7 @@ use crate::rig::{Answers, PATH_A, PATH_B, PATH_C, Rig, UNIX_OFFSET_MS};
 use jvpn_abi::wire::MsgType;
 use jvpn_abi::wire::reset::Reset;
 use jvpn_abi::{Endpoint, Reason};
+use jvpn_controlplane::audit::{AuditKind, Line};
 use jvpn_controlplane::engine::{AdminCommand, Counter, TableEvent};
 use jvpn_controlplane::store::writer::{Outcome, Request};
 use jvpn_controlplane::store::{
@@ -130,7 +131,7 @@ pub(crate) fn refused(rig: &mut Rig, client: &mut Client, path: Endpoint) -> (Re
     (reject.reason, reject.retry_after_ms)
 }
 
-/// R1.2, R1.3, R7.3: the same SessionId after both processes died, the next term, one STATE_CHANGE for the load, ATTACHED
+/// R1.2, R1.3, R6.1, R7.3: the same SessionId after both processes died, the next term, one STATE_CHANGE for the load, ATTACHED
 /// with the first frame; then everything goes on, and the next death again raises the term.
 #[test]
 fn r7_3_the_same_session_after_both_processes_died() {
@@ -159,6 +160,16 @@ fn r7_3_the_same_session_after_both_processes_died() {
     }
     let events = rig.events();
     assert_eq!(events.iter().filter(|name| **name == "SESSION_CREATED").count(), 1);
+    let acquired = |line: &Line| match line.event.kind {
+        AuditKind::OwnerAcquired { term } => Some((line.event.session.unwrap().1, term, line.event.reason?)),
+        _ => None,
+    };
+    let acquired: Vec<_> = rig.lines.iter().filter_map(acquired).collect();
+    assert_eq!(
+        acquired,
+        [1, 2, 3].map(|term| (StateVersion::first(term), term, Reason::OwnerRestart)),
+        "R6.1"
+    );
     assert_eq!(rig.counter(Counter::SessionsLoaded), 1);
     rig.check_audit();
     // It ends like any other, and leaves the store.

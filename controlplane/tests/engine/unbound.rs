@@ -4,6 +4,7 @@ use crate::rig::{PATH_A, PATH_B, PATH_C, Rig, endpoint};
 use jvpn_abi::Reason;
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{MsgType, SlotId};
+use jvpn_controlplane::audit::{AuditKind, Violation};
 use jvpn_controlplane::engine::{AdminCommand, Counter};
 use jvpn_session::Policy;
 use jvpn_session::messages::ControlMessage;
@@ -78,6 +79,38 @@ fn r1_1_held_back_data_of_the_former_binding_is_only_counted() {
     }
     assert_eq!(rig.counter(Counter::SampleOfFormerBinding), 5);
     assert_eq!(rig.state(&client).0, "ATTACHED");
+}
+
+/// R6.1, R1.1: the same is on record as DUAL_ACTIVE_ATTEMPT, every packet counted and summarised; what does not
+/// open, or was accepted before, is no such attempt.
+#[test]
+fn r6_1_data_of_the_former_binding_is_on_record() {
+    let mut rig = Rig::new(Policy::default());
+    let mut client = rig.attached(0);
+    let held_back: Vec<_> = (1..300).map(|counter| client.sample(client.newest(), counter)).collect();
+    let accepted = client.sample(client.newest(), 0);
+    client.switch(&mut rig, PATH_B());
+    let before = rig.status(&client).state_version;
+    let mut forged = held_back[0].clone();
+    *forged.last_mut().unwrap() ^= 1;
+    rig.ask_in_vain(PATH_A(), &accepted);
+    rig.ask_in_vain(PATH_A(), &forged);
+    let attempts = |rig: &Rig| -> Vec<u64> {
+        let kind = AuditKind::Security { violation: Violation::DualActiveAttempt };
+        let ours = rig.lines.iter().filter(|line| line.event.kind == kind);
+        ours.map(|line| 1 + line.suppressed.unwrap()).collect()
+    };
+    assert!(attempts(&rig).is_empty());
+    for datagram in &held_back {
+        rig.ask_in_vain(PATH_A(), datagram);
+        rig.wait(Duration::from_millis(10));
+    }
+    rig.frame(client.slot(), PATH_B());
+    rig.wait(Duration::from_secs(2));
+    let lines = attempts(&rig);
+    assert_eq!(lines.iter().sum::<u64>(), 299);
+    assert!(lines.len() <= 8, "in three seconds: {lines:?}");
+    assert_eq!((rig.status(&client).state_version, rig.state(&client).0), (before, "ATTACHED"));
 }
 
 /// I13: the gateway gave a path up that the client still uses: its DATA brings a hint, not silence.

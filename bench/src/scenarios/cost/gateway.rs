@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use jvpn_abi::tables::{BindingWord, InstallOp};
+use jvpn_abi::tables::{BindingWord, InstallOp, PROBE_SAMPLES, ProbeSample};
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_controlplane::engine::{
@@ -13,6 +13,7 @@ use jvpn_controlplane::engine::{
 };
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_session::Policy;
+use jvpn_session::quality::Counts;
 
 use crate::simulation::dice::Dice;
 use crate::simulation::gateway::node::NodeMemory;
@@ -23,6 +24,8 @@ const LOCAL: Endpoint = Endpoint::v4([198, 51, 100, 1], 4_500);
 const SLOTS: u32 = 1 << 17;
 /// What peers announce as the interval to their next probe.
 const INTERVAL_MS: u32 = 25_000;
+/// The same under traffic.
+const PROBE_MS: u32 = 200;
 const START: BootTime = BootTime::from_millis(5_000_000);
 
 /// What the workers know of a slot.
@@ -40,6 +43,8 @@ struct Contexts {
     now: BootTime,
     /// Looks at silence: one per timer that fires.
     looks: Cell<u64>,
+    /// Whether clients probe as under traffic, so that quality is measured.
+    probing: bool,
 }
 
 impl Contexts {
@@ -54,7 +59,7 @@ impl ContextView for Contexts {
         Some(self.now)
     }
     fn peer_interval_ms(&self, _: u32) -> Option<u32> {
-        Some(INTERVAL_MS)
+        Some(if self.probing { PROBE_MS } else { INTERVAL_MS })
     }
     fn confirmed(&self, slot_index: u32, word: BindingWord) -> bool {
         self.slot(slot_index).is_some_and(|slot| slot.confirmed && slot.word == Some(word))
@@ -74,8 +79,12 @@ impl ContextView for Contexts {
     fn traffic(&self, _: u32) -> Traffic {
         Traffic::default()
     }
-    fn probed(&self, _: u32) -> Option<Probed> {
-        None
+    fn probed(&self, slot_index: u32) -> Option<Probed> {
+        let key = self.slot(slot_index).filter(|_| self.probing)?.sending_key;
+        let probes = self.now.as_millis() / u64::from(PROBE_MS);
+        let counts = [Some(Counts { key, end: probes * 10, received: probes * 10 }), None];
+        let sample = ProbeSample { rtt_us: 20_000, change_us: 1_000 }.encode();
+        Some(Probed { probes, up: counts, down: counts, samples: [sample; PROBE_SAMPLES] })
     }
 }
 
@@ -118,7 +127,7 @@ impl Gateway {
         let mut engine = Engine::new(settings, secret, node, Box::new(Dice::new(seed, 2)), START);
         engine.keep_journal(capacity);
         let slots = vec![Slot::default(); SLOTS as usize];
-        let contexts = Contexts { slots, now: START, looks: Cell::new(0) };
+        let contexts = Contexts { slots, now: START, looks: Cell::new(0), probing: false };
         let mut gateway = Self {
             engine,
             contexts,
@@ -159,6 +168,11 @@ impl Gateway {
     #[must_use]
     pub const fn looks(&self) -> u64 {
         self.contexts.looks.get()
+    }
+
+    /// From here on clients probe as under traffic.
+    pub const fn probe(&mut self) {
+        self.contexts.probing = true;
     }
 
     /// Time passes, and nothing fires: what is due fires with the next [`Self::wait`].

@@ -304,6 +304,10 @@ impl Measuring<'_> {
             }
         }
         self.octets.insert("with a full history", self.crowd.heap_per_session());
+        // Until all that is kept of a path's quality is there.
+        self.crowd.gateway.probe();
+        self.crowd.wait(ROUND_DISTANCE);
+        self.octets.insert("with a full history and quality", self.crowd.heap_per_session());
         Ok(())
     }
 }

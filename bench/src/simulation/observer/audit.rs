@@ -154,6 +154,8 @@ impl AuditTrail {
             | AuditKind::RateLimit { .. }
             | AuditKind::Policy { .. }
             | AuditKind::StoreRecords { .. }
+            | AuditKind::OwnerAcquired { .. }
+            | AuditKind::OwnerTransferred { .. }
             | AuditKind::TelemetryDegraded { .. } => Ok(()),
         }
     }
