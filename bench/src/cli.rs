@@ -14,7 +14,7 @@ use crate::scenarios::{cost, demo, flood};
 use crate::simulate::{self, Seeds};
 use crate::simulation::KeyKind;
 use crate::simulation::churn::Profile;
-use crate::timeline;
+use crate::{timeline, timing};
 
 /// Benches and demonstrates Jumping VPN on one machine, in network namespaces of its own.
 #[derive(Debug, Parser)]
@@ -56,6 +56,12 @@ enum Verb {
     Simulate(Box<SimulateArgs>),
     /// Judges audit logs of a gateway by the schema, the table of transitions and the invariants, and by nothing else.
     CheckEvents(CheckEventsArgs),
+    /// Whether a comparison of secrets tells by its time where two values differ. Needs no root.
+    ///
+    /// Times each check of the product with values that are wrong in their first and in their last octet, in random order,
+    /// and shows Welch's t over both. Beyond 4.5 they differ. Two comparisons that stop early are measured beside ours and
+    /// must be found. Use a release build on a quiet machine.
+    Timing(TimingArgs),
     /// Removes what killed runs left: network namespaces, processes, files.
     Sweep,
 }
@@ -77,6 +83,16 @@ struct DemoArgs {
     /// Where report, events, logs and configuration go.
     #[arg(long, default_value = "target/demo", value_name = "DIR")]
     out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct TimingArgs {
+    /// Timed calls of each comparison.
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = value_parser!(u32).range(1_000..=100_000_000))]
+    samples: u32,
+    /// Seed of the order in which the two classes come.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    seed: u64,
 }
 
 #[derive(Debug, Args)]
@@ -199,6 +215,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
         Verb::Model(args) => run_model(args.deep),
         Verb::Cost(args) => run_cost(args),
+        Verb::Timing(TimingArgs { samples, seed }) => timing::run(timing::Options { samples, seed }),
         Verb::Simulate(args) => run_simulate(*args),
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
@@ -333,6 +350,7 @@ mod tests {
             Cli::try_parse_from(["jvpn-bench", "cost", "--sessions", "1000,65536", "--storm", "0"]).is_ok()
         );
         assert!(Cli::try_parse_from(["jvpn-bench", "cost", "--rounds", "4"]).is_err(), "no median of so few");
+        assert!(Cli::try_parse_from(["jvpn-bench", "timing", "--samples", "5000"]).is_ok());
         assert!(
             Cli::try_parse_from(["jvpn-bench", "flood", "--attack", "flapping", "--seconds", "2"]).is_ok()
         );

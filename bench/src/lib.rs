@@ -19,3 +19,4 @@ pub mod simulation;
 pub mod status;
 pub mod swarm;
 pub mod timeline;
+pub mod timing;

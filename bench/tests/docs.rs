@@ -364,7 +364,8 @@ fn samples() -> Vec<AuditKind> {
     ];
     let violations = [Violation::ReplayDetected, Violation::AuthFail, Violation::UnknownPeer];
     let violations = violations.map(|violation| AuditKind::Security { violation });
-    let limits = [LimitScope::Session, LimitScope::Global].map(|scope| AuditKind::RateLimit { scope });
+    let limits = [LimitScope::Session, LimitScope::Global, LimitScope::Edge]
+        .map(|scope| AuditKind::RateLimit { scope });
     kinds.into_iter().chain(violations).chain(limits).collect()
 }
 

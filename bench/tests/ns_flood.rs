@@ -7,7 +7,7 @@ use std::process::Command;
 use jvpn_bench::scenarios::flood::Attack;
 use serde_json::Value;
 
-/// R3.2, R7.1, R1.9: beside every attack honest sessions lose their paths and come back, none is lost, none has two
+/// R3.2, R6.1, R7.1, R1.9: beside every attack honest sessions lose their paths and come back, none is lost, none has two
 /// bindings, none switches more often than policy allows; memory and tables are as they were; an unproven address never
 /// gets more octets than it sent; the audit log does not flood.
 #[test]
@@ -62,4 +62,16 @@ fn r3_2_every_bound_holds_beside_every_attack() {
     let valid = phases.iter().find(|phase| phase["name"] == "reattach-valid").unwrap();
     assert!(number(&valid["attack"]["granted"]) > 0.0, "the malicious peer was never let in: {valid:#}");
     assert!(count("reattach-random", "edge", "edge_limited") > 0, "the edge limited nothing");
+    // What only XDP saw is on record all the same: as many as were told to the control plane, in few lines.
+    assert!(count("reattach-random", "control_plane", "edge_refused") > 0, "nobody told of it");
+    let audit = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
+    let lines = audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told: Vec<_> = lines.filter(|line| line["scope"] == "edge").collect();
+    assert!(!told.is_empty() && told.len() < 10 * phases.len(), "{} lines", told.len());
+    let refused: u64 = told.iter().map(|line| 1 + line["suppressed"].as_u64().unwrap()).sum();
+    let counted: u64 = phases
+        .iter()
+        .map(|phase| count(phase["name"].as_str().unwrap(), "control_plane", "edge_refused"))
+        .sum();
+    assert!(refused >= counted, "{refused} on record, {counted} counted within the phases");
 }

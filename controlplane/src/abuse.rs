@@ -124,7 +124,19 @@ impl Abuse {
 
     /// Something from this address was refused.
     pub fn note(&mut self, now: BootTime, remote: Endpoint, address: Address, reason: Reason) {
-        if Class::of(reason).is_none() {
+        self.note_many(now, remote, address, reason, 1);
+    }
+
+    /// So many times.
+    pub fn note_many(
+        &mut self,
+        now: BootTime,
+        remote: Endpoint,
+        address: Address,
+        reason: Reason,
+        times: u64,
+    ) {
+        if Class::of(reason).is_none() || times == 0 {
             return;
         }
         self.since.get_or_insert(now);
@@ -141,13 +153,17 @@ impl Abuse {
             seen: 0,
         });
         self.order.remove(&(source.count, source.seen, prefix));
-        source.count += 1;
-        source.proven += u64::from(address == Address::Proven);
+        source.count = source.count.saturating_add(times);
+        if address == Address::Proven {
+            source.proven = source.proven.saturating_add(times);
+        }
         source.latest = remote;
         source.seen = self.seen;
-        *source.reasons.entry(reason).or_default() += 1;
+        let of_source = source.reasons.entry(reason).or_default();
+        *of_source = of_source.saturating_add(times);
         self.order.insert((source.count, source.seen, prefix));
-        *self.totals.entry(reason).or_default() += 1;
+        let total = self.totals.entry(reason).or_default();
+        *total = total.saturating_add(times);
     }
 
     fn give_way(&mut self) {

@@ -33,6 +33,8 @@ const EXIT_PATIENCE_MS: u16 = 1_000;
 /// Records of JOURNAL beyond `max_sessions`: its head, and births that will replace a session. Slots have no such spare:
 /// the data plane should have twice as many as there may be sessions.
 const JOURNAL_SPARE: u32 = 1_024;
+/// How often the edge is asked what it refused, while there is something to expect.
+const EDGE_EVERY: Duration = Duration::from_secs(1);
 /// Datagrams handled before the reports are looked at again.
 const DATAGRAMS_PER_TURN: usize = 64;
 /// Longest sleep: what depends on CONTEXT without a timer is at most this late.
@@ -78,6 +80,9 @@ pub struct Shell {
     legacy: Option<Legacy>,
     last_contexts: Option<Mapping<Context>>,
     next_connect: BootTime,
+    /// When the edge is asked what it refused. Its buckets are full until something has passed them, so a datagram that
+    /// comes here starts this, and silence ends it.
+    edge_due: Option<BootTime>,
     waiting_told: bool,
     buffer: Vec<u8>,
     unsent: u64,
@@ -110,6 +115,7 @@ impl Shell {
             legacy: None,
             last_contexts: None,
             next_connect: BootTime(0),
+            edge_due: None,
             waiting_told: false,
             buffer: vec![0; MAX_DATAGRAM],
             unsent: 0,
@@ -140,6 +146,7 @@ impl Shell {
             if woken.datagrams {
                 self.datagrams()?;
             }
+            self.edge();
             let now = clock::now();
             if self.engine.poll_timeout().is_some_and(|due| due <= now) {
                 self.engine.handle_timeout(now, &contexts(&self.tables, &self.last_contexts));
@@ -286,6 +293,9 @@ impl Shell {
         if self.tables.is_none() {
             until = until.min(self.next_connect);
         }
+        if let Some(due) = self.edge_due {
+            until = until.min(due);
+        }
         let mut fds = vec![
             PollFd::new(self.shutdown.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.status.listener().as_fd(), PollFlags::POLLIN),
@@ -361,7 +371,22 @@ impl Shell {
         }
     }
 
+    /// Asks the edge what it refused, if it is time.
+    fn edge(&mut self) {
+        let now = clock::now();
+        if self.edge_due.is_none_or(|due| now < due) {
+            return;
+        }
+        let refusals = self.tables.as_mut().and_then(Tables::edge_refusals);
+        self.edge_due = refusals.is_some().then(|| now.after(EDGE_EVERY));
+        if let Some(refusals) = refusals {
+            self.engine.handle_edge(now, &refusals);
+            self.drain();
+        }
+    }
+
     fn datagrams(&mut self) -> Result<(), RunError> {
+        self.edge_due.get_or_insert(clock::now().after(EDGE_EVERY));
         for _ in 0..DATAGRAMS_PER_TURN {
             let Some(tables) = &self.tables else { return Ok(()) };
             let received = udp::receive(tables.udp(), &mut self.buffer)

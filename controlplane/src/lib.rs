@@ -9,6 +9,7 @@ pub mod abuse;
 pub mod admin;
 pub mod audit;
 pub mod config;
+pub mod edge;
 pub mod engine;
 pub mod io;
 pub mod journal;

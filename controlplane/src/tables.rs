@@ -3,11 +3,13 @@
 //! Orders of stores are the contract of `docs/ARCHITECTURE.md`; what is read here comes from another process and is
 //! believed only within its bounds.
 
+use crate::edge::{Edge, EdgeRefusals};
 use crate::engine::{ContextView, HandleChange, Kept, Probed, TableCommand, TableEvent, Traffic};
 use crate::journal::Journal;
 use crate::reports::Reading;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as EdgeHandles, Map, MapData, MapError};
+use jvpn_abi::edge::HandleEntry;
 use jvpn_abi::tables::{
     BindingEntry, BindingWord, Context, InstallEntry, InstallOp, KeyState, MAX_WORKERS, Reports,
 };
@@ -34,8 +36,8 @@ pub enum TablesError {
     /// A table could not be mapped.
     #[error(transparent)]
     Mapping(#[from] TableError),
-    /// ROUTES is not the map that it should be.
-    #[error("table ROUTES: {0}")]
+    /// A table of the XDP programs is not the map that it should be.
+    #[error("table ROUTES, HANDLES or EDGE: {0}")]
     Routes(#[from] MapError),
     /// The data plane says something impossible.
     #[error("the data plane offers {0}; are both processes of one release?")]
@@ -88,7 +90,8 @@ pub struct Tables {
     process: OwnedFd,
     bindings: Bindings,
     routes: LpmTrie<MapData, [u8; 16], u32>,
-    handles: EdgeHandles<MapData, [u8; 8], u8>,
+    handles: EdgeHandles<MapData, [u8; 8], [u64; 3]>,
+    edge: Edge,
     led: HashMap<(u32, [u8; 16]), u32>,
     mailbox: KeyMailbox,
     contexts: Mapping<Context>,
@@ -165,6 +168,7 @@ impl Tables {
             report_bell,
             handles,
             journal,
+            edge,
         ] = fixed;
         let journal = JournalHandout {
             fd: journal,
@@ -185,6 +189,7 @@ impl Tables {
             bindings: Bindings::map(bindings.as_fd(), welcome.slots)?,
             routes: LpmTrie::try_from(Map::LpmTrie(MapData::from_fd(routes)?))?,
             handles: EdgeHandles::try_from(Map::HashMap(MapData::from_fd(handles)?))?,
+            edge: Edge::open(edge)?,
             led: HashMap::new(),
             mailbox: KeyMailbox::map(keys.as_fd())?,
             contexts,
@@ -355,12 +360,25 @@ impl Tables {
     /// Tells the edge of a handle. What it does not learn only costs the request its reserved share.
     pub fn tell_edge(&mut self, change: HandleChange) {
         let outcome = match change {
-            HandleChange::Known(handle) => self.handles.insert(handle, 1, 0),
+            HandleChange::Known(handle) => {
+                self.handles.insert(handle, bytemuck::cast::<_, [u64; 3]>(HandleEntry::FRESH), 0)
+            }
+            HandleChange::Shown(handle) => {
+                self.handles.insert(handle, bytemuck::cast::<_, [u64; 3]>(HandleEntry::SHOWN), 0)
+            }
             HandleChange::Forgotten(handle) => self.handles.remove(&handle),
         };
         if let Err(error) = outcome {
             tracing::debug!(%error, "HANDLES not updated");
         }
+    }
+
+    /// What the edge has refused since this was last asked; `None` if that is nothing, or cannot be had.
+    pub fn edge_refusals(&mut self) -> Option<EdgeRefusals> {
+        self.edge.poll().unwrap_or_else(|error| {
+            tracing::debug!(%error, "EDGE cannot be read");
+            None
+        })
     }
 
     fn put(

@@ -8,6 +8,7 @@ use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use jvpn_abi::limit::Rate;
 use jvpn_abi::tables::{EDGE_CLASSES, Gate};
 use jvpn_abi::{CONTRACT_VERSION, DropReason};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -155,7 +156,7 @@ pub fn counters(bpf: &Ebpf) -> Result<Vec<(DropReason, u64)>> {
 /// If there is no such map.
 pub fn table_fd<'a>(bpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
     let map = bpf.map(name).ok_or_else(|| anyhow!("the XDP object has no map {name}"))?;
-    let (Map::Array(data) | Map::LpmTrie(data) | Map::HashMap(data)) = map else {
+    let (Map::Array(data) | Map::LpmTrie(data) | Map::HashMap(data) | Map::PerCpuArray(data)) = map else {
         bail!("map {name} has an unexpected type")
     };
     let data: &MapData = data;
@@ -183,6 +184,11 @@ fn write_gate(bpf: &mut Ebpf, config: &Config, lan_mac: Mac) -> Result<()> {
         // One source mostly hashes to one CPU, so its limit is not divided: it is a bound, not a share.
         source: [Limits::per_cpu(limits.source_per_second, 1); EDGE_CLASSES],
         sample: Limits::per_cpu(limits.sample_per_second, cpus),
+        // One bucket for all CPUs.
+        handle: Rate {
+            per_second: limits.handle_per_second,
+            burst: limits.handle_per_second.saturating_mul(2),
+        },
     };
     set_gate(bpf, gate)
 }

@@ -98,6 +98,8 @@ pub struct Limits {
     pub known_handles_per_second: u32,
     /// Reattach requests with any other handle.
     pub unknown_handles_per_second: u32,
+    /// Reattach requests with one and the same handle before those with others go first; twice as many at once.
+    pub handle_per_second: u32,
     /// Handshakes.
     pub handshakes_per_second: u32,
     /// Control messages inside sessions and path probes.
@@ -113,6 +115,7 @@ impl Default for Limits {
         Self {
             known_handles_per_second: 10_000,
             unknown_handles_per_second: 1_000,
+            handle_per_second: 10,
             handshakes_per_second: 4_000,
             session_per_second: 20_000,
             source_per_second: 1_000,
@@ -196,6 +199,7 @@ impl Config {
         for (key, rate) in [
             ("known_handles_per_second", self.limits.known_handles_per_second),
             ("unknown_handles_per_second", self.limits.unknown_handles_per_second),
+            ("handle_per_second", self.limits.handle_per_second),
             ("handshakes_per_second", self.limits.handshakes_per_second),
             ("session_per_second", self.limits.session_per_second),
             ("source_per_second", self.limits.source_per_second),
@@ -331,6 +335,7 @@ mod tests {
             ("[tunnel]", "[tunnel]\nclient_to_client = 3", "client_to_client"),
             ("[tunnel]", "[limits]\nknown_handles_per_second = 0\n[tunnel]", "known_handles_per_second"),
             ("[tunnel]", "[limits]\nunknown_handles_per_second = 0\n[tunnel]", "unknown_handles_per_second"),
+            ("[tunnel]", "[limits]\nhandle_per_second = 0\n[tunnel]", "handle_per_second"),
             ("[tunnel]", "[limits]\nhandshakes_per_second = 0\n[tunnel]", "handshakes_per_second"),
             ("[tunnel]", "[limits]\nsession_per_second = 0\n[tunnel]", "session_per_second"),
             ("[tunnel]", "[limits]\nsource_per_second = 0\n[tunnel]", "source_per_second"),

@@ -253,6 +253,7 @@ impl<'a> Gateway<'a> {
         let tables = ["BINDINGS", "ROUTES", "GATE", "HANDLES"].map(|name| self.steering.table(name));
         let [bindings, routes, gate, handles] = tables;
         let (bindings, routes, gate, handles) = (bindings?, routes?, gate?, handles?);
+        let edge = self.steering.table("EDGE")?;
         let mut send = vec![
             bindings.as_fd(),
             routes.as_fd(),
@@ -265,6 +266,7 @@ impl<'a> Gateway<'a> {
             threads.report_bell.as_fd(),
             handles.as_fd(),
             shared.journal.fd.as_fd(),
+            edge.as_fd(),
         ];
         send.extend(threads.links.iter().map(|links| links.queues.bell.as_fd()));
         let workers = u32::try_from(threads.links.len()).unwrap_or(0);

@@ -24,6 +24,9 @@ const PORT: u16 = 4500;
 const REMOTE: ([u8; 4], u16) = ([203, 0, 113, 9], 40_000);
 const LOCAL: [u8; 4] = [198, 51, 100, 1];
 
+#[path = "xdp/edge.rs"]
+mod edge;
+
 struct Loaded {
     bpf: Ebpf,
     bindings: Bindings,
@@ -34,6 +37,8 @@ fn loaded(class: Rate, sample: Rate) -> Loaded {
 }
 
 fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample: Rate) -> Loaded {
+    // A network without addresses and routes, whatever this host has: nothing is forwarded.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
     let mut bpf = attach::load(SLOTS).unwrap();
     let gate = Gate {
         contract_version: CONTRACT_VERSION,
@@ -45,6 +50,7 @@ fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample
         class,
         source,
         sample,
+        handle: PER_HANDLE,
     };
     attach::set_gate(&mut bpf, gate).unwrap();
     for name in ["wan", "lan"] {
@@ -56,6 +62,9 @@ fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample
 }
 
 const PLENTY: Rate = Rate { per_second: 1_000_000, burst: 1_000_000 };
+const PER_HANDLE: Rate = Rate { per_second: 1_000, burst: 1_000 };
+/// [`HandleEntry::FRESH`] as the table's value.
+const FRESH: [u64; 3] = [0; 3];
 
 impl Loaded {
     /// Runs a program on a frame; returns its action and the frame afterwards.
@@ -68,6 +77,22 @@ impl Loaded {
         let result = steer.test_run(options).unwrap();
         out.truncate(result.data_size_out as usize);
         (result.return_value, out)
+    }
+
+    /// Sets how often one handle may be asked for.
+    fn set_handle_rate(&mut self, handle: Rate) {
+        let still = Rate { per_second: 1, burst: 100 };
+        let gate = Gate {
+            contract_version: CONTRACT_VERSION,
+            port: PORT,
+            fence_deadline_ns: u64::MAX,
+            class: [still; EDGE_CLASSES],
+            source: [PLENTY; EDGE_CLASSES],
+            sample: PLENTY,
+            handle,
+            ..Gate::default()
+        };
+        attach::set_gate(&mut self.bpf, gate).unwrap();
     }
 
     fn counters(&self) -> BTreeMap<DropReason, u64> {
@@ -85,6 +110,7 @@ impl Loaded {
             class: [PLENTY; EDGE_CLASSES],
             source: [PLENTY; EDGE_CLASSES],
             sample: PLENTY,
+            handle: PER_HANDLE,
         };
         attach::set_gate(&mut self.bpf, gate).unwrap();
     }
@@ -185,8 +211,9 @@ fn classes_and_sources_have_their_own_shares() {
     let mut x = loaded_with(class, [few(5); EDGE_CLASSES], PLENTY);
     core_affinity::set_for_current(core_affinity::CoreId { id: 0 });
     let known = [0xee; 8];
-    let mut handles: HashMap<_, [u8; 8], u8> = HashMap::try_from(x.bpf.map_mut("HANDLES").unwrap()).unwrap();
-    handles.insert(known, 1, 0).unwrap();
+    let mut handles: HashMap<_, [u8; 8], [u64; 3]> =
+        HashMap::try_from(x.bpf.map_mut("HANDLES").unwrap()).unwrap();
+    handles.insert(known, FRESH, 0).unwrap();
     let datagram = |kind: u8, handle: [u8; 8]| {
         let mut payload = vec![kind; 256];
         payload[4..12].copy_from_slice(&handle);
@@ -205,7 +232,8 @@ fn classes_and_sources_have_their_own_shares() {
     assert_eq!(passed(&|n| from(200, n, &datagram(0x24, known))), 5);
     assert_eq!(passed(&|n| from(n + 100, 1, &datagram(0x24, known))), 20);
     assert_eq!(x.counters()[&DropReason::SourceLimited], 15);
-    let mut handles: HashMap<_, [u8; 8], u8> = HashMap::try_from(x.bpf.map_mut("HANDLES").unwrap()).unwrap();
+    let mut handles: HashMap<_, [u8; 8], [u64; 3]> =
+        HashMap::try_from(x.bpf.map_mut("HANDLES").unwrap()).unwrap();
     handles.remove(&known).unwrap();
     assert_eq!(
         x.run("wan", &from(250, 1, &datagram(0x24, known))).0,

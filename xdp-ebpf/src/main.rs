@@ -5,6 +5,7 @@
 #![no_main]
 
 mod frame;
+mod route;
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
@@ -14,6 +15,7 @@ use aya_ebpf::maps::{Array, HashMap, LruPerCpuHashMap, PerCpuArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
 use frame::Frame;
+use jvpn_abi::edge::{EdgeLedger, EdgeLimit, HandleEntry};
 use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_abi::steer::{self, ControlFrame, DataFrame, View, WanClass};
 use jvpn_abi::tables::{
@@ -40,7 +42,9 @@ static LIMITS: PerCpuArray<EdgeBuckets> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static SOURCES: LruPerCpuHashMap<SourceKey, Bucket> = LruPerCpuHashMap::with_max_entries(MAX_SOURCES, 0);
 #[map]
-static HANDLES: HashMap<[u8; 8], u8> = HashMap::with_max_entries(MAX_HANDLES, NO_PREALLOC);
+static HANDLES: HashMap<[u8; 8], HandleEntry> = HashMap::with_max_entries(MAX_HANDLES, NO_PREALLOC);
+#[map]
+static EDGE: PerCpuArray<EdgeLedger> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
 #[map]
@@ -54,6 +58,11 @@ pub fn wan(ctx: XdpContext) -> u32 {
     let Some(gate) = GATE.get(0) else { return xdp_action::XDP_PASS };
     match steer::classify_wan(&Frame::of(&ctx), gate.port) {
         WanClass::Kernel => pass(DropReason::PassedToKernel),
+        WanClass::Data(data) => bound_data(&ctx, gate, &data),
+        // A gateway that also routes: what is on its way to somebody else is not ours, whatever its port.
+        WanClass::Control(_) | WanClass::Refused(_) if route::is_forwarded(&ctx) => {
+            pass(DropReason::PassedToKernel)
+        }
         WanClass::Control(datagram) => control(&ctx, gate, &datagram),
         WanClass::Refused(reason) => {
             if gate.log != 0 {
@@ -61,7 +70,6 @@ pub fn wan(ctx: XdpContext) -> u32 {
             }
             dropped(reason)
         }
-        WanClass::Data(data) => bound_data(&ctx, gate, &data),
     }
 }
 
@@ -89,17 +97,27 @@ pub fn lan(ctx: XdpContext) -> u32 {
     redirect(&LAN_XSKS, &ctx)
 }
 
-/// First the sender's own share, then that of the class: who floods uses up his own first.
+/// First the sender's own share, then that of the class: who floods uses up his own first. Within the class of known
+/// handles those go first whose handle is not asked for all the time.
 #[inline(always)]
 fn control(ctx: &XdpContext, gate: &Gate, datagram: &ControlFrame) -> u32 {
     let now = boot_time();
-    // SAFETY: the value is only looked at for its presence.
-    let class = datagram.class(&Frame::of(ctx), |handle| unsafe { HANDLES.get(handle) }.is_some());
+    let mut entry = None;
+    let class = datagram.class(&Frame::of(ctx), |handle| {
+        entry = HANDLES.get_ptr_mut(handle);
+        entry.is_some()
+    });
     let (source_rate, class_rate) = rates(gate, class);
     let key = SourceKey { prefix: steer::source_prefix(&datagram.remote), class: class as u32 };
     if !take_of_source(&key, now, source_rate) {
-        return dropped(DropReason::SourceLimited);
+        return refused(DropReason::SourceLimited, class, EdgeLimit::Source, datagram);
     }
+    let left = match entry {
+        // SAFETY: the entry stays until this program is done (RCU). Another CPU may write it at the same time: words are
+        // stored whole, and `HandleEntry` says what is lost then.
+        Some(entry) => unsafe { (*entry).ask(now, gate.handle) }.leaves(class_rate.burst),
+        None => 0,
+    };
     let Some(buckets) = LIMITS.get_ptr_mut(0) else { return xdp_action::XDP_DROP };
     // SAFETY: a per-CPU element is only touched by this CPU, and XDP does not nest on one CPU.
     let bucket = unsafe { &mut *buckets };
@@ -109,11 +127,21 @@ fn control(ctx: &XdpContext, gate: &Gate, datagram: &ControlFrame) -> u32 {
         EdgeClass::Handshake => &mut bucket.class[2],
         EdgeClass::Session => &mut bucket.class[3],
     };
-    if bucket.take(now, class_rate) {
+    if bucket.take_leaving(now, class_rate, left) {
         pass(DropReason::ControlPassed)
     } else {
-        dropped(DropReason::EdgeLimited)
+        refused(DropReason::EdgeLimited, class, EdgeLimit::Class, datagram)
     }
+}
+
+/// Counted, and written down for the control plane.
+#[inline(always)]
+fn refused(reason: DropReason, class: EdgeClass, limit: EdgeLimit, datagram: &ControlFrame) -> u32 {
+    if let Some(ledger) = EDGE.get_ptr_mut(0) {
+        // SAFETY: a per-CPU element is only touched by this CPU, and XDP does not nest on one CPU.
+        unsafe { (*ledger).note(class as u32, limit, datagram.remote.addr) };
+    }
+    dropped(reason)
 }
 
 /// Indexed by constants: the verifier then needs no bounds check.
@@ -141,12 +169,19 @@ fn take_of_source(key: &SourceKey, now: BootTime, rate: Rate) -> bool {
 
 #[inline(always)]
 fn bound_data(ctx: &XdpContext, gate: &Gate, data: &DataFrame) -> u32 {
-    if steer::fenced(gate, boot_time) {
-        return dropped(DropReason::Fenced);
-    }
-    let Some(entry) = BINDINGS.get(data.slot.index()) else { return dropped(DropReason::SlotOutOfRange) };
-    match steer::admit(data, entry) {
+    let admitted = if steer::fenced(gate, boot_time) {
+        Err(DropReason::Fenced)
+    } else {
+        match BINDINGS.get(data.slot.index()) {
+            Some(entry) => steer::admit(data, entry),
+            None => Err(DropReason::SlotOutOfRange),
+        }
+    };
+    match admitted {
+        // A binding names one of our addresses: nobody has to be asked whose it is.
         Ok(()) => redirect(&WAN_XSKS, ctx),
+        Err(_) if route::is_forwarded(ctx) => pass(DropReason::PassedToKernel),
+        Err(reason @ (DropReason::Fenced | DropReason::SlotOutOfRange)) => dropped(reason),
         Err(reason) => sample(ctx, gate, data, reason),
     }
 }

@@ -89,6 +89,6 @@ mod tests {
         });
         let complaint = schema.complaint(&line).unwrap();
         assert!(complaint.contains("BORED") && complaint.contains("reason_code"), "{complaint}");
-        assert_eq!(schema.kinds.len(), 13);
+        assert_eq!(schema.kinds.len(), 14);
     }
 }

@@ -27,6 +27,8 @@ fn shared_tables_are_the_codes() {
         ("ROUTES", format!("{} + 4", size_of::<tables::RouteKey>())),
         ("GATE", size_of::<tables::Gate>().to_string()),
         ("LIMITS", size_of::<tables::EdgeBuckets>().to_string()),
+        ("HANDLES", format!("8 + {}", size_of::<jvpn_abi::edge::HandleEntry>())),
+        ("EDGE", thousands(size_of::<jvpn_abi::edge::EdgeLedger>())),
         ("SOURCES", format!("{} + 16", size_of::<tables::SourceKey>())),
         ("KEYS", size_of::<tables::InstallEntry>().to_string()),
         ("CONTEXT", thousands(size_of::<tables::Context>())),

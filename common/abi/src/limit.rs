@@ -27,6 +27,9 @@ pub struct Rate {
 }
 
 impl Bucket {
+    /// Full at its first use.
+    pub const FULL: Self = Self { micro_tokens: 0, refilled_ns: 0 };
+
     /// Takes one token if there is one.
     #[inline(always)]
     pub fn take(&mut self, now: BootTime, rate: Rate) -> bool {

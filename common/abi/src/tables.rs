@@ -136,6 +136,9 @@ pub struct Gate {
     pub source: [Rate; EDGE_CLASSES],
     /// Limit for samples of unbound DATA, per CPU.
     pub sample: Rate,
+    /// How often one known handle may be asked for before others go first, on all CPUs together
+    /// ([`crate::edge::HandleEntry`]).
+    pub handle: Rate,
 }
 
 /// Classes of control datagrams at the edge. Each has its own share, so that a flood of one cannot starve another.

@@ -207,6 +207,8 @@ pub enum LimitScope {
     Session,
     /// The node's.
     Global,
+    /// Those of the XDP program: nobody else saw what they refused.
+    Edge,
 }
 
 impl LimitScope {
@@ -214,6 +216,7 @@ impl LimitScope {
         match self {
             Self::Session => "session",
             Self::Global => "global",
+            Self::Edge => "edge",
         }
     }
 }

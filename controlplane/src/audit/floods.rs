@@ -58,18 +58,24 @@ pub struct Floods(Vec<Flood>);
 impl Floods {
     /// Passes an event on, or counts it. State changes and other single events always pass.
     pub fn pass(&mut self, event: AuditEvent, now: BootTime) -> Option<Line> {
+        self.pass_many(event, 1, now)
+    }
+
+    /// The same for one that stands for so many.
+    pub fn pass_many(&mut self, event: AuditEvent, occurrences: u64, now: BootTime) -> Option<Line> {
+        let others = occurrences.saturating_sub(1);
         let Some(class) = Class::of(&event.kind) else { return Some(event.into()) };
         if let Some(flood) = self.0.iter_mut().find(|f| f.class == class && f.reason == event.reason) {
             if now < flood.opens_at {
-                flood.suppressed += 1;
+                flood.suppressed = flood.suppressed.saturating_add(occurrences);
                 flood.last = event;
                 return None;
             }
-            let suppressed = std::mem::take(&mut flood.suppressed);
+            let suppressed = std::mem::take(&mut flood.suppressed).saturating_add(others);
             flood.opens_at = now.after(FLOOD_INTERVAL);
             return Some(Line { event, suppressed: Some(suppressed) });
         }
-        let line = Line { event: event.clone(), suppressed: Some(0) };
+        let line = Line { event: event.clone(), suppressed: Some(others) };
         if self.0.len() < KINDS_MAX {
             let opens_at = now.after(FLOOD_INTERVAL);
             self.0.push(Flood { class, reason: event.reason, opens_at, suppressed: 0, last: event });

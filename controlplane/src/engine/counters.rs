@@ -134,6 +134,8 @@ counters! {
     StoreRecordsRemoved = "store_records_removed";
     /// Births and ends that the session store did not take.
     StoreFailed = "store_failed";
+    /// Datagrams that the edge refused, as far as this process has read of them.
+    EdgeRefused = "edge_refused";
     /// Bindings for which there was no slot.
     NoSlot = "no_slot";
     /// What could not be made durable.
@@ -162,6 +164,10 @@ fn bump<K: Ord>(map: &mut BTreeMap<K, u64>, key: K) {
 impl Counters {
     pub(super) fn count(&mut self, counter: Counter) {
         bump(&mut self.single, counter);
+    }
+    pub(super) fn count_many(&mut self, counter: Counter, times: u64) {
+        let count = self.single.entry(counter).or_default();
+        *count = count.saturating_add(times);
     }
     pub(super) fn handshake_refused(&mut self, reason: Reason) {
         bump(&mut self.handshake_refused, reason);

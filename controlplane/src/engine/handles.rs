@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, VecDeque};
 pub enum HandleChange {
     /// Requests with this handle belong to a session here.
     Known([u8; 8]),
+    /// They still do, but the handle stood in a request: others may have it.
+    Shown([u8; 8]),
     /// They no longer do.
     Forgotten([u8; 8]),
 }
@@ -19,8 +21,17 @@ pub enum HandleChange {
 /// Whether a handle names a generation that a request may be made under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
-    Living,
+    /// Yes, and only its client knows it.
+    Fresh,
+    /// Yes, and whoever watches the wire has it.
+    Shown,
     Erased,
+}
+
+impl Standing {
+    const fn is_living(self) -> bool {
+        matches!(self, Self::Fresh | Self::Shown)
+    }
 }
 
 /// Handle → session.
@@ -40,22 +51,31 @@ impl Handles {
     }
 
     pub(super) fn insert(&mut self, handle: [u8; 8], session: SessionId) {
-        let before = self.sessions.insert(handle, (session, Standing::Living));
-        if before.is_none_or(|(_, standing)| standing == Standing::Erased) {
+        let before = self.sessions.get(&handle).map(|(_, standing)| *standing);
+        if before.is_none_or(|standing| !standing.is_living()) {
+            self.sessions.insert(handle, (session, Standing::Fresh));
             self.changes.push_back(HandleChange::Known(handle));
+        }
+    }
+
+    /// A request was made with it: from now on it gives way to handles that nobody has seen.
+    pub(super) fn show(&mut self, handle: [u8; 8]) {
+        if let Some((_, standing @ Standing::Fresh)) = self.sessions.get_mut(&handle) {
+            *standing = Standing::Shown;
+            self.changes.push_back(HandleChange::Shown(handle));
         }
     }
 
     /// The generation is erased: whoever uses its handle from now on replays.
     pub(super) fn erase(&mut self, handle: [u8; 8], session: SessionId) {
         let before = self.sessions.insert(handle, (session, Standing::Erased));
-        if before.is_some_and(|(_, standing)| standing == Standing::Living) {
+        if before.is_some_and(|(_, standing)| standing.is_living()) {
             self.changes.push_back(HandleChange::Forgotten(handle));
         }
     }
 
     pub(super) fn remove(&mut self, handle: &[u8; 8]) {
-        if self.sessions.remove(handle).is_some_and(|(_, standing)| standing == Standing::Living) {
+        if self.sessions.remove(handle).is_some_and(|(_, standing)| standing.is_living()) {
             self.changes.push_back(HandleChange::Forgotten(*handle));
         }
     }
@@ -63,8 +83,11 @@ impl Handles {
     /// Tells a data plane that has just come up of all that live.
     pub(super) fn announce_all(&mut self) {
         self.changes.clear();
-        let living = self.sessions.iter().filter(|(_, (_, standing))| *standing == Standing::Living);
-        self.changes.extend(living.map(|(handle, _)| HandleChange::Known(*handle)));
+        self.changes.extend(self.sessions.iter().filter_map(|(handle, (_, standing))| match standing {
+            Standing::Fresh => Some(HandleChange::Known(*handle)),
+            Standing::Shown => Some(HandleChange::Shown(*handle)),
+            Standing::Erased => None,
+        }));
     }
 
     pub(super) fn poll_change(&mut self) -> Option<HandleChange> {
@@ -111,6 +134,14 @@ mod tests {
         assert_eq!(told(&mut handles), [known(b)]);
         handles.remove(&a);
         assert_eq!((told(&mut handles), handles.get(&a)), (vec![], None));
+        // What stood in a request is told so once, and a data plane that comes back is told so, too.
+        handles.insert(b, session);
+        handles.show(b);
+        handles.show(b);
+        handles.insert(b, session);
+        assert_eq!(told(&mut handles), [HandleChange::Shown(b)]);
+        handles.announce_all();
+        assert_eq!(told(&mut handles), [HandleChange::Shown(b)]);
         // Adopted from JOURNAL, it was never told of.
         handles.erase(a, session);
         assert_eq!((told(&mut handles), handles.get(&a)), (vec![], Some(session)));

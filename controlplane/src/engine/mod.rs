@@ -17,6 +17,7 @@ mod bindings;
 mod control;
 mod counters;
 mod durable;
+mod edge;
 mod find;
 mod handles;
 mod handshake;

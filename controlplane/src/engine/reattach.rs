@@ -255,6 +255,10 @@ impl World {
             (Generation::Confirmed, Some(replaced)) => self.forget_handle(replaced.handle),
             (Generation::Confirmed | Generation::Pending, None) => {}
         }
+        // The generation that was confirmed by now named this request, or one before.
+        if let Some(confirmed) = &session.confirmed {
+            self.handles.show(confirmed.handle.0);
+        }
     }
 
     /// A failure that meets silence.

@@ -1,0 +1,133 @@
+//! Whether a comparison of secrets tells by its time where two values differ (R2.5): a measurement in the manner of
+//! dudect (Reparaz, Balasch, Verbauwhede, "Dude, is my code constant time?", DATE 2017).
+//!
+//! Two classes of input that both are refused, one wrong in its first octet, one in its last, in random order; Welch's t
+//! over the times of both. A comparison that stops at the first difference is measured beside ours, and must be found:
+//! otherwise the measurement says nothing. It depends on machine and build, so nothing in CI asserts it.
+
+mod subjects;
+mod welch;
+
+use crate::timeline;
+use anyhow::{Result, bail};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use std::hint::black_box;
+use std::time::Instant;
+use subjects::{Expected, Subject, subjects};
+use welch::{Sample, strongest};
+
+/// Beyond this |t| the classes differ: one false alarm in 150,000 measurements of normal noise.
+pub const THRESHOLD: f64 = 4.5;
+/// Calls before the first that counts.
+const WARM_UP: usize = 2_000;
+
+/// What is wrong with an input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    /// Its first octet.
+    First,
+    /// Its last.
+    Last,
+}
+
+/// What to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Timed calls of each subject.
+    pub samples: u32,
+    /// Seed of the classes' order.
+    pub seed: u64,
+}
+
+/// Measures every subject and prints a line for each.
+///
+/// # Errors
+/// If a comparison of ours shows a difference, or one that stops early shows none.
+pub fn run(options: Options) -> Result<()> {
+    timeline::print(&format!(
+        "{:<42} {:>9} {:>9} {:>9}   verdict (|t| > {THRESHOLD} is a difference)",
+        "comparison", "first ns", "last ns", "t"
+    ));
+    let mut wrong = Vec::new();
+    for mut subject in subjects()? {
+        if !subject.takes_the_right_value() {
+            bail!("{} refuses the right value: nothing would be measured", subject.name());
+        }
+        let samples = measure(&mut *subject, options);
+        let t = strongest(&samples);
+        let (verdict, is_right) = judge(subject.expected(), t);
+        let (first, last) = (mean(&samples, Class::First), mean(&samples, Class::Last));
+        timeline::print(&format!("{:<42} {first:>9.1} {last:>9.1} {t:>9.2}   {verdict}", subject.name()));
+        if !is_right {
+            wrong.push(format!("{}: {verdict}", subject.name()));
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("{}; repeat it on a quiet machine, in a release build", wrong.join("; "));
+    }
+    Ok(())
+}
+
+fn judge(expected: Expected, t: f64) -> (&'static str, bool) {
+    match (expected, t.abs() > THRESHOLD) {
+        (Expected::Constant, false) => ("no difference", true),
+        (Expected::Constant, true) => ("DIFFERENCE", false),
+        (Expected::Leak, true) => ("difference found, as it must be", true),
+        (Expected::Leak, false) => ("MISSED: the measurement shows nothing", false),
+    }
+}
+
+fn measure(subject: &mut dyn Subject, options: Options) -> Vec<Sample> {
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let mut samples = Vec::with_capacity(options.samples as usize);
+    let total = WARM_UP + options.samples as usize;
+    for number in 0..total {
+        let class = if rng.next_u32() & 1 == 0 { Class::First } else { Class::Last };
+        subject.prepare(class);
+        let start = Instant::now();
+        for _ in 0..subject.repeats() {
+            black_box(subject.judges_wrong());
+        }
+        let took_ns = start.elapsed().as_nanos() as f64 / f64::from(subject.repeats());
+        if number >= WARM_UP {
+            samples.push(Sample { class, took_ns });
+        }
+    }
+    samples
+}
+
+fn mean(samples: &[Sample], class: Class) -> f64 {
+    let of = samples.iter().filter(|sample| sample.class == class);
+    let (count, sum) = of.fold((0_u32, 0.0), |(n, sum), sample| (n + 1, sum + sample.took_ns));
+    sum / f64::from(count.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R2.5: every subject takes the right value and refuses both classes: what is timed is the comparison.
+    #[test]
+    fn r2_5_what_is_timed_refuses_both_classes_and_takes_the_right_value() {
+        let all = subjects().unwrap();
+        assert!(
+            all.iter().any(|subject| subject.expected() == Expected::Leak),
+            "a measurement that can fail"
+        );
+        for mut subject in all {
+            assert!(subject.takes_the_right_value(), "{}", subject.name());
+            for class in [Class::First, Class::Last] {
+                subject.prepare(class);
+                assert!(subject.judges_wrong(), "{}: {class:?}", subject.name());
+            }
+        }
+    }
+
+    /// R2.5: the verdict is wrong in both directions.
+    #[test]
+    fn r2_5_a_difference_of_ours_and_a_leak_that_is_missed_fail_the_run() {
+        assert!(judge(Expected::Constant, 1.0).1 && judge(Expected::Leak, -60.0).1);
+        assert!(!judge(Expected::Constant, -5.0).1 && !judge(Expected::Leak, 4.0).1);
+    }
+}
