@@ -52,3 +52,13 @@ pub fn configure(places: &Places, policy: &str, peers: &[Peer]) -> Result<()> {
     }
     fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))
 }
+
+/// Adds lines to the end of a process' configuration.
+///
+/// # Errors
+/// The file that `deployment::prepare` made is not there.
+pub fn append(places: &Places, role: Role, lines: &str) -> Result<()> {
+    let path = places.config_dir.join(role.config_file());
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    fs::write(&path, text + lines).with_context(|| format!("cannot write {}", path.display()))
+}

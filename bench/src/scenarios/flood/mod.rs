@@ -5,7 +5,6 @@ mod attack;
 mod audit;
 mod gun;
 mod lab;
-mod measure;
 mod report;
 mod rogue;
 
@@ -13,15 +12,15 @@ pub use attack::Attack;
 pub use report::Report;
 
 use std::fs;
-use std::io::{Write, stderr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jvpn_rig::{Interrupt, Rig};
 
 use crate::deployment::{self, Deployment, Role, Settings};
 use crate::result::{Environment, write_json};
+use crate::scenarios::progress::Progress;
 use crate::swarm::{gateway, network};
 use crate::timeline;
 use audit::Audit;
@@ -41,17 +40,6 @@ const MEMORY_PEAK_KIB: u64 = 64 << 10;
 const MEMORY_STAYS_KIB: u64 = 16 << 10;
 /// What a phase takes beside its rounds: set-up, coming back.
 const PHASE_EXTRA: Duration = Duration::from_secs(2);
-
-/// Tells a waiting person how far it is; the result alone goes to standard output.
-#[derive(Clone, Copy, Debug)]
-struct Progress(Instant);
-
-impl Progress {
-    fn say(self, text: &str) {
-        // Nobody may be there to read it.
-        let _told = writeln!(stderr().lock(), "  {:8.3}  {text}", self.0.elapsed().as_secs_f64());
-    }
-}
 
 /// How the result is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +74,7 @@ pub struct Options {
 /// # Errors
 /// A part could not be set up or ended by itself; interrupted.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
-    let progress = Progress(Instant::now());
+    let progress = Progress::start();
     progress.say(&format!("setting up: a gateway, {} honest sessions, attackers", options.sessions));
     let settings = Settings {
         bin_dir: deployment::find_programs()?,

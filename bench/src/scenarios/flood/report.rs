@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::measure::Memory;
 use crate::result::{Environment, Quantiles};
+use crate::scenarios::measure::Memory;
 use crate::timeline::print;
 
 /// The result.
