@@ -24,7 +24,8 @@ fn run(args: &[&str]) -> (Value, tempfile::TempDir) {
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r7_4_a_storm_and_a_killed_control_plane_lose_nobody() {
-    let (result, dir) = run(&["sessions", "--sessions", "400", "--births-per-second", "200", "--steady", "2"]);
+    let (result, dir) =
+        run(&["sessions", "--sessions", "400", "--births-per-second", "200", "--steady", "2"]);
     assert_eq!(
         (&result["valid"], &result["failures"]),
         (&Value::from(true), &Value::from(Vec::<Value>::new()))

@@ -21,7 +21,7 @@ use verdict::Trend;
 
 /// Everything that a session can have ends soon: keys, memories of the lost.
 const POLICY: &str = "preset = \"edge\"\nmax_switches_per_min = 60\nreattach_global_per_second = 1000000\n\
-                      recovery_window = \"5s\"\ntransport_loss_ttl = \"5s\"\nrekey_soft = \"5s\"\n\
+                      recovery_window = \"5s\"\ntransport_loss_ttl = \"5s\"\nrekey_soft = \"2s\"\n\
                       rekey_hard = \"60s\"\nvolatile_loss_percent = 100\nvolatile_rtt = \"1min\"\n\
                       volatile_jitter = \"1min\"\n";
 /// Sessions fall into so many parts; in each round other parts go through each change.
