@@ -66,11 +66,32 @@ pub(super) struct Summary {
 impl Summary {
     /// By how much counters have risen since `before`; only those that did.
     pub(super) fn risen(&self, before: &Self) -> BTreeMap<String, u64> {
-        let risen = self.counters.iter().map(|(name, now)| {
-            let then = before.counters.get(name).copied().unwrap_or_default();
-            (name.clone(), now.saturating_sub(then))
-        });
-        risen.filter(|(_, count)| *count > 0).collect()
+        risen(&before.counters, &self.counters)
+    }
+}
+
+/// By how much counters have risen; only those that did.
+pub(super) fn risen(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let risen = after.iter().map(|(name, now)| {
+        let then = before.get(name).copied().unwrap_or_default();
+        (name.clone(), now.saturating_sub(then))
+    });
+    risen.filter(|(_, count)| *count > 0).collect()
+}
+
+/// Adds the numbers of a status document by their names, those of deeper levels with the names above them.
+fn add_numbers(prefix: &str, value: &Value, into: &mut BTreeMap<String, u64>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                add_numbers(&format!("{prefix}.{name}"), value, into);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| add_numbers(prefix, item, into)),
+        Value::Number(number) => {
+            *into.entry(prefix.to_owned()).or_default() += number.as_u64().unwrap_or_default();
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
     }
 }
 
@@ -161,6 +182,16 @@ impl<'a> Stage<'a> {
                 .filter_map(|(name, count)| Some((name, count.as_u64()?)))
                 .collect(),
         })
+    }
+
+    /// Counters of XDP and, added up, of the workers and their sockets.
+    pub(super) fn data_plane_counters(&self) -> Result<BTreeMap<String, u64>> {
+        let status = status::query(&self.places.data_plane_socket(), "status")?;
+        let mut counters = BTreeMap::new();
+        for (name, prefix) in [("xdp_counters", "xdp"), ("workers", "workers")] {
+            add_numbers(prefix, status.get(name).unwrap_or(&Value::Null), &mut counters);
+        }
+        Ok(counters)
     }
 
     /// Asks an operator's request of the control plane.

@@ -16,7 +16,7 @@ use jvpn_rig::Interrupt;
 use super::cost::bound;
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
-use super::stage::{Plan, Stage, policy_lines};
+use super::stage::{Plan, Stage, policy_lines, risen};
 use crate::result::{Durations, write_json};
 use crate::simulation::dice::Dice;
 use crate::timeline;
@@ -220,6 +220,7 @@ impl Run<'_> {
     fn steady(&mut self, report: &Report, progress: &Progress) -> Result<Steady> {
         progress.say(&format!("holding them for {} s", self.options.steady.as_secs()));
         let before = self.stage.settle_markers()?;
+        let counters = self.stage.data_plane_counters()?;
         self.stage.swarm.quiet(false)?;
         let (from, began) = (self.sample(), Instant::now());
         self.stage.pass(self.options.steady)?;
@@ -232,6 +233,7 @@ impl Run<'_> {
             markers_sent: sent,
             markers_lost: sent.saturating_sub(after.replied - before.replied),
             recoveries: after.recoveries - before.recoveries,
+            data_plane: risen(&counters, &self.stage.data_plane_counters()?),
             cpu: report::Shares::between(from.as_ref(), to.as_ref(), seconds),
             octets_per_session: report::Growth::between(
                 report.empty.as_ref(),

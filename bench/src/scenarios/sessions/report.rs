@@ -117,6 +117,8 @@ pub struct Steady {
     pub markers_lost: u64,
     /// Sessions that took their path for dead.
     pub recoveries: u64,
+    /// Counters of the data plane that rose.
+    pub data_plane: BTreeMap<String, u64>,
     /// Processor time, percent of one core.
     pub cpu: Shares,
     /// By how much each process is larger than with no session.
