@@ -133,7 +133,7 @@ impl<'a> Stage<'a> {
         };
         let peers: Vec<_> = secrets.iter().enumerate().map(peer).collect();
         gateway::configure(&places, &plan.policy, &peers)?;
-        gateway::append(&places, Role::DataPlane, EDGE_LIMITS)?;
+        gateway::size_data_plane(&places, members, EDGE_LIMITS)?;
         let mut deployment = Deployment::new(&settings, &places);
         for role in [Role::DataPlane, Role::ControlPlane] {
             deployment.launch(&rig, role, interrupt)?;
