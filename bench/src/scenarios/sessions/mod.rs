@@ -6,6 +6,7 @@ mod search;
 
 pub use search::search_and_print;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -265,7 +266,7 @@ impl Run<'_> {
         let (after, to) = (self.stage.summary()?, self.sample());
         self.stage.swarm.heal(0..total)?;
         let recoveries = self.stage.swarm.take_recoveries()?;
-        let mut first: std::collections::BTreeMap<usize, BootTime> = std::collections::BTreeMap::new();
+        let mut first: BTreeMap<usize, BootTime> = BTreeMap::new();
         let mut attempts = 0;
         for recovery in &recoveries {
             first.entry(recovery.member).or_insert(recovery.at);
