@@ -10,11 +10,15 @@ use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, flood};
+use crate::scenarios::{cost, demo, flood, sessions, soak};
 use crate::simulate::{self, Seeds};
 use crate::simulation::KeyKind;
 use crate::simulation::churn::Profile;
+use crate::swarm::network::MEMBERS_MAX;
 use crate::{timeline, timing};
+
+/// Sessions in bulk, unless a number is given.
+const SESSIONS: usize = 10_000;
 
 /// Benches and demonstrates Jumping VPN on one machine, in network namespaces of its own.
 #[derive(Debug, Parser)]
@@ -52,6 +56,19 @@ enum Verb {
         jvpn-bench cost --sessions 1000 --storm 0         a look in a few seconds\n  \
         jvpn-bench cost --sessions 10000 --rounds 11      steadier medians")]
     Cost(CostArgs),
+    /// Sessions in bulk on a real gateway: births, memory and processor time, storms, and the death of the control plane.
+    ///
+    /// Every session is a production agent's; all agents are in one process. All lose their path at once and come back;
+    /// then the control plane is killed and started again under them. The run fails if a session or a marker is lost or
+    /// doubled, if adoption takes too long, or if the audit log breaks a rule. Aims of the reference machine that are
+    /// missed are marked MISS and do not fail the run.
+    #[command(after_help = "Examples:\n  \
+        jvpn-bench sessions --sessions 10000\n  \
+        jvpn-bench sessions --sessions 65533 --births-per-second 240\n  \
+        jvpn-bench sessions --search                      the most that this machine sustains")]
+    Sessions(SessionsArgs),
+    /// Births, moves, rekeys and ends for minutes: memory and descriptors of the gateway must stay where they are.
+    Soak(SoakArgs),
     /// Lives through worlds of many mobile hosts on virtual time, one per seed, and judges every step.
     Simulate(Box<SimulateArgs>),
     /// Judges audit logs of a gateway by the schema, the table of transitions and the invariants, and by nothing else.
@@ -144,6 +161,68 @@ struct FloodArgs {
 }
 
 #[derive(Debug, Args)]
+struct SessionsArgs {
+    /// Sessions; with `--search` the most that are tried, all that the tables hold unless given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MEMBERS_MAX as i64))]
+    sessions: Option<u32>,
+    /// Looks for the highest number of sessions that this machine sustains.
+    #[arg(long)]
+    search: bool,
+    /// A [policy] for the gateway, or a configuration that has one; a policy without limits in a storm's way otherwise.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Handshakes begun per second; the node's own limit is 500, and from 250 on it asks for cookies.
+    #[arg(long, default_value_t = 450, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000))]
+    births_per_second: u32,
+    /// Milliseconds between two markers of a session; chosen so that there are at most 5,000 per second in all otherwise.
+    #[arg(long, value_name = "MS", value_parser = value_parser!(u64).range(10..=600_000))]
+    marker_ms: Option<u64>,
+    /// Seconds for which all sessions are held in peace.
+    #[arg(long, default_value_t = 10, value_name = "S", value_parser = value_parser!(u64).range(1..=86_400))]
+    steady: u64,
+    /// Only these storms, in this order; all of them otherwise.
+    #[arg(long = "storm", value_name = "STORM", value_enum, conflicts_with = "search")]
+    storms: Vec<sessions::Storm>,
+    /// Longest time from the kill of the control plane until all are adopted, for up to 10,000 sessions; more in
+    /// proportion.
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    adoption_bound: Duration,
+    /// Determines the keys of the peers.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    seed: u64,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Where result, audit, histograms, logs and configuration go.
+    #[arg(long, default_value = "target/sessions", value_name = "DIR")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct SoakArgs {
+    /// Minutes of churn; parts of one are allowed.
+    #[arg(long, default_value_t = 10.0, value_name = "M", value_parser = minutes)]
+    minutes: f64,
+    /// Sessions at any moment.
+    #[arg(long, default_value_t = 240, value_name = "N", value_parser = value_parser!(u32).range(12..=1_000))]
+    sessions: u32,
+    /// Determines the keys of the peers.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    seed: u64,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Where result, audit, logs and configuration go.
+    #[arg(long, default_value = "target/soak", value_name = "DIR")]
+    out: PathBuf,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|_| "no number".to_owned())?;
+    if (0.2..=10_080.0).contains(&minutes) { Ok(minutes) } else { Err("0.2 to 10080 minutes".to_owned()) }
+}
+
+#[derive(Debug, Args)]
 struct ModelArgs {
     /// Explores larger bounds: minutes instead of seconds, in a release build.
     #[arg(long)]
@@ -220,6 +299,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
         Verb::Flood(args) => run_flood(args),
+        Verb::Sessions(args) => run_sessions(args),
+        Verb::Soak(args) => run_soak(&args),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -329,6 +410,40 @@ fn run_flood(args: FloodArgs) -> Result<()> {
     flood::run_and_print(&options, show, &interrupt)
 }
 
+fn run_sessions(args: SessionsArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let many = if args.search { MEMBERS_MAX } else { SESSIONS };
+    let options = sessions::Options {
+        sessions: args.sessions.map_or(Ok(many), usize::try_from)?,
+        policy: args.policy,
+        births_per_second: args.births_per_second,
+        marker_interval: args.marker_ms.map(Duration::from_millis),
+        steady: Duration::from_secs(args.steady),
+        storms: if args.storms.is_empty() { sessions::Storm::ALL.into() } else { args.storms },
+        adoption_bound: args.adoption_bound,
+        seed: args.seed,
+        out_dir: made(&args.out)?,
+    };
+    if args.search {
+        sessions::search_and_print(&options, args.json, &interrupt)
+    } else {
+        sessions::run_and_print(&options, args.json, &interrupt)
+    }
+}
+
+fn run_soak(args: &SoakArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let options = soak::Options {
+        sessions: usize::try_from(args.sessions)?,
+        time: Duration::from_secs_f64(args.minutes * 60.0),
+        seed: args.seed,
+        out_dir: made(&args.out)?,
+    };
+    soak::run_and_print(&options, args.json, &interrupt)
+}
+
 /// The directory, made if it is not there, by its whole name.
 fn made(dir: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -356,6 +471,11 @@ mod tests {
         );
         assert!(Cli::try_parse_from(["jvpn-bench", "flood", "--attack", "kindness"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "flood", "--sessions", "0"]).is_err());
+        let sessions = |args: &[&str]| Cli::try_parse_from([&["jvpn-bench", "sessions"], args].concat());
+        assert!(sessions(&["--search"]).is_ok() && sessions(&["--search", "--storm", "link-down"]).is_err());
+        assert!(sessions(&["--sessions", "65533"]).is_ok() && sessions(&["--sessions", "65534"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.5"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.1"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-quiescence"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-such-bug"]).is_err());
         let simulate = |arg, value| Cli::try_parse_from(["jvpn-bench", "simulate", arg, value]);

@@ -123,6 +123,14 @@ impl Role {
         }
     }
 
+    /// What it is asked for while it starts: an answer that does not grow with the sessions.
+    const fn question(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "summary",
+            Self::Client | Self::DataPlane => "status",
+        }
+    }
+
     fn namespace(self, rig: &Rig) -> &Namespace {
         match self {
             Self::Client => rig.client(),
@@ -242,7 +250,7 @@ impl Deployment {
         wait::until(&format!("{program} answers"), START_PATIENCE, interrupt, || {
             process.check()?;
             self.check()?;
-            Ok(jvpn_host::status::query(&socket, "status").ok())
+            Ok(jvpn_host::status::query(&socket, role.question()).ok())
         })
         .with_context(|| format!("its last words:\n{}", process.last_words()))?;
         *self.place(role) = Some(process);
@@ -254,13 +262,14 @@ impl Deployment {
         if self.control_plane.is_none() || self.data_plane.is_none() {
             return Ok(());
         }
-        let has_met = |socket: PathBuf, field: &str, wanted: Value| -> Result<bool> {
-            Ok(jvpn_host::status::query(&socket, "status")?.get(field) == Some(&wanted))
+        let has_met = |socket: PathBuf, role: Role, field: &str, wanted: Value| -> Result<bool> {
+            Ok(jvpn_host::status::query(&socket, role.question())?.get(field) == Some(&wanted))
         };
         wait::until("control plane and data plane meet", START_PATIENCE, interrupt, || {
             self.check()?;
-            let met = has_met(self.places.data_plane_socket(), "control_plane_connected", true.into())?
-                && has_met(self.places.control_plane_socket(), "data_plane", "up".into())?;
+            let (data, control) = (Role::DataPlane, Role::ControlPlane);
+            let met = has_met(self.places.data_plane_socket(), data, "control_plane_connected", true.into())?
+                && has_met(self.places.control_plane_socket(), control, "data_plane", "up".into())?;
             Ok(met.then_some(()))
         })
         .with_context(|| format!("last words:\n{}", self.last_words()))

@@ -32,14 +32,17 @@ fn r3_2_every_bound_holds_beside_every_attack() {
     assert!(number(&result["switches_max"]) >= 1.0, "nobody switched: nothing is shown");
     let phases = result["phases"].as_array().unwrap();
     let names: Vec<_> = phases.iter().map(|phase| phase["name"].as_str().unwrap()).collect();
-    let wanted: Vec<_> = std::iter::once("quiet").chain(Attack::ALL.map(Attack::name)).collect();
+    let shot = Attack::ALL.into_iter().filter(|attack| *attack != Attack::Flapping);
+    let calm = shot.map(|attack| format!("{}-calm", attack.name()));
+    let full = Attack::ALL.map(|attack| attack.name().to_owned());
+    let wanted: Vec<_> = std::iter::once("quiet".to_owned()).chain(calm).chain(full).collect();
     assert_eq!(names, wanted);
     for phase in phases {
         let name = &phase["name"];
         assert!(number(&phase["honest"]["recovered"]) > 0.0, "{name}: no path was lost");
         let attack = &phase["attack"];
         if !attack.is_null() {
-            assert!(number(&attack["datagrams"]) > 100.0, "{name} sent nothing to speak of: {attack}");
+            assert!(number(&attack["datagrams"]) > 50.0, "{name} sent nothing to speak of: {attack}");
             assert!(number(&attack["amplification_max"]) <= 1.0, "{name}");
         }
     }
@@ -48,7 +51,7 @@ fn r3_2_every_bound_holds_beside_every_attack() {
         let phase = phases.iter().find(|one| one["name"] == phase).unwrap();
         phase[group][counter].as_u64().unwrap_or_default()
     };
-    // Under load who shows no cookie gets a RETRY instead of a judgement.
+    // Under load who shows no cookie gets a RETRY instead of a judgement; below its threshold the checks themselves judge.
     for (phase, counter) in [
         ("reattach-replayed", "reattach_rejected.REPLAY_DETECTED"),
         ("reattach-random", "reattach_rejected.SESSION_NOT_FOUND"),
@@ -56,8 +59,12 @@ fn r3_2_every_bound_holds_beside_every_attack() {
         ("handshakes", "handshake_refused.POLICY_DENY"),
         ("handshakes-junk", "handshake_refused.AUTH_FAIL"),
     ] {
-        let marks = count(phase, "control_plane", counter) + count(phase, "control_plane", "retry_sent");
+        let retries = |phase: &str| count(phase, "control_plane", "retry_sent");
+        let marks = count(phase, "control_plane", counter) + retries(phase);
         assert!(marks > 0, "{phase}: neither {counter} nor retry_sent rose: {result:#}");
+        let calm = format!("{phase}-calm");
+        let marks = count(&calm, "control_plane", counter);
+        assert!(marks > 0 && retries(&calm) == 0, "{calm}: {counter} {marks}: {result:#}");
     }
     let valid = phases.iter().find(|phase| phase["name"] == "reattach-valid").unwrap();
     assert!(number(&valid["attack"]["granted"]) > 0.0, "the malicious peer was never let in: {valid:#}");

@@ -1,7 +1,7 @@
 //! What may be asked over the status socket, and the answers. One line in, one JSON document out.
 
 use crate::config::Config;
-use crate::engine::{AdminCommand, ContextView, Engine};
+use crate::engine::{AdminCommand, ContextView, Engine, Status};
 use jvpn_abi::BootTime;
 use jvpn_host::memory::Memory;
 use jvpn_session::messages::SessionId;
@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 pub enum Request {
     /// The whole status.
     Status,
+    /// The status without its sessions: an answer that does not grow with them.
+    Summary,
     /// Sessions, without the rest.
     Sessions,
     /// One session with its timeline.
@@ -23,7 +25,7 @@ pub enum Request {
 }
 
 /// The requests, for those who guess.
-const KNOWN: &str = "status, sessions, session ID, terminate ID [WHY], terminate-peer NAME [WHY], \
+const KNOWN: &str = "status, summary, sessions, session ID, terminate ID [WHY], terminate-peer NAME [WHY], \
                      revoke-peer NAME [WHY], reload-peers";
 
 impl Request {
@@ -50,6 +52,7 @@ impl Request {
         };
         Ok(match verb {
             "" | "status" => Self::Status,
+            "summary" => Self::Summary,
             "sessions" => Self::Sessions,
             "session" => Self::Session(session()?),
             "terminate" => Self::Command(AdminCommand::TerminateSession(session()?), why),
@@ -92,7 +95,13 @@ pub fn answer(
         Err(message) => return json!({ "error": message }),
     };
     match request {
-        Request::Status => status(engine, around, now, view),
+        Request::Status => status(engine.status(now, view), around),
+        Request::Summary => {
+            let mut document = status(engine.summary(now), around);
+            // An empty list would say that there are none.
+            document.as_object_mut().map(|fields| fields.remove("sessions"));
+            document
+        }
         Request::Sessions => {
             json!({ "process": "jvpn-controlplane", "sessions": engine.status(now, view).sessions })
         }
@@ -111,8 +120,8 @@ pub fn answer(
     }
 }
 
-fn status(engine: &Engine, around: &Surroundings, now: BootTime, view: &dyn ContextView) -> Value {
-    let mut document = serde_json::to_value(engine.status(now, view)).unwrap_or(Value::Null);
+fn status(status: Status, around: &Surroundings) -> Value {
+    let mut document = serde_json::to_value(status).unwrap_or(Value::Null);
     if let Some(fields) = document.as_object_mut() {
         fields.insert("process".into(), json!("jvpn-controlplane"));
         fields.insert("pid".into(), json!(std::process::id()));
@@ -157,6 +166,7 @@ mod tests {
         let id = "00112233445566778899aabbccddeeff";
         let parsed: SessionId = id.parse().unwrap();
         assert_eq!(Request::parse(""), Ok(Request::Status));
+        assert_eq!(Request::parse("summary"), Ok(Request::Summary));
         assert_eq!(Request::parse(&format!("session {id}")), Ok(Request::Session(parsed)));
         let command = AdminCommand::TerminateSession(parsed);
         let why = "lost laptop, ticket 7".to_owned();

@@ -37,6 +37,8 @@ const JOURNAL_SPARE: u32 = 1_024;
 const EDGE_EVERY: Duration = Duration::from_secs(1);
 /// Datagrams handled before the reports are looked at again.
 const DATAGRAMS_PER_TURN: usize = 64;
+/// Datagrams handled before workers and installer are woken for what they caused.
+const DATAGRAMS_PER_RING: usize = 16;
 /// Longest sleep: what depends on CONTEXT without a timer is at most this late.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -132,6 +134,7 @@ impl Shell {
     pub fn run(mut self) -> Result<(), RunError> {
         loop {
             self.connect()?;
+            self.ring_bells();
             let woken = self.wait()?;
             if woken.shutdown {
                 return Ok(());
@@ -387,7 +390,10 @@ impl Shell {
 
     fn datagrams(&mut self) -> Result<(), RunError> {
         self.edge_due.get_or_insert(clock::now().after(EDGE_EVERY));
-        for _ in 0..DATAGRAMS_PER_TURN {
+        for handled in 0..DATAGRAMS_PER_TURN {
+            if handled % DATAGRAMS_PER_RING == 0 {
+                self.ring_bells();
+            }
             let Some(tables) = &self.tables else { return Ok(()) };
             let received = udp::receive(tables.udp(), &mut self.buffer)
                 .map_err(|cause| RunError::System { step: "receive a datagram", cause })?;
@@ -398,6 +404,12 @@ impl Shell {
             self.drain();
         }
         Ok(())
+    }
+
+    fn ring_bells(&mut self) {
+        if let Some(tables) = &mut self.tables {
+            tables.ring_bells();
+        }
     }
 
     /// Once all that was stored is loaded, and written to JOURNAL, JOURNAL is what counts.

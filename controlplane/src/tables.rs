@@ -104,6 +104,8 @@ pub struct Tables {
     welcome: Welcome,
     reading: Reading,
     waiting: VecDeque<Waiting>,
+    /// Who is to be woken by [`Self::ring_bells`].
+    unrung: Unrung,
 }
 
 impl Tables {
@@ -200,6 +202,7 @@ impl Tables {
                 welcome.context_kept != 0,
             ),
             waiting: VecDeque::new(),
+            unrung: Unrung::default(),
             reports,
             installer_bell: Doorbell::from_fd(installer_bell),
             report_bell: Doorbell::from_fd(report_bell),
@@ -307,12 +310,25 @@ impl Tables {
         &self.reports[0]
     }
 
-    fn request_unbind(&self, seq: u64) {
+    fn request_unbind(&mut self, seq: u64) {
         self.reports().requested_unbind_seq.store(seq, Ordering::SeqCst);
-        self.worker_bells.iter().for_each(Doorbell::ring);
+        self.unrung.workers = true;
     }
 
-    /// Carries out one command. What it causes is reported by [`Self::poll_events`], a refusal at once.
+    /// Wakes workers and installer, if there is something for them. Whoever is about to sleep, or has carried out many
+    /// commands, calls this: in a storm one ring then stands for many commands.
+    pub fn ring_bells(&mut self) {
+        let Unrung { workers, installer } = std::mem::take(&mut self.unrung);
+        if workers {
+            self.worker_bells.iter().for_each(Doorbell::ring);
+        }
+        if installer {
+            self.installer_bell.ring();
+        }
+    }
+
+    /// Carries out one command; [`Self::ring_bells`] follows. What it causes is reported by [`Self::poll_events`], a refusal
+    /// at once.
     #[must_use]
     pub fn carry_out(&mut self, command: TableCommand) -> Option<TableEvent> {
         match command {
@@ -410,9 +426,7 @@ impl Tables {
             self.waiting.pop_front();
             moved = true;
         }
-        if moved {
-            self.installer_bell.ring();
-        }
+        self.unrung.installer |= moved;
     }
 
     fn route_add(&mut self, prefix: &Prefix, slot_index: u32) {
@@ -446,6 +460,13 @@ impl Tables {
         // One element was mapped in `map`.
         self.reading.poll(&self.reports[0], &self.contexts, into);
     }
+}
+
+/// Bells that are to be rung.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unrung {
+    workers: bool,
+    installer: bool,
 }
 
 /// An entry that did not fit into the mailbox yet.

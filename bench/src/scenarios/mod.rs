@@ -3,6 +3,12 @@
 pub mod cost;
 pub mod demo;
 pub mod flood;
+mod measure;
+mod progress;
+mod sampler;
+pub mod sessions;
+pub mod soak;
+mod stage;
 
 // The rig knows the wire only as a stranger would; here both views meet.
 const _: () = assert!(jvpn_rig::DATA_OCTET == jvpn_abi::wire::MsgType::Data.octet());

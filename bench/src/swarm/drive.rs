@@ -1,8 +1,10 @@
 //! The swarm's thread: one `epoll` for all sockets, one ordered set for all timers, commands in between.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
@@ -13,13 +15,17 @@ use jvpn_host::clock;
 use jvpn_rig::Uplink;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::member::Member;
-use super::network::MEMBERS_MAX;
-use super::{MemberRecovery, MemberSpec, MemberView, SwarmSpec};
+use super::network::{self, MEMBERS_MAX};
+use super::ports::{PORTS, Ports};
+use super::{Census, MemberRecovery, MemberSpec, MemberView, SwarmSpec};
 
-/// The bell's place in `epoll`; members' sockets have two places each from 0 on.
+/// Datagrams taken from one socket before the others have their turn.
+const DATAGRAMS_PER_TURN: usize = 256;
+/// Timers served before the sockets have theirs: one of them may cost two Diffie-Hellman operations.
+const TIMERS_PER_TURN: usize = 64;
+/// The bell's place in `epoll`; the ports of the uplinks have theirs from 0 on.
 const BELL: u64 = u64::MAX;
 /// Longest wait: nothing may be missed for longer, whatever went wrong with a timer.
 const LONGEST_WAIT_MS: u128 = 1_000;
@@ -30,6 +36,12 @@ pub(super) enum Command {
     Attach { members: Range<usize>, per_second: u32 },
     Restart { members: Range<usize> },
     Rebind { members: Range<usize> },
+    Fail { members: Range<usize>, answer: Sender<BootTime> },
+    Heal { members: Range<usize> },
+    Vanish { members: Range<usize> },
+    Terminate { members: Range<usize> },
+    Quiet { quiet: bool, answer: Sender<()> },
+    Census { answer: Sender<Census> },
     Flap { members: Range<usize>, interval: Option<Duration> },
     Mark { answer: Sender<()> },
     View { answer: Sender<Vec<MemberView>> },
@@ -40,6 +52,9 @@ pub(super) enum Command {
 /// The thread's own.
 pub(super) struct Drive {
     members: Vec<Member>,
+    ports: Rc<Ports>,
+    /// The member at each outer address.
+    places: BTreeMap<Ipv4Addr, usize>,
     /// Each member with its next moment, as `scheduled` has it.
     timers: BTreeSet<(BootTime, usize)>,
     scheduled: Vec<BootTime>,
@@ -48,22 +63,6 @@ pub(super) struct Drive {
     bell: Arc<EventFd>,
     recoveries: Vec<MemberRecovery>,
     buffer: Box<[u8; 2_048]>,
-}
-
-/// Descriptors that this process needs for everything but members' sockets: observers, logs, namespaces.
-const DESCRIPTORS_OF_OTHERS: u64 = 256;
-
-/// Two sockets per member soon pass the soft limit of 1,024; the hard one may be taken without asking.
-fn allow_descriptors(needed: u64) -> Result<()> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of descriptors")?;
-    anyhow::ensure!(
-        needed <= hard,
-        "{needed} descriptors are needed, and {hard} allowed: raise `ulimit -Hn`"
-    );
-    if needed > soft {
-        setrlimit(Resource::RLIMIT_NOFILE, needed, hard).context("cannot raise the limit of descriptors")?;
-    }
-    Ok(())
 }
 
 /// Whether the loop goes on.
@@ -81,12 +80,20 @@ impl Drive {
         bell: Arc<EventFd>,
     ) -> Result<Self> {
         anyhow::ensure!(members.len() <= MEMBERS_MAX, "a swarm has at most {MEMBERS_MAX} members");
-        allow_descriptors(members.len() as u64 * 2 + DESCRIPTORS_OF_OTHERS)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?;
         epoll.add(bell.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        let ports = Rc::new(Ports::open().context("the swarm's sockets")?);
+        for uplink in Uplink::ALL {
+            for port in 0..PORTS {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, (uplink as usize * PORTS + port) as u64);
+                epoll.add(ports.fd(uplink, port)?, event).context("a socket of the swarm")?;
+            }
+        }
         let mut drive = Self {
             scheduled: vec![BootTime::NEVER; members.len()],
             members: Vec::with_capacity(members.len()),
+            places: BTreeMap::new(),
+            ports: Rc::clone(&ports),
             timers: BTreeSet::new(),
             epoll,
             commands,
@@ -95,19 +102,13 @@ impl Drive {
             buffer: Box::new([0; 2_048]),
         };
         for (number, member) in members.into_iter().enumerate() {
-            let member = Member::new(number, member, &spec).context("a member's sockets or randomness")?;
             for uplink in Uplink::ALL {
-                drive.register(number, uplink, &member)?;
+                drive.places.insert(network::outer_address(member.number, uplink), number);
             }
+            let member = Member::new(number, member, &spec, &ports).context("a member's randomness")?;
             drive.members.push(member);
         }
         Ok(drive)
-    }
-
-    fn register(&self, number: usize, uplink: Uplink, member: &Member) -> Result<()> {
-        let place = number as u64 * 2 + uplink as u64;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, place);
-        self.epoll.add(member.socket(uplink).as_fd(), event).context("a member's socket")
     }
 
     pub(super) fn run(mut self) -> Result<()> {
@@ -142,20 +143,28 @@ impl Drive {
             let _rang = self.bell.read();
             return;
         }
-        let uplink = if place & 1 == 0 { Uplink::A } else { Uplink::B };
-        let Ok(number) = usize::try_from(place / 2) else { return };
-        if let Some(member) = self.members.get_mut(number) {
-            member.receive(uplink, &mut *self.buffer, &mut self.recoveries);
+        let Ok(place) = usize::try_from(place) else { return };
+        let (uplink, port) = (if place < PORTS { Uplink::A } else { Uplink::B }, place % PORTS);
+        let ports = Rc::clone(&self.ports);
+        for _ in 0..DATAGRAMS_PER_TURN {
+            let Ok(Some(got)) = ports.receive(uplink, port, &mut *self.buffer) else { return };
+            let to = got.local.v4_octets().map(Ipv4Addr::from);
+            let Some(number) = to.and_then(|to| self.places.get(&to)).copied() else { continue };
+            let datagram = self.buffer.get_mut(..got.len).unwrap_or_default();
+            if let Some(member) = self.members.get_mut(number) {
+                member.receive((uplink, port), got.remote, datagram, &mut self.recoveries);
+            }
+            self.schedule(number);
         }
-        self.schedule(number);
     }
 
     fn timers(&mut self) {
         let now = clock::now();
-        while let Some((at, number)) = self.timers.first().copied()
-            && at <= now
-        {
-            self.timers.pop_first();
+        for _ in 0..TIMERS_PER_TURN {
+            let Some((at, number)) = self.timers.first().copied().filter(|(at, _)| *at <= now) else {
+                return;
+            };
+            self.timers.remove(&(at, number));
             if let (Some(member), Some(place)) =
                 (self.members.get_mut(number), self.scheduled.get_mut(number))
             {
@@ -202,14 +211,39 @@ impl Drive {
                 Command::Restart { members } => {
                     self.each(members, |member, recoveries| member.restart(now, recoveries))?;
                 }
-                Command::Rebind { members } => {
-                    for number in members {
-                        let Some(member) = self.members.get_mut(number) else { continue };
-                        let uplink = member.rebind().context("a member's new port")?;
-                        if let Some(member) = self.members.get(number) {
-                            self.register(number, uplink, member)?;
-                        }
-                    }
+                Command::Rebind { members } => self.each(members, |member, _| {
+                    member.rebind();
+                    Ok(())
+                })?,
+                Command::Fail { members, answer } => {
+                    // By timers, so that first answers are taken while the last ones ask.
+                    self.each(members, |member, _| {
+                        member.fails_at = Some(now);
+                        Ok(())
+                    })?;
+                    let _waits = answer.send(now);
+                }
+                Command::Heal { members } => self.each(members, |member, _| {
+                    member.heal(now);
+                    Ok(())
+                })?,
+                Command::Vanish { members } => self.each(members, |member, _| member.vanish(now))?,
+                Command::Terminate { members } => {
+                    self.each(members, |member, recoveries| member.leave(now, recoveries))?;
+                }
+                Command::Quiet { quiet, answer } => {
+                    let total = self.members.len().max(1) as f64;
+                    self.each(0..self.members.len(), |member, _| {
+                        let place = member.number() as f64 / total;
+                        member.quiet(now, quiet, place);
+                        Ok(())
+                    })?;
+                    let _waits = answer.send(());
+                }
+                Command::Census { answer } => {
+                    let mut census = Census::default();
+                    self.members.iter().for_each(|member| member.count(&mut census));
+                    let _waits = answer.send(census);
                 }
                 Command::Flap { members, interval } => self.each(members, |member, _| {
                     member.flap(now, interval);

@@ -9,9 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use jvpn_rig::Rig;
 use jvpn_rig::topology::LAN_SERVER;
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// Where it listens.
 pub const ECHO: SocketAddrV4 = SocketAddrV4::new(LAN_SERVER, 7_005);
+/// Octets of its buffers: on a busy machine markers of many members may come before it runs.
+const BUFFER: usize = 16 << 20;
 /// How long a receive waits before it looks whether it is to end.
 const SLICE: Duration = Duration::from_millis(50);
 
@@ -29,6 +32,8 @@ impl Echo {
     /// The port is taken, or no thread can be made.
     pub fn start(rig: &Rig) -> Result<Self> {
         let socket = rig.lan().run(|| UdpSocket::bind(ECHO))?.context("cannot open the echo's socket")?;
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).context("cannot set the echo's buffer")?;
+        setsockopt(&socket, sockopt::SndBufForce, &BUFFER).context("cannot set the echo's buffer")?;
         socket.set_read_timeout(Some(SLICE)).context("cannot set a timeout")?;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 
 use anyhow::{Context, Result};
+use jvpn_abi::wire::data::MAX_SLOTS;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 
 use super::network;
@@ -50,5 +51,18 @@ pub fn configure(places: &Places, policy: &str, peers: &[Peer]) -> Result<()> {
             "\n[[peer]]\nname = \"{name}\"\npublic_key = \"{key}\"\naddresses = [\"{address}/32\"]\n"
         )?;
     }
+    fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Sizes the data plane's tables for so many sessions, and adds `tables` (whole TOML tables) to its configuration.
+///
+/// # Errors
+/// The file that `deployment::prepare` made is not there.
+pub fn size_data_plane(places: &Places, sessions: usize, tables: &str) -> Result<()> {
+    let path = places.config_dir.join(Role::DataPlane.config_file());
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    // Twice the sessions: a switch needs a fresh slot before the old one is free.
+    let slots = (2 * sessions).clamp(1_024, MAX_SLOTS as usize);
+    let config = format!("slots = {slots}\n{text}{tables}");
     fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))
 }

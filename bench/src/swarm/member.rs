@@ -1,7 +1,7 @@
-//! One member: a production agent, a socket on each uplink, and the markers that show whether it is connected.
+//! One member: a production agent, an address and a port on each uplink, and the markers that show whether it is connected.
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use jvpn_abi::wire::Suite;
@@ -14,13 +14,11 @@ use jvpn_crypto::rng::OsRandom;
 use jvpn_host::clock;
 use jvpn_rig::Uplink;
 use jvpn_session::State;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::echo::ECHO;
-use super::{MemberRecovery, MemberSpec, MemberView, SwarmSpec, marker, network};
+use super::ports::{PORTS, Ports};
+use super::{Census, MemberRecovery, MemberSpec, MemberView, SwarmSpec, marker, network};
 
-/// Octets of a socket's buffers: a member receives a marker now and then.
-const SOCKET_BUFFER: usize = 64 << 10;
 /// Markers back from the highest that are told apart from doubles.
 const WINDOW: u64 = 128;
 
@@ -31,7 +29,9 @@ pub(super) struct Member {
     shared: SwarmSpec,
     inner: Ipv4Addr,
     agent: Agent,
-    sockets: [UdpSocket; 2],
+    ports: Rc<Ports>,
+    /// Which port it has on each uplink.
+    port: [usize; 2],
     view: MemberView,
     asked_at: Option<BootTime>,
     /// When its links are found usable.
@@ -43,6 +43,14 @@ pub(super) struct Member {
     last_reply: Option<BootTime>,
     flaps: Option<Duration>,
     next_flap: BootTime,
+    /// Its recoveries when gaps began to be looked for.
+    marked: u64,
+    /// When it loses the bound link.
+    pub(super) fails_at: Option<BootTime>,
+    /// The link that it was told to have lost.
+    failed: Option<Uplink>,
+    /// Whether its markers wait.
+    quiet: bool,
 }
 
 /// The place of an uplink in the agent's list.
@@ -79,15 +87,20 @@ fn agent(spec: &MemberSpec, shared: &SwarmSpec) -> anyhow::Result<Agent> {
 }
 
 impl Member {
-    pub(super) fn new(number: usize, spec: MemberSpec, shared: &SwarmSpec) -> anyhow::Result<Self> {
-        let sockets = [open(spec.number, Uplink::A)?, open(spec.number, Uplink::B)?];
+    pub(super) fn new(
+        number: usize,
+        spec: MemberSpec,
+        shared: &SwarmSpec,
+        ports: &Rc<Ports>,
+    ) -> anyhow::Result<Self> {
         Ok(Self {
             number,
             agent: agent(&spec, shared)?,
             shared: shared.clone(),
             inner: network::inner_address(spec.number),
             spec,
-            sockets,
+            ports: Rc::clone(ports),
+            port: [0; 2],
             view: MemberView::default(),
             asked_at: None,
             starts_at: None,
@@ -98,18 +111,24 @@ impl Member {
             last_reply: None,
             flaps: None,
             next_flap: BootTime::NEVER,
+            marked: 0,
+            fails_at: None,
+            failed: None,
+            quiet: false,
         })
     }
 
-    pub(super) const fn socket(&self, uplink: Uplink) -> &UdpSocket {
-        &self.sockets[uplink as usize]
+    /// Its place among the members.
+    pub(super) const fn number(&self) -> usize {
+        self.number
     }
 
     /// When [`Self::due`] must be called.
     pub(super) fn next(&self) -> BootTime {
         let agent = self.agent.poll_timeout().unwrap_or(BootTime::NEVER);
         let starts = self.starts_at.unwrap_or(BootTime::NEVER);
-        agent.min(starts).min(self.next_marker).min(self.next_flap)
+        let fails = self.fails_at.unwrap_or(BootTime::NEVER);
+        agent.min(starts).min(fails).min(self.next_marker).min(self.next_flap)
     }
 
     /// Does what is due.
@@ -125,6 +144,10 @@ impl Member {
         if self.agent.poll_timeout().is_some_and(|due| due <= now) {
             self.agent.set_wall_clock(now, clock::unix_ns());
             self.agent.handle_timeout(now);
+        }
+        if self.fails_at.is_some_and(|at| at <= now) {
+            self.fails_at = None;
+            self.fail(now);
         }
         // Asked only by a shell that has links to look at.
         let _suspects = self.agent.poll_suspicion();
@@ -155,25 +178,29 @@ impl Member {
     }
 
     fn send(&self, over: UplinkId, datagram: &[u8]) {
-        let gateway: SocketAddr = self.shared.endpoint.socket_addr();
+        let over = uplink(over);
+        let source = network::outer_address(self.spec.number, over);
         // What the host does not take is lost on the way: the agent sees it as silence.
-        let _taken = self.socket(uplink(over)).send_to(datagram, gateway);
+        let _taken = self.ports.send(over, self.port[over as usize], source, self.shared.endpoint, datagram);
     }
 
-    /// Takes what waits in the socket of an uplink, up to a bound.
-    pub(super) fn receive(&mut self, over: Uplink, buffer: &mut [u8], recoveries: &mut Vec<MemberRecovery>) {
-        for _ in 0..16 {
-            // An ICMP error of an earlier datagram shows as a failed receive: a hint, never a proof.
-            let Ok((len, from)) = self.socket(over).recv_from(buffer) else { return };
-            let now = clock::now();
-            let datagram = buffer.get_mut(..len).unwrap_or_default();
-            let packet = self.agent.handle_datagram(now, id(over), Endpoint::from(from), datagram);
-            if let Some(packet) = packet {
-                let sequence = marker::sequence(self.inner, ECHO, packet);
-                self.replied(now, sequence);
-            }
-            self.flush(now, recoveries);
+    /// Takes a datagram that came to its address over an uplink and a port. A port that it has left is nobody's.
+    pub(super) fn receive(
+        &mut self,
+        (over, port): (Uplink, usize),
+        from: Endpoint,
+        datagram: &mut [u8],
+        recoveries: &mut Vec<MemberRecovery>,
+    ) {
+        if self.port[over as usize] % PORTS != port {
+            return;
         }
+        let now = clock::now();
+        if let Some(packet) = self.agent.handle_datagram(now, id(over), from, datagram) {
+            let sequence = marker::sequence(self.inner, ECHO, packet);
+            self.replied(now, sequence);
+        }
+        self.flush(now, recoveries);
     }
 
     fn replied(&mut self, now: BootTime, sequence: Option<u64>) {
@@ -217,8 +244,10 @@ impl Member {
                 self.view.session = Some(grant.session_id);
             }
             Event::StateChange { to, uplink: over, .. } => {
-                if to == State::Attached && self.next_marker == BootTime::NEVER {
+                if to == State::Attached && self.next_marker == BootTime::NEVER && !self.quiet {
                     self.next_marker = now;
+                }
+                if to == State::Attached && self.asked_at.is_some() {
                     self.view.birth = self.asked_at.take().map(|at| now.since(at));
                 }
                 self.view.state = Some(to);
@@ -227,7 +256,7 @@ impl Member {
             Event::RecoveryComplete { report, .. } => {
                 self.view.recoveries += 1;
                 self.view.uplink = Some(uplink(report.to));
-                recoveries.push(MemberRecovery { member: self.number, report });
+                recoveries.push(MemberRecovery { member: self.number, at: now, report });
             }
             Event::Refused { .. } => self.view.refusals += 1,
             Event::SessionEnded { .. } => {
@@ -244,11 +273,64 @@ impl Member {
         }
     }
 
-    /// Another port on the bound uplink; the caller registers the new socket.
-    pub(super) fn rebind(&mut self) -> io::Result<Uplink> {
+    /// Another port on the bound uplink.
+    pub(super) fn rebind(&mut self) {
         let bound = self.view.uplink.unwrap_or(self.spec.prefers);
-        self.sockets[bound as usize] = open(self.spec.number, bound)?;
-        Ok(bound)
+        self.port[bound as usize] += 1;
+    }
+
+    /// The bound link is lost, and the agent is told.
+    fn fail(&mut self, now: BootTime) {
+        self.heal(now);
+        let bound = self.view.uplink.unwrap_or(self.spec.prefers);
+        self.failed = Some(bound);
+        self.link(now, bound, false);
+    }
+
+    /// A link that was lost is there again.
+    pub(super) fn heal(&mut self, now: BootTime) {
+        if let Some(uplink) = self.failed.take() {
+            self.link(now, uplink, true);
+        }
+    }
+
+    /// Markers wait, or go on at moments spread over their interval.
+    pub(super) fn quiet(&mut self, now: BootTime, quiet: bool, place: f64) {
+        self.quiet = quiet;
+        self.next_marker = if quiet || self.view.state.is_none() {
+            BootTime::NEVER
+        } else {
+            now.after(self.shared.marker_interval.mul_f64(place))
+        };
+    }
+
+    /// Comes again as a new process would, without a goodbye of the old one.
+    pub(super) fn vanish(&mut self, now: BootTime) -> anyhow::Result<()> {
+        self.agent = agent(&self.spec, &self.shared)?;
+        self.failed = None;
+        self.next_marker = BootTime::NEVER;
+        self.last_reply = None;
+        self.view.birth = None;
+        self.view.session = None;
+        self.view.state = None;
+        self.view.vanished += 1;
+        self.starts_at = Some(now);
+        Ok(())
+    }
+
+    pub(super) fn count(&self, census: &mut Census) {
+        let view = &self.view;
+        census.attached += usize::from(view.state == Some(State::Attached));
+        census.heard += usize::from(view.state == Some(State::Attached) && self.last_reply.is_some());
+        census.recovered += usize::from(view.recoveries > self.marked);
+        census.sessions += view.sessions;
+        census.ended += view.ended;
+        census.recoveries += view.recoveries;
+        census.refusals += view.refusals;
+        census.sent += view.sent;
+        census.replied += view.replied;
+        census.doubled += view.doubled;
+        census.damaged += view.damaged;
     }
 
     /// Says goodbye and comes again as a new process would.
@@ -259,7 +341,22 @@ impl Member {
     ) -> anyhow::Result<()> {
         self.terminate(now, recoveries);
         self.agent = agent(&self.spec, &self.shared)?;
+        self.failed = None;
         self.starts_at = Some(now);
+        Ok(())
+    }
+
+    /// Says goodbye; a new process is there and does nothing yet.
+    pub(super) fn leave(
+        &mut self,
+        now: BootTime,
+        recoveries: &mut Vec<MemberRecovery>,
+    ) -> anyhow::Result<()> {
+        self.terminate(now, recoveries);
+        self.view.state = None;
+        self.view.session = None;
+        self.failed = None;
+        self.agent = agent(&self.spec, &self.shared)?;
         Ok(())
     }
 
@@ -288,6 +385,7 @@ impl Member {
     }
 
     pub(super) fn mark(&mut self, now: BootTime) {
+        self.marked = self.view.recoveries;
         self.view.longest_gap = Duration::ZERO;
         self.last_reply = self.last_reply.map(|_| now);
     }
@@ -296,14 +394,4 @@ impl Member {
         let running = self.last_reply.map_or(Duration::ZERO, |last| now.since(last));
         MemberView { longest_gap: self.view.longest_gap.max(running), ..self.view.clone() }
     }
-}
-
-/// A socket on an uplink at the member's address there, any port.
-fn open(member: usize, uplink: Uplink) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    socket.bind_device(Some(uplink.client_interface().as_bytes()))?;
-    socket.set_recv_buffer_size(SOCKET_BUFFER)?;
-    let source = SocketAddrV4::new(network::outer_address(member, uplink), 0);
-    socket.bind(&SocketAddr::from(source).into())?;
-    Ok(socket.into())
 }

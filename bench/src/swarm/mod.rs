@@ -1,4 +1,4 @@
-//! A swarm: many production agents in one process, each with sockets of its own on both uplinks, driven by one thread.
+//! A swarm: many production agents in one process, each with addresses of its own on both uplinks, driven by one thread.
 //!
 //! No tunnel device: the swarm makes the inner packets (numbered markers to an echo on the LAN behind the gateway) and
 //! checks what comes back, so outages are measured where an application would feel them. The agents are those of
@@ -9,7 +9,8 @@
 //! | [`network`] | addresses of the members and the routes that lead to them |
 //! | [`gateway`] | a gateway's configuration with a peer for each member |
 //! | [`echo`] | the server on the LAN that sends markers back |
-//! | `member` | one agent, its sockets, its markers |
+//! | `ports` | the sockets, shared by all members |
+//! | `member` | one agent, its addresses and ports, its markers |
 //! | `drive` | the thread: `epoll`, timers, commands |
 
 mod drive;
@@ -18,6 +19,7 @@ pub mod gateway;
 mod marker;
 mod member;
 pub mod network;
+mod ports;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use jvpn_abi::Endpoint;
+use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::agent::RecoveryReport;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_rig::{Namespace, Uplink};
@@ -74,6 +76,8 @@ pub struct MemberView {
     pub sessions: u64,
     /// Sessions that ended.
     pub ended: u64,
+    /// Sessions that were left without a goodbye.
+    pub vanished: u64,
     /// Recoveries that were completed.
     pub recoveries: u64,
     /// Refusals that authenticated.
@@ -92,11 +96,40 @@ pub struct MemberView {
     pub birth: Option<Duration>,
 }
 
+/// All members at one moment, counted. Sums are since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Members that are ATTACHED.
+    pub attached: usize,
+    /// Of them those that have heard a marker.
+    pub heard: usize,
+    /// Members that have recovered since [`Swarm::mark`].
+    pub recovered: usize,
+    /// Sessions that were granted.
+    pub sessions: u64,
+    /// Sessions that ended.
+    pub ended: u64,
+    /// Recoveries that were completed.
+    pub recoveries: u64,
+    /// Refusals that authenticated.
+    pub refusals: u64,
+    /// Markers sent.
+    pub sent: u64,
+    /// Markers that came back.
+    pub replied: u64,
+    /// Markers that came back twice.
+    pub doubled: u64,
+    /// Inner packets that are no marker of their member.
+    pub damaged: u64,
+}
+
 /// A recovery of one member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberRecovery {
     /// Which member.
     pub member: usize,
+    /// When it was complete.
+    pub at: BootTime,
     /// As its agent measured it.
     pub report: RecoveryReport,
 }
@@ -171,6 +204,55 @@ impl Swarm {
     /// The swarm's thread has ended.
     pub fn rebind(&self, members: Range<usize>) -> Result<()> {
         self.order(Command::Rebind { members })
+    }
+
+    /// Has members lose the link that they are bound to, all at the same moment; their agents are told. Links lost before
+    /// are there again. Gives that moment.
+    ///
+    /// # Errors
+    /// The swarm's thread has ended.
+    pub fn fail(&self, members: Range<usize>) -> Result<BootTime> {
+        self.ask(|answer| Command::Fail { members, answer })
+    }
+
+    /// Has members find the links again that [`Self::fail`] took.
+    ///
+    /// # Errors
+    /// The swarm's thread has ended.
+    pub fn heal(&self, members: Range<usize>) -> Result<()> {
+        self.order(Command::Heal { members })
+    }
+
+    /// Has members come again as new processes would, without a goodbye of the old ones.
+    ///
+    /// # Errors
+    /// The swarm's thread has ended.
+    pub fn vanish(&self, members: Range<usize>) -> Result<()> {
+        self.order(Command::Vanish { members })
+    }
+
+    /// Ends the sessions of members; they do not come again.
+    ///
+    /// # Errors
+    /// The swarm's thread has ended.
+    pub fn end_sessions(&self, members: Range<usize>) -> Result<()> {
+        self.order(Command::Terminate { members })
+    }
+
+    /// Holds the markers of all members back, or lets them go on.
+    ///
+    /// # Errors
+    /// The swarm's thread has ended.
+    pub fn quiet(&self, quiet: bool) -> Result<()> {
+        self.ask(|answer| Command::Quiet { quiet, answer })
+    }
+
+    /// All members as they are now, counted.
+    ///
+    /// # Errors
+    /// The swarm's thread has ended.
+    pub fn census(&self) -> Result<Census> {
+        self.ask(|answer| Command::Census { answer })
     }
 
     /// Has members lose the link that they are bound to, and find the other one, again and again at this interval.

@@ -4,13 +4,13 @@
 use std::net::Ipv4Addr;
 
 use anyhow::{Context, Result};
-use jvpn_rig::tool::IP;
+use jvpn_rig::tool::{IP, NFT};
 use jvpn_rig::{Rig, Uplink};
 
 /// Members that share a /24, which the gateway's edge counts as one source.
 pub const MEMBERS_PER_PREFIX: usize = 8;
-/// Most members: what the address plan holds.
-pub const MEMBERS_MAX: usize = 1 << 16;
+/// Most members: inner addresses of the pool without its network, the gateway and the last one.
+pub const MEMBERS_MAX: usize = (1 << 16) - 3;
 
 /// First address of the block behind uplink A, /11.
 const BLOCK_A: u32 = u32::from_be_bytes([10, 64, 0, 0]);
@@ -61,6 +61,10 @@ pub fn set_up(rig: &Rig) -> Result<()> {
     for (namespace, batch) in [(rig.router(), router.as_str()), (rig.client(), client)] {
         IP.run_with_input(Some(namespace), &["-batch", "-"], batch).context("routes of the swarm")?;
     }
+    // Nobody's NAT: hundreds of thousands of flows would fill the table of connections.
+    let untracked = "table ip swarm {\n  chain prerouting {\n    type filter hook prerouting priority raw;\n    \
+                     ip saddr 10.64.0.0/10 notrack\n    ip daddr 10.64.0.0/10 notrack\n  }\n}\n";
+    NFT.run_with_input(Some(rig.router()), &["-f", "-"], untracked).context("flows of the swarm")?;
     Ok(())
 }
 

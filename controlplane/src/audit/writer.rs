@@ -27,6 +27,10 @@ pub struct WriterSettings {
 /// Lines that wait at most, unless set otherwise: at 300 octets each about 5 MB.
 pub const DEFAULT_CAPACITY: usize = 16_384;
 
+/// Lines are gathered for so long before they are written: in a storm the engine would otherwise wake the writer for every
+/// one of them. What a crash takes with it is at most that much older.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// A writer that has lost lines tells the sink at least this often, even if nothing else happens.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
@@ -101,6 +105,7 @@ impl Pump {
                         self.write(&line);
                     }
                     self.flush();
+                    std::thread::sleep(GATHER);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,

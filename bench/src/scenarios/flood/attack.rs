@@ -73,6 +73,52 @@ impl Attack {
     }
 }
 
+/// Datagrams per second below which the gateway takes no kind of request for load: it asks for cookies from 250
+/// handshakes, 500 requests with unknown handles and 2,500 with known ones on, those of honest sessions included. So these
+/// meet its MACs, its tables and its Diffie-Hellman.
+const CALM_PER_SECOND: u32 = 150;
+
+/// An attack with the pressure behind it: what a phase is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Assault {
+    /// Below the threshold from which the gateway asks for cookies.
+    Calm(Attack),
+    /// As much as is to be sent.
+    Full(Attack),
+}
+
+impl Assault {
+    /// Which attack.
+    pub(super) const fn attack(self) -> Attack {
+        match self {
+            Self::Calm(attack) | Self::Full(attack) => attack,
+        }
+    }
+
+    /// Datagrams per second, `full` of them if it is not calm; `None`: as many as one thread sends.
+    pub(super) fn rate(self, full: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Calm(_) => Some(full.map_or(CALM_PER_SECOND, |full| full.min(CALM_PER_SECOND))),
+            Self::Full(_) => full,
+        }
+    }
+
+    /// Its name in results.
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Calm(attack) => format!("{}-calm", attack.name()),
+            Self::Full(attack) => attack.name().to_owned(),
+        }
+    }
+
+    /// The phases of these attacks: first all calm ones, because load lasts for a while. Peers that flap send nothing
+    /// beyond what their agents do.
+    pub(super) fn phases(attacks: &[Attack]) -> Vec<Self> {
+        let calm = attacks.iter().filter(|attack| **attack != Attack::Flapping).copied().map(Self::Calm);
+        calm.chain(attacks.iter().copied().map(Self::Full)).collect()
+    }
+}
+
 /// What has been captured on the wire, refreshed while an attack goes on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Loot(Arc<Mutex<Captured>>);

@@ -20,14 +20,14 @@ use jvpn_session::State;
 use serde_json::Value;
 
 use super::Options;
-use super::attack::{Ammunition, Attack, Captured, Loot};
+use super::attack::{Ammunition, Assault, Attack, Captured, Loot};
 use super::gun::{Fired, Gun};
-use super::measure::{self, Memory, Peaks};
 use super::report::{Births, Honest, Phase, Processes, Sent, Tables};
 use super::rogue::Rogue;
 use crate::deployment::{Deployment, Places, Role};
 use crate::events::unix_ms;
 use crate::result::Durations;
+use crate::scenarios::measure::{self, Memory, Peaks};
 use crate::swarm::echo::Echo;
 use crate::swarm::gateway::Peer;
 use crate::swarm::network::{NOWHERE, NOWHERE_LEN};
@@ -226,11 +226,11 @@ impl<'a> Lab<'a> {
     }
 
     /// Rounds for the time of a phase, beside an attack or in peace.
-    pub(super) fn phase(&mut self, attack: Option<Attack>) -> Result<Phase> {
+    pub(super) fn phase(&mut self, assault: Option<Assault>) -> Result<Phase> {
         let unproven = Capture::towards(self.rig.router(), "rW", TUNNEL_PORT, (NOWHERE, NOWHERE_LEN))?;
         let _forgotten = self.swarm.take_recoveries()?;
         self.loot()?;
-        let gun = attack.map(|attack| self.open_fire(attack)).transpose()?.flatten();
+        let gun = assault.map(|assault| self.open_fire(assault)).transpose()?.flatten();
         let peaks = Peaks::start(self.pids()?)?;
         let before = self.snapshot()?;
         let (start, from_ms) = (Instant::now(), unix_ms());
@@ -248,7 +248,7 @@ impl<'a> Lab<'a> {
         (0..NEWCOMERS).try_for_each(|which| self.count_newcomer(which, &mut tally))?;
         let after = self.snapshot()?;
         let fired = gun.map(Gun::stop).transpose()?;
-        if attack == Some(Attack::Flapping) {
+        if assault.map(Assault::attack) == Some(Attack::Flapping) {
             self.swarm.flap(self.cast.flappers.clone(), None)?;
         }
         self.settle()?;
@@ -256,7 +256,7 @@ impl<'a> Lab<'a> {
         let [control_plane, data_plane] = peaks.peaks();
         let honest = self.judge(&tally)?;
         Ok(Phase {
-            name: attack.map_or("quiet", Attack::name),
+            name: assault.map_or_else(|| "quiet".to_owned(), Assault::name),
             from_ms,
             to_ms: unix_ms(),
             seconds: took.as_secs_f64(),
@@ -276,7 +276,8 @@ impl<'a> Lab<'a> {
         })
     }
 
-    fn open_fire(&mut self, attack: Attack) -> Result<Option<Gun>> {
+    fn open_fire(&mut self, assault: Assault) -> Result<Option<Gun>> {
+        let attack = assault.attack();
         let rogue = match attack {
             Attack::Flapping => {
                 self.swarm.flap(self.cast.flappers.clone(), Some(FLAP_INTERVAL))?;
@@ -294,7 +295,7 @@ impl<'a> Lab<'a> {
             | Attack::HandshakesJunk => None,
         };
         let ammunition = Ammunition::new(attack, self.options.seed, self.gateway, &self.loot, rogue)?;
-        Gun::start(self.rig, attack, ammunition, self.options.rate).map(Some)
+        Gun::start(self.rig, attack, ammunition, assault.rate(self.options.rate)).map(Some)
     }
 
     /// A malicious peer who has no session yet, or whose last attack is over.

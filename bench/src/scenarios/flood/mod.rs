@@ -5,7 +5,6 @@ mod attack;
 mod audit;
 mod gun;
 mod lab;
-mod measure;
 mod report;
 mod rogue;
 
@@ -13,17 +12,18 @@ pub use attack::Attack;
 pub use report::Report;
 
 use std::fs;
-use std::io::{Write, stderr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jvpn_rig::{Interrupt, Rig};
 
 use crate::deployment::{self, Deployment, Role, Settings};
 use crate::result::{Environment, write_json};
+use crate::scenarios::progress::Progress;
 use crate::swarm::{gateway, network};
 use crate::timeline;
+use attack::Assault;
 use audit::Audit;
 use lab::{Cast, Lab};
 use report::Phase;
@@ -35,23 +35,12 @@ const POLICY: &str = "preset = \"edge\"\nmax_switches_per_min = 60\nrecovery_win
 const SWITCHES_PER_MINUTE: u64 = 60;
 /// What attackers had is gone after the gateway has missed them (3 s) and [`POLICY`]'s TTL, and a little more.
 const EXPIRY_PATIENCE: Duration = Duration::from_secs(40);
-/// Memory is bounded: an attack may add so much at most …
-const MEMORY_PEAK_KIB: u64 = 64 << 10;
+/// Memory is bounded: an attack may add so much at most; what was seen of all of them is 0.3 MiB …
+const MEMORY_PEAK_KIB: u64 = 4 << 10;
 /// … and of it this may stay: allocators do not give everything back.
-const MEMORY_STAYS_KIB: u64 = 16 << 10;
+const MEMORY_STAYS_KIB: u64 = 2 << 10;
 /// What a phase takes beside its rounds: set-up, coming back.
 const PHASE_EXTRA: Duration = Duration::from_secs(2);
-
-/// Tells a waiting person how far it is; the result alone goes to standard output.
-#[derive(Clone, Copy, Debug)]
-struct Progress(Instant);
-
-impl Progress {
-    fn say(self, text: &str) {
-        // Nobody may be there to read it.
-        let _told = writeln!(stderr().lock(), "  {:8.3}  {text}", self.0.elapsed().as_secs_f64());
-    }
-}
 
 /// How the result is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +75,7 @@ pub struct Options {
 /// # Errors
 /// A part could not be set up or ended by itself; interrupted.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
-    let progress = Progress(Instant::now());
+    let progress = Progress::start();
     progress.say(&format!("setting up: a gateway, {} honest sessions, attackers", options.sessions));
     let settings = Settings {
         bin_dir: deployment::find_programs()?,
@@ -140,21 +129,22 @@ fn measure(mut lab: Lab<'_>, options: &Options, progress: Progress) -> Result<Re
         environment: environment(&lab)?,
         ..Report::default()
     };
-    let phases: Vec<_> = std::iter::once(None).chain(options.attacks.iter().copied().map(Some)).collect();
-    for (number, attack) in phases.iter().copied().enumerate() {
+    let assaults = Assault::phases(&options.attacks);
+    let phases: Vec<_> = std::iter::once(None).chain(assaults.into_iter().map(Some)).collect();
+    for (number, assault) in phases.iter().copied().enumerate() {
         let left =
             (options.phase + PHASE_EXTRA) * u32::try_from(phases.len() - number)? + EXPIRY_PATIENCE / 2;
         progress.say(&format!(
             "{}  ({} of {}, about {} s left)",
-            attack.map_or("quiet", Attack::name),
+            assault.map_or_else(|| "quiet".to_owned(), Assault::name),
             number + 1,
             phases.len(),
             left.as_secs()
         ));
-        let phase = lab.phase(attack)?;
-        tell(&phase, progress);
+        let phase = lab.phase(assault)?;
+        tell(&phase, &progress);
         fs::write(options.out_dir.join(format!("outage-{}.hgrm", phase.name)), &phase.hgrm)?;
-        if attack.is_none() {
+        if assault.is_none() {
             // Everything has been in use by now: from here on memory must not grow.
             report.memory_before = lab.memory()?;
             report.tables_before = lab.tables()?;
@@ -179,7 +169,7 @@ fn environment(lab: &Lab<'_>) -> Result<Environment> {
     Ok(Environment { xdp_mode, af_xdp_mode, ..Environment::collect() })
 }
 
-fn tell(phase: &Phase, progress: Progress) {
+fn tell(phase: &Phase, progress: &Progress) {
     if let Some(sent) = phase.attack {
         progress.say(&format!(
             "sent {} datagrams, {:.0} per second, from {} addresses; {} octets went to unproven ones",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::measure::Memory;
 use crate::result::{Environment, Quantiles};
+use crate::scenarios::measure::Memory;
 use crate::timeline::print;
 
 /// The result.
@@ -76,8 +76,8 @@ pub struct Tables {
 /// A stretch of the run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Phase {
-    /// `quiet`, or the attack.
-    pub name: &'static str,
+    /// `quiet`, the attack, or the attack with `-calm`: below the threshold from which cookies are asked for.
+    pub name: String,
     /// When it began, Unix ms.
     pub from_ms: i64,
     /// When everybody was back, Unix ms.
@@ -184,7 +184,7 @@ impl Report {
             let ms = |value: f64| format!("{value:.0}");
             let (outage, attack) = (&phase.honest.outage, phase.attack.unwrap_or_default());
             row([
-                phase.name.to_owned(),
+                phase.name.clone(),
                 format!("{:.0}", attack.per_second),
                 phase.honest.recovered.to_string(),
                 phase.honest.unrecovered.to_string(),
@@ -220,5 +220,5 @@ impl Report {
 fn row(cells: [String; 12]) {
     let [name, rest @ ..] = cells;
     let rest: String = rest.iter().map(|cell| format!("{cell:>10}")).collect();
-    print(&format!("  {name:<18}{rest}"));
+    print(&format!("  {name:<23}{rest}"));
 }

@@ -28,7 +28,7 @@ impl Memory {
     ///
     /// # Errors
     /// It is gone.
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let path = format!("/proc/{pid}/status");
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
         let field = |name: &str| {
@@ -40,7 +40,7 @@ impl Memory {
 
     /// The larger value of each.
     #[must_use]
-    pub(super) fn max(self, other: Self) -> Self {
+    pub(crate) fn max(self, other: Self) -> Self {
         Self {
             rss_kib: self.rss_kib.max(other.rss_kib),
             anonymous_kib: self.anonymous_kib.max(other.anonymous_kib),
@@ -53,7 +53,7 @@ impl Memory {
 ///
 /// # Errors
 /// It is gone.
-pub(super) fn processor_time(pid: u32) -> Result<Duration> {
+pub(crate) fn processor_time(pid: u32) -> Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     // The command's name is in parentheses and may hold anything; state is field 3, user and system time 14 and 15.
@@ -65,7 +65,7 @@ pub(super) fn processor_time(pid: u32) -> Result<Duration> {
 }
 
 /// Watches the memory of processes for its peak. Ends with its value.
-pub(super) struct Peaks<const N: usize> {
+pub(crate) struct Peaks<const N: usize> {
     stop: Arc<AtomicBool>,
     peaks: Arc<Mutex<[Memory; N]>>,
     thread: Option<JoinHandle<()>>,
@@ -76,7 +76,7 @@ impl<const N: usize> Peaks<N> {
     ///
     /// # Errors
     /// No thread.
-    pub(super) fn start(pids: [u32; N]) -> Result<Self> {
+    pub(crate) fn start(pids: [u32; N]) -> Result<Self> {
         let (stop, peaks) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new([Memory::default(); N])));
         let (stopped, seen) = (Arc::clone(&stop), Arc::clone(&peaks));
         let watch = move || {
@@ -95,7 +95,7 @@ impl<const N: usize> Peaks<N> {
 
     /// The peaks so far.
     #[must_use]
-    pub(super) fn peaks(&self) -> [Memory; N] {
+    pub(crate) fn peaks(&self) -> [Memory; N] {
         *self.peaks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

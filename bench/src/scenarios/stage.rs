@@ -1,0 +1,310 @@
+//! A gateway of real processes and a swarm on a rig, with everything that is counted about them: what the scenarios of
+//! many sessions have in common.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use jvpn_abi::Endpoint;
+use jvpn_crypto::keys::StaticSecret;
+use jvpn_host::status;
+use jvpn_rig::topology::GATEWAY_WAN;
+use jvpn_rig::{Interrupt, Rig, TUNNEL_PORT, Uplink};
+use serde_json::Value;
+
+use super::progress::Progress;
+use super::sampler::Pids;
+use crate::check_events::findings::Findings;
+use crate::check_events::rules::PolicyNumbers;
+use crate::check_events::{self, Expectations};
+use crate::deployment::{self, Deployment, Places, Role, Settings};
+use crate::result::Environment;
+use crate::simulation::dice::Dice;
+use crate::swarm::echo::Echo;
+use crate::swarm::gateway::Peer;
+use crate::swarm::{Census, MemberSpec, Swarm, SwarmSpec, gateway, network};
+
+/// How often the members are counted while something is waited for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// Markers under way come back within this time, or are lost.
+const UNDER_WAY: Duration = Duration::from_millis(500);
+/// The edge lets through what comes: the storm is to meet the control plane.
+const EDGE_LIMITS: &str = "\n[limits]\nknown_handles_per_second = 1_000_000\n\
+                           unknown_handles_per_second = 100_000\nsession_per_second = 1_000_000\n\
+                           sample_per_second = 100_000\n";
+
+/// What is to be set up.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Peers of the gateway and members of the swarm.
+    pub(super) members: usize,
+    /// The lines of the `[policy]` table.
+    pub(super) policy: String,
+    /// A marker per member and this time.
+    pub(super) marker_interval: Duration,
+    /// The members' keys follow from it.
+    pub(super) seed: u64,
+    /// Where logs and configuration go. Absolute.
+    pub(super) out_dir: PathBuf,
+}
+
+/// The control plane at one moment.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Summary {
+    /// Sessions that are not TERMINATED.
+    pub(super) live_sessions: u64,
+    /// Slots in use.
+    pub(super) slots_in_use: u64,
+    /// Audit lines lost.
+    pub(super) audit_dropped: u64,
+    /// Counters by name.
+    pub(super) counters: BTreeMap<String, u64>,
+}
+
+impl Summary {
+    /// By how much counters have risen since `before`; only those that did.
+    pub(super) fn risen(&self, before: &Self) -> BTreeMap<String, u64> {
+        risen(&before.counters, &self.counters)
+    }
+}
+
+/// By how much counters have risen; only those that did.
+pub(super) fn risen(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let risen = after.iter().map(|(name, now)| {
+        let then = before.get(name).copied().unwrap_or_default();
+        (name.clone(), now.saturating_sub(then))
+    });
+    risen.filter(|(_, count)| *count > 0).collect()
+}
+
+/// Adds the numbers of a status document by their names, those of deeper levels with the names above them.
+fn add_numbers(prefix: &str, value: &Value, into: &mut BTreeMap<String, u64>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                add_numbers(&format!("{prefix}.{name}"), value, into);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| add_numbers(prefix, item, into)),
+        Value::Number(number) => {
+            *into.entry(prefix.to_owned()).or_default() += number.as_u64().unwrap_or_default();
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+/// The running gateway and swarm. What runs ends with this value.
+pub(super) struct Stage<'a> {
+    // In this order they are dropped.
+    pub(super) swarm: Swarm,
+    _echo: Echo,
+    pub(super) deployment: Deployment,
+    pub(super) places: Places,
+    pub(super) rig: Rig,
+    pub(super) pids: Pids,
+    plan: Plan,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Stage<'a> {
+    /// Network, gateway and swarm; nobody has come yet.
+    pub(super) fn set_up(plan: Plan, interrupt: &'a Interrupt, progress: &Progress) -> Result<Self> {
+        let Plan { members, marker_interval, seed, .. } = plan;
+        ensure!(members <= network::MEMBERS_MAX, "at most {} sessions", network::MEMBERS_MAX);
+        progress.say(&format!("setting up: a gateway with {members} peers, and their agents"));
+        let settings = Settings {
+            bin_dir: deployment::find_programs()?,
+            out_dir: plan.out_dir.clone(),
+            max_switches_per_min: None,
+        };
+        let rig = Rig::create()?;
+        progress.say(&format!("network namespaces jvpn-{}-*", rig.id()));
+        network::set_up(&rig)?;
+        let places = deployment::prepare(&rig, &settings)?;
+        let mut dice = Dice::new(seed, 0);
+        let secrets: Result<Vec<_>, _> = (0..members).map(|_| StaticSecret::generate(&mut dice)).collect();
+        let secrets = secrets?;
+        let peer = |(number, secret): (usize, &StaticSecret)| Peer {
+            name: format!("peer-{number}"),
+            key: secret.public(),
+            number,
+        };
+        let peers: Vec<_> = secrets.iter().enumerate().map(peer).collect();
+        gateway::configure(&places, &plan.policy, &peers)?;
+        gateway::size_data_plane(&places, members, EDGE_LIMITS)?;
+        let mut deployment = Deployment::new(&settings, &places);
+        for role in [Role::DataPlane, Role::ControlPlane] {
+            deployment.launch(&rig, role, interrupt)?;
+        }
+        let endpoint = Endpoint::v4(GATEWAY_WAN.octets(), TUNNEL_PORT);
+        let spec = SwarmSpec { gateway: gateway::public_key(&places)?, endpoint, marker_interval };
+        let echo = Echo::start(&rig)?;
+        let member = |(number, secret)| MemberSpec {
+            secret,
+            number,
+            prefers: if number % 2 == 0 { Uplink::A } else { Uplink::B },
+        };
+        let swarm = Swarm::start(rig.client(), &spec, secrets.into_iter().enumerate().map(member).collect())?;
+        let stage =
+            Self { swarm, _echo: echo, deployment, places, rig, pids: Pids::default(), plan, interrupt };
+        stage.note_pids()?;
+        Ok(stage)
+    }
+
+    fn note_pids(&self) -> Result<()> {
+        let pid =
+            |role: Role| self.deployment.pid(role).with_context(|| format!("{} is gone", role.program()));
+        self.pids.set([pid(Role::ControlPlane)?, pid(Role::DataPlane)?, std::process::id()]);
+        Ok(())
+    }
+
+    /// What it ran on.
+    pub(super) fn environment(&self) -> Result<Environment> {
+        let data_plane = self.deployment.data_plane_status()?;
+        let (xdp_mode, af_xdp_mode) = (data_plane.xdp_mode(), data_plane.af_xdp_mode());
+        Ok(Environment { xdp_mode, af_xdp_mode, ..Environment::collect() })
+    }
+
+    /// The control plane now.
+    pub(super) fn summary(&self) -> Result<Summary> {
+        let status = status::query(&self.places.control_plane_socket(), "summary")?;
+        let number =
+            |name: &str| status.get(name).and_then(Value::as_u64).with_context(|| format!("no {name}"));
+        let counters = status.get("counters").and_then(Value::as_object).cloned().unwrap_or_default();
+        Ok(Summary {
+            live_sessions: number("live_sessions")?,
+            slots_in_use: number("slots_in_use")?,
+            audit_dropped: number("audit_dropped")?,
+            counters: counters
+                .into_iter()
+                .filter_map(|(name, count)| Some((name, count.as_u64()?)))
+                .collect(),
+        })
+    }
+
+    /// Counters of XDP and, added up, of the workers and their sockets.
+    pub(super) fn data_plane_counters(&self) -> Result<BTreeMap<String, u64>> {
+        let status = status::query(&self.places.data_plane_socket(), "status")?;
+        let mut counters = BTreeMap::new();
+        for (name, prefix) in [("xdp_counters", "xdp"), ("workers", "workers")] {
+            add_numbers(prefix, status.get(name).unwrap_or(&Value::Null), &mut counters);
+        }
+        Ok(counters)
+    }
+
+    /// Asks an operator's request of the control plane.
+    pub(super) fn operator(&self, request: &str) -> Result<()> {
+        let answer = status::query(&self.places.control_plane_socket(), request)?;
+        match answer.get("error") {
+            None => Ok(()),
+            Some(error) => bail!("{request}: {error}"),
+        }
+    }
+
+    /// A moment passes; the processes are looked after.
+    pub(super) fn look(&mut self) -> Result<()> {
+        self.interrupt.check()?;
+        self.deployment.check()?;
+        thread::sleep(LOOK_INTERVAL);
+        Ok(())
+    }
+
+    /// A while passes.
+    pub(super) fn pass(&mut self, time: Duration) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            self.look()?;
+        }
+        Ok(())
+    }
+
+    /// Counts the members until `enough` of them are as wanted, or patience is over; gives the last census.
+    pub(super) fn await_members(
+        &mut self,
+        what: &str,
+        total: usize,
+        patience: Duration,
+        progress: &mut Progress,
+        enough: impl Fn(&Census) -> usize,
+    ) -> Result<Census> {
+        let start = Instant::now();
+        loop {
+            let census = self.swarm.census()?;
+            let done = enough(&census);
+            if done >= total || start.elapsed() > patience {
+                return Ok(census);
+            }
+            progress.step(what, done, total, start);
+            self.look()?;
+        }
+    }
+
+    /// Holds the markers back until none is under way: the census then has what was lost. They wait until
+    /// `swarm.quiet(false)`.
+    pub(super) fn settle_markers(&mut self) -> Result<Census> {
+        self.swarm.quiet(true)?;
+        let mut last = self.swarm.census()?;
+        loop {
+            self.pass(UNDER_WAY)?;
+            let now = self.swarm.census()?;
+            if now.replied == last.replied {
+                return Ok(now);
+            }
+            last = now;
+        }
+    }
+
+    /// Kills the control plane as a crash would, and starts it again.
+    pub(super) fn restart_control_plane(&mut self) -> Result<()> {
+        self.deployment.kill(Role::ControlPlane)?;
+        self.deployment.launch(&self.rig, Role::ControlPlane, self.interrupt)?;
+        self.note_pids()
+    }
+
+    /// SessionIds of the members, how many members have none, and how many have one that another has too.
+    pub(super) fn identities(&self) -> Result<(BTreeSet<[u8; 16]>, usize, usize)> {
+        let views = self.swarm.view()?;
+        let ids: Vec<_> = views.iter().filter_map(|view| Some(view.session?.0)).collect();
+        let distinct: BTreeSet<_> = ids.iter().copied().collect();
+        let doubled = ids.len() - distinct.len();
+        Ok((distinct, views.len() - ids.len(), doubled))
+    }
+
+    /// Ends everything in order and has the audit log judged, which is left in the output directory.
+    pub(super) fn end(self, progress: &Progress) -> Result<Findings> {
+        let Self { swarm, mut deployment, places, rig, plan, _echo, .. } = self;
+        progress.say("ending; the audit log is judged");
+        let ended = deployment.end(Role::ControlPlane);
+        // Goodbyes meet nobody: the log ends with every session as it was.
+        let swarm = swarm.stop();
+        let kept = plan.out_dir.join("audit.jsonl");
+        std::fs::copy(places.audit_file(), &kept).context("cannot keep the audit log")?;
+        deployment.stop().and_then(|()| rig.remove())?;
+        swarm?;
+        let ended = ended?;
+        ensure!(ended.success(), "jvpn-controlplane did not end in order: {ended}");
+        let policy_file = plan.out_dir.join("policy.toml");
+        std::fs::write(&policy_file, &plan.policy).context("cannot write policy.toml")?;
+        let policy = PolicyNumbers::load(&policy_file)?;
+        check_events::check_files(&[kept], &Expectations { policy, ..Expectations::default() })
+    }
+
+    /// Why something went wrong may stand in the last words of the processes.
+    pub(super) fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        result.with_context(|| format!("last words of the processes:\n{}", self.deployment.last_words()))
+    }
+}
+
+/// The lines of a `[policy]` table from a file that is one, or has one.
+///
+/// # Errors
+/// The file cannot be read or is no TOML.
+pub(super) fn policy_lines(path: &std::path::Path) -> Result<String> {
+    let what = || format!("policy {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(what)?;
+    let table: toml::Table = toml::from_str(&text).with_context(what)?;
+    let table = table.get("policy").and_then(toml::Value::as_table).unwrap_or(&table);
+    toml::to_string(table).with_context(what)
+}
