@@ -8,7 +8,8 @@ use jvpn_controlplane::abuse::{Abuse, AbuseSettings, FORM};
 use jvpn_controlplane::load::Address;
 use serde_json::Value;
 
-use super::{fits, read};
+use super::read;
+use super::schema::fits;
 
 const SCHEMA: &str = "docs/abuse-summary.schema.json";
 

@@ -162,17 +162,27 @@ fn an_answered_attempt_waits_for_its_proof_only() {
     assert_eq!(campaign.poll(start.after(ms(9_000)), &mut paths, 0), Step::Fresh(B));
 }
 
+/// No span has more than the client's own limit: five at once, and five per second.
+fn keeps_the_limit(sent: &[BootTime]) -> bool {
+    let allowed = |span: Duration| 5 + span.as_millis() * 5 / 1_000 + 1;
+    let spans =
+        |first: usize| sent[first..].iter().enumerate().map(move |(n, at)| (n + 1, at.since(sent[first])));
+    (0..sent.len()).flat_map(spans).all(|(count, span)| count as u128 <= allowed(span))
+}
+
 proptest! {
-    /// R1.1, R3.1: whatever links and answers do, at most one attempt is open, a new one is never made while the old
-    /// one's time runs on a usable uplink, and a burst without answers stays below the gateway's per-session limit.
+    /// R1.1, R3.1: whatever links and answers do, at most one attempt is open; a new one is never made while the old one's
+    /// time runs on a usable uplink, unless a link was gained; and over all bursts the client's own limit holds.
     #[test]
     fn never_two_open_attempts_and_never_a_storm(
-        events in proptest::collection::vec((0u8..6, 0u64..400, any::<u16>()), 1..300),
+        events in proptest::collection::vec((0u8..10, 0u64..400, any::<u16>()), 1..300),
     ) {
         let mut paths = two();
         let mut now = BootTime::from_millis(1_000_000);
         let mut campaign = Campaign::new(Repetition::Identical, None);
-        let mut fresh_at: Vec<BootTime> = Vec::new();
+        let (mut sent, mut fresh) = (Vec::new(), 0);
+        // The open attempt, and when its time is over.
+        let mut open: Option<(UplinkId, BootTime)> = None;
         for (event, gap, jitter) in events {
             now = now.after(ms(gap));
             match event {
@@ -180,19 +190,39 @@ proptest! {
                 1 => { paths.set_link(A, usable()); campaign.link_gained(now, &mut paths); }
                 2 => { paths.set_link(B, LinkState::NoCarrier); }
                 3 => { paths.set_link(B, usable()); campaign.link_gained(now, &mut paths); }
+                4 => { campaign.failed(now, &mut paths, now.after(ms(gap))); open = None; }
+                5 => { campaign.again(now.after(ms(gap))); open = None; }
+                6 if campaign.retried(now, &mut paths) => sent.push(now),
+                // A burst is over, the next one begins.
+                7 if gap % 4 == 0 => {
+                    (campaign, open, fresh) = (Campaign::new(Repetition::Identical, None), None, 0);
+                }
                 _ => {}
             }
             match campaign.poll(now, &mut paths, jitter) {
                 Step::Fresh(id) => {
                     prop_assert!(paths.is_usable(id));
                     prop_assert_eq!(campaign.uplink(), Some(id));
-                    fresh_at.push(now);
+                    let too_early = open.is_some_and(|(over, until)| paths.is_usable(over) && now < until);
+                    prop_assert!(!too_early || [1, 3].contains(&event), "{open:?} is still open at {now:?}");
+                    fresh += 1;
+                    sent.push(now);
                 }
-                Step::Repeat(id) => prop_assert!(paths.is_usable(id)),
+                Step::Repeat(id) => {
+                    prop_assert!(paths.is_usable(id));
+                    prop_assert_eq!(open.map(|(over, _)| over), Some(id), "repeated over another uplink");
+                    sent.push(now);
+                }
                 Step::Wait(at) => prop_assert!(at > now),
             }
+            // What it does next it does not do at once, and until then the attempt is open.
+            let Step::Wait(until) = campaign.poll(now, &mut paths, jitter) else {
+                return Err(TestCaseError::fail("two steps at one moment"));
+            };
+            open = campaign.uplink().map(|id| (id, until));
         }
-        prop_assert_eq!(usize::from(campaign.attempts()), fresh_at.len());
+        prop_assert_eq!(usize::from(campaign.attempts()), fresh);
+        prop_assert!(keeps_the_limit(&sent), "{sent:?}");
     }
 }
 

@@ -30,26 +30,29 @@
 //! ```
 
 use crate::cookie::Cookie;
+use crate::ik::{Asked, Exchange};
 use crate::keys::{PresharedKey, PublicKey, StaticSecret};
-use crate::mac;
-use crate::noise::{self, Role, Setup};
+use crate::noise;
 use crate::rng::Random;
 use crate::schedule::EpochSecret;
 use crate::{CryptoError, Proven};
 use jvpn_abi::PROTOCOL_VERSION;
-use jvpn_abi::wire::handshake::{
-    CLIENT_INDEX_AT, INIT_COOKIE_AT, INIT_LEN, INIT_MAC_AT, INIT_NOISE_AT, INIT_PAYLOAD_LEN,
-    NOISE_INIT_OVERHEAD, NOISE_RESPONSE_OVERHEAD, RESPONSE_NOISE_AT, RESPONSE_PAYLOAD_MAX,
-};
-use jvpn_abi::wire::{COOKIE_LEN, MAC_LEN, MsgType, be32};
+use jvpn_abi::wire::MsgType;
+use jvpn_abi::wire::handshake::{INIT_LEN, INIT_PAYLOAD_LEN, RESPONSE_PAYLOAD_MAX};
 use snow::HandshakeState;
 use std::fmt;
 
-const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
-const PSK_POSITION: u8 = 2;
 const PROLOGUE: [u8; 15] = *b"jvpn handshake\x01";
 
 const _: () = assert!(PROLOGUE[14] == PROTOCOL_VERSION);
+
+const EXCHANGE: Exchange = Exchange {
+    prologue: &PROLOGUE,
+    request: MsgType::HandshakeInit,
+    kind: 0,
+    len: INIT_LEN,
+    payload_len: INIT_PAYLOAD_LEN,
+};
 
 /// The client's side of a handshake that waits for its response.
 pub struct Initiation {
@@ -72,22 +75,7 @@ pub fn initiate(
     client_index: u32,
     payload: &[u8],
 ) -> Result<(Vec<u8>, Initiation), CryptoError> {
-    if payload.len() > INIT_PAYLOAD_LEN {
-        return Err(CryptoError::TooLong { len: payload.len(), max: INIT_PAYLOAD_LEN });
-    }
-    let mut padded = payload.to_vec();
-    padded.resize(INIT_PAYLOAD_LEN, 0);
-
-    let psk = Some((PSK_POSITION, psk.as_bytes()));
-    let setup = Setup { pattern: PATTERN, prologue: &PROLOGUE, local, remote: Some(gateway), psk };
-    let mut state = setup.build(Role::Initiator, rng)?;
-    let message = noise::write(&mut state, &padded, NOISE_INIT_OVERHEAD)?;
-
-    let mut datagram = Vec::with_capacity(INIT_LEN);
-    datagram.extend(header(MsgType::HandshakeInit, client_index));
-    datagram.resize(INIT_NOISE_AT, 0);
-    datagram.extend(message);
-    write_mac(gateway, &mut datagram);
+    let (datagram, state) = EXCHANGE.ask(rng, (local, gateway), psk.as_bytes(), client_index, payload)?;
     Ok((datagram, Initiation { client_index, state: Some(state) }))
 }
 
@@ -97,21 +85,7 @@ pub fn initiate(
 /// # Errors
 /// [`CryptoError::Malformed`] if this is not the size of an INIT.
 pub fn with_cookie(gateway: &PublicKey, init: &mut [u8], cookie: Cookie) -> Result<(), CryptoError> {
-    if init.len() != INIT_LEN {
-        return Err(CryptoError::Malformed);
-    }
-    if let Some(field) = init.get_mut(INIT_COOKIE_AT..INIT_COOKIE_AT + COOKIE_LEN) {
-        field.copy_from_slice(&cookie.0);
-    }
-    write_mac(gateway, init);
-    Ok(())
-}
-
-fn write_mac(gateway: &PublicKey, init: &mut [u8]) {
-    let mac = init_mac(gateway, init);
-    if let Some(field) = init.get_mut(INIT_MAC_AT..INIT_MAC_AT + MAC_LEN) {
-        field.copy_from_slice(&mac);
-    }
+    EXCHANGE.show(gateway, init, cookie)
 }
 
 impl Initiation {
@@ -129,13 +103,7 @@ impl Initiation {
     /// succeeded.
     pub fn read_response(&mut self, datagram: &[u8]) -> Result<(EpochSecret, Vec<u8>), CryptoError> {
         let state = self.state.as_mut().ok_or(CryptoError::Repeated)?;
-        if datagram.len() < RESPONSE_NOISE_AT + NOISE_RESPONSE_OVERHEAD || datagram.len() > INIT_LEN {
-            return Err(CryptoError::Malformed);
-        }
-        let (head, message) = datagram.split_at_checked(RESPONSE_NOISE_AT).ok_or(CryptoError::Malformed)?;
-        if head != header(MsgType::HandshakeResponse, self.client_index) {
-            return Err(CryptoError::Malformed);
-        }
+        let message = EXCHANGE.answer_body(MsgType::HandshakeResponse, self.client_index, datagram)?;
         let payload = noise::read(state, message)?;
         let secret = noise::finish(state)?;
         self.state = None;
@@ -153,11 +121,7 @@ impl fmt::Debug for Initiation {
 /// time. Cheap; needs no secret, so it keeps scanners out, not attackers.
 #[must_use]
 pub fn init_mac_ok(gateway: &PublicKey, datagram: &[u8]) -> bool {
-    let Some(client_index) = be32(datagram, CLIENT_INDEX_AT) else { return false };
-    let Some(field) = datagram.get(INIT_MAC_AT..INIT_MAC_AT + MAC_LEN) else { return false };
-    datagram.len() == INIT_LEN
-        && datagram.starts_with(&header(MsgType::HandshakeInit, client_index))
-        && mac::equal(field, &init_mac(gateway, datagram))
+    EXCHANGE.is_asked(gateway, datagram)
 }
 
 /// A client's INIT that proved its static key. What it asks for is in the payload.
@@ -184,20 +148,7 @@ pub fn read_init(
     local: &StaticSecret,
     datagram: &[u8],
 ) -> Result<(Proven, IncomingInit), CryptoError> {
-    if !init_mac_ok(&local.public(), datagram) {
-        return Err(CryptoError::Malformed);
-    }
-    let client_index = be32(datagram, CLIENT_INDEX_AT).ok_or(CryptoError::Malformed)?;
-    let message = datagram.get(INIT_NOISE_AT..).ok_or(CryptoError::Malformed)?;
-
-    let setup = Setup { pattern: PATTERN, prologue: &PROLOGUE, local, remote: None, psk: None };
-    let mut state = setup.build(Role::Responder, rng)?;
-    let payload = noise::read(&mut state, message)?;
-    let peer = state
-        .get_remote_static()
-        .and_then(|key| key.try_into().ok())
-        .map(PublicKey)
-        .ok_or(CryptoError::Internal("the static key of a Noise message"))?;
+    let Asked { peer, payload, client_index, state } = EXCHANGE.read(rng, local, datagram)?;
     Ok((Proven::mint(), IncomingInit { peer, payload, client_index, state }))
 }
 
@@ -214,13 +165,9 @@ impl IncomingInit {
         if payload.len() > RESPONSE_PAYLOAD_MAX {
             return Err(CryptoError::TooLong { len: payload.len(), max: RESPONSE_PAYLOAD_MAX });
         }
-        self.state
-            .set_psk(PSK_POSITION.into(), psk.as_bytes())
-            .map_err(|_| CryptoError::Internal("the pre-shared key of a Noise exchange"))?;
-        let message = noise::write(&mut self.state, payload, NOISE_RESPONSE_OVERHEAD)?;
+        let (index, psk) = (self.client_index, psk.as_bytes());
+        let datagram = EXCHANGE.answer(MsgType::HandshakeResponse, index, &mut self.state, psk, payload)?;
         let secret = noise::finish(&mut self.state)?;
-        let mut datagram = header(MsgType::HandshakeResponse, self.client_index).to_vec();
-        datagram.extend(message);
         Ok((datagram, secret))
     }
 }
@@ -233,22 +180,6 @@ impl fmt::Debug for IncomingInit {
             .finish_non_exhaustive()
     }
 }
-
-/// The first eight octets of both datagrams.
-const fn header(kind: MsgType, client_index: u32) -> [u8; RESPONSE_NOISE_AT] {
-    let [a, b, c, d] = client_index.to_be_bytes();
-    [kind.octet(), PROTOCOL_VERSION, 0, 0, a, b, c, d]
-}
-
-/// The MAC over an INIT with its MAC field taken as zero.
-fn init_mac(gateway: &PublicKey, datagram: &[u8]) -> [u8; MAC_LEN] {
-    let key = mac::public_key_of(b"jvpn1 init mac", &gateway.0);
-    let before = datagram.get(..INIT_MAC_AT).unwrap_or_default();
-    let behind = datagram.get(INIT_COOKIE_AT..).unwrap_or_default();
-    mac::mac(&key, &[before, &[0; MAC_LEN], behind])
-}
-
-const _: () = assert!(INIT_MAC_AT + MAC_LEN == INIT_COOKIE_AT && CLIENT_INDEX_AT + 4 == INIT_MAC_AT);
 
 #[cfg(test)]
 mod tests;

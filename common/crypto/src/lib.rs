@@ -13,6 +13,7 @@
 //! | `agreement` | the Diffie-Hellman function: X25519, but for simulations |
 //! | `schedule` | from an epoch's secret to the keys for data, control and the next reattach |
 //! | `handshake`, `reattach`, `takeover` | the three Noise exchanges |
+//! | `ik` | what handshake and takeover share |
 //! | [`aead`] | sealing and opening on the hot path, without allocation |
 //! | [`window`] | replay windows, shared between processes or owned |
 //! | `control` | sealed CONTROL datagrams |
@@ -35,6 +36,8 @@ pub mod cookie;
 mod error;
 #[cfg(feature = "handshake")]
 pub mod handshake;
+#[cfg(feature = "handshake")]
+mod ik;
 pub mod keys;
 pub mod limits;
 mod mac;

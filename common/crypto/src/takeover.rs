@@ -47,28 +47,33 @@
 
 use crate::control::ControlOpener;
 use crate::cookie::Cookie;
+use crate::ik::{self, Exchange};
 use crate::keys::{PresharedKey, PublicKey, StaticSecret};
-use crate::mac;
-use crate::noise::{self, Role, Setup};
+use crate::noise;
 use crate::reattach::Reject;
 use crate::rng::Random;
 use crate::schedule::{EpochSecret, TakeoverKey};
 use crate::{CryptoError, Proven};
 use jvpn_abi::wire::reattach::KIND_TAKEOVER;
 use jvpn_abi::wire::takeover::{
-    ANSWER_NOISE_AT, COOKIE_AT, INDEX_AT, MAC_AT, NOISE_ANSWER_OVERHEAD, NOISE_AT, NOISE_OVERHEAD,
     REFUSAL_LEN, TAKEOVER_ACK_PAYLOAD_MAX, TAKEOVER_LEN, TAKEOVER_PAYLOAD_LEN, TAKEOVER_REJECT_LEN,
 };
-use jvpn_abi::wire::{COOKIE_LEN, Direction, MAC_LEN, MsgType, SlotId, Suite, be32, octets};
+use jvpn_abi::wire::{Direction, MsgType, SlotId, Suite, octets};
 use jvpn_abi::{PROTOCOL_VERSION, Reason};
 use snow::HandshakeState;
 use std::fmt;
 
-const PATTERN: &str = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
-const PSK_POSITION: u8 = 2;
 const PROLOGUE: [u8; 14] = *b"jvpn takeover\x01";
 
 const _: () = assert!(PROLOGUE[13] == PROTOCOL_VERSION);
+
+const EXCHANGE: Exchange = Exchange {
+    prologue: &PROLOGUE,
+    request: MsgType::ReattachRequest,
+    kind: KIND_TAKEOVER,
+    len: TAKEOVER_LEN,
+    payload_len: TAKEOVER_PAYLOAD_LEN,
+};
 
 /// What a request is made from.
 #[derive(Debug)]
@@ -105,23 +110,8 @@ pub fn request(
     params: &RequestParams<'_>,
     payload: &[u8],
 ) -> Result<(Vec<u8>, Pending), CryptoError> {
-    if payload.len() > TAKEOVER_PAYLOAD_LEN {
-        return Err(CryptoError::TooLong { len: payload.len(), max: TAKEOVER_PAYLOAD_LEN });
-    }
-    let mut padded = payload.to_vec();
-    padded.resize(TAKEOVER_PAYLOAD_LEN, 0);
-
-    let psk = Some((PSK_POSITION, params.takeover.psk()));
-    let (local, remote) = (params.local, Some(params.gateway));
-    let mut state =
-        Setup { pattern: PATTERN, prologue: &PROLOGUE, local, remote, psk }.build(Role::Initiator, rng)?;
-    let message = noise::write(&mut state, &padded, NOISE_OVERHEAD)?;
-
-    let mut datagram = Vec::with_capacity(TAKEOVER_LEN);
-    datagram.extend(header(MsgType::ReattachRequest, params.client_index));
-    datagram.resize(NOISE_AT, 0);
-    datagram.extend(message);
-    write_mac(params.gateway, &mut datagram);
+    let ends = (params.local, params.gateway);
+    let (datagram, state) = EXCHANGE.ask(rng, ends, params.takeover.psk(), params.client_index, payload)?;
     let pending = Pending {
         client_index: params.client_index,
         gateway: *params.gateway,
@@ -132,13 +122,6 @@ pub fn request(
     Ok((datagram, pending))
 }
 
-fn write_mac(gateway: &PublicKey, request: &mut [u8]) {
-    let mac = request_mac(gateway, request);
-    if let Some(field) = request.get_mut(MAC_AT..MAC_AT + MAC_LEN) {
-        field.copy_from_slice(&mac);
-    }
-}
-
 impl Pending {
     /// Lets the request show a cookie. It stays the same request: the same Noise message, so the answer to either form can
     /// be read.
@@ -146,14 +129,7 @@ impl Pending {
     /// # Errors
     /// [`CryptoError::Malformed`] if this is not the size of a request.
     pub fn with_cookie(&self, request: &mut [u8], cookie: Cookie) -> Result<(), CryptoError> {
-        if request.len() != TAKEOVER_LEN {
-            return Err(CryptoError::Malformed);
-        }
-        if let Some(field) = request.get_mut(COOKIE_AT..COOKIE_AT + COOKIE_LEN) {
-            field.copy_from_slice(&cookie.0);
-        }
-        write_mac(&self.gateway, request);
-        Ok(())
+        EXCHANGE.show(&self.gateway, request, cookie)
     }
 
     /// Reads an ACK: the epoch's secret and the payload. After an error but [`CryptoError::Repeated`] the genuine answer
@@ -163,8 +139,8 @@ impl Pending {
     /// [`CryptoError::Malformed`], [`CryptoError::Authentication`]; [`CryptoError::Repeated`] once an answer was read.
     pub fn read_ack(&mut self, datagram: &[u8]) -> Result<(EpochSecret, Vec<u8>), CryptoError> {
         let state = self.state.as_mut().ok_or(CryptoError::Repeated)?;
-        let message = answer_body(MsgType::ReattachAck, self.client_index, datagram)?;
-        set_psk(state, self.takeover.psk())?;
+        let message = EXCHANGE.answer_body(MsgType::ReattachAck, self.client_index, datagram)?;
+        ik::set_psk(state, self.takeover.psk())?;
         let payload = noise::read(state, message)?;
         let secret = noise::finish(state)?;
         self.state = None;
@@ -180,8 +156,8 @@ impl Pending {
         if datagram.len() != TAKEOVER_REJECT_LEN {
             return Err(CryptoError::Malformed);
         }
-        let message = answer_body(MsgType::ReattachReject, self.client_index, datagram)?;
-        set_psk(state, self.preshared.as_bytes())?;
+        let message = EXCHANGE.answer_body(MsgType::ReattachReject, self.client_index, datagram)?;
+        ik::set_psk(state, self.preshared.as_bytes())?;
         let payload = noise::read(state, message)?;
         self.state = None;
         let refusal: [u8; REFUSAL_LEN] = octets(&payload, 0).ok_or(CryptoError::Malformed)?;
@@ -201,11 +177,7 @@ impl fmt::Debug for Pending {
 /// constant time. Cheap; needs no secret, so it keeps scanners out, not attackers.
 #[must_use]
 pub fn request_mac_ok(gateway: &PublicKey, datagram: &[u8]) -> bool {
-    let Some(client_index) = be32(datagram, INDEX_AT) else { return false };
-    let Some(field) = datagram.get(MAC_AT..MAC_AT + MAC_LEN) else { return false };
-    datagram.len() == TAKEOVER_LEN
-        && datagram.starts_with(&header(MsgType::ReattachRequest, client_index))
-        && mac::equal(field, &request_mac(gateway, datagram))
+    EXCHANGE.is_asked(gateway, datagram)
 }
 
 /// A client's request. Its static key is proven, its moment is not.
@@ -228,19 +200,7 @@ pub fn read_request(
     local: &StaticSecret,
     datagram: &[u8],
 ) -> Result<Incoming, CryptoError> {
-    if !request_mac_ok(&local.public(), datagram) {
-        return Err(CryptoError::Malformed);
-    }
-    let client_index = be32(datagram, INDEX_AT).ok_or(CryptoError::Malformed)?;
-    let message = datagram.get(NOISE_AT..).ok_or(CryptoError::Malformed)?;
-    let setup = Setup { pattern: PATTERN, prologue: &PROLOGUE, local, remote: None, psk: None };
-    let mut state = setup.build(Role::Responder, rng)?;
-    let payload = noise::read(&mut state, message)?;
-    let peer = state
-        .get_remote_static()
-        .and_then(|key| key.try_into().ok())
-        .map(PublicKey)
-        .ok_or(CryptoError::Internal("the static key of a Noise message"))?;
+    let ik::Asked { peer, payload, client_index, state } = EXCHANGE.read(rng, local, datagram)?;
     Ok(Incoming { peer, payload, client_index, state })
 }
 
@@ -271,11 +231,9 @@ impl Incoming {
         if payload.len() > TAKEOVER_ACK_PAYLOAD_MAX {
             return Err(CryptoError::TooLong { len: payload.len(), max: TAKEOVER_ACK_PAYLOAD_MAX });
         }
-        set_psk(&mut self.state, takeover.psk())?;
-        let message = noise::write(&mut self.state, payload, NOISE_ANSWER_OVERHEAD)?;
+        let (index, psk) = (self.client_index, takeover.psk());
+        let datagram = EXCHANGE.answer(MsgType::ReattachAck, index, &mut self.state, psk, payload)?;
         let secret = noise::finish(&mut self.state)?;
-        let mut datagram = header(MsgType::ReattachAck, self.client_index).to_vec();
-        datagram.extend(message);
         let opener = ControlOpener::new(&secret, suite, Direction::ClientToGateway, slot);
         Ok(Answered { datagram, secret, awaited: Awaited { opener } })
     }
@@ -290,13 +248,10 @@ impl Incoming {
         reason: Reason,
         retry_after_ms: u32,
     ) -> Result<Vec<u8>, CryptoError> {
-        set_psk(&mut self.state, preshared.as_bytes())?;
         let [a, b, c, d] = retry_after_ms.to_be_bytes();
         let refusal: [u8; REFUSAL_LEN] = [reason.number(), a, b, c, d];
-        let message = noise::write(&mut self.state, &refusal, NOISE_ANSWER_OVERHEAD)?;
-        let mut datagram = header(MsgType::ReattachReject, self.client_index).to_vec();
-        datagram.extend(message);
-        Ok(datagram)
+        let (index, psk) = (self.client_index, preshared.as_bytes());
+        EXCHANGE.answer(MsgType::ReattachReject, index, &mut self.state, psk, &refusal)
     }
 }
 
@@ -331,37 +286,6 @@ impl Awaited {
         self.opener
     }
 }
-
-/// The Noise message of an answer to the request with this index.
-fn answer_body(kind: MsgType, client_index: u32, datagram: &[u8]) -> Result<&[u8], CryptoError> {
-    if datagram.len() < ANSWER_NOISE_AT + NOISE_ANSWER_OVERHEAD || datagram.len() > TAKEOVER_LEN {
-        return Err(CryptoError::Malformed);
-    }
-    let (head, message) = datagram.split_at_checked(ANSWER_NOISE_AT).ok_or(CryptoError::Malformed)?;
-    if head == header(kind, client_index) { Ok(message) } else { Err(CryptoError::Malformed) }
-}
-
-fn set_psk(state: &mut HandshakeState, psk: &[u8; mac::SECRET_LEN]) -> Result<(), CryptoError> {
-    state
-        .set_psk(PSK_POSITION.into(), psk)
-        .map_err(|_| CryptoError::Internal("the pre-shared key of a Noise exchange"))
-}
-
-/// The first eight octets of all three datagrams.
-const fn header(kind: MsgType, client_index: u32) -> [u8; ANSWER_NOISE_AT] {
-    let [a, b, c, d] = client_index.to_be_bytes();
-    [kind.octet(), PROTOCOL_VERSION, KIND_TAKEOVER, 0, a, b, c, d]
-}
-
-/// As HANDSHAKE_INIT's: the type in front tells the two apart.
-fn request_mac(gateway: &PublicKey, datagram: &[u8]) -> [u8; MAC_LEN] {
-    let key = mac::public_key_of(b"jvpn1 init mac", &gateway.0);
-    let before = datagram.get(..MAC_AT).unwrap_or_default();
-    let behind = datagram.get(COOKIE_AT..).unwrap_or_default();
-    mac::mac(&key, &[before, &[0; MAC_LEN], behind])
-}
-
-const _: () = assert!(MAC_AT + MAC_LEN == COOKIE_AT && INDEX_AT + 4 == MAC_AT);
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ mod keys;
 mod paths;
 mod quality;
 mod reattach;
+mod reborn;
 mod recovery;
 mod rekey;
 mod restart;

@@ -3,7 +3,7 @@
 
 use crate::client::Client;
 use crate::rig::{PATH_A, PATH_B, PATH_C, Rig, UNIX_OFFSET_MS};
-use crate::takeover::{answer, attached, lose_everything, reborn, refused, rig, take_over};
+use crate::reborn::{answer, attached, lose_everything, reborn, refused, rig, take_over};
 use jvpn_abi::Reason;
 use jvpn_abi::wire::MsgType;
 use jvpn_abi::wire::reset::{Reset, ResetKind};

@@ -1,135 +1,24 @@
 //! Sessions that only the store remembers: loaded with their next term, taken over by their clients, and everything that
 //! may go wrong on the way.
 
-use crate::client::{Client, Held};
+use crate::client::Client;
+use crate::reborn::{
+    answer, ask, ask_for, attached, broken, hold, lose_everything, reborn, reborn_gateway, refused, rig,
+    take, take_over,
+};
 use crate::rig::{Answers, PATH_A, PATH_B, PATH_C, Rig, UNIX_OFFSET_MS};
+use jvpn_abi::Reason;
 use jvpn_abi::wire::MsgType;
 use jvpn_abi::wire::reset::Reset;
-use jvpn_abi::{Endpoint, Reason};
 use jvpn_controlplane::audit::{AuditKind, Line};
 use jvpn_controlplane::engine::{AdminCommand, Counter, TableEvent};
-use jvpn_controlplane::store::writer::{Outcome, Request};
 use jvpn_controlplane::store::{
     Change, Expected, StoreError, StoredSession, Unreadable, UnreadableRecord, Version, Versioned,
 };
 use jvpn_crypto::cookie::{Question, read_retry};
-use jvpn_crypto::rng::Random;
-use jvpn_crypto::takeover::{self, Pending, RequestParams};
-use jvpn_session::messages::{ControlMessage, ReattachGrant, SessionId, SwitchCause, TakeoverAsk};
+use jvpn_session::messages::{ControlMessage, SessionId};
 use jvpn_session::{Policy, StateVersion};
 use std::time::Duration;
-
-/// A rig whose store says what the test wants.
-pub(crate) fn rig() -> Rig {
-    let mut rig = Rig::new(Policy::default());
-    rig.engine.keep_store(UNIX_OFFSET_MS);
-    rig
-}
-
-pub(crate) fn answer(rig: &mut Rig, request: &Request, result: Result<Version, StoreError>) {
-    let (Change::Put { id, .. } | Change::Delete { id, .. }) = request.change;
-    let outcome = Outcome { ticket: request.ticket, id, result };
-    rig.engine.handle_store_outcome(rig.now, outcome, &rig.tables.contexts);
-    rig.pump();
-}
-
-fn broken() -> StoreError {
-    StoreError::Unavailable { place: "here".into(), problem: "no room".into() }
-}
-
-/// An attached client, and its record.
-pub(crate) fn attached(rig: &mut Rig, peer: u8) -> (Client, (SessionId, Versioned)) {
-    let mut client = Client::new(peer, rig.gateway);
-    let (init, initiation) = client.init(rig);
-    rig.datagram(PATH_A(), &init);
-    let request = rig.engine.poll_store().unwrap();
-    let Change::Put { id, session, .. } = &request.change else { panic!("{request:?}") };
-    let record = (*id, Versioned { version: Version(1), session: (**session).clone() });
-    answer(rig, &request, Ok(Version(1)));
-    let is_response = |payload: &[u8]| payload.first() == Some(&MsgType::HandshakeResponse.octet());
-    let response = rig.sent.drain(..).find(|sent| is_response(&sent.payload)).unwrap();
-    client.read_response(initiation, &response.payload).unwrap();
-    rig.frame(client.slot(), PATH_A());
-    assert_eq!(rig.status(&client).state, "ATTACHED");
-    rig.sent.clear();
-    (client, record)
-}
-
-/// Both processes are gone, with everything but the store.
-pub(crate) fn lose_everything(rig: &mut Rig) {
-    rig.forget();
-    rig.engine.keep_store(UNIX_OFFSET_MS);
-}
-
-/// Both processes have died and come back; the store has raised the term of every record.
-pub(crate) fn reborn(rig: &mut Rig, records: &mut [(SessionId, Versioned)]) {
-    lose_everything(rig);
-    rig.engine.load_stored(rig.now, records.to_vec());
-    while let Some(request) = rig.engine.poll_store() {
-        let Change::Put { id, expected, session } = &request.change else { panic!("{request:?}") };
-        let record = &mut records.iter_mut().find(|(own, _)| own == id).unwrap().1;
-        assert_eq!(*expected, Expected::Version(record.version));
-        assert_eq!(session.term, record.session.term + 1);
-        *record = Versioned { version: Version(record.version.0 + 1), session: (**session).clone() };
-        let version = record.version;
-        answer(rig, &request, Ok(version));
-    }
-}
-
-/// A takeover request of a client.
-fn ask(rig: &mut Rig, client: &mut Client) -> (Vec<u8>, Pending) {
-    let id = client.session();
-    ask_for(rig, client, id)
-}
-
-fn ask_for(rig: &mut Rig, client: &mut Client, session_id: SessionId) -> (Vec<u8>, Pending) {
-    client.timestamp_ns += 1;
-    let mut index = [0; 4];
-    rig.rng.fill(&mut index).unwrap();
-    let params = RequestParams {
-        local: &client.secret,
-        gateway: &rig.gateway,
-        takeover: client.takeover.as_ref().unwrap(),
-        preshared: &Default::default(),
-        client_index: u32::from_be_bytes(index),
-    };
-    let (timestamp_ns, cause, attempt) = (client.timestamp_ns, SwitchCause::SlotReset, client.attempt);
-    let ask = TakeoverAsk { session_id, timestamp_ns, cause, detect_ms: 400, attempt };
-    takeover::request(&mut rig.rng, &params, &ask.encode()).unwrap()
-}
-
-/// The client holds what an ACK offers.
-fn hold(client: &mut Client, pending: &mut Pending, ack: &[u8]) {
-    let (secret, payload) = pending.read_ack(ack).unwrap();
-    let grant = ReattachGrant::decode(&payload).unwrap();
-    assert!(!grant.rekey && grant.key_number == 0);
-    client.held.push(Held::new(grant.binding, secret));
-}
-
-/// TAKE_OVER under the newest binding.
-fn take(client: &Client) -> Vec<u8> {
-    let grant = &client.newest().grant;
-    client.control(&ControlMessage::TakeOver { epoch: grant.epoch, version: grant.anchor_version })
-}
-
-/// The whole exchange, up to the first frame.
-pub(crate) fn take_over(rig: &mut Rig, client: &mut Client, path: Endpoint) {
-    let (request, mut pending) = ask(rig, client);
-    let ack = rig.ask(path, &request);
-    hold(client, &mut pending, &ack);
-    let state = rig.ask(path, &take(client));
-    let told = client.open(client.newest(), &state).unwrap();
-    assert!(matches!(told, ControlMessage::State { .. }), "{told:?}");
-    rig.frame(client.slot(), path);
-    client.settle();
-}
-
-pub(crate) fn refused(rig: &mut Rig, client: &mut Client, path: Endpoint) -> (Reason, u32) {
-    let (request, mut pending) = ask(rig, client);
-    let refusal = rig.ask(path, &request);
-    let reject = pending.read_reject(&refusal).unwrap();
-    (reject.reason, reject.retry_after_ms)
-}
 
 /// R1.2, R1.3, R6.1, R7.3: the same SessionId after both processes died, the next term, one STATE_CHANGE for the load, ATTACHED
 /// with the first frame; then everything goes on, and the next death again raises the term.
@@ -183,10 +72,7 @@ fn r7_3_the_same_session_after_both_processes_died() {
 /// the record, and without one the exchange is UNAVAILABLE, never an end.
 #[test]
 fn r7_3_a_session_that_was_taken_over_is_adopted() {
-    let mut rig = rig();
-    let (mut client, record) = attached(&mut rig, 0);
-    let mut records = vec![record];
-    reborn(&mut rig, &mut records);
+    let (mut rig, mut client, records) = reborn_gateway();
     take_over(&mut rig, &mut client, PATH_B());
     let record = records[0].clone();
     for matched in [true, false] {
@@ -246,10 +132,7 @@ fn r2_4_a_replayed_request_moves_nothing() {
 /// offer; once.
 #[test]
 fn r2_1_only_the_client_takes_the_offer() {
-    let mut rig = rig();
-    let (mut client, record) = attached(&mut rig, 0);
-    let mut records = vec![record];
-    reborn(&mut rig, &mut records);
+    let (mut rig, mut client, _) = reborn_gateway();
     let (request, mut pending) = ask(&mut rig, &mut client);
     let ack = rig.ask(PATH_A(), &request);
     hold(&mut client, &mut pending, &ack);
@@ -284,10 +167,7 @@ fn r2_1_only_the_client_takes_the_offer() {
 /// a few seconds only, and its slot is given back.
 #[test]
 fn i13_a_lost_answer_is_asked_for_again() {
-    let mut rig = rig();
-    let (mut client, record) = attached(&mut rig, 0);
-    let mut records = vec![record];
-    reborn(&mut rig, &mut records);
+    let (mut rig, mut client, mut records) = reborn_gateway();
     let mut late = None;
     for _ in 0..4 {
         let (request, mut pending) = ask(&mut rig, &mut client);
@@ -316,10 +196,7 @@ fn i13_a_lost_answer_is_asked_for_again() {
 /// for again and leads into the same session.
 #[test]
 fn i13_a_takeover_that_fails_is_made_again() {
-    let mut rig = rig();
-    let (mut client, record) = attached(&mut rig, 0);
-    let mut records = vec![record];
-    reborn(&mut rig, &mut records);
+    let (mut rig, mut client, _) = reborn_gateway();
     let begin = |rig: &mut Rig, client: &mut Client| {
         let (request, mut pending) = ask(rig, client);
         let ack = rig.ask(PATH_A(), &request);
@@ -558,10 +435,7 @@ fn r1_6_ttls_hold_over_a_restart() {
 /// it, and what it is told afterwards says why.
 #[test]
 fn r2_3_a_loaded_session_obeys_the_rules_of_any() {
-    let mut rig = rig();
-    let (mut client, record) = attached(&mut rig, 0);
-    let mut records = vec![record];
-    reborn(&mut rig, &mut records);
+    let (mut rig, mut client, _) = reborn_gateway();
     let mut newer = Client::new(0, rig.gateway);
     newer.timestamp_ns = client.timestamp_ns;
     let (init, initiation) = newer.init(&mut rig);
@@ -591,10 +465,7 @@ fn r2_3_a_loaded_session_obeys_the_rules_of_any() {
 /// R1.6: a client that is offered its session back may end it instead.
 #[test]
 fn r1_6_a_client_may_end_the_session_that_it_is_offered() {
-    let mut rig = rig();
-    let (mut client, record) = attached(&mut rig, 0);
-    let mut records = vec![record];
-    reborn(&mut rig, &mut records);
+    let (mut rig, mut client, _) = reborn_gateway();
     let (request, mut pending) = ask(&mut rig, &mut client);
     let ack = rig.ask(PATH_A(), &request);
     hold(&mut client, &mut pending, &ack);
@@ -673,10 +544,7 @@ fn r1_8_killed_at_every_step_of_a_takeover() {
 /// What the answers of this file are: none larger than its question, none of another type.
 #[test]
 fn r3_1_answers_are_what_they_are_asked_for() {
-    let mut rig = rig();
-    let (mut client, record) = attached(&mut rig, 0);
-    let mut records = vec![record];
-    reborn(&mut rig, &mut records);
+    let (mut rig, mut client, _) = reborn_gateway();
     let (request, _) = ask(&mut rig, &mut client);
     let ack = rig.ask(PATH_A(), &request);
     assert_eq!((request.len(), ack[0], ack.len()), (256, MsgType::ReattachAck.octet(), 123));

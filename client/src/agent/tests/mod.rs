@@ -7,6 +7,7 @@ mod quality;
 mod rekey;
 mod retry;
 mod scenarios;
+mod sequences;
 mod takeover;
 mod world;
 

@@ -1,6 +1,11 @@
 use super::*;
+use crate::ik::{PATTERN, PSK_POSITION, request_mac};
+use crate::noise::{Role, Setup};
 use crate::testing::{Failing, NO_SOURCE, Seeded, resized, spoiled};
 use jvpn_abi::wire::Suite;
+use jvpn_abi::wire::handshake::{
+    INIT_COOKIE_AT, INIT_MAC_AT, INIT_NOISE_AT, NOISE_INIT_OVERHEAD, RESPONSE_NOISE_AT,
+};
 
 const INDEX: u32 = 0x0102_0304;
 
@@ -42,7 +47,7 @@ fn same(a: &EpochSecret, b: &EpochSecret) -> bool {
 
 /// Somebody on the path knows the gateway's public key and can make the outer MAC right again.
 fn with_mac(gateway: &StaticSecret, mut datagram: Vec<u8>) -> Vec<u8> {
-    let mac = init_mac(&gateway.public(), &datagram);
+    let mac = request_mac(&gateway.public(), &datagram);
     datagram[INIT_MAC_AT..INIT_COOKIE_AT].copy_from_slice(&mac);
     datagram
 }

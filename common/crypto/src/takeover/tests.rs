@@ -1,7 +1,9 @@
 use super::*;
 use crate::control::ControlSealer;
+use crate::ik::request_mac;
 use crate::schedule::Root;
 use crate::testing::{Failing, NO_SOURCE, Seeded, resized, spoiled};
+use jvpn_abi::wire::takeover::{COOKIE_AT, MAC_AT, NOISE_AT};
 
 const INDEX: u32 = 0x0102_0304;
 const SUITE: Suite = Suite::ChaCha20Poly1305;
