@@ -10,7 +10,7 @@ use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, flood};
+use crate::scenarios::{cost, demo, emulator, flood};
 use crate::simulate::{self, Seeds};
 use crate::simulation::KeyKind;
 use crate::simulation::churn::Profile;
@@ -54,6 +54,8 @@ enum Verb {
     Cost(CostArgs),
     /// Lives through worlds of many mobile hosts on virtual time, one per seed, and judges every step.
     Simulate(Box<SimulateArgs>),
+    /// The path emulator of the recovery bench: its profiles, and a test of itself.
+    Emulator(EmulatorArgs),
     /// Judges audit logs of a gateway by the schema, the table of transitions and the invariants, and by nothing else.
     CheckEvents(CheckEventsArgs),
     /// Removes what killed runs left: network namespaces, processes, files.
@@ -125,6 +127,22 @@ struct FloodArgs {
     /// Where result, audit, histograms, logs and configuration go.
     #[arg(long, default_value = "target/flood", value_name = "DIR")]
     out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct EmulatorArgs {
+    /// Measures delay, jitter, loss, bursts, reordering, duplication, rate and capacity against what was asked.
+    #[arg(long, required_unless_present = "profile")]
+    self_test: bool,
+    /// Checks this profile (a built-in name or a file) and shows what it amounts to.
+    #[arg(long, value_name = "P", conflicts_with = "self_test")]
+    profile: Option<String>,
+    /// Determines all chance.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    seed: u64,
+    /// Writes the self-test to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -203,6 +221,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
         Verb::Flood(args) => run_flood(args),
+        Verb::Emulator(args) => run_emulator(&args),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -310,6 +329,15 @@ fn run_flood(args: FloodArgs) -> Result<()> {
     };
     let show = if args.json { flood::Show::Json } else { flood::Show::Table };
     flood::run_and_print(&options, show, &interrupt)
+}
+
+fn run_emulator(args: &EmulatorArgs) -> Result<()> {
+    if let Some(name) = &args.profile {
+        timeline::print(&format!("{:#?}", jvpn_rig::emulator::Profile::load(name)?));
+        return Ok(());
+    }
+    requirements::check()?;
+    emulator::run(args.seed, args.json.as_ref(), &Interrupt::install()?)
 }
 
 /// The directory, made if it is not there, by its whole name.

@@ -2,6 +2,7 @@
 
 pub mod cost;
 pub mod demo;
+pub mod emulator;
 pub mod flood;
 
 // The rig knows the wire only as a stranger would; here both views meet.
