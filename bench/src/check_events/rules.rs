@@ -152,11 +152,19 @@ impl PolicyNumbers {
     pub fn load(path: &Path) -> Result<Self> {
         let what = || format!("policy {}", path.display());
         let text = std::fs::read_to_string(path).with_context(what)?;
-        let table: toml::Table = toml::from_str(&text).with_context(what)?;
+        Self::parse(&text).with_context(what)
+    }
+
+    /// The same from text.
+    ///
+    /// # Errors
+    /// One of its values is of the wrong kind.
+    pub fn parse(text: &str) -> Result<Self> {
+        let table: toml::Table = toml::from_str(text)?;
         let table = table.get("policy").and_then(toml::Value::as_table).unwrap_or(&table);
-        let numbers = Self::of(table).with_context(what)?;
+        let numbers = Self::of(table)?;
         if let Some(name) = &numbers.preset {
-            numbers.limits(name).with_context(what)?;
+            numbers.limits(name)?;
         }
         Ok(numbers)
     }

@@ -187,11 +187,7 @@ impl Streams {
     #[must_use]
     pub fn record(&self, client: u8) -> Record {
         let Some(state) = self.state(client) else { return Record::default() };
-        Record {
-            up: state.up.record.clone(),
-            down: state.down.record.clone(),
-            tcp: state.tcp.record.clone(),
-        }
+        Record { up: state.up.record.clone(), down: state.down.record.clone(), tcp: state.tcp.record.clone() }
     }
 
     /// When something last arrived: from the client, at the client. Unix ns.
@@ -232,11 +228,11 @@ fn send(shared: &Shared) {
         }
         for stream in &shared.streams {
             let port = FIRST_PROBE_PORT + u16::from(stream.number);
-            let targets =
-                [SocketAddrV4::new(LAN_SERVER, port), SocketAddrV4::new(stream.inner, CLIENT_PORT)];
+            let targets = [SocketAddrV4::new(LAN_SERVER, port), SocketAddrV4::new(stream.inner, CLIENT_PORT)];
             let mut state = stream.lock();
             let State { up, down, tcp } = &mut *state;
-            for ((lane, socket), target) in [(up, &stream.near), (down, &stream.far)].into_iter().zip(targets) {
+            for ((lane, socket), target) in [(up, &stream.near), (down, &stream.far)].into_iter().zip(targets)
+            {
                 // Refused while there is no way: then it is lost, as any packet would be.
                 let sent_ns = socket.send(target, lane.next, PROBE_LEN).unwrap_or_else(unix_ns);
                 lane.next += 1;
@@ -331,7 +327,11 @@ fn read(mut connection: TcpStream, number: u64, stream: &Stream, shared: &Shared
                 let arrived = (unix_ns(), state.tcp.total);
                 state.tcp.record.arrived.push(arrived);
             }
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(error) => {
                 state.tcp.record.broken.get_or_insert_with(|| error.to_string());
                 return;

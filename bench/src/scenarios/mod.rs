@@ -4,6 +4,7 @@ pub mod cost;
 pub mod demo;
 pub mod emulator;
 pub mod flood;
+pub mod recovery;
 
 // The rig knows the wire only as a stranger would; here both views meet.
 const _: () = assert!(jvpn_rig::DATA_OCTET == jvpn_abi::wire::MsgType::Data.octet());

@@ -25,8 +25,16 @@ pub(super) fn lane(record: &LaneRecord, incident_ns: u64) -> Lane {
     let mut arrived: Vec<_> = record.arrivals.iter().map(|arrival| arrival.arrived_ns).collect();
     arrived.sort_unstable();
     let gaps = arrived.windows(2).filter(|pair| pair[1] >= incident_ns).map(|pair| pair[1] - pair[0]);
-    let pauses = record.sent_ns.windows(2).filter(|pair| pair[1] >= incident_ns).map(|pair| pair[1].saturating_sub(pair[0]));
-    Lane { outage_ms: ms(gaps.max().unwrap_or(0)), lost: lost(record), pause_ms: ms(pauses.max().unwrap_or(0)) }
+    let pauses = record
+        .sent_ns
+        .windows(2)
+        .filter(|pair| pair[1] >= incident_ns)
+        .map(|pair| pair[1].saturating_sub(pair[0]));
+    Lane {
+        outage_ms: ms(gaps.max().unwrap_or(0)),
+        lost: lost(record),
+        pause_ms: ms(pauses.max().unwrap_or(0)),
+    }
 }
 
 /// Probes of the record that never arrived though a later one did: what is still on its way is not lost.
@@ -97,7 +105,11 @@ mod tests {
         assert_eq!((seen.outage_ms, seen.lost), (30.0, 2), "13 and 14 never came");
         assert_eq!(lane(&record(Vec::new()), 0).lost, 10);
         let twice = [arrival(9, 0, 1), arrival(10, 0, 1), arrival(10, 0, 2)];
-        assert_eq!(lane(&record(twice.into()), 0).lost, 0, "a copy replaces nobody; 9 is older than the record");
+        assert_eq!(
+            lane(&record(twice.into()), 0).lost,
+            0,
+            "a copy replaces nobody; 9 is older than the record"
+        );
     }
 
     #[test]

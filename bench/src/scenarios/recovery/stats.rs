@@ -64,7 +64,8 @@ pub fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     if a.is_empty() || b.is_empty() {
         return 1.0;
     }
-    let mut all: Vec<_> = a.iter().map(|value| (*value, true)).chain(b.iter().map(|value| (*value, false))).collect();
+    let mut all: Vec<_> =
+        a.iter().map(|value| (*value, true)).chain(b.iter().map(|value| (*value, false))).collect();
     all.sort_by(|x, y| x.0.total_cmp(&y.0));
     let (mut rank_sum, mut ties, mut at) = (0.0, 0.0, 0);
     while let Some((value, _)) = all.get(at) {
@@ -125,7 +126,10 @@ mod tests {
         let alone: Vec<Incident> = (0..40).map(|n| vec![f64::from(n)]).collect();
         let together: Vec<Incident> = (0..10).map(|n| vec![f64::from(n) * 4.0; 4]).collect();
         let width = |incidents| bootstrap(incidents, [0.5], 1).map(|[low, high]| high - low)[0];
-        assert!(width(&together) > width(&alone), "forty values of ten incidents say less than forty of forty");
+        assert!(
+            width(&together) > width(&alone),
+            "forty values of ten incidents say less than forty of forty"
+        );
     }
 
     #[test]
