@@ -142,9 +142,9 @@ impl Relay {
         self.with(|path, _| path.hold(direction, limit));
     }
 
-    /// Lets go what was kept; gives the number of frames.
+    /// Lets go what was kept; gives the lengths of the frames.
     #[must_use]
-    pub fn release(&self, direction: Direction) -> usize {
+    pub fn release(&self, direction: Direction) -> Vec<usize> {
         self.with(|path, now| path.release(now, direction))
     }
 

@@ -27,7 +27,6 @@ use super::{Options, Progress};
 use crate::check_events::rules::PolicyNumbers;
 use crate::check_events::{Expectations, check_files};
 use crate::deployment::{self, Deployment, Places, Role, Settings};
-use crate::events::{EventLog, Source};
 use crate::peers::streams::Streams;
 use crate::swarm::gateway::{self, Peer};
 
@@ -76,7 +75,6 @@ pub(super) struct Life<'a> {
     deployment: Mutex<Deployment>,
     tenants: Vec<Tenant>,
     streams: Streams,
-    audit: EventLog,
     observer: Observer,
     interrupt: &'a Interrupt,
     usage: &'a Usage,
@@ -127,7 +125,6 @@ impl<'a> Life<'a> {
         }
         gateway::configure(&places, &options.policy, &peers)?;
         let observer = Observer::start(rig)?;
-        let audit = EventLog::follow(&[(Source::ControlPlane, places.audit_file())], Box::new(|_| {}))?;
         let mut deployment = Deployment::new(&settings, &places);
         for role in [Role::DataPlane, Role::ControlPlane] {
             deployment.launch(rig, role, interrupt)?;
@@ -138,19 +135,7 @@ impl<'a> Life<'a> {
             .collect();
         let streams = Streams::start(rig, &clients)?;
         let deployment = Mutex::new(deployment);
-        Ok(Self {
-            options,
-            rtt_ms,
-            rig,
-            places,
-            deployment,
-            tenants,
-            streams,
-            audit,
-            observer,
-            interrupt,
-            usage,
-        })
+        Ok(Self { options, rtt_ms, rig, places, deployment, tenants, streams, observer, interrupt, usage })
     }
 
     /// Does the incidents that are left of one cause.
@@ -180,12 +165,7 @@ impl<'a> Life<'a> {
     }
 
     fn stage(&self) -> Stage<'_> {
-        Stage {
-            streams: &self.streams,
-            audit: &self.audit,
-            rtt: Duration::from_millis(self.rtt_ms),
-            interrupt: self.interrupt,
-        }
+        Stage { streams: &self.streams, rtt: Duration::from_millis(self.rtt_ms), interrupt: self.interrupt }
     }
 
     fn strike_each(&mut self, work: &Work<'_, '_>) -> Result<()> {

@@ -11,72 +11,72 @@ use super::cause::Cause;
 
 /// What one client lived through.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Trial {
+pub(super) struct Trial {
     /// What happened.
-    pub cause: Cause,
+    pub(super) cause: Cause,
     /// Emulated round-trip time, ms.
-    pub rtt_ms: u64,
+    pub(super) rtt_ms: u64,
     /// Trials with the same number were struck by one incident.
-    pub incident: u32,
+    pub(super) incident: u32,
     /// Which client.
-    pub client: u8,
+    pub(super) client: u8,
     /// When it happened, Unix ms.
-    pub at_ms: u64,
+    pub(super) at_ms: u64,
     /// Its session.
-    pub session_id: String,
+    pub(super) session_id: String,
     /// Whether traffic flowed both ways again in time.
-    pub recovered: bool,
+    pub(super) recovered: bool,
     /// From the incident to the client's decision to leave the path.
-    pub detect_ms: Option<f64>,
+    pub(super) detect_ms: Option<f64>,
     /// From that decision to the first frame over the new binding.
-    pub reattach_ms: Option<f64>,
+    pub(super) reattach_ms: Option<f64>,
     /// What the client took it for.
-    pub noticed_as: Option<String>,
+    pub(super) noticed_as: Option<String>,
     /// Requests that it made.
-    pub attempts: Option<u64>,
+    pub(super) attempts: Option<u64>,
     /// Confirmed switches.
-    pub switches: u32,
+    pub(super) switches: u32,
     /// Longest time without a probe at the LAN.
-    pub outage_up_ms: f64,
+    pub(super) outage_up_ms: f64,
     /// Longest time without a probe at the client.
-    pub outage_down_ms: f64,
+    pub(super) outage_down_ms: f64,
     /// The longer of the two.
-    pub outage_ms: f64,
+    pub(super) outage_ms: f64,
     /// Probes to the LAN that never came: at 1 kHz a millisecond of goodput each.
-    pub lost_up: u64,
+    pub(super) lost_up: u64,
     /// Probes to the client that never came.
-    pub lost_down: u64,
+    pub(super) lost_down: u64,
     /// Longest time without an octet of the TCP stream.
-    pub tcp_stall_ms: f64,
+    pub(super) tcp_stall_ms: f64,
     /// Whether the TCP stream went on and delivered everything.
-    pub tcp_survived: bool,
+    pub(super) tcp_survived: bool,
     /// Whether its session is the same afterwards.
-    pub session_kept: bool,
+    pub(super) session_kept: bool,
     /// Genuine datagrams of the old binding that the emulator held back and released after the switch.
-    pub held_released: u64,
+    pub(super) held_released: u64,
     /// Probes of an old binding that came out at the LAN after its unbind: there must be none.
-    pub stale_forwarded: u64,
+    pub(super) stale_forwarded: u64,
     /// Longest time in which the bench itself sent nothing: what of an outage is the machine's fault.
-    pub bench_pause_ms: f64,
+    pub(super) bench_pause_ms: f64,
 }
 
 /// What a journal belongs to: going on with another question would mix two answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Question {
+pub(super) struct Question {
     /// Layout of the journal.
-    pub form: u32,
+    pub(super) form: u32,
     /// Version and commit of the bench.
-    pub version: String,
+    pub(super) version: String,
     /// Optimised or not.
-    pub build: String,
+    pub(super) build: String,
     /// Policy, as text.
-    pub policy: String,
+    pub(super) policy: String,
     /// Name of the profile.
-    pub profile: String,
+    pub(super) profile: String,
     /// Clients at once.
-    pub clients: u8,
+    pub(super) clients: u8,
     /// Determines all chance of the bench.
-    pub seed: u64,
+    pub(super) seed: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -90,13 +90,13 @@ enum Line {
 
 /// The journal of a run.
 #[derive(Debug)]
-pub struct Journal {
+pub(super) struct Journal {
     file: File,
     path: PathBuf,
     /// Trials so far, of earlier runs too.
-    pub trials: Vec<Trial>,
+    pub(super) trials: Vec<Trial>,
     /// Lives of the gateway so far.
-    pub segments: u32,
+    pub(super) segments: u32,
 }
 
 impl Journal {
@@ -104,9 +104,10 @@ impl Journal {
     ///
     /// # Errors
     /// There is one and `resume` is not asked for; or it belongs to another question; or it cannot be written.
-    pub fn open(dir: &Path, question: &Question, resume: bool) -> Result<Self> {
+    pub(super) fn open(dir: &Path, question: &Question, resume: bool) -> Result<Self> {
         let path = dir.join("trials.jsonl");
-        let exists = path.exists();
+        // A run that failed before its first trial leaves nothing to go on with.
+        let exists = fs::read_to_string(&path).is_ok_and(|text| text.contains("{\"trial\":"));
         ensure!(
             !exists || resume,
             "{} has trials of an earlier run: go on with --resume, or choose another --out",
@@ -133,7 +134,7 @@ impl Journal {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn segment(&mut self) -> Result<u32> {
+    pub(super) fn segment(&mut self) -> Result<u32> {
         self.segments += 1;
         self.write(&Line::Segment(self.segments))?;
         Ok(self.segments)
@@ -143,7 +144,7 @@ impl Journal {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn add(&mut self, trial: Trial) -> Result<()> {
+    pub(super) fn add(&mut self, trial: Trial) -> Result<()> {
         self.write(&Line::Trial(Box::new(trial.clone())))?;
         self.trials.push(trial);
         Ok(())
@@ -197,14 +198,14 @@ fn load(path: &Path, question: &Question) -> Result<(Vec<Trial>, u32, u64)> {
 
 /// Keeps other runs of this machine away: they would measure each other.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held until it is dropped")] nix::fcntl::Flock<File>);
+pub(super) struct Lock(#[expect(dead_code, reason = "held until it is dropped")] nix::fcntl::Flock<File>);
 
 impl Lock {
     /// Takes the lock file in `dir`.
     ///
     /// # Errors
     /// Another run has it; the text has its process ID.
-    pub fn take(dir: &Path) -> Result<Self> {
+    pub(super) fn take(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join("recovery.lock");
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);

@@ -14,25 +14,25 @@ const KEPT_MS: f64 = 6_000.0;
 
 /// The probes of one trial around its outage. Moments are ms from the incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Recorded {
+pub(super) struct Recorded {
     /// What happened.
-    pub cause: Cause,
+    pub(super) cause: Cause,
     /// Emulated round-trip time, ms.
-    pub rtt_ms: u64,
+    pub(super) rtt_ms: u64,
     /// Which trial.
-    pub incident: u32,
+    pub(super) incident: u32,
     /// Which client.
-    pub client: u8,
+    pub(super) client: u8,
     /// Its outage, ms.
-    pub outage_ms: f64,
+    pub(super) outage_ms: f64,
     /// From the incident to the decision, ms.
-    pub detect_ms: Option<f64>,
+    pub(super) detect_ms: Option<f64>,
     /// From the decision to the new binding, ms.
-    pub reattach_ms: Option<f64>,
+    pub(super) reattach_ms: Option<f64>,
     /// From client to LAN: when each probe was sent, and when it arrived.
-    pub up: Vec<(f64, Option<f64>)>,
+    pub(super) up: Vec<(f64, Option<f64>)>,
     /// From LAN to client.
-    pub down: Vec<(f64, Option<f64>)>,
+    pub(super) down: Vec<(f64, Option<f64>)>,
 }
 
 impl Recorded {

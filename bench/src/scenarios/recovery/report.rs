@@ -13,9 +13,9 @@ use super::result::{CauseResult, Report, Run};
 use super::svg::{Axis, COLOURS, Plot};
 use super::usage::Sample;
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1000px;margin:2em auto;\
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1180px;margin:2em auto;\
     padding:0 1em}h1{font-size:1.6em;margin-bottom:.1em}h2{margin-top:2em;border-bottom:1px solid #ddd}\
-    table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}\
+    table{border-collapse:collapse;width:100%;font-size:12.5px;white-space:nowrap;font-variant-numeric:tabular-nums}\
     td,th{padding:3px 7px;text-align:right;border-bottom:1px solid #e4e4e4}td:first-child,th:first-child{text-align:left}\
     svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:#333}svg .axis{font-weight:600}\
     svg .grid{stroke:#e6e6e6}svg .mark{stroke:#555;stroke-dasharray:4 3}svg .word{font-size:11px;fill:#222}\
@@ -24,7 +24,7 @@ const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-w
     #c0392b;padding:.6em 1em}.good{background:#eaf6ee;border-left:5px solid #1e8449;padding:.6em 1em}.part{background:\
     #fff6e0;border-left:5px solid #b9770e;padding:.6em 1em}.met{color:#1e8449}.missed{color:#c0392b;font-weight:600}\
     .note{color:#555;font-size:13px}pre{background:#f6f6f6;padding:.7em;overflow:auto;font-size:12px}\
-    td.env{text-align:left}";
+    td.env{text-align:left;white-space:normal}.wide{overflow-x:auto}";
 
 pub(super) fn write(dir: &Path, report: &Report, run: &Run) -> Result<()> {
     let put = |name: &str, text: String| {
@@ -62,9 +62,9 @@ fn html(report: &Report, run: &Run) -> String {
          was sent, and how long it was on its way. Probes that the client held while it had no path lie on a slope. Red \
          strokes are probes that were lost.</p>\n",
     );
-    for one in &run.timelines {
-        packets(&mut out, one);
-    }
+    let mut timelines: Vec<_> = run.timelines.iter().collect();
+    timelines.sort_by_key(|one| (one.rtt_ms, one.cause));
+    timelines.into_iter().for_each(|one| packets(&mut out, one));
     if !run.usage.is_empty() {
         out.push_str("<h2>Memory and processor time</h2>\n");
         usage(&mut out, &run.usage);
@@ -156,7 +156,7 @@ fn aim(one: &CauseResult) -> String {
 }
 
 fn table(out: &mut String, report: &Report) {
-    out.push_str("<table><tr>");
+    out.push_str("<div class=\"wide\"><table><tr>");
     COLUMNS.iter().for_each(|name| {
         let _ = write!(out, "<th>{name}</th>");
     });
@@ -175,7 +175,7 @@ fn table(out: &mut String, report: &Report) {
         out.push_str("</tr>\n");
     }
     out.push_str(
-        "</table>\n<p class=\"note\">ms. Outage: longest silence of a 1 kHz stream of probes, the worse of both \
+        "</table></div>\n<p class=\"note\">ms. Outage: longest silence of a 1 kHz stream of probes, the worse of both \
          directions. In brackets: 95 % confidence intervals, bootstrap over incidents; an interval of p99 that ends at the \
          longest value says that there were too few trials to know more. TCP lived: the stream went on and delivered \
          everything. Lost: probes per trial, each a millisecond of goodput.</p>\n",

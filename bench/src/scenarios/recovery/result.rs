@@ -232,7 +232,7 @@ pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial]) -> Result<Report
 ///
 /// # Errors
 /// What does not fit.
-pub fn validate(result: &Value) -> Result<()> {
+pub(super) fn validate(result: &Value) -> Result<()> {
     let schema: Value = serde_json::from_str(SCHEMA).context("the schema of recovery results")?;
     let validator = jsonschema::validator_for(&schema)
         .map_err(|error| anyhow!("the schema of recovery results: {error}"))?;

@@ -9,10 +9,10 @@ use jvpn_rig::{Interrupt, Uplink};
 use serde_json::Value;
 
 use super::cause::Cause;
-use super::measure::{self, Left};
+use super::measure;
 use super::record::Trial;
 use super::tenant::{PATIENCE, Tenant, flows};
-use crate::events::{Cursor, Event, EventLog};
+use crate::events::{Cursor, Event};
 use crate::peers::probes::unix_ns;
 use crate::peers::streams::{Record, Streams};
 
@@ -35,7 +35,6 @@ const HELD: usize = 400;
 #[derive(Debug)]
 pub(super) struct Stage<'a> {
     pub(super) streams: &'a Streams,
-    pub(super) audit: &'a EventLog,
     pub(super) rtt: Duration,
     pub(super) interrupt: &'a Interrupt,
 }
@@ -46,7 +45,6 @@ pub(super) struct Running {
     incident: u32,
     bound: Uplink,
     session: String,
-    audit_from: Cursor,
     client_from: Cursor,
     /// When it happened, Unix ns.
     pub(super) at_ns: u64,
@@ -121,7 +119,6 @@ impl Stage<'_> {
             incident,
             bound,
             session,
-            audit_from: self.audit.end(),
             client_from: tenant.log.end(),
             at_ns: unix_ns(),
             at_boot_ns: jvpn_host::clock::now().0,
@@ -134,16 +131,15 @@ impl Stage<'_> {
         let recovered =
             self.await_flow(tenant, running)? && (complete.is_some() || !running.cause.must_switch());
         self.sleep(TAIL + self.rtt)?;
-        let released = self.undo(tenant, running)?;
-        if released > 0 {
+        let held = self.undo(tenant, running)?;
+        if !held.is_empty() {
             // What was released arrives, or does not, within this.
             self.sleep(Duration::from_millis(60) + self.rtt)?;
         }
         let record = self.streams.record(tenant.number());
         let tcp_survived = self.tcp_goes_on(tenant)?;
-        let mut trial = self.judge(tenant, running, &record);
+        let mut trial = self.judge(tenant, running, (&record, &held));
         (trial.recovered, trial.tcp_survived) = (recovered, tcp_survived);
-        trial.held_released = released as u64;
         trial.session_kept = tenant.session().is_ok_and(|session| session == running.session);
         tenant.switches += trial.switches;
         Ok(Finished { trial, record, at_ns: running.at_ns })
@@ -183,14 +179,14 @@ impl Stage<'_> {
         Ok(false)
     }
 
-    /// The network is whole again; gives how many datagrams were held back and let go.
-    fn undo(&self, tenant: &Tenant, running: &Running) -> Result<usize> {
+    /// The network is whole again; gives the lengths of the frames that were held back and let go.
+    fn undo(&self, tenant: &Tenant, running: &Running) -> Result<Vec<usize>> {
         let path = tenant.path(running.bound);
         path.change_both(&LanePatch::default());
         path.set_link_down(false);
         path.check()?;
         let holds = matches!(running.cause, Cause::SilentBlackhole | Cause::OneDirectionDead);
-        Ok(if holds { path.release(Direction::Up) } else { 0 })
+        Ok(if holds { path.release(Direction::Up) } else { Vec::new() })
     }
 
     fn tcp_goes_on(&self, tenant: &Tenant) -> Result<bool> {
@@ -205,7 +201,7 @@ impl Stage<'_> {
         }
     }
 
-    fn judge(&self, tenant: &Tenant, running: &Running, record: &Record) -> Trial {
+    fn judge(&self, tenant: &Tenant, running: &Running, (record, held): (&Record, &[usize])) -> Trial {
         let events = tenant.log.since(running.client_from);
         let named =
             |name: &str| events.iter().filter(|event| event.text("event") == name).collect::<Vec<_>>();
@@ -216,7 +212,8 @@ impl Stage<'_> {
         let confirmed = complete.first().and_then(|event| moment(event));
         let (up, down) =
             (measure::lane(&record.up, running.at_ns), measure::lane(&record.down, running.at_ns));
-        let left = self.left(running, &started);
+        let left_ns = started.first().and_then(|event| u64::try_from(event.at_ms).ok());
+        let left_ns = left_ns.map_or(0, |at| at * 1_000_000);
         Trial {
             cause: running.cause,
             rtt_ms: u64::try_from(self.rtt.as_millis()).unwrap_or(u64::MAX),
@@ -238,32 +235,10 @@ impl Stage<'_> {
             tcp_stall_ms: measure::tcp_stall(&record.tcp, running.at_ns),
             tcp_survived: false,
             session_kept: false,
-            held_released: 0,
-            stale_forwarded: measure::stale(&record.up.arrivals, &left).count() as u64,
+            held_released: held.len() as u64,
+            stale_forwarded: measure::stale(&record.up, held, left_ns).count() as u64,
             bench_pause_ms: up.pause_ms.max(down.pause_ms),
         }
-    }
-
-    /// The bindings that this client left during the trial, by both accounts.
-    fn left(&self, running: &Running, started: &[&Event]) -> Vec<Left> {
-        let unbound: Vec<_> = self
-            .audit
-            .since(running.audit_from)
-            .into_iter()
-            .filter(|event| {
-                event.is_audit("STATE_CHANGE")
-                    && event.text("session_id") == running.session
-                    && event.text("reason_code") == "RECOVERY_START"
-            })
-            .filter_map(|event| u64::try_from(event.at_ms).ok())
-            .collect();
-        let decided = started.iter().filter_map(|event| u64::try_from(event.at_ms).ok());
-        let pair = |decided_ms: u64| {
-            // The gateway unbinds after the client has asked.
-            let unbound_ms = unbound.iter().copied().find(|at| *at >= decided_ms)?;
-            Some(Left { decided_ms, unbound_ms })
-        };
-        decided.filter_map(pair).collect()
     }
 
     fn sleep(&self, time: Duration) -> Result<()> {

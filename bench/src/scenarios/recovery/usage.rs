@@ -16,15 +16,15 @@ const KEPT_MAX: usize = 1_200;
 
 /// One look at one process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
+pub(super) struct Sample {
     /// Since the beginning of the run, s.
-    pub at_s: f64,
+    pub(super) at_s: f64,
     /// Which process.
-    pub process: String,
+    pub(super) process: String,
     /// Resident memory, KiB.
-    pub rss_kib: u64,
+    pub(super) rss_kib: u64,
     /// Processor time since the look before, percent of one core.
-    pub cpu_percent: f64,
+    pub(super) cpu_percent: f64,
 }
 
 type Pids = Arc<Mutex<Vec<(String, u32)>>>;
