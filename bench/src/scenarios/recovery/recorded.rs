@@ -62,6 +62,9 @@ fn probes(record: &LaneRecord, at_ns: u64, end_ms: f64) -> Vec<(f64, Option<f64>
             place.get_or_insert(relative(arrival.arrived_ns));
         }
     }
+    // What was sent last may still have been on its way.
+    let arrived = probes.iter().rposition(|(_, arrived)| arrived.is_some()).map_or(0, |last| last + 1);
+    probes.truncate(arrived);
     probes.retain(|(sent, _)| (-BEFORE_MS..=end_ms).contains(sent));
     probes
 }

@@ -15,8 +15,8 @@ use super::usage::Sample;
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1180px;margin:2em auto;\
     padding:0 1em}h1{font-size:1.6em;margin-bottom:.1em}h2{margin-top:2em;border-bottom:1px solid #ddd}\
-    table{border-collapse:collapse;width:100%;font-size:12.5px;white-space:nowrap;font-variant-numeric:tabular-nums}\
-    td,th{padding:3px 7px;text-align:right;border-bottom:1px solid #e4e4e4}td:first-child,th:first-child{text-align:left}\
+    table{border-collapse:collapse;width:100%;font-size:12px;white-space:nowrap;font-variant-numeric:tabular-nums}\
+    td,th{padding:3px 5px;text-align:right;border-bottom:1px solid #e4e4e4}td:first-child,th:first-child{text-align:left}\
     svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:#333}svg .axis{font-weight:600}\
     svg .grid{stroke:#e6e6e6}svg .mark{stroke:#555;stroke-dasharray:4 3}svg .word{font-size:11px;fill:#222}\
     .legend span{margin-right:1.1em;white-space:nowrap;font-size:13px}.legend i{display:inline-block;width:.9em;\
@@ -78,7 +78,7 @@ fn verdict(out: &mut String, report: &Report) {
     if report.valid {
         let _ = write!(
             out,
-            "<p class=\"good\">Valid: {} lives of the gateway, {} audit events judged, {} frames watched on its wire; \
+            "<p class=\"good\">Valid: lives of the gateway: {}; {} audit events judged, {} frames watched on its wire; \
              no rule broken, no frame of an old binding behind its unbind, everybody came back.</p>\n",
             report.lives.len(),
             report.lives.iter().map(|life| life.audit_events).sum::<u64>(),
@@ -107,29 +107,28 @@ const COLUMNS: [&str; 13] = [
     "cause",
     "RTT",
     "trials",
-    "detect p50",
-    "reattach p50",
+    "detect",
+    "reattach",
     "p50",
     "p95",
     "p99",
     "max",
     "TCP lived",
-    "TCP stall p50",
-    "lost up / down",
+    "TCP stall",
+    "lost",
     "aim",
 ];
 
 fn cells(one: &CauseResult) -> [String; 13] {
-    let ms = |value: f64| format!("{value:.1}");
     let maybe = |value: Option<f64>| value.map_or("–".to_owned(), ms);
-    let with = |value: f64, [low, high]: [f64; 2]| format!("{value:.1} [{low:.1}–{high:.1}]");
+    let with = |value: f64, [low, high]: [f64; 2]| format!("{} [{}–{}]", ms(value), ms(low), ms(high));
     [
         one.cause.name().to_owned(),
         one.rtt_ms.to_string(),
         if u64::from(one.incidents) == one.trials {
             one.trials.to_string()
         } else {
-            format!("{} in {} incidents", one.trials, one.incidents)
+            format!("{} in {}", one.trials, one.incidents)
         },
         maybe(one.detect_p50_ms),
         maybe(one.reattach_p50_ms),
@@ -142,6 +141,11 @@ fn cells(one: &CauseResult) -> [String; 13] {
         format!("{:.0} / {:.0}", one.lost_up_mean, one.lost_down_mean),
         aim(one),
     ]
+}
+
+/// As exact as a reader can use it.
+fn ms(value: f64) -> String {
+    if value < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") }
 }
 
 fn aim(one: &CauseResult) -> String {
@@ -176,9 +180,10 @@ fn table(out: &mut String, report: &Report) {
     }
     out.push_str(
         "</table></div>\n<p class=\"note\">ms. Outage: longest silence of a 1 kHz stream of probes, the worse of both \
-         directions. In brackets: 95 % confidence intervals, bootstrap over incidents; an interval of p99 that ends at the \
+         directions. Detect, reattach and TCP stall: medians. \
+         Trials: so many in so many incidents, where one strikes all clients. In brackets: 95 % confidence intervals, bootstrap over incidents; an interval of p99 that ends at the \
          longest value says that there were too few trials to know more. TCP lived: the stream went on and delivered \
-         everything. Lost: probes per trial, each a millisecond of goodput.</p>\n",
+         everything. Lost: probes per trial, up / down, each a millisecond of goodput.</p>\n",
     );
 }
 
