@@ -19,6 +19,11 @@ pub const SITES_MAX: u8 = 32;
 /// Second octet of the first site's addresses.
 const FIRST_OCTET: u8 = 200;
 
+/// Interfaces in the namespace of the paths are numbered from here on. The kernel tells of a carrier's loss at once where
+/// an interface has another number than its peer, and else at most once a second on the whole host: with several clients
+/// on one host, one would wait for the others' links.
+const FIRST_INDEX: u32 = 1_000;
+
 /// A client's place in the network.
 #[derive(Debug)]
 pub struct Site {
@@ -120,14 +125,17 @@ impl SiteNames {
     fn make_links(&self, rig: &Rig, paths: &Namespace, client: &Namespace, uplink: Uplink) -> Result<()> {
         let (near, far) = (self.client_side(uplink), self.far_side(uplink));
         let (up, router_side) = (uplink.client_interface(), format!("r{uplink:?}{}", self.number));
-        let pair = |(a, a_name): (&Namespace, &str), (b, b_name): (&Namespace, &str)| {
+        let index = FIRST_INDEX + 4 * u32::from(self.number) + if uplink == Uplink::A { 0 } else { 2 };
+        let pair = |index: u32, (a, a_name): (&Namespace, &str), (b, b_name): (&Namespace, &str)| {
             format!(
-                "link add name {a_name} netns {} mtu 1500 type veth peer name {b_name} netns {} mtu 1500\n",
+                "link add name {a_name} index {index} netns {} mtu 1500 type veth peer name {b_name} netns {} \
+                 mtu 1500\n",
                 a.name(),
                 b.name()
             )
         };
-        let links = pair((paths, &near), (client, up)) + &pair((paths, &far), (rig.router(), &router_side));
+        let links = pair(index, (paths, &near), (client, up))
+            + &pair(index + 1, (paths, &far), (rig.router(), &router_side));
         IP.run_with_input(None, &["-batch", "-"], &links)?;
         let ends = [(paths, near.as_str()), (paths, &far), (client, up), (rig.router(), &router_side)];
         for (namespace, interface) in ends {
