@@ -464,5 +464,11 @@ mod tests {
         assert!(simulate("--sessions", "0").is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "check-events", "-", "--lateness", "2s"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "check-events"]).is_err());
+        let recovery = |args: &[&str]| Cli::try_parse_from([&["jvpn-bench", "recovery"], args].concat());
+        assert!(recovery(&["--cause", "all", "--rtt", "0,50", "--trials", "200", "--resume"]).is_ok());
+        assert!(recovery(&["--clients", "17"]).is_err() && recovery(&["--rtt", "2001"]).is_err());
+        assert!(recovery(&["--judge", "x", "--resume"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "emulator"]).is_err(), "to do what?");
+        assert!(Cli::try_parse_from(["jvpn-bench", "compare", "a"]).is_err());
     }
 }

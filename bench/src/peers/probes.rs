@@ -82,9 +82,9 @@ impl ProbeSocket {
                 return;
             };
             let stamp = message.cmsgs().ok().and_then(|mut all| {
-                all.find_map(|one| match one {
-                    ControlMessageOwned::ScmTimestampns(at) => Some(at),
-                    _ => None,
+                all.find_map(|one| {
+                    let ControlMessageOwned::ScmTimestampns(at) = one else { return None };
+                    Some(at)
                 })
             });
             let len = message.bytes;

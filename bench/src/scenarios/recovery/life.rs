@@ -231,7 +231,7 @@ impl<'a> Life<'a> {
                     self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 deployment.kill(role)?;
                 thread::sleep(SUPERVISOR);
-                deployment.launch(self.rig, role, self.interrupt)?;
+                supervise(&mut deployment, self.rig, self.interrupt)?;
                 drop(deployment);
                 let pairs = tenants.iter_mut().zip(&running);
                 pairs.map(|(tenant, running)| stage.finish(tenant, running)).collect()
@@ -280,6 +280,25 @@ impl<'a> Life<'a> {
         (report.audit_events, report.audit_violations) = judge(&audit, &self.options.policy_numbers)?;
         Ok(report)
     }
+}
+
+/// Starts what does not run. On a busy machine the control plane may end too: when the data plane's connection is closed
+/// and its process still seems to be there, it ends by itself and leaves the new start to its supervisor.
+fn supervise(deployment: &mut Deployment, rig: &Rig, interrupt: &Interrupt) -> Result<()> {
+    let mut start = |deployment: &mut Deployment| {
+        [Role::DataPlane, Role::ControlPlane].into_iter().try_for_each(|role| match deployment.pid(role) {
+            Some(_) => Ok(()),
+            None => deployment.launch(rig, role, interrupt),
+        })
+    };
+    let Err(first) = start(deployment) else { return Ok(()) };
+    interrupt.check()?;
+    for role in [Role::ControlPlane, Role::DataPlane] {
+        if deployment.pid(role).is_some() {
+            deployment.kill(role)?;
+        }
+    }
+    start(deployment).with_context(|| format!("even when both were started again; at first: {first:#}"))
 }
 
 /// Judges an audit log: events, violations.
