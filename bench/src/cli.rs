@@ -10,7 +10,7 @@ use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, flood, sessions, soak};
+use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak};
 use crate::simulate::{self, Seeds};
 use crate::simulation::KeyKind;
 use crate::simulation::churn::Profile;
@@ -39,6 +39,21 @@ enum Verb {
     /// run fails if a bound breaks: a session lost, two bindings of one, more switches than policy allows, memory that
     /// grows or stays, an unproven address that gets more octets than it sent, an audit log that floods.
     Flood(FloodArgs),
+    /// How fast sessions come back, whatever happens to their path: many trials per cause, over emulated paths.
+    ///
+    /// Real gateway, real clients, real namespaces; several clients at once, with young sessions, so that policy's limits
+    /// stretch nothing. Probes at 1 kHz go both ways inside every tunnel, beside a TCP stream; an outage is the longest
+    /// silence. A broken rule in the gateway's audit log, a frame of an old binding behind its unbind, or a client that
+    /// does not come back make the run INVALID: then the exit code is 1.
+    ///
+    /// An interrupted run keeps its trials and says that it is a part; `--resume` goes on with it.
+    #[command(after_help = "Examples:\n  \
+        jvpn-bench recovery --rtt 0,50 --trials 30\n  \
+        jvpn-bench recovery --cause silent_blackhole --rtt 50 --trials 200 --policy fintech.toml --out target/fintech\n  \
+        jvpn-bench recovery --judge target/fintech        judges its raw files once more")]
+    Recovery(RecoveryArgs),
+    /// Says of two recovery results which is better, cause by cause, or that they differ by no more than noise.
+    Compare(CompareArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
     Model(ModelArgs),
     /// What sessions cost the control plane: time per event, octets per session, a reattach storm. Needs no root.
@@ -71,6 +86,8 @@ enum Verb {
     Soak(SoakArgs),
     /// Lives through worlds of many mobile hosts on virtual time, one per seed, and judges every step.
     Simulate(Box<SimulateArgs>),
+    /// The path emulator of the recovery bench: its profiles, and a test of itself.
+    Emulator(EmulatorArgs),
     /// Judges audit logs of a gateway by the schema, the table of transitions and the invariants, and by nothing else.
     CheckEvents(CheckEventsArgs),
     /// Whether a comparison of secrets tells by its time where two values differ. Needs no root.
@@ -223,6 +240,67 @@ fn minutes(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug, Args)]
+struct EmulatorArgs {
+    /// Measures delay, jitter, loss, bursts, reordering, duplication, rate and capacity against what was asked.
+    #[arg(long, required_unless_present = "profile")]
+    self_test: bool,
+    /// Checks this profile (a built-in name or a file) and shows what it amounts to.
+    #[arg(long, value_name = "P", conflicts_with = "self_test")]
+    profile: Option<String>,
+    /// Determines all chance.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    seed: u64,
+    /// Writes the self-test to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct RecoveryArgs {
+    /// Only these causes, in this order, or `all`.
+    #[arg(long = "cause", value_delimiter = ',', default_value = "all", value_name = "C")]
+    causes: Vec<String>,
+    /// Emulated round-trip times, ms; 0 adds no delay.
+    #[arg(long = "rtt", value_delimiter = ',', default_value = "50", value_name = "MS",
+        value_parser = value_parser!(u64).range(0..=2000))]
+    rtts: Vec<u64>,
+    /// Incidents per cause and round-trip time.
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
+    trials: u32,
+    /// Determines all chance of the bench.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    seed: u64,
+    /// The content of the gateway's [policy]; the default policy otherwise.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// What the paths are like, apart from the delay: a built-in profile or a file.
+    #[arg(long, default_value = "plain", value_name = "P")]
+    profile: String,
+    /// Clients at once.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
+    clients: u8,
+    /// Goes on with the run that is in the directory.
+    #[arg(long)]
+    resume: bool,
+    /// Judges the raw files of this directory once more, and does nothing else.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "policy", "causes"])]
+    judge: Option<PathBuf>,
+    /// Where result, report, events, histograms, logs and configuration go.
+    #[arg(long, default_value = "target/recovery", value_name = "DIR")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// The result that is there: `result.json`, or its directory.
+    #[arg(value_name = "A")]
+    before: PathBuf,
+    /// The result that is new.
+    #[arg(value_name = "B")]
+    after: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct ModelArgs {
     /// Explores larger bounds: minutes instead of seconds, in a release build.
     #[arg(long)]
@@ -301,6 +379,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Flood(args) => run_flood(args),
         Verb::Sessions(args) => run_sessions(args),
         Verb::Soak(args) => run_soak(&args),
+        Verb::Emulator(args) => run_emulator(&args),
+        Verb::Recovery(RecoveryArgs { judge: Some(dir), .. }) => recovery::judge_and_fail(&dir),
+        Verb::Recovery(args) => run_recovery(&args),
+        Verb::Compare(args) => recovery::compare::run(&args.before, &args.after),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -444,6 +526,42 @@ fn run_soak(args: &SoakArgs) -> Result<()> {
     soak::run_and_print(&options, args.json, &interrupt)
 }
 
+fn run_recovery(args: &RecoveryArgs) -> Result<()> {
+    let mut causes = Vec::new();
+    for name in &args.causes {
+        let named = if name == "all" {
+            recovery::Cause::ALL.to_vec()
+        } else {
+            vec![name.parse().map_err(|error| anyhow::anyhow!("--cause {name}: {error}"))?]
+        };
+        causes.extend(named.into_iter().filter(|cause| !causes.contains(cause)).collect::<Vec<_>>());
+    }
+    let (policy, policy_numbers) = recovery::Options::load_policy(args.policy.as_deref())?;
+    let options = recovery::Options {
+        causes,
+        rtts_ms: args.rtts.clone(),
+        trials: args.trials,
+        seed: args.seed,
+        policy,
+        policy_numbers,
+        profile: jvpn_rig::emulator::Profile::load(&args.profile)?,
+        clients: args.clients,
+        resume: args.resume,
+        out_dir: made(&args.out)?,
+    };
+    requirements::check()?;
+    recovery::run_and_fail(&options, &Interrupt::install()?)
+}
+
+fn run_emulator(args: &EmulatorArgs) -> Result<()> {
+    if let Some(name) = &args.profile {
+        timeline::print(&format!("{:#?}", jvpn_rig::emulator::Profile::load(name)?));
+        return Ok(());
+    }
+    requirements::check()?;
+    emulator::run(args.seed, args.json.as_ref(), &Interrupt::install()?)
+}
+
 /// The directory, made if it is not there, by its whole name.
 fn made(dir: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -484,5 +602,11 @@ mod tests {
         assert!(simulate("--sessions", "0").is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "check-events", "-", "--lateness", "2s"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "check-events"]).is_err());
+        let recovery = |args: &[&str]| Cli::try_parse_from([&["jvpn-bench", "recovery"], args].concat());
+        assert!(recovery(&["--cause", "all", "--rtt", "0,50", "--trials", "200", "--resume"]).is_ok());
+        assert!(recovery(&["--clients", "17"]).is_err() && recovery(&["--rtt", "2001"]).is_err());
+        assert!(recovery(&["--judge", "x", "--resume"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "emulator"]).is_err(), "to do what?");
+        assert!(Cli::try_parse_from(["jvpn-bench", "compare", "a"]).is_err());
     }
 }

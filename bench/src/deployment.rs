@@ -389,7 +389,10 @@ impl Deployment {
 }
 
 /// Makes a key file and gives the public key.
-fn generate_key(jvpn: &Path, path: &Path) -> Result<String> {
+///
+/// # Errors
+/// The program fails, or the file cannot be written.
+pub(crate) fn generate_key(jvpn: &Path, path: &Path) -> Result<String> {
     let secret = output(Command::new(jvpn).arg("genkey"), "")?;
     write(path, &secret)?;
     let mode = Permissions::from_mode(0o600);

@@ -1,6 +1,7 @@
 //! The verbs around the binaries: `build`, `demo`, `clean-rigs`.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -24,8 +25,27 @@ pub(crate) fn build(tree: &Tree, runner: &Runner, release: bool) -> Result<()> {
 
 /// Builds, then becomes `jvpn-bench demo`: its output, signals and exit code are those of this process.
 pub(crate) fn demo(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> {
+    let bench = build_for_rig(tree, runner, "the demo")?;
+    let error = Command::new(&bench).arg("demo").args(args).current_dir(tree.root()).exec();
+    Err(error).with_context(|| format!("cannot start {}", bench.display()))
+}
+
+/// Builds, has the emulator test itself, then becomes `jvpn-bench recovery`.
+pub(crate) fn bench(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> {
+    let bench = build_for_rig(tree, runner, "the recovery bench")?;
+    runner.logged("emulator, self-test", Command::new(&bench).args(["emulator", "--self-test"]))?;
+    if let Some(signal) = interrupted() {
+        bail!(signal);
+    }
+    let error = Command::new(&bench).arg("recovery").args(args).current_dir(tree.root()).exec();
+    Err(error).with_context(|| format!("cannot start {}", bench.display()))
+}
+
+/// Set-up and release build of everything that runs in a rig; gives the bench.
+fn build_for_rig(tree: &Tree, runner: &Runner, what: &str) -> Result<PathBuf> {
     setup::install(tree, runner)?;
-    setup::require_kernel().context("the demo makes network namespaces and attaches XDP programs")?;
+    setup::require_kernel()
+        .with_context(|| format!("{what} makes network namespaces and attaches XDP programs"))?;
     let mut command = tree.cargo();
     command.args(["build", "--release"]);
     for binary in DEMO_BINARIES {
@@ -35,9 +55,7 @@ pub(crate) fn demo(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> 
     if let Some(signal) = interrupted() {
         bail!(signal);
     }
-    let bench = tree.bin_dir(true).join(BENCH);
-    let error = Command::new(&bench).arg("demo").args(args).current_dir(tree.root()).exec();
-    Err(error).with_context(|| format!("cannot start {}", bench.display()))
+    Ok(tree.bin_dir(true).join(BENCH))
 }
 
 /// Builds, then becomes `jvpn-bench model`. Larger bounds take a release build.

@@ -47,6 +47,7 @@ enum Verb {
     Setup { check: bool },
     Build { release: bool },
     Demo { args: Vec<String> },
+    Bench { args: Vec<String> },
     Test { filter: Option<String> },
     Model { args: Vec<String> },
     Simulate { args: Vec<String> },
@@ -72,6 +73,7 @@ impl Verb {
             Self::Setup { check: false } => setup::install(&tree, &runner),
             Self::Build { release } => binaries::build(&tree, &runner, release),
             Self::Demo { args } => binaries::demo(&tree, &runner, &args),
+            Self::Bench { args } => binaries::bench(&tree, &runner, &args),
             Self::Test { filter } => test::test(&tree, &runner, filter.as_deref()).map(|_| ()),
             Self::Model { args } => binaries::model(&tree, &runner, &args),
             Self::Simulate { args } => binaries::simulate(&tree, &runner, &args),
@@ -104,6 +106,7 @@ impl Verb {
             ("build", []) => Self::Build { release: false },
             ("build", ["--release"]) => Self::Build { release: true },
             ("demo", args) => Self::Demo { args: args.iter().map(|arg| (*arg).to_owned()).collect() },
+            ("bench", args) => Self::Bench { args: args.iter().map(|arg| (*arg).to_owned()).collect() },
             ("test", []) => Self::Test { filter: None },
             ("test", [filter]) if !filter.starts_with('-') => {
                 Self::Test { filter: Some((*filter).to_owned()) }
@@ -132,6 +135,7 @@ const HELP: &str = "\
 cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --help` tells more.
 
   demo [args]      main job: two networks, a tunnel, a path dies, the session lives (root)
+  bench [args]     how fast sessions come back, cause by cause, with a report (root)
   test [filter]    all tests; those that need root only as root
   setup [--check]  install, or only look at, what build and demo need
   build            all binaries, the XDP object inside the data plane's
@@ -142,13 +146,14 @@ cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --hel
   tidy             the house rules: lengths, imports, dead files, unsafe islands, leaked paths
   clean-rigs       remove network namespaces that killed runs left (root)
 
-demo, build, test and ci do the set-up themselves.
+demo, bench, build, test and ci do the set-up themselves.
 ";
 
-const VERB_HELP: [(&str, &str); 10] = [
+const VERB_HELP: [(&str, &str); 11] = [
     ("setup", SETUP_HELP),
     ("build", BUILD_HELP),
     ("demo", DEMO_HELP),
+    ("bench", BENCH_HELP),
     ("test", TEST_HELP),
     ("model", MODEL_HELP),
     ("simulate", SIMULATE_HELP),
@@ -187,6 +192,19 @@ Set-up, release build, then `jvpn-bench demo <args>` in place of this process. N
   --repeat N  N rounds; p50 and max per cause
   --keep      leave the network standing and print how to enter it
   --down      remove what --keep left
+";
+
+const BENCH_HELP: &str = "\
+cargo xtask bench [args]
+
+Set-up, release build, then the emulator's self-test and `jvpn-bench recovery <args>` in place of this process. Needs root.
+After the build, `target/release/jvpn-bench recovery --help` lists the arguments; the usual ones:
+  --rtt MS,…      emulated round-trip times (50)
+  --trials N      incidents per cause and round-trip time (30)
+  --cause C,…     only these causes
+  --policy FILE   the gateway's [policy]
+  --out DIR       result.json, report.html and raw files (target/recovery)
+  --resume        go on with an interrupted run
 ";
 
 const TEST_HELP: &str = "\
@@ -268,6 +286,8 @@ mod tests {
         assert_eq!(parse("test window"), Ok(Parsed::Do(Verb::Test { filter: Some("window".to_owned()) })));
         let args = vec!["--repeat".to_owned(), "20".to_owned()];
         assert_eq!(parse("demo --repeat 20"), Ok(Parsed::Do(Verb::Demo { args })));
+        let args = vec!["--rtt".to_owned(), "0,50".to_owned()];
+        assert_eq!(parse("bench --rtt 0,50"), Ok(Parsed::Do(Verb::Bench { args })));
         let args = vec!["--seeds".to_owned(), "7".to_owned()];
         assert_eq!(parse("simulate --seeds 7"), Ok(Parsed::Do(Verb::Simulate { args })));
         let args = vec!["--deep".to_owned()];

@@ -153,6 +153,9 @@ pub struct Captured {
     pub frame: Vec<u8>,
 }
 
+/// Shown each frame.
+type Look = Box<dyn FnMut(&[u8]) + Send>;
+
 /// A running observer. Ends with its value.
 #[derive(Debug)]
 pub struct Capture {
@@ -188,7 +191,7 @@ impl Capture {
     /// # Errors
     /// No such interface, or no right to open an AF_PACKET socket there.
     pub fn start(namespace: &Namespace, interface: &str, wanted: Match, keep: Keep) -> Result<Self> {
-        Self::with_filter(namespace, interface, &wanted.filter(), wanted.direction, keep)
+        Self::with_filter(namespace, interface, &wanted.filter(), wanted.direction, (keep, Box::new(|_| {})))
     }
 
     /// Starts observing what arrives from `port` for anybody in the block `network`/`len`, and sums it up by receiver.
@@ -202,7 +205,32 @@ impl Capture {
         (network, len): (Ipv4Addr, u8),
     ) -> Result<Self> {
         let filter = towards_filter(port, network, len);
-        Self::with_filter(namespace, interface, &filter, Direction::Incoming, Keep::PerReceiver)
+        Self::with_filter(
+            namespace,
+            interface,
+            &filter,
+            Direction::Incoming,
+            (Keep::PerReceiver, Box::new(|_| {})),
+        )
+    }
+
+    /// Starts observing, and shows each frame to `look` as it is seen, on the observer's thread.
+    ///
+    /// # Errors
+    /// As [`Capture::start`].
+    pub fn tap(
+        namespace: &Namespace,
+        interface: &str,
+        wanted: Match,
+        look: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<Self> {
+        Self::with_filter(
+            namespace,
+            interface,
+            &wanted.filter(),
+            wanted.direction,
+            (Keep::Count, Box::new(look)),
+        )
     }
 
     fn with_filter(
@@ -210,7 +238,7 @@ impl Capture {
         interface: &str,
         filter: &[SockFilter],
         direction: Direction,
-        keep: Keep,
+        (keep, mut look): (Keep, Look),
     ) -> Result<Self> {
         let socket = packet_socket::open(namespace, interface, filter, direction)?;
         socket.set_nonblocking(true).context("cannot make the AF_PACKET socket non-blocking")?;
@@ -218,7 +246,7 @@ impl Capture {
         let stop = Arc::new(EventFd::new().context("cannot make an eventfd")?);
         let thread = {
             let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
-            namespace.spawn("observer", move || observe(&socket, &stop, &shared, keep))?
+            namespace.spawn("observer", move || observe(&socket, &stop, &shared, keep, &mut look))?
         };
         Ok(Self { shared, stop, thread: Some(thread) })
     }
@@ -289,15 +317,21 @@ impl Drop for Capture {
     }
 }
 
-fn observe(socket: &Socket, stop: &EventFd, shared: &Shared, keep: Keep) {
-    let result = observe_until_stopped(socket, stop, shared, keep);
+fn observe(socket: &Socket, stop: &EventFd, shared: &Shared, keep: Keep, look: &mut Look) {
+    let result = observe_until_stopped(socket, stop, shared, keep, look);
     if let Err(error) = result {
         shared.lock().failure = Some(format!("{error:#}"));
         shared.changed.notify_all();
     }
 }
 
-fn observe_until_stopped(socket: &Socket, stop: &EventFd, shared: &Shared, keep: Keep) -> Result<()> {
+fn observe_until_stopped(
+    socket: &Socket,
+    stop: &EventFd,
+    shared: &Shared,
+    keep: Keep,
+    look: &mut Look,
+) -> Result<()> {
     let mut buffer = vec![0_u8; FRAME_OCTETS_MAX];
     loop {
         let mut fds =
@@ -308,6 +342,7 @@ fn observe_until_stopped(socket: &Socket, stop: &EventFd, shared: &Shared, keep:
         }
         while let Some(len) = receive(socket, &mut buffer)? {
             let frame = buffer.get(..len).unwrap_or_default();
+            look(frame);
             shared.lock().take(frame, keep);
         }
         shared.lock().lost +=

@@ -294,6 +294,18 @@ impl Rig {
         &self.attacker
     }
 
+    /// Makes a further namespace of this rig; it goes with the rig.
+    ///
+    /// # Errors
+    /// The kernel refuses, or there is one for this role already.
+    pub fn add_namespace(&self, role: &str) -> Result<Namespace> {
+        let name = format!("jvpn-{}-{role}", self.id);
+        self.registry.add_namespace(&name)?;
+        let namespace = Namespace::create(&name)?;
+        settle_kernel(&namespace)?;
+        Ok(namespace)
+    }
+
     /// Starts a process in a namespace of this rig; its output goes to `log`.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 pub mod download;
 pub mod heartbeat;
 pub mod icmp;
+pub mod probes;
+pub mod streams;
 pub mod tcp_echo;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

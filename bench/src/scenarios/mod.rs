@@ -2,6 +2,7 @@
 
 pub mod cost;
 pub mod demo;
+pub mod emulator;
 pub mod flood;
 mod measure;
 mod progress;
@@ -9,6 +10,7 @@ mod sampler;
 pub mod sessions;
 pub mod soak;
 mod stage;
+pub mod recovery;
 
 // The rig knows the wire only as a stranger would; here both views meet.
 const _: () = assert!(jvpn_rig::DATA_OCTET == jvpn_abi::wire::MsgType::Data.octet());

@@ -190,14 +190,14 @@ impl Path {
         self.lanes[direction.index()].hold(limit);
     }
 
-    /// Lets the frames go that were kept, as if they had only been slow; gives their number.
-    pub fn release(&mut self, now: Duration, direction: Direction) -> usize {
+    /// Lets the frames go that were kept, as if they had only been slow; gives their lengths.
+    pub fn release(&mut self, now: Duration, direction: Direction) -> Vec<usize> {
         let lane = &mut self.lanes[direction.index()];
         let Held(frames) = lane.take_held();
-        let count = frames.len();
+        let lengths = frames.iter().map(Vec::len).collect();
         let due = now + lane.settings().delay;
         frames.into_iter().for_each(|frame| lane.pass(due, frame));
-        count
+        lengths
     }
 
     fn refresh(&mut self, now: Duration) {

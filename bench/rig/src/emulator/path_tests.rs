@@ -77,7 +77,7 @@ fn what_is_done_by_hand_stands_above_the_script_and_can_be_undone() {
     path.hold(Direction::Up, 8);
     assert_eq!(arrivals(&mut path, &[1, 2]), [None, None]);
     path.change(ms(3), Direction::Up, LanePatch::default());
-    assert_eq!(path.release(ms(4), Direction::Up), 2);
+    assert_eq!(path.release(ms(4), Direction::Up), [frame(10).len(); 2]);
     assert_eq!(path.poll_frame(ms(9)).unwrap().1, ms(9), "as if they had only been slow");
     assert_eq!(arrivals(&mut path, &[11]), [Some(9)], "the second one of them");
     path.change(ms(12), Direction::Up, LanePatch::loss(Share::NONE));

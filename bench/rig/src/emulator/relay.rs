@@ -18,7 +18,7 @@ use super::carrier;
 use super::path::{Direction, Path, PathCounters};
 use super::profile::LanePatch;
 use crate::packet_socket::{self, Direction as Wanted};
-use crate::{Namespace, link};
+use crate::{Namespace, link, priority};
 
 /// Frames that may wait for an interface that does not take them.
 const UNSENT_MAX: usize = 4_096;
@@ -142,9 +142,9 @@ impl Relay {
         self.with(|path, _| path.hold(direction, limit));
     }
 
-    /// Lets go what was kept; gives the number of frames.
+    /// Lets go what was kept; gives the lengths of the frames.
     #[must_use]
-    pub fn release(&self, direction: Direction) -> usize {
+    pub fn release(&self, direction: Direction) -> Vec<usize> {
         self.with(|path, now| path.release(now, direction))
     }
 
@@ -207,6 +207,8 @@ impl<'a> Worker<'a> {
     fn new(shared: &'a Shared, sockets: [Socket; 2], client_side: String) -> Result<Self> {
         // The kernel may otherwise wake a thread 50 µs late to save power.
         nix::sys::prctl::set_timerslack(1).context("cannot set the timer slack")?;
+        // Where it is not allowed the emulator is only less exact, and its lateness says so.
+        let _ = priority::raise();
         let (batch, unsent) = (Batch::new(), [VecDeque::new(), VecDeque::new()]);
         Ok(Self { shared, sockets, client_side, carrier_down: false, batch, unsent })
     }

@@ -1,0 +1,402 @@
+//! A life of the gateway: its network, its clients, all trials at one round-trip time, and its audit log.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use jvpn_rig::emulator::{Path as EmulatedPath, Profile};
+use jvpn_rig::site::{Paths, Site};
+use jvpn_rig::{Interrupt, Rig, Uplink};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use super::cause::Cause;
+use super::record::Journal;
+use super::recorded::Recorded;
+use super::tenant::{Tenant, Uplinks, inner_address};
+use super::trial::{Finished, Stage, ready};
+use super::usage::Usage;
+use super::watch::Observer;
+use super::{Options, Progress};
+use crate::check_events::rules::PolicyNumbers;
+use crate::check_events::{Expectations, check_files};
+use crate::deployment::{self, Deployment, Places, Role, Settings};
+use crate::peers::streams::Streams;
+use crate::swarm::gateway::{self, Peer};
+
+/// Mappings of the NATs in front of the clients: none expires within a trial.
+const NAT_TTL: Duration = Duration::from_secs(120);
+/// Between death and new start of a gateway's process: what systemd waits where nothing else is said (RestartSec).
+const SUPERVISOR: Duration = Duration::from_millis(100);
+/// A trial strikes after so long at least, and up to so much later: timers of the client are in any phase.
+const SETTLE: (u64, u64) = (150, 250);
+
+/// What a life of the gateway leaves beside its trials.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LifeReport {
+    /// Its audit log is `audit-<segment>.jsonl`.
+    pub segment: u32,
+    /// Emulated round-trip time, ms.
+    pub rtt_ms: u64,
+    /// Events of the gateway's audit that were judged.
+    pub audit_events: u64,
+    /// What `check-events` found.
+    pub audit_violations: Vec<String>,
+    /// DATA that the observer saw leaving the gateway.
+    pub data_seen: u64,
+    /// DATA of a binding that was over among it.
+    pub stale_sent: u64,
+    /// Why the observer has not seen everything, if so.
+    pub observer_missed: Option<String>,
+    /// Frames that left the emulator more than a millisecond late.
+    pub emulator_late: u64,
+    /// Frames that went through the emulated paths.
+    pub emulator_frames: u64,
+    /// The latest of them, µs.
+    pub emulator_late_max_us: u64,
+    /// Frames that it could not handle.
+    pub emulator_dropped: u64,
+    /// How XDP was attached, and how AF_XDP got at the frames.
+    pub modes: String,
+}
+
+/// Network, gateway, clients.
+pub(super) struct Life<'a> {
+    options: &'a Options,
+    rtt_ms: u64,
+    rig: &'a Rig,
+    places: Places,
+    deployment: Mutex<Deployment>,
+    tenants: Vec<Tenant>,
+    streams: Streams,
+    observer: Observer,
+    interrupt: &'a Interrupt,
+    usage: &'a Usage,
+}
+
+/// What is still to be done of one cause.
+struct Work<'w, 'j> {
+    cause: Cause,
+    /// Incidents to come.
+    left: AtomicU32,
+    next: AtomicU32,
+    stop: AtomicBool,
+    journal: &'w Mutex<&'j mut Journal>,
+    slowest: &'w Mutex<BTreeMap<(Cause, u64), Recorded>>,
+    progress: &'w Progress,
+}
+
+impl<'a> Life<'a> {
+    /// Builds the network and starts the gateway; no client runs yet.
+    pub(super) fn start(
+        options: &'a Options,
+        rtt_ms: u64,
+        rig: &'a Rig,
+        interrupt: &'a Interrupt,
+        usage: &'a Usage,
+    ) -> Result<Self> {
+        let settings = Settings {
+            bin_dir: deployment::find_programs()?,
+            out_dir: options.out_dir.clone(),
+            max_switches_per_min: None,
+        };
+        let places = deployment::prepare(rig, &settings)?;
+        let profile = path_profile(options, rtt_ms);
+        let paths = Paths::create(rig)?;
+        let (mut peers, mut tenants) = (Vec::new(), Vec::new());
+        let gateway_key = gateway::public_key(&places)?.to_string();
+        for number in 0..options.clients {
+            let seed = options.seed.wrapping_mul(1_000) + u64::from(number) * 2;
+            let pair = [seed, seed + 1].map(|seed| EmulatedPath::new(&profile, seed));
+            let site = Site::create(rig, &paths, number, pair)?;
+            let dir = rig.dir().join(format!("client{number}"));
+            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            let program = settings.bin_dir.join(Role::Client.program());
+            let key = deployment::generate_key(&program, &dir.join("client.key"))?;
+            let name = format!("client-{number}");
+            peers.push(Peer { name, key: key.parse()?, number: usize::from(number) });
+            tenants.push(Tenant::new(site, &dir, &options.out_dir, &program, &gateway_key)?);
+        }
+        gateway::configure(&places, &options.policy, &peers)?;
+        let observer = Observer::start(rig)?;
+        let mut deployment = Deployment::new(&settings, &places);
+        for role in [Role::DataPlane, Role::ControlPlane] {
+            deployment.launch(rig, role, interrupt)?;
+        }
+        let clients: Vec<_> = tenants
+            .iter()
+            .map(|tenant| (tenant.site.client().clone(), inner_address(tenant.number())))
+            .collect();
+        let streams = Streams::start(rig, &clients)?;
+        let deployment = Mutex::new(deployment);
+        Ok(Self { options, rtt_ms, rig, places, deployment, tenants, streams, observer, interrupt, usage })
+    }
+
+    /// Does the incidents that are left of one cause.
+    pub(super) fn run(
+        &mut self,
+        cause: Cause,
+        journal: &Mutex<&mut Journal>,
+        slowest: &Mutex<BTreeMap<(Cause, u64), Recorded>>,
+        progress: &Progress,
+    ) -> Result<()> {
+        let (left, next) = {
+            let journal = journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let done = journal.trials.iter().filter(|t| t.cause == cause && t.rtt_ms == self.rtt_ms);
+            let last = done.clone().map(|trial| trial.incident).max().unwrap_or(0);
+            let mut incidents: Vec<_> = done.map(|trial| trial.incident).collect();
+            incidents.dedup();
+            let done = u32::try_from(incidents.len()).unwrap_or(u32::MAX);
+            (self.options.trials.saturating_sub(done), last + 1)
+        };
+        if left == 0 {
+            return Ok(());
+        }
+        let (left, next) = (AtomicU32::new(left), AtomicU32::new(next));
+        let stop = AtomicBool::new(false);
+        let work = Work { cause, left, next, stop, journal, slowest, progress };
+        if cause.is_common() { self.strike_all(&work) } else { self.strike_each(&work) }
+    }
+
+    fn stage(&self) -> Stage<'_> {
+        Stage { streams: &self.streams, rtt: Duration::from_millis(self.rtt_ms), interrupt: self.interrupt }
+    }
+
+    fn strike_each(&mut self, work: &Work<'_, '_>) -> Result<()> {
+        let mut tenants = std::mem::take(&mut self.tenants);
+        self.watch(&tenants);
+        let (stage, rig, options) = (self.stage(), self.rig, self.options);
+        let results: Vec<Result<()>> = thread::scope(|scope| {
+            let threads: Vec<_> = tenants
+                .iter_mut()
+                .map(|tenant| {
+                    let stage = &stage;
+                    scope.spawn(move || {
+                        let result = strike_one(stage, rig, tenant, options, work);
+                        if result.is_err() {
+                            work.stop.store(true, Ordering::Relaxed);
+                        }
+                        result
+                    })
+                })
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, Result<()>>| {
+                thread.join().unwrap_or_else(|_| Err(anyhow!("a client's thread panicked")))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        self.tenants = tenants;
+        self.watch(&self.tenants);
+        results.into_iter().collect()
+    }
+
+    fn watch(&self, tenants: &[Tenant]) {
+        let deployment = self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let gateway = [Role::ControlPlane, Role::DataPlane]
+            .into_iter()
+            .filter_map(|role| Some((role.program().to_owned(), deployment.pid(role)?)));
+        // One client stands for all: the others are alike.
+        let client = tenants.first().and_then(Tenant::pid).map(|pid| ("jvpn".to_owned(), pid));
+        let bench = ("jvpn-bench".to_owned(), std::process::id());
+        self.usage.set(gateway.chain(client).chain([bench]).collect());
+    }
+
+    /// All clients at once: a process of the gateway is killed and, as by a supervisor, started again.
+    fn strike_all(&mut self, work: &Work<'_, '_>) -> Result<()> {
+        let role = if work.cause == Cause::DataPlaneKill { Role::DataPlane } else { Role::ControlPlane };
+        while work.left.load(Ordering::Relaxed) > 0 {
+            self.interrupt.check()?;
+            work.left.fetch_sub(1, Ordering::Relaxed);
+            let incident = work.next.fetch_add(1, Ordering::Relaxed);
+            let mut tenants = std::mem::take(&mut self.tenants);
+            let stage = self.stage();
+            let wait = settle(self.options.seed, work.cause, incident, 0);
+            let result = (|| -> Result<Vec<Finished>> {
+                for tenant in &mut tenants {
+                    ready(&stage, self.rig, tenant, work.cause, self.options.budget())?;
+                }
+                let mut running = Vec::new();
+                for tenant in &mut tenants {
+                    // They wait together: only the first one for long.
+                    let wait = if running.is_empty() { wait } else { Duration::ZERO };
+                    running.push(stage.strike(tenant, (work.cause, incident), wait)?);
+                }
+                let mut deployment =
+                    self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                deployment.kill(role)?;
+                thread::sleep(SUPERVISOR);
+                supervise(&mut deployment, self.rig, self.interrupt)?;
+                drop(deployment);
+                let pairs = tenants.iter_mut().zip(&running);
+                pairs.map(|(tenant, running)| stage.finish(tenant, running)).collect()
+            })();
+            self.tenants = tenants;
+            self.watch(&self.tenants);
+            for finished in result? {
+                keep(work, finished)?;
+            }
+            work.progress.done(1);
+        }
+        Ok(())
+    }
+
+    /// Ends it, keeps its audit log as `audit-<segment>.jsonl`, and judges that.
+    pub(super) fn end(mut self, segment: u32) -> Result<LifeReport> {
+        let data_plane = {
+            let deployment = self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            deployment.data_plane_status()
+        };
+        let modes =
+            data_plane.map_or_else(|_| String::new(), |s| format!("{} / {}", s.xdp_mode(), s.af_xdp_mode()));
+        self.tenants.iter_mut().try_for_each(Tenant::stop)?;
+        drop(self.streams);
+        let observer_missed = self.observer.complete().err().map(|error| format!("{error:#}"));
+        let (data_seen, stale_sent) = self.observer.totals();
+        let mut report = LifeReport {
+            segment,
+            rtt_ms: self.rtt_ms,
+            data_seen,
+            stale_sent,
+            observer_missed,
+            modes,
+            ..LifeReport::default()
+        };
+        for path in self.tenants.iter().flat_map(|tenant| Uplink::ALL.map(|uplink| tenant.path(uplink))) {
+            let lateness = path.lateness();
+            report.emulator_frames += lateness.frames;
+            report.emulator_late += lateness.over_1_ms;
+            report.emulator_late_max_us = report.emulator_late_max_us.max(lateness.max_us);
+            report.emulator_dropped += lateness.dropped;
+        }
+        self.deployment.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).stop()?;
+        keep_logs(&self.options.out_dir, segment, &self.places, &self.tenants, self.rig)?;
+        let audit = self.options.out_dir.join(format!("audit-{segment}.jsonl"));
+        (report.audit_events, report.audit_violations) = judge(&audit, &self.options.policy_numbers)?;
+        Ok(report)
+    }
+}
+
+/// Starts what does not run. On a busy machine the control plane may end too: when the data plane's connection is closed
+/// and its process still seems to be there, it ends by itself and leaves the new start to its supervisor.
+fn supervise(deployment: &mut Deployment, rig: &Rig, interrupt: &Interrupt) -> Result<()> {
+    let mut start = |deployment: &mut Deployment| {
+        [Role::DataPlane, Role::ControlPlane].into_iter().try_for_each(|role| match deployment.pid(role) {
+            Some(_) => Ok(()),
+            None => deployment.launch(rig, role, interrupt),
+        })
+    };
+    let Err(first) = start(deployment) else { return Ok(()) };
+    interrupt.check()?;
+    for role in [Role::ControlPlane, Role::DataPlane] {
+        if deployment.pid(role).is_some() {
+            deployment.kill(role)?;
+        }
+    }
+    start(deployment).with_context(|| format!("even when both were started again; at first: {first:#}"))
+}
+
+/// Judges an audit log: events, violations.
+pub(super) fn judge(audit: &Path, policy: &PolicyNumbers) -> Result<(u64, Vec<String>)> {
+    let expectations = Expectations { policy: policy.clone(), ..Expectations::default() };
+    let findings = check_files(&[audit.to_owned()], &expectations)?;
+    Ok((findings.events, findings.violations.iter().map(ToString::to_string).collect()))
+}
+
+/// The paths of a run: the profile, with the round-trip time that was asked for, behind NATs.
+fn path_profile(options: &Options, rtt_ms: u64) -> Profile {
+    let profile = options.profile.clone().with_nat(NAT_TTL);
+    profile.with_round_trip(Duration::from_millis(rtt_ms))
+}
+
+fn keep_logs(out: &Path, segment: u32, places: &Places, tenants: &[Tenant], rig: &Rig) -> Result<()> {
+    let copy = |from: &Path, name: String| {
+        let to = out.join(name);
+        fs::copy(from, &to).with_context(|| format!("cannot keep {} as {}", from.display(), to.display()))
+    };
+    copy(&places.audit_file(), format!("audit-{segment}.jsonl"))?;
+    for tenant in tenants {
+        let number = tenant.number();
+        let events = rig.dir().join(format!("client{number}")).join("events.jsonl");
+        // A client that was never started has none.
+        if events.exists() {
+            copy(&events, format!("client-{number}-{segment}.jsonl"))?;
+        }
+    }
+    Ok(())
+}
+
+fn strike_one(
+    stage: &Stage<'_>,
+    rig: &Rig,
+    tenant: &mut Tenant,
+    options: &Options,
+    work: &Work<'_, '_>,
+) -> Result<()> {
+    // Clients do not begin in step.
+    thread::sleep(Duration::from_millis(37) * u32::from(tenant.number()));
+    loop {
+        stage.interrupt.check()?;
+        let take = |left: u32| left.checked_sub(1);
+        if work.stop.load(Ordering::Relaxed)
+            || work.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err()
+        {
+            return Ok(());
+        }
+        let incident = work.next.fetch_add(1, Ordering::Relaxed);
+        ready(stage, rig, tenant, work.cause, options.budget())?;
+        let wait = settle(options.seed, work.cause, incident, tenant.number());
+        let running = stage.strike(tenant, (work.cause, incident), wait)?;
+        let finished = stage.finish(tenant, &running)?;
+        let recovered = finished.trial.recovered;
+        keep(work, finished)?;
+        work.progress.done(1);
+        if !recovered {
+            let uplinks = if work.cause.has_one_uplink() { Uplinks::OnlyA } else { Uplinks::Two };
+            tenant.begin(rig, uplinks, stage.streams, stage.interrupt)?;
+        }
+    }
+}
+
+fn settle(seed: u64, cause: Cause, incident: u32, client: u8) -> Duration {
+    let mix = seed ^ (cause as u64) << 40 ^ u64::from(client) << 32 ^ u64::from(incident);
+    let (least, spread) = SETTLE;
+    let more = ChaCha8Rng::seed_from_u64(mix).next_u64() % (spread * 1_000);
+    Duration::from_millis(least) + Duration::from_micros(more)
+}
+
+fn keep(work: &Work<'_, '_>, finished: Finished) -> Result<()> {
+    let Finished { trial, record, at_ns } = finished;
+    {
+        let mut slowest = work.slowest.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let slower = slowest
+            .get(&(trial.cause, trial.rtt_ms))
+            .is_none_or(|known: &Recorded| known.outage_ms < trial.outage_ms);
+        if slower {
+            slowest.insert((trial.cause, trial.rtt_ms), Recorded::new(&trial, &record, at_ns));
+        }
+    }
+    let mut journal = work.journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    journal.add(trial)
+}
+
+/// How long a run may take: for the ETA before anything is known, and for the documents.
+pub(super) fn estimate(cause: Cause, rtt_ms: u64, incidents: u32, clients: u8) -> Duration {
+    let each = match cause {
+        Cause::LossSpike => 6.0,
+        Cause::Flapping => 8.0,
+        Cause::ControlPlaneKill | Cause::DataPlaneKill => 4.0,
+        Cause::SilentBlackhole
+        | Cause::LinkDown
+        | Cause::NatRebinding
+        | Cause::AddressChange
+        | Cause::OneDirectionDead => 3.0,
+    };
+    let together = if cause.is_common() { 1.0 } else { f64::from(clients) };
+    Duration::from_secs_f64((each + rtt_ms as f64 / 100.0) * f64::from(incidents) / together)
+}

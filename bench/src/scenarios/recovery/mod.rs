@@ -1,0 +1,305 @@
+//! Recovery, measured: real gateway, real clients, emulated paths, one cause after the other, many trials each.
+//!
+//! Several clients at once, each with sessions that are young and have budget left, so that policy's limits bound nothing
+//! that is measured. A thousand probes per second go each way through every tunnel, beside a TCP stream; what an
+//! application would feel is the longest silence. Nothing here knows a key or takes part in the protocol.
+//!
+//! | Module | What for |
+//! |---|---|
+//! | `cause` | what happens, and what is aimed at |
+//! | `life`, `tenant`, `trial` | a life of the gateway, a client of it, an incident |
+//! | `measure`, `watch` | what was recorded, judged; the observer on the gateway's wire |
+//! | `record`, `recorded` | trials in a journal that survives interruptions; one recovery packet by packet |
+//! | `usage` | memory and processor time |
+//! | `result`, `stats` | `result.json`, validity, confidence |
+//! | `report`, `svg` | `report.html`, `summary.md` |
+//! | `compare` | two runs |
+//!
+//! The reasons are in `docs/decisions/0035-recovery-bench.md`.
+
+mod cause;
+pub mod compare;
+mod life;
+mod measure;
+mod record;
+mod recorded;
+mod report;
+mod result;
+mod stats;
+mod svg;
+mod tenant;
+mod trial;
+mod usage;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Write, stderr};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use jvpn_rig::emulator::Profile;
+use jvpn_rig::registry::REGISTRY_DIR;
+use jvpn_rig::{Interrupt, Rig};
+
+use crate::check_events::rules::{PRESETS, PolicyNumbers};
+use crate::result::Environment;
+use crate::timeline::print;
+pub use cause::{Aim, Cause};
+use life::Life;
+use record::{Journal, Lock, Question};
+use recorded::Recorded;
+pub use result::{CauseResult, Report, SCHEMA};
+use result::{Run, conclude};
+use usage::Usage;
+
+/// The policy where none is given: the default one.
+const DEFAULT_POLICY: &str = "preset = \"edge\"\n";
+/// Between two words about how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a run differs in.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Causes, in this order.
+    pub causes: Vec<Cause>,
+    /// Emulated round-trip times, ms; 0 adds no delay.
+    pub rtts_ms: Vec<u64>,
+    /// Incidents per cause and round-trip time.
+    pub trials: u32,
+    /// Determines all chance of the bench.
+    pub seed: u64,
+    /// The lines of the gateway's `[policy]`.
+    pub policy: String,
+    /// The same, as far as the judge of the audit log needs it.
+    pub policy_numbers: PolicyNumbers,
+    /// What the paths are like, apart from the delay.
+    pub profile: Profile,
+    /// Clients at once.
+    pub clients: u8,
+    /// Goes on with what is in `out_dir`.
+    pub resume: bool,
+    /// Where everything goes. Absolute.
+    pub out_dir: PathBuf,
+}
+
+impl Options {
+    /// Reads policy and profile.
+    ///
+    /// # Errors
+    /// One of them is not there or wrong.
+    pub fn load_policy(path: Option<&Path>) -> Result<(String, PolicyNumbers)> {
+        let Some(path) = path else {
+            let preset = Some("edge".to_owned());
+            return Ok((DEFAULT_POLICY.to_owned(), PolicyNumbers { preset, ..PolicyNumbers::default() }));
+        };
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read policy {}", path.display()))?;
+        ensure!(
+            !text.lines().any(|line| line.trim_start().starts_with('[')),
+            "policy {}: it is the content of [policy], without a section",
+            path.display()
+        );
+        Ok((text, PolicyNumbers::load(path)?))
+    }
+
+    /// Confirmed switches that a session may take before the next one begins: one is always left.
+    fn budget(&self) -> u32 {
+        let preset = self.preset();
+        let default =
+            PRESETS.iter().find(|(name, _)| *name == preset).map(|(_, limits)| limits.max_switches_per_min);
+        self.policy_numbers.max_switches_per_min.or(default).unwrap_or(8).saturating_sub(1)
+    }
+
+    fn preset(&self) -> String {
+        self.policy_numbers.preset.clone().unwrap_or_else(|| "edge".to_owned())
+    }
+
+    fn question(&self, environment: &Environment) -> Question {
+        let commit = environment.commit.clone().unwrap_or_default();
+        Question {
+            form: 1,
+            version: format!("{} {commit}", environment.version),
+            build: environment.build.to_owned(),
+            policy: self.policy.clone(),
+            profile: self.profile.name.clone(),
+            clients: self.clients,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Tells a waiting person how far it is.
+struct Progress {
+    start: Instant,
+    total: u32,
+    done: AtomicU32,
+    /// ms since the start when it last spoke.
+    spoke: AtomicU64,
+    /// What all of it is expected to take, and what of it is behind: each cause has its own pace.
+    estimate: Duration,
+    what: Mutex<(String, Duration, Instant)>,
+}
+
+impl Progress {
+    fn new(estimate: Duration, total: u32) -> Self {
+        let what = Mutex::new((String::new(), Duration::ZERO, Instant::now()));
+        Self {
+            start: Instant::now(),
+            total,
+            done: AtomicU32::new(0),
+            spoke: AtomicU64::new(0),
+            estimate,
+            what,
+        }
+    }
+
+    fn say(&self, text: &str) {
+        // Nobody may be there to read it.
+        let _ = writeln!(stderr().lock(), "  {:8.1} s  {text}", self.start.elapsed().as_secs_f64());
+    }
+
+    fn begin(&self, what: String) {
+        self.say(&what);
+        *self.what.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+            (what, Duration::ZERO, Instant::now());
+    }
+
+    fn done(&self, count: u32) {
+        let done = self.done.fetch_add(count, Ordering::Relaxed) + count;
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let before = self.spoke.load(Ordering::Relaxed);
+        if now.saturating_sub(before) < u64::try_from(PROGRESS_INTERVAL.as_millis()).unwrap_or(u64::MAX) {
+            return;
+        }
+        self.spoke.store(now, Ordering::Relaxed);
+        let share = f64::from(done) / f64::from(self.total.max(1));
+        let elapsed = self.start.elapsed().as_secs_f64();
+        // Half by the pace so far, half by what was expected, weighed by how much of it is known.
+        let left =
+            (elapsed / share.max(1e-9) * share + self.estimate.as_secs_f64() * (1.0 - share)) * (1.0 - share);
+        let what = self.what.lock().unwrap_or_else(std::sync::PoisonError::into_inner).0.clone();
+        self.say(&format!("{what}: {done} of {} incidents in all, about {left:.0} s left", self.total));
+    }
+}
+
+/// Runs the bench; gives whether the run is valid.
+///
+/// # Errors
+/// A part could not be set up; another run is in progress; a file cannot be written. What was measured before is kept.
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool> {
+    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
+    let mut environment = Environment::collect();
+    let question = options.question(&environment);
+    let mut journal = Journal::open(&options.out_dir, &question, options.resume)?;
+    let mut run = Run::load(&options.out_dir)?;
+    let usage = Usage::start()?;
+    let slowest = Mutex::new(run.slowest());
+    let begun = Instant::now();
+    let result = measure_all(options, &mut journal, &mut run, &usage, &slowest, interrupt);
+    run.took_s += begun.elapsed().as_secs_f64();
+    run.usage = usage.samples();
+    run.timelines =
+        slowest.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect();
+    if let Some(life) = run.lives.last() {
+        (environment.xdp_mode, environment.af_xdp_mode) =
+            life.modes.split_once(" / ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap_or_default();
+    }
+    run.describe(options, &environment, result.as_ref().err());
+    run.save(&options.out_dir)?;
+    // Also of a part: it is marked as one.
+    let concluded = conclude(&options.out_dir, &run, &journal.trials);
+    result?;
+    let report = concluded?;
+    result::show(&report, &options.out_dir);
+    Ok(report.valid)
+}
+
+/// Judges what lies in a directory once more, from its raw files, and writes result and report anew.
+///
+/// # Errors
+/// It is no directory of a run.
+pub fn judge(dir: &Path) -> Result<bool> {
+    let run = Run::load(dir)?;
+    ensure!(!run.lives.is_empty(), "{} has no run.json of a recovery run", dir.display());
+    let question = run.question.clone().context("run.json does not say what was asked")?;
+    let journal = Journal::open(dir, &question, true)?;
+    let report = conclude(dir, &run, &journal.trials)?;
+    result::show(&report, dir);
+    Ok(report.valid)
+}
+
+fn measure_all(
+    options: &Options,
+    journal: &mut Journal,
+    run: &mut Run,
+    usage: &Usage,
+    slowest: &Mutex<BTreeMap<(Cause, u64), Recorded>>,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let left = |cause: Cause, rtt_ms: u64, journal: &Journal| {
+        options.trials.saturating_sub(result::incidents(&journal.trials, cause, rtt_ms))
+    };
+    let pairs: Vec<_> = options
+        .rtts_ms
+        .iter()
+        .flat_map(|rtt| options.causes.iter().map(move |cause| (*cause, *rtt)))
+        .collect();
+    let total = pairs.iter().map(|(cause, rtt)| left(*cause, *rtt, journal)).sum();
+    let estimates = pairs
+        .iter()
+        .map(|(cause, rtt)| life::estimate(*cause, *rtt, left(*cause, *rtt, journal), options.clients));
+    let progress = Progress::new(estimates.sum(), total);
+    for rtt_ms in options.rtts_ms.iter().copied() {
+        let causes: Vec<_> =
+            options.causes.iter().copied().filter(|cause| left(*cause, rtt_ms, journal) > 0).collect();
+        if causes.is_empty() {
+            continue;
+        }
+        let segment = journal.segment()?;
+        progress
+            .say(&format!("a gateway and {} clients at a round-trip time of {rtt_ms} ms", options.clients));
+        let rig = Rig::create()?;
+        let mut life = Life::start(options, rtt_ms, &rig, interrupt, usage)?;
+        let measured = {
+            let journal = Mutex::new(&mut *journal);
+            causes.into_iter().try_for_each(|cause| {
+                progress.begin(format!("{cause} at {rtt_ms} ms"));
+                life.run(cause, &journal, slowest, &progress)
+            })
+        };
+        // Its log is kept and judged also when a trial failed: that is when it is needed.
+        let ended = life.end(segment);
+        run.lives.extend(ended.as_ref().ok().cloned());
+        measured?;
+        ended?;
+        rig.remove()?;
+    }
+    Ok(())
+}
+
+/// Runs the bench for the command line.
+///
+/// # Errors
+/// As [`run`]; or the run is INVALID.
+pub fn run_and_fail(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    if !run(options, interrupt)? {
+        bail!("the run is INVALID: see `problems` in {}/result.json", options.out_dir.display());
+    }
+    Ok(())
+}
+
+/// Judges a directory for the command line.
+///
+/// # Errors
+/// As [`judge`]; or the run is INVALID.
+pub fn judge_and_fail(dir: &Path) -> Result<()> {
+    if !judge(dir)? {
+        print(&format!("  INVALID: {}/result.json", dir.display()));
+        bail!("the run is INVALID");
+    }
+    Ok(())
+}

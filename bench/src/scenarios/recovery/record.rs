@@ -1,0 +1,317 @@
+//! One trial as it stands in `trials.jsonl` and `events.jsonl`, and the file that keeps them over interruptions.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::cause::Cause;
+
+/// What one client lived through.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Trial {
+    /// What happened.
+    pub(super) cause: Cause,
+    /// Emulated round-trip time, ms.
+    pub(super) rtt_ms: u64,
+    /// Trials with the same number were struck by one incident.
+    pub(super) incident: u32,
+    /// Which client.
+    pub(super) client: u8,
+    /// When it happened, Unix ms.
+    pub(super) at_ms: u64,
+    /// Its session.
+    pub(super) session_id: String,
+    /// Whether traffic flowed both ways again in time.
+    pub(super) recovered: bool,
+    /// From the incident to the client's decision to leave the path.
+    pub(super) detect_ms: Option<f64>,
+    /// From that decision to the first frame over the new binding.
+    pub(super) reattach_ms: Option<f64>,
+    /// What the client took it for.
+    pub(super) noticed_as: Option<String>,
+    /// Requests that it made.
+    pub(super) attempts: Option<u64>,
+    /// Confirmed switches.
+    pub(super) switches: u32,
+    /// Longest time without a probe at the LAN.
+    pub(super) outage_up_ms: f64,
+    /// Longest time without a probe at the client.
+    pub(super) outage_down_ms: f64,
+    /// The longer of the two.
+    pub(super) outage_ms: f64,
+    /// Probes to the LAN that never came: at 1 kHz a millisecond of goodput each.
+    pub(super) lost_up: u64,
+    /// Probes to the client that never came.
+    pub(super) lost_down: u64,
+    /// Longest time without an octet of the TCP stream.
+    pub(super) tcp_stall_ms: f64,
+    /// Whether the TCP stream went on and delivered everything.
+    pub(super) tcp_survived: bool,
+    /// Whether its session is the same afterwards.
+    pub(super) session_kept: bool,
+    /// Genuine datagrams of the old binding that the emulator held back and released after the switch.
+    pub(super) held_released: u64,
+    /// Probes of an old binding that came out at the LAN after its unbind: there must be none.
+    pub(super) stale_forwarded: u64,
+    /// Longest time in which the bench itself sent nothing: what of an outage is the machine's fault.
+    pub(super) bench_pause_ms: f64,
+}
+
+/// What a journal belongs to: going on with another question would mix two answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Question {
+    /// Layout of the journal.
+    pub(super) form: u32,
+    /// Version and commit of the bench.
+    pub(super) version: String,
+    /// Optimised or not.
+    pub(super) build: String,
+    /// Policy, as text.
+    pub(super) policy: String,
+    /// Name of the profile.
+    pub(super) profile: String,
+    /// Clients at once.
+    pub(super) clients: u8,
+    /// Determines all chance of the bench.
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Question(Question),
+    /// A life of the gateway begins: its audit is in `audit-<n>.jsonl`.
+    Segment(u32),
+    Trial(Box<Trial>),
+}
+
+/// The journal of a run.
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    path: PathBuf,
+    /// Trials so far, of earlier runs too.
+    pub(super) trials: Vec<Trial>,
+    /// Lives of the gateway so far.
+    pub(super) segments: u32,
+}
+
+impl Journal {
+    /// Begins a journal, or goes on with the one that is there.
+    ///
+    /// # Errors
+    /// There is one and `resume` is not asked for; or it belongs to another question; or it cannot be written.
+    pub(super) fn open(dir: &Path, question: &Question, resume: bool) -> Result<Self> {
+        let path = dir.join("trials.jsonl");
+        // A run that failed before its first trial leaves nothing to go on with.
+        let exists = fs::read_to_string(&path).is_ok_and(|text| text.contains("{\"trial\":"));
+        ensure!(
+            !exists || resume,
+            "{} has trials of an earlier run: go on with --resume, or choose another --out",
+            dir.display()
+        );
+        let (mut trials, mut segments) = (Vec::new(), 0);
+        let mut whole = 0;
+        if exists {
+            (trials, segments, whole) = load(&path, question)?;
+        }
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        // A line that was cut off goes.
+        file.set_len(whole).with_context(|| format!("cannot write {}", path.display()))?;
+        io::Seek::seek(&mut file, io::SeekFrom::End(0)).context("cannot find the end of the journal")?;
+        let mut journal = Self { file, path, trials, segments };
+        if !exists || whole == 0 {
+            journal.write(&Line::Question(question.clone()))?;
+        }
+        Ok(journal)
+    }
+
+    /// A life of the gateway begins; gives its number.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn segment(&mut self) -> Result<u32> {
+        self.segments += 1;
+        self.write(&Line::Segment(self.segments))?;
+        Ok(self.segments)
+    }
+
+    /// Keeps a trial.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(super) fn add(&mut self, trial: Trial) -> Result<()> {
+        self.write(&Line::Trial(Box::new(trial.clone())))?;
+        self.trials.push(trial);
+        Ok(())
+    }
+
+    fn write(&mut self, line: &Line) -> Result<()> {
+        let mut octets = serde_json::to_vec(line).context("a trial is no JSON")?;
+        octets.push(b'\n');
+        let kept = self.trials.len();
+        self.file.write_all(&octets).map_err(|error| explain(&self.path, kept, error))
+    }
+}
+
+fn explain(path: &Path, kept: usize, error: io::Error) -> anyhow::Error {
+    let full = error.kind() == io::ErrorKind::StorageFull;
+    let error = anyhow::Error::new(error).context(format!("cannot write {}", path.display()));
+    if full {
+        return error.context(format!(
+            "the disk is full; {kept} trials are kept: make room, then go on with --resume"
+        ));
+    }
+    error
+}
+
+/// Trials, segments, and octets of whole lines.
+fn load(path: &Path, question: &Question) -> Result<(Vec<Trial>, u32, u64)> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut reader = BufReader::new(file);
+    let (mut trials, mut segments, mut whole) = (Vec::new(), 0, 0);
+    let mut text = String::new();
+    for number in 1.. {
+        text.clear();
+        let len = reader.read_line(&mut text).with_context(|| format!("cannot read {}", path.display()))?;
+        if len == 0 || !text.ends_with('\n') {
+            break;
+        }
+        let line = serde_json::from_str(&text)
+            .with_context(|| format!("{}:{number} is no line of a journal", path.display()))?;
+        match line {
+            Line::Question(asked) if asked == *question => {}
+            Line::Question(asked) => {
+                bail!("{} belongs to another run: it has {asked:?}, this is {question:?}", path.display())
+            }
+            Line::Segment(segment) => segments = segment,
+            Line::Trial(trial) => trials.push(*trial),
+        }
+        whole += len as u64;
+    }
+    Ok((trials, segments, whole))
+}
+
+/// Keeps other runs of this machine away: they would measure each other.
+#[derive(Debug)]
+pub(super) struct Lock(#[expect(dead_code, reason = "held until it is dropped")] nix::fcntl::Flock<File>);
+
+impl Lock {
+    /// Takes the lock file in `dir`.
+    ///
+    /// # Errors
+    /// Another run has it; the text has its process ID.
+    pub(super) fn take(dir: &Path) -> Result<Self> {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let path = dir.join("recovery.lock");
+        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+            Ok(mut lock) => {
+                lock.set_len(0).with_context(|| format!("cannot write {}", path.display()))?;
+                // Only for the error message of another one.
+                let _ = write!(*lock, "{}", std::process::id());
+                Ok(Self(lock))
+            }
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
+                let owner = fs::read_to_string(&path).unwrap_or_default();
+                bail!(
+                    "another recovery run is in progress on this machine (process {owner}); two would measure each other"
+                )
+            }
+            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in super::super) fn trial(cause: Cause, incident: u32, outage_ms: f64) -> Trial {
+        Trial {
+            cause,
+            rtt_ms: 50,
+            incident,
+            client: 0,
+            at_ms: 1,
+            session_id: "s".into(),
+            recovered: true,
+            detect_ms: Some(outage_ms / 2.0),
+            reattach_ms: Some(1.0),
+            noticed_as: Some("path_dead".into()),
+            attempts: Some(1),
+            switches: 1,
+            outage_up_ms: outage_ms,
+            outage_down_ms: 1.0,
+            outage_ms,
+            lost_up: 3,
+            lost_down: 0,
+            tcp_stall_ms: 2.0,
+            tcp_survived: true,
+            session_kept: true,
+            held_released: 0,
+            stale_forwarded: 0,
+            bench_pause_ms: 1.0,
+        }
+    }
+
+    fn question() -> Question {
+        Question {
+            form: 1,
+            version: "v".into(),
+            build: "debug".into(),
+            policy: String::new(),
+            profile: "plain".into(),
+            clients: 4,
+            seed: 1,
+        }
+    }
+
+    /// R8.4: an interrupted run keeps its trials, and goes on only with the same question.
+    #[test]
+    fn r8_4_a_journal_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false).unwrap();
+        assert_eq!(journal.segment().unwrap(), 1);
+        journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap();
+        drop(journal);
+        let path = dir.path().join("trials.jsonl");
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"trial\":{\"cause\":").unwrap();
+        let again = Journal::open(dir.path(), &question(), false).unwrap_err().to_string();
+        assert!(again.contains("--resume"), "{again}");
+        let other = Question { seed: 2, ..question() };
+        let error = Journal::open(dir.path(), &other, true).unwrap_err().to_string();
+        assert!(error.contains("another run"), "{error}");
+        let mut journal = Journal::open(dir.path(), &question(), true).unwrap();
+        assert_eq!((journal.trials.len(), journal.segments), (1, 1));
+        journal.add(trial(Cause::LinkDown, 2, 6.0)).unwrap();
+        let journal = Journal::open(dir.path(), &question(), true).unwrap();
+        assert_eq!(journal.trials.len(), 2, "the line that was cut off is gone");
+    }
+
+    #[test]
+    fn r8_4_a_full_disk_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false).unwrap();
+        journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let error = format!("{:#}", journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap_err());
+        assert!(error.contains("disk is full") && error.contains("--resume"), "{error}");
+        assert!(journal.trials.is_empty(), "what is not written is not kept");
+    }
+
+    #[test]
+    fn two_runs_keep_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        let error = Lock::take(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("another recovery run") && error.contains(&std::process::id().to_string()));
+        drop(lock);
+        Lock::take(dir.path()).unwrap();
+    }
+}

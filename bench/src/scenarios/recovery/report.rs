@@ -1,0 +1,348 @@
+//! `report.html`: one file with everything in it, to be read by a person; and `summary.md`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::recorded::Recorded;
+use super::result::{CauseResult, Report, Run};
+use super::svg::{Axis, COLOURS, Plot};
+use super::usage::Sample;
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1180px;margin:2em auto;\
+    padding:0 1em}h1{font-size:1.6em;margin-bottom:.1em}h2{margin-top:2em;border-bottom:1px solid #ddd}\
+    table{border-collapse:collapse;width:100%;font-size:12px;white-space:nowrap;font-variant-numeric:tabular-nums}\
+    td,th{padding:3px 5px;text-align:right;border-bottom:1px solid #e4e4e4}td:first-child,th:first-child{text-align:left}\
+    svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:#333}svg .axis{font-weight:600}\
+    svg .grid{stroke:#e6e6e6}svg .mark{stroke:#555;stroke-dasharray:4 3}svg .word{font-size:11px;fill:#222}\
+    .legend span{margin-right:1.1em;white-space:nowrap;font-size:13px}.legend i{display:inline-block;width:.9em;\
+    height:.9em;margin-right:.35em;vertical-align:-1px;border-radius:2px}.bad{background:#fdecea;border-left:5px solid \
+    #c0392b;padding:.6em 1em}.good{background:#eaf6ee;border-left:5px solid #1e8449;padding:.6em 1em}.part{background:\
+    #fff6e0;border-left:5px solid #b9770e;padding:.6em 1em}.met{color:#1e8449}.missed{color:#c0392b;font-weight:600}\
+    .note{color:#555;font-size:13px}pre{background:#f6f6f6;padding:.7em;overflow:auto;font-size:12px}\
+    td.env{text-align:left;white-space:normal}.wide{overflow-x:auto}";
+
+pub(super) fn write(dir: &Path, report: &Report, run: &Run) -> Result<()> {
+    let put = |name: &str, text: String| {
+        let path = dir.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    put("report.html", html(report, run))?;
+    put("summary.md", markdown(report))
+}
+
+fn html(report: &Report, run: &Run) -> String {
+    let mut out = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Jumping VPN: recovery</title>\
+         <style>{STYLE}</style></head><body>\n<h1>Recovery of sessions</h1>\n"
+    );
+    verdict(&mut out, report);
+    out.push_str("<h2>Figures</h2>\n");
+    table(&mut out, report);
+    for rtt in rtts(report) {
+        let ours: Vec<_> = report.causes.iter().filter(|one| one.rtt_ms == rtt).collect();
+        let _ = write!(
+            out,
+            "<h2>Outages at a round-trip time of {rtt} ms</h2>\n<h3>Distribution</h3>{}",
+            cdf(&ours)
+        );
+        let _ = write!(
+            out,
+            "<h3>p50, p95, p99 and longest</h3>{}<p class=\"note\">Dark: p50; lighter: p95, p99; thin line: the \
+             longest; whisker: 95 % confidence interval of p99; orange: what is aimed at for p99.</p>\n",
+            bars(&ours)
+        );
+    }
+    out.push_str(
+        "<h2>The slowest recovery of each cause, packet by packet</h2>\n<p class=\"note\">Each dot is a probe: when it \
+         was sent, and how long it was on its way. Probes that the client held while it had no path lie on a slope. Red \
+         strokes are probes that were lost.</p>\n",
+    );
+    let mut timelines: Vec<_> = run.timelines.iter().collect();
+    timelines.sort_by_key(|one| (one.rtt_ms, one.cause));
+    timelines.into_iter().for_each(|one| packets(&mut out, one));
+    if !run.usage.is_empty() {
+        out.push_str("<h2>Memory and processor time</h2>\n");
+        usage(&mut out, &run.usage);
+    }
+    environment(&mut out, report);
+    out.push_str("</body></html>\n");
+    out
+}
+
+fn verdict(out: &mut String, report: &Report) {
+    if report.valid {
+        let _ = write!(
+            out,
+            "<p class=\"good\">Valid: lives of the gateway: {}; {} audit events judged, {} frames watched on its wire; \
+             no rule broken, no frame of an old binding behind its unbind, everybody came back.</p>\n",
+            report.lives.len(),
+            report.lives.iter().map(|life| life.audit_events).sum::<u64>(),
+            report.lives.iter().map(|life| life.data_seen).sum::<u64>()
+        );
+    } else {
+        out.push_str("<div class=\"bad\"><strong>INVALID.</strong> These figures prove nothing:<ul>");
+        for problem in report.problems.iter().take(50) {
+            let _ = write!(out, "<li>{}</li>", escape(problem));
+        }
+        out.push_str("</ul></div>\n");
+    }
+    if !report.complete {
+        let why = report.broken_off.as_deref().unwrap_or("less was run than asked for");
+        let _ = write!(out, "<p class=\"part\">A part of what was asked for: {}</p>\n", escape(why));
+    }
+}
+
+fn rtts(report: &Report) -> Vec<u64> {
+    let mut rtts: Vec<_> = report.causes.iter().map(|one| one.rtt_ms).collect();
+    rtts.dedup();
+    rtts
+}
+
+const COLUMNS: [&str; 13] = [
+    "cause",
+    "RTT",
+    "trials",
+    "detect",
+    "reattach",
+    "p50",
+    "p95",
+    "p99",
+    "max",
+    "TCP lived",
+    "TCP stall",
+    "lost",
+    "aim",
+];
+
+fn cells(one: &CauseResult) -> [String; 13] {
+    let maybe = |value: Option<f64>| value.map_or("–".to_owned(), ms);
+    let with = |value: f64, [low, high]: [f64; 2]| format!("{} [{}–{}]", ms(value), ms(low), ms(high));
+    [
+        one.cause.name().to_owned(),
+        one.rtt_ms.to_string(),
+        if u64::from(one.incidents) == one.trials {
+            one.trials.to_string()
+        } else {
+            format!("{} in {}", one.trials, one.incidents)
+        },
+        maybe(one.detect_p50_ms),
+        maybe(one.reattach_p50_ms),
+        with(one.outage_p50_ms, one.outage_p50_ci95_ms),
+        with(one.outage_p95_ms, one.outage_p95_ci95_ms),
+        with(one.outage_p99_ms, one.outage_p99_ci95_ms),
+        ms(one.outage_max_ms),
+        format!("{} of {}", one.tcp_survived, one.trials),
+        ms(one.tcp_stall_p50_ms),
+        format!("{:.0} / {:.0}", one.lost_up_mean, one.lost_down_mean),
+        aim(one),
+    ]
+}
+
+/// As exact as a reader can use it.
+fn ms(value: f64) -> String {
+    if value < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") }
+}
+
+fn aim(one: &CauseResult) -> String {
+    let Some(aim) = &one.aim else { return "–".to_owned() };
+    let number = |field: &str| aim.get(field).and_then(Value::as_f64);
+    let mut parts = Vec::new();
+    parts.extend(number("p50_ms").map(|most| format!("p50 ≤ {most:.0}")));
+    parts.extend(number("p99_ms").map(|most| format!("p99 ≤ {most:.0}")));
+    parts.extend(number("lost_max").map(|most| format!("lost ≤ {most:.0}")));
+    let verdict = if one.aim_met == Some(true) { "met" } else { "missed" };
+    format!("{}: {verdict}", parts.join(", "))
+}
+
+fn table(out: &mut String, report: &Report) {
+    out.push_str("<div class=\"wide\"><table><tr>");
+    COLUMNS.iter().for_each(|name| {
+        let _ = write!(out, "<th>{name}</th>");
+    });
+    out.push_str("</tr>\n");
+    for one in &report.causes {
+        out.push_str("<tr>");
+        let class = match one.aim_met {
+            Some(true) => " class=\"met\"",
+            Some(false) => " class=\"missed\"",
+            None => "",
+        };
+        for (index, cell) in cells(one).iter().enumerate() {
+            let class = if index + 1 == COLUMNS.len() { class } else { "" };
+            let _ = write!(out, "<td{class}>{}</td>", escape(cell));
+        }
+        out.push_str("</tr>\n");
+    }
+    out.push_str(
+        "</table></div>\n<p class=\"note\">ms. Outage: longest silence of a 1 kHz stream of probes, the worse of both \
+         directions. Detect, reattach and TCP stall: medians. \
+         Trials: so many in so many incidents, where one strikes all clients. In brackets: 95 % confidence intervals, bootstrap over incidents; an interval of p99 that ends at the \
+         longest value says that there were too few trials to know more. TCP lived: the stream went on and delivered \
+         everything. Lost: probes per trial, up / down, each a millisecond of goodput.</p>\n",
+    );
+}
+
+fn cdf(causes: &[&CauseResult]) -> String {
+    let longest = causes.iter().map(|one| one.outage_max_ms).fold(1.0, f64::max);
+    let x = Axis::log("outage, ms", 1.0, longest);
+    let mut plot = Plot::new((900.0, 340.0), x.clone(), Axis::linear("share of trials", 0.0, 1.0));
+    for (one, colour) in causes.iter().zip(COLOURS.iter().cycle()) {
+        let mut values = one.outages_ms.clone();
+        values.sort_by(f64::total_cmp);
+        let count = values.len() as f64;
+        let mut points = vec![(x.min, 0.0)];
+        points.extend(values.iter().enumerate().map(|(rank, value)| (*value, (rank + 1) as f64 / count)));
+        points.push((x.max, 1.0));
+        plot.line(&points, colour, true);
+        plot.name(one.cause.name(), colour);
+    }
+    plot.finish(&[])
+}
+
+fn bars(causes: &[&CauseResult]) -> String {
+    let aim = |one: &CauseResult| one.aim.as_ref().and_then(|aim| aim.get("p99_ms")).and_then(Value::as_f64);
+    let longest = causes.iter().map(|one| one.outage_max_ms.max(aim(one).unwrap_or(0.0))).fold(1.0, f64::max);
+    let rows = causes.len();
+    let size = (900.0, 70.0 + 34.0 * rows as f64);
+    let mut plot = Plot::new(size, Axis::log("outage, ms", 1.0, longest), Axis::linear("", 0.0, 1.0));
+    for (row, one) in causes.iter().enumerate() {
+        for (value, opacity) in
+            [(one.outage_p99_ms, 0.25), (one.outage_p95_ms, 0.4), (one.outage_p50_ms, 0.85)]
+        {
+            plot.bar((row, rows), value, "#0072b2", opacity);
+        }
+        plot.whisker((row, rows), [one.outage_max_ms; 2]);
+        plot.whisker((row, rows), one.outage_p99_ci95_ms);
+        if let Some(aim) = aim(one) {
+            plot.tick((row, rows), aim, "#e67e00");
+        }
+    }
+    let names: Vec<_> = causes.iter().map(|one| one.cause.name().to_owned()).collect();
+    plot.finish(&names)
+}
+
+fn packets(out: &mut String, one: &Recorded) {
+    let _ = write!(
+        out,
+        "<h3>{} at {} ms: {:.1} ms of silence (incident {}, client {})</h3>\n",
+        one.cause, one.rtt_ms, one.outage_ms, one.incident, one.client
+    );
+    for (name, lane, colour) in
+        [("client to LAN", &one.up, COLOURS[0]), ("LAN to client", &one.down, COLOURS[2])]
+    {
+        let points: Vec<_> =
+            lane.iter().filter_map(|(sent, arrived)| Some((*sent, (*arrived)? - sent))).collect();
+        let lost: Vec<_> =
+            lane.iter().filter(|(_, arrived)| arrived.is_none()).map(|(sent, _)| *sent).collect();
+        let from = lane.first().map_or(0.0, |(sent, _)| *sent);
+        let to = lane.last().map_or(1.0, |(sent, _)| *sent);
+        let slowest = points.iter().map(|(_, way)| *way).fold(1.0, f64::max);
+        let mut plot = Plot::new(
+            (900.0, 190.0),
+            Axis::linear("sent, ms from the incident", from, to),
+            Axis::linear("on its way, ms", 0.0, slowest * 1.15),
+        );
+        plot.strokes(&lost, "#c0392b");
+        plot.dots(&points, colour);
+        plot.upright(0.0, "incident", 0);
+        if let Some(detect) = one.detect_ms {
+            plot.upright(detect, "decision", 1);
+            if let Some(reattach) = one.reattach_ms {
+                plot.upright(detect + reattach, "new binding", 2);
+            }
+        }
+        plot.name(format!("{name}: {} arrived", points.len()), colour);
+        plot.name(format!("{} lost", lost.len()), "#c0392b");
+        out.push_str(&plot.finish(&[]));
+        out.push('\n');
+    }
+}
+
+fn usage(out: &mut String, samples: &[Sample]) {
+    let mut by_process: BTreeMap<&str, Vec<&Sample>> = BTreeMap::new();
+    for sample in samples {
+        by_process.entry(&sample.process).or_default().push(sample);
+    }
+    let end = samples.iter().map(|sample| sample.at_s).fold(1.0, f64::max);
+    let most = |value: fn(&Sample) -> f64| samples.iter().map(value).fold(1.0, f64::max) * 1.05;
+    let plots: [(&str, fn(&Sample) -> f64); 2] = [
+        ("resident memory, MiB", |sample| sample.rss_kib as f64 / 1_024.0),
+        ("processor, % of a core", |sample| sample.cpu_percent),
+    ];
+    for (label, value) in plots {
+        let axes = (Axis::linear("s from the beginning", 0.0, end), Axis::linear(label, 0.0, most(value)));
+        let mut plot = Plot::new((900.0, 230.0), axes.0, axes.1);
+        for ((process, samples), colour) in by_process.iter().zip(COLOURS.iter().cycle()) {
+            let points: Vec<_> = samples.iter().map(|sample| (sample.at_s, value(sample))).collect();
+            plot.line(&points, colour, false);
+            plot.name((*process).to_owned(), colour);
+        }
+        out.push_str(&plot.finish(&[]));
+    }
+    out.push_str(
+        "<p class=\"note\">jvpn: one client of several. jvpn-bench: emulator, probes and TCP streams of all clients.</p>\n",
+    );
+}
+
+fn environment(out: &mut String, report: &Report) {
+    out.push_str("<h2>What it ran on</h2>\n<table>");
+    let mut row = |name: &str, value: &str| {
+        let _ = write!(out, "<tr><td>{name}</td><td class=\"env\">{}</td></tr>\n", escape(value));
+    };
+    if let Value::Object(fields) = &report.environment {
+        for (name, value) in fields {
+            row(name, value.as_str().unwrap_or(&value.to_string()));
+        }
+    }
+    row("nic", "veth, one host");
+    row("profile", &report.profile);
+    row("seed", &report.seed.to_string());
+    row("clients at once", &report.clients.to_string());
+    row("took", &format!("{:.0} s", report.took_s));
+    for life in &report.lives {
+        let late = life.emulator_late as f64 / life.emulator_frames.max(1) as f64 * 1e2;
+        row(
+            &format!("emulator at {} ms", life.rtt_ms),
+            &format!(
+                "{} frames, {late:.3} % left more than 1 ms late, the latest by {:.1} ms",
+                life.emulator_frames,
+                life.emulator_late_max_us as f64 / 1e3
+            ),
+        );
+    }
+    let _ = write!(out, "</table>\n<p>Policy of the gateway:</p><pre>{}</pre>\n", escape(&report.policy));
+}
+
+fn markdown(report: &Report) -> String {
+    let mut out = "# Recovery of sessions\n\n".to_owned();
+    if !report.valid {
+        out.push_str("**INVALID**: these figures prove nothing.\n\n");
+        report.problems.iter().take(20).for_each(|problem| {
+            let _ = writeln!(out, "- {problem}");
+        });
+        out.push('\n');
+    }
+    if !report.complete {
+        out.push_str("A part of what was asked for.\n\n");
+    }
+    let _ = writeln!(
+        out,
+        "Profile {}, preset {}, seed {}, {} clients at once; ms, 95 % confidence intervals in brackets.\n",
+        report.profile, report.preset, report.seed, report.clients
+    );
+    let _ = writeln!(out, "| {} |", COLUMNS.join(" | "));
+    let _ = writeln!(out, "|{}", "---|".repeat(COLUMNS.len()));
+    for one in &report.causes {
+        let _ = writeln!(out, "| {} |", cells(one).join(" | "));
+    }
+    out
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

@@ -1,0 +1,280 @@
+//! One incident: from a session that works to the figures of what it lived through.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use jvpn_rig::emulator::{Direction, LanePatch, Share};
+use jvpn_rig::{Interrupt, Uplink};
+use serde_json::Value;
+
+use super::cause::Cause;
+use super::measure;
+use super::record::Trial;
+use super::tenant::{PATIENCE, Tenant, flows};
+use crate::events::{Cursor, Event};
+use crate::peers::probes::unix_ns;
+use crate::peers::streams::{Record, Streams};
+
+/// How long a client may take to come back before the trial counts as not recovered.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(20);
+/// Recording goes on for so long after traffic flows again.
+const TAIL: Duration = Duration::from_millis(250);
+/// How long TCP may take to deliver what it owes: its retransmission timer has doubled meanwhile.
+const TCP_PATIENCE: Duration = Duration::from_secs(15);
+/// Share and length of a loss spike.
+const SPIKE_PERCENT: f64 = 30.0;
+const SPIKE: Duration = Duration::from_secs(3);
+/// A flapping link: so often down and up, so long each.
+const FLAPS: u32 = 5;
+const FLAP: Duration = Duration::from_millis(300);
+/// Datagrams of the old binding that are held back and released after the switch.
+const HELD: usize = 400;
+
+/// What all trials of a life of the gateway share.
+#[derive(Debug)]
+pub(super) struct Stage<'a> {
+    pub(super) streams: &'a Streams,
+    pub(super) rtt: Duration,
+    pub(super) interrupt: &'a Interrupt,
+}
+
+/// A trial under way.
+pub(super) struct Running {
+    cause: Cause,
+    incident: u32,
+    bound: Uplink,
+    session: String,
+    client_from: Cursor,
+    /// When it happened, Unix ns.
+    pub(super) at_ns: u64,
+    /// The same as the client's timeline counts, ns since boot.
+    at_boot_ns: u64,
+}
+
+/// A trial and what was recorded of it.
+pub(super) struct Finished {
+    pub(super) trial: Trial,
+    pub(super) record: Record,
+    pub(super) at_ns: u64,
+}
+
+impl Stage<'_> {
+    /// Begins recording, lets it run for a moment of its own, and strikes.
+    pub(super) fn strike(
+        &self,
+        tenant: &mut Tenant,
+        (cause, incident): (Cause, u32),
+        wait: Duration,
+    ) -> Result<Running> {
+        let mut running = self.prepare(tenant, (cause, incident), wait)?;
+        let bound = running.bound;
+        match cause {
+            Cause::SilentBlackhole => {
+                tenant.path(bound).hold(Direction::Up, HELD);
+                tenant.path(bound).change_both(&LanePatch::blackhole());
+            }
+            Cause::OneDirectionDead => {
+                let direction = Direction::BOTH[usize::from(incident % 2 == 1)];
+                tenant.path(bound).hold(Direction::Up, HELD);
+                tenant.path(bound).change(direction, LanePatch::blackhole());
+            }
+            Cause::LinkDown => tenant.path(bound).set_link_down(true),
+            Cause::NatRebinding => tenant.path(bound).rebind_nat(),
+            Cause::AddressChange => {
+                let usable = tenant.change_address()?;
+                // Before that nobody could have sent anything.
+                running.at_boot_ns += usable - running.at_ns;
+                running.at_ns = usable;
+            }
+            Cause::LossSpike => {
+                let loss = Share::from_percent(SPIKE_PERCENT).unwrap_or_default();
+                tenant.path(bound).change_both(&LanePatch::loss(loss));
+                self.sleep(SPIKE)?;
+                tenant.path(bound).change_both(&LanePatch::default());
+            }
+            Cause::Flapping => {
+                for down in [true, false].into_iter().cycle().take(2 * FLAPS as usize) {
+                    tenant.path(bound).set_link_down(down);
+                    self.sleep(FLAP)?;
+                }
+            }
+            // These strike all clients at once: the caller does it.
+            Cause::ControlPlaneKill | Cause::DataPlaneKill => {}
+        }
+        Ok(running)
+    }
+
+    fn prepare(
+        &self,
+        tenant: &mut Tenant,
+        (cause, incident): (Cause, u32),
+        wait: Duration,
+    ) -> Result<Running> {
+        let (bound, session) = (tenant.bound()?, tenant.session()?);
+        self.streams.begin(tenant.number());
+        self.sleep(wait)?;
+        Ok(Running {
+            cause,
+            incident,
+            bound,
+            session,
+            client_from: tenant.log.end(),
+            at_ns: unix_ns(),
+            at_boot_ns: jvpn_host::clock::now().0,
+        })
+    }
+
+    /// Waits for the end, undoes what was done, and measures.
+    pub(super) fn finish(&self, tenant: &mut Tenant, running: &Running) -> Result<Finished> {
+        let complete = if running.cause.must_switch() { self.await_switch(tenant, running)? } else { None };
+        let recovered =
+            self.await_flow(tenant, running)? && (complete.is_some() || !running.cause.must_switch());
+        self.sleep(TAIL + self.rtt)?;
+        let held = self.undo(tenant, running)?;
+        if !held.is_empty() {
+            // What was released arrives, or does not, within this.
+            self.sleep(Duration::from_millis(60) + self.rtt)?;
+        }
+        let record = self.streams.record(tenant.number());
+        let tcp_survived = self.tcp_goes_on(tenant)?;
+        let mut trial = self.judge(tenant, running, (&record, &held));
+        (trial.recovered, trial.tcp_survived) = (recovered, tcp_survived);
+        trial.session_kept = tenant.session().is_ok_and(|session| session == running.session);
+        tenant.switches += trial.switches;
+        Ok(Finished { trial, record, at_ns: running.at_ns })
+    }
+
+    fn await_switch(&self, tenant: &mut Tenant, running: &Running) -> Result<Option<Event>> {
+        let wanted = |event: &Event| event.text("event") == "recovery_complete";
+        let result =
+            tenant.await_event("a recovery", running.client_from, RECOVERY_PATIENCE, self.interrupt, wanted);
+        match result {
+            Ok(event) => Ok(Some(event)),
+            // Not to come back is a result, and a bad one; to be interrupted, or a dead client, is none.
+            Err(error) => {
+                self.interrupt.check()?;
+                if error.to_string().contains("not within") { Ok(None) } else { Err(error) }
+            }
+        }
+    }
+
+    /// Waits until probes have flowed both ways for a while.
+    fn await_flow(&self, tenant: &Tenant, running: &Running) -> Result<bool> {
+        let deadline = Instant::now() + RECOVERY_PATIENCE;
+        let mut since = None;
+        while Instant::now() < deadline {
+            self.sleep(Duration::from_millis(5))?;
+            let late = self.streams.last_arrivals(tenant.number()).into_iter().all(|at| at > running.at_ns);
+            if !(late && flows(self.streams, tenant.number(), Duration::ZERO)) {
+                since = None;
+                continue;
+            }
+            let begun = *since.get_or_insert_with(Instant::now);
+            // As long as the way there and back: what arrives may have been sent before the incident.
+            if begun.elapsed() > Duration::from_millis(100) + self.rtt {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The network is whole again; gives the lengths of the frames that were held back and let go.
+    fn undo(&self, tenant: &Tenant, running: &Running) -> Result<Vec<usize>> {
+        let path = tenant.path(running.bound);
+        path.change_both(&LanePatch::default());
+        path.set_link_down(false);
+        path.check()?;
+        let holds = matches!(running.cause, Cause::SilentBlackhole | Cause::OneDirectionDead);
+        Ok(if holds { path.release(Direction::Up) } else { Vec::new() })
+    }
+
+    fn tcp_goes_on(&self, tenant: &Tenant) -> Result<bool> {
+        let Ok((owed, _)) = self.streams.tcp(tenant.number()) else { return Ok(false) };
+        let deadline = Instant::now() + TCP_PATIENCE;
+        loop {
+            match self.streams.tcp(tenant.number()) {
+                Ok((_, arrived)) if arrived >= owed => return Ok(true),
+                Ok(_) if Instant::now() < deadline => self.sleep(Duration::from_millis(5))?,
+                Ok(_) | Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    fn judge(&self, tenant: &Tenant, running: &Running, (record, held): (&Record, &[usize])) -> Trial {
+        let events = tenant.log.since(running.client_from);
+        let named =
+            |name: &str| events.iter().filter(|event| event.text("event") == name).collect::<Vec<_>>();
+        let (started, complete) = (named("recovery_started"), named("recovery_complete"));
+        let moment = |event: &Event| event.record.get("mono_ns").and_then(Value::as_u64);
+        let span = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?) as f64 / 1e6);
+        let decided = started.first().and_then(|event| moment(event));
+        let confirmed = complete.first().and_then(|event| moment(event));
+        let (up, down) =
+            (measure::lane(&record.up, running.at_ns), measure::lane(&record.down, running.at_ns));
+        let left_ns = started.first().and_then(|event| u64::try_from(event.at_ms).ok());
+        let left_ns = left_ns.map_or(0, |at| at * 1_000_000);
+        Trial {
+            cause: running.cause,
+            rtt_ms: u64::try_from(self.rtt.as_millis()).unwrap_or(u64::MAX),
+            incident: running.incident,
+            client: tenant.number(),
+            at_ms: running.at_ns / 1_000_000,
+            session_id: running.session.clone(),
+            recovered: false,
+            detect_ms: span(Some(running.at_boot_ns), decided),
+            reattach_ms: span(decided, confirmed),
+            noticed_as: started.first().map(|event| event.text("cause").to_owned()),
+            attempts: complete.first().and_then(|event| event.number("attempts")),
+            switches: u32::try_from(complete.len()).unwrap_or(u32::MAX),
+            outage_up_ms: up.outage_ms,
+            outage_down_ms: down.outage_ms,
+            outage_ms: up.outage_ms.max(down.outage_ms),
+            lost_up: up.lost,
+            lost_down: down.lost,
+            tcp_stall_ms: measure::tcp_stall(&record.tcp, running.at_ns),
+            tcp_survived: false,
+            session_kept: false,
+            held_released: held.len() as u64,
+            stale_forwarded: measure::stale(&record.up, held, left_ns).count() as u64,
+            bench_pause_ms: up.pause_ms.max(down.pause_ms),
+        }
+    }
+
+    fn sleep(&self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        loop {
+            self.interrupt.check()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            thread::sleep(left.min(Duration::from_millis(50)));
+        }
+    }
+}
+
+/// A session that lives, for the next trial: waits for the one there is, or begins another.
+pub(super) fn ready(
+    stage: &Stage<'_>,
+    rig: &jvpn_rig::Rig,
+    tenant: &mut Tenant,
+    cause: Cause,
+    budget: u32,
+) -> Result<()> {
+    let uplinks =
+        if cause.has_one_uplink() { super::tenant::Uplinks::OnlyA } else { super::tenant::Uplinks::Two };
+    if !tenant.can_go_on(uplinks, cause.switches_max(), budget) || stage.streams.tcp(tenant.number()).is_err()
+    {
+        return tenant.begin(rig, uplinks, stage.streams, stage.interrupt);
+    }
+    let ready = tenant.await_ready(stage.streams, stage.interrupt);
+    stage.interrupt.check()?;
+    match ready {
+        Ok(()) => Ok(()),
+        // It did not recover, which its trial says: the next one gets a session that works.
+        Err(_) => tenant
+            .begin(rig, uplinks, stage.streams, stage.interrupt)
+            .with_context(|| format!("client {} after {PATIENCE:?}", tenant.number())),
+    }
+}
