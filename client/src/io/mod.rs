@@ -6,6 +6,7 @@
 mod alarm;
 pub mod frames;
 mod guard;
+mod lookup;
 mod names;
 
 use crate::agent::{Agent, AgentConfig, Event, Inner};
@@ -118,6 +119,8 @@ struct Shell {
     guard: Guard,
     /// Mark of the agent's own datagrams.
     mark: u32,
+    /// Whether the tunnel has had routes: the host's own lookups may go into it.
+    routed: bool,
     traffic: TrafficSetup,
     events: EventSink,
     frames: Frames,
@@ -203,6 +206,7 @@ impl Shell {
             names,
             guard,
             mark: config.traffic.mark,
+            routed: false,
             traffic: TrafficSetup::new(&config.traffic),
             events,
             frames: Frames::default(),
@@ -276,38 +280,11 @@ impl Shell {
         if self.agent.poll_suspicion() || self.look_again.is_some_and(|due| due <= now) {
             self.refresh_links(now);
         }
-        let lookup_due = self.lookup_due();
-        if let Some(names) = &mut self.names
-            && lookup_due.is_some_and(|due| due <= now)
-        {
-            names.start(now);
+        if self.lookup_due().is_some_and(|due| due <= now) {
+            self.look_up(now);
         }
         self.flush(now);
         Ok(())
-    }
-
-    /// When the gateway's name is to be looked up.
-    fn lookup_due(&self) -> Option<BootTime> {
-        self.names.as_ref()?.due(self.agent.unanswered_since())
-    }
-
-    /// A lookup has ended: the gateway may be somewhere else now.
-    fn take_name(&mut self) {
-        let current = Some(self.agent.endpoint()).filter(|known| *known != Endpoint::default());
-        let works = current.is_some() && self.agent.unanswered_since().is_none();
-        let Some(names) = &mut self.names else { return };
-        let Some(endpoint) = names.take(current, works).filter(|found| Some(*found) != current) else {
-            return;
-        };
-        let now = clock::now();
-        tracing::info!(%endpoint, "the gateway's name leads here");
-        self.links.set_gateway(endpoint.socket_addr().ip());
-        // Their datagrams would go on to the old address.
-        for uplink in &mut self.uplinks {
-            uplink.transport = None;
-        }
-        self.agent.set_endpoint(now, endpoint);
-        self.refresh_links(now);
     }
 
     /// Milliseconds until something is due, rounded up so that the timer has really come.
@@ -542,6 +519,7 @@ impl Shell {
         if let Err(error) = self.links.refresh() {
             tracing::error!(%error, "the tunnel's routes could not be set");
         }
+        self.routed = true;
         self.guard.set_name_servers(&grant.dns);
     }
 
@@ -578,8 +556,10 @@ impl Shell {
 
 /// Where the agent's own datagrams go.
 fn allowed(gateway: Endpoint, helpers: &[IpAddr]) -> BTreeSet<(IpAddr, u16)> {
-    let gateway = gateway.socket_addr();
-    helpers.iter().map(|helper| (*helper, guard::DNS_PORT)).chain([(gateway.ip(), gateway.port())]).collect()
+    let gateway =
+        Some(gateway).filter(|known| *known != Endpoint::default()).map(|known| known.socket_addr());
+    let helpers = helpers.iter().map(|helper| (*helper, guard::DNS_PORT));
+    helpers.chain(gateway.map(|gateway| (gateway.ip(), gateway.port()))).collect()
 }
 
 /// A transport on `device`, known to the poll loop. Closing it removes it there.

@@ -135,7 +135,8 @@ impl Links {
             for helper in self.helpers.iter().filter(|helper| helper.is_ipv4() == self.gateway.is_ipv4()) {
                 wanted.rules.extend(own.rules.iter().map(|rule| model::Rule { to: *helper, ..rule.clone() }));
             }
-            wanted.rules.extend(own.rules);
+            // A gateway whose name is not known yet needs none.
+            wanted.rules.extend(own.rules.into_iter().filter(|rule| !rule.to.is_unspecified()));
             states.push(state);
         }
         self.local = model::networks(&snapshot, &self.indexes);

@@ -93,7 +93,7 @@ fn a_client_that_cannot_start_leaves_no_kill_switch() {
     let error = String::from_utf8_lossy(&output_of.stderr).into_owned();
     assert!(!output_of.status.success() && error.contains("jvpn0"), "{error}");
     assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
-    assert!(!crate::host::record::Record::path(&rig.socket()).exists());
+    assert!(!host::record::Record::path(&rig.socket()).exists());
 }
 
 fn route_to(address: &str) -> String {
