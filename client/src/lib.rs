@@ -5,6 +5,7 @@
 //! | [`agent`] | handshake, session, bindings, reattach: bytes and moments in, bytes and events out | none |
 //! | [`paths`] | which uplink, when it is dead, when to try again | none |
 //! | [`resolve`] | the gateway's name, asked for outside the tunnel | none |
+//! | [`offload`] | packets that become one at the edges | none |
 //! | [`hold`] | packets that wait for a path | none |
 //! | [`transport`] | datagrams over one uplink | sockets |
 //! | [`tun`] | the tunnel device | device |
@@ -22,6 +23,7 @@ pub mod hold;
 pub mod host;
 pub mod io;
 pub mod link;
+pub mod offload;
 pub mod paths;
 pub mod resolve;
 pub mod show;
