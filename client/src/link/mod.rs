@@ -43,6 +43,8 @@ pub struct TunnelSetup {
     pub routes: Vec<Prefix>,
     /// What the user does.
     pub traffic: TrafficSetup,
+    /// Most packets in one large one, where such cross it.
+    pub segments_max: Option<u32>,
     /// Its MTU, octets.
     pub mtu: u32,
 }
@@ -167,6 +169,17 @@ impl Links {
         link.attributes.push(LinkAttribute::Mtu(setup.mtu));
         let up = RouteNetlinkMessage::SetLink(link);
         self.requests.change("set up the tunnel device", up, Mode::Change)?;
+        if let Some(segments) = setup.segments_max {
+            let mut link = LinkMessage::default();
+            link.header.index = device;
+            link.attributes.push(LinkAttribute::GsoMaxSegs(segments));
+            // An older kernel cannot be told; then TCP with very small segments loses packets.
+            if let Err(error) =
+                self.requests.change("bound large packets", RouteNetlinkMessage::SetLink(link), Mode::Change)
+            {
+                tracing::debug!(%error, "large packets are not bounded");
+            }
+        }
         let have: Vec<Address> = self.look()?.addresses.into_iter().filter(|a| a.device == device).collect();
         let wants = |a: &Address| setup.addresses.iter().any(|p| p.addr == a.addr && p.len == a.len);
         for old in have.iter().filter(|a| a.addr.is_ipv4() && !wants(a)) {

@@ -137,6 +137,15 @@ impl Batch {
         });
     }
 
+    /// Adds a packet that is handed over as it is.
+    pub fn push_alone(&mut self, place: Place) {
+        let (head, tail, total) = (self.packets.len(), self.packets.len(), place.len);
+        self.packets.push(place);
+        self.next.push(NONE);
+        let (count, segment, next_seq, push, open) = (1, None, 0, false, false);
+        self.runs.push(Run { head, tail, count, total, segment, next_seq, push, open });
+    }
+
     /// Writes the headers of what was joined. Afterwards [`Self::for_each`] tells what to hand over.
     pub fn finish(&mut self, buffer: &mut [u8]) {
         for run in self.runs.iter().filter(|run| run.count > 1) {

@@ -79,11 +79,14 @@ pub fn answer(id: u16, host: &str, kind: Kind, datagram: &[u8]) -> Verdict {
         let mut addresses = Vec::new();
         let mut alias = None;
         for record in packet.answers.iter().filter(|r| r.class == CLASS::IN && is_same(&r.name, &name)) {
-            match (&record.rdata, kind) {
-                (RData::A(a), Kind::V4) => addresses.push(IpAddr::from(Ipv4Addr::from_bits(a.address))),
-                (RData::AAAA(a), Kind::V6) => addresses.push(IpAddr::from(Ipv6Addr::from_bits(a.address))),
-                (RData::CNAME(to), _) => alias = Some(to.0.to_string()),
-                _ => continue,
+            if let (RData::A(a), Kind::V4) = (&record.rdata, kind) {
+                addresses.push(IpAddr::from(Ipv4Addr::from_bits(a.address)));
+            } else if let (RData::AAAA(a), Kind::V6) = (&record.rdata, kind) {
+                addresses.push(IpAddr::from(Ipv6Addr::from_bits(a.address)));
+            } else if let RData::CNAME(to) = &record.rdata {
+                alias = Some(to.0.to_string());
+            } else {
+                continue;
             }
             ttl = ttl.min(record.ttl);
         }
