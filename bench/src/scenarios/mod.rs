@@ -3,6 +3,7 @@
 pub mod cost;
 pub mod demo;
 pub mod flood;
+pub mod throughput;
 
 // The rig knows the wire only as a stranger would; here both views meet.
 const _: () = assert!(jvpn_rig::DATA_OCTET == jvpn_abi::wire::MsgType::Data.octet());
