@@ -12,7 +12,7 @@ pub mod watch;
 
 use crate::paths::LinkState;
 use jvpn_session::messages::Prefix;
-use model::{Address, Route, Snapshot, UplinkRouting, Wanted};
+use model::{Address, Route, RouteKind, Snapshot, UplinkRouting, Wanted};
 use netlink::{Mode, NetlinkError, Requests};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -279,6 +279,7 @@ impl Links {
             if let Err(error) = self.requests.change("add a route", message, mode) {
                 tracing::warn!(%error, ?route, "route refused");
                 refused.insert(route.table);
+                self.close(route);
             }
         }
         for rule in wanted.rules.difference(&have.rules) {
@@ -289,6 +290,20 @@ impl Links {
             }
         }
         Ok(refused)
+    }
+
+    /// What was meant for the tunnel and cannot go there goes nowhere.
+    fn close(&mut self, refused: &Route) {
+        if refused.table != self.first_table.saturating_add(TABLES) || refused.kind != RouteKind::Unicast {
+            return;
+        }
+        let closed = Route { kind: RouteKind::Unreachable, device: 0, via: None, source: None, ..*refused };
+        let message = RouteNetlinkMessage::NewRoute(route_message(&closed));
+        if let Err(error) =
+            self.requests.change("refuse what the tunnel cannot carry", message, Mode::Replace)
+        {
+            tracing::error!(%error, route = ?closed, "what was meant for the tunnel may go around it");
+        }
     }
 
     /// What the kernel holds of ours.
