@@ -2,13 +2,13 @@
 
 use super::pieces::{Piece, next_piece};
 use super::{Transport, TransportHealth};
-use crate::io::frames::{Arrival, BATCH, FRAME_LEN, Frames, Inbox, LARGE, SMALL_SLOTS};
+use crate::io::frames::{Arrival, BATCH, FRAME_LEN, Frames, Inbox, LARGE, LARGE_SLOTS, SMALL_SLOTS};
 use jvpn_abi::Endpoint;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike,
-    SockaddrStorage, recvmmsg, recvmsg, sendmmsg, sendmsg, setsockopt, sockopt,
+    SockaddrStorage, recvmmsg, sendmmsg, sendmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -29,8 +29,6 @@ pub struct Udp {
     addresses: Box<[Option<SockaddrStorage>; BATCH]>,
     headers_in: MultiHeaders<SockaddrStorage>,
     headers_out: MultiHeaders<SockaddrStorage>,
-    /// Room for what the kernel says about a received datagram.
-    control: Vec<u8>,
     health: TransportHealth,
 }
 
@@ -76,7 +74,6 @@ impl Udp {
             gateway: SockaddrStorage::from(gateway),
             addresses: Box::new([Some(SockaddrStorage::from(gateway)); BATCH]),
             headers_in: MultiHeaders::preallocate(SMALL_SLOTS, None),
-            control: nix::cmsg_space!(i32),
             headers_out: MultiHeaders::preallocate(BATCH, None),
             health,
         })
@@ -146,24 +143,26 @@ impl Udp {
         }
     }
 
-    /// Receives large datagrams, one call each.
+    /// Receives datagrams that the kernel may have joined, several slots by one call.
     fn receive_large(&mut self, inbox: &mut Inbox) -> io::Result<bool> {
-        let mut arrivals = [Arrival::default(); crate::io::frames::LARGE_SLOTS];
+        let mut arrivals = [Arrival::default(); LARGE_SLOTS];
         let mut count = 0;
-        let mut failed = None;
-        for (slot, arrival) in inbox.slots(LARGE).zip(&mut arrivals) {
-            let mut slices = [IoSliceMut::new(slot)];
-            let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
-            match recvmsg::<SockaddrStorage>(fd, &mut slices, Some(&mut self.control), flags) {
-                Ok(message) => *arrival = large_arrival(&message),
-                Err(Errno::EAGAIN | Errno::EINTR) => break,
-                Err(errno) => {
-                    // What came before it is not lost by it.
-                    failed = (count == 0).then(|| io::Error::from(errno));
-                    break;
-                }
+        {
+            // New for each call: `recvmmsg` shortens the room for control messages to what came, and nix does not undo that.
+            let mut headers = MultiHeaders::preallocate(LARGE_SLOTS, Some(nix::cmsg_space!(i32)));
+            let mut buffers = inbox.slots(LARGE);
+            let mut slices: [[IoSliceMut<'_>; 1]; LARGE_SLOTS] =
+                std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
+            let fd = self.socket.as_raw_fd();
+            let received = match recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
+                Ok(received) => received,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
+                Err(errno) => return Err(errno.into()),
+            };
+            for (message, arrival) in received.zip(&mut arrivals) {
+                *arrival = large_arrival(&message);
+                count += 1;
             }
-            count += 1;
         }
         for arrival in arrivals.iter().take(count) {
             let datagrams = arrival.len.div_ceil(arrival.stride.max(1));
@@ -172,7 +171,7 @@ impl Udp {
             self.health.large_received += u64::from(datagrams > 1);
             inbox.arrived(*arrival);
         }
-        failed.map_or(Ok(count == arrivals.len()), Err)
+        Ok(count == LARGE_SLOTS)
     }
 
     /// Receives single datagrams, many by one call.
