@@ -10,7 +10,7 @@ use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak};
+use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak, throughput};
 use crate::simulate::{self, Seeds};
 use crate::simulation::KeyKind;
 use crate::simulation::churn::Profile;
@@ -84,6 +84,14 @@ enum Verb {
     Sessions(SessionsArgs),
     /// Births, moves, rekeys and ends for minutes: memory and descriptors of the gateway must stay where they are.
     Soak(SoakArgs),
+    /// How much goes through one tunnel and what it costs, with the client's offloads on and off, turn by turn.
+    ///
+    /// TCP with 1 and 4 streams and UDP with 1,400 and 64 octets, both ways; UDP at the highest rate that loses less than
+    /// 1 %. Processor seconds per GB of the gateway's data plane, of the client, and of the whole machine, to which alone
+    /// work in soft interrupts is charged. Figures are medians of the rounds; every round is in the JSON. Use a release
+    /// build on a quiet machine, and compare figures of one run only.
+    #[command(after_help = "Example:\n  jvpn-bench throughput --json throughput.json")]
+    Throughput(ThroughputArgs),
     /// Lives through worlds of many mobile hosts on virtual time, one per seed, and judges every step.
     Simulate(Box<SimulateArgs>),
     /// The path emulator of the recovery bench: its profiles, and a test of itself.
@@ -147,6 +155,22 @@ struct CostArgs {
     /// Writes every round, the machine and the versions to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ThroughputArgs {
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = value_parser!(u32).range(1..=101))]
+    rounds: u32,
+    /// Milliseconds of each TCP measurement, and of four of UDP.
+    #[arg(long, default_value_t = 2_000, value_name = "MS", value_parser = value_parser!(u64).range(200..=60_000))]
+    span_ms: u64,
+    /// Writes every round, the machine and the versions to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Where logs and configuration go.
+    #[arg(long, default_value = "target/throughput", value_name = "DIR")]
+    out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -383,6 +407,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Recovery(RecoveryArgs { judge: Some(dir), .. }) => recovery::judge_and_fail(&dir),
         Verb::Recovery(args) => run_recovery(&args),
         Verb::Compare(args) => recovery::compare::run(&args.before, &args.after),
+        Verb::Throughput(args) => run_throughput(args),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -560,6 +585,14 @@ fn run_emulator(args: &EmulatorArgs) -> Result<()> {
     }
     requirements::check()?;
     emulator::run(args.seed, args.json.as_ref(), &Interrupt::install()?)
+}
+
+fn run_throughput(args: ThroughputArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let (rounds, span) = (args.rounds, Duration::from_millis(args.span_ms));
+    let options = throughput::Options { rounds, span, out_dir: made(&args.out)?, json: args.json };
+    throughput::run(&options, &interrupt)
 }
 
 /// The directory, made if it is not there, by its whole name.

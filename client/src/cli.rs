@@ -247,25 +247,20 @@ fn up(path: &Path) -> anyhow::Result<()> {
 }
 
 fn down(socket: &Path) -> anyhow::Result<()> {
-    let answer = match jvpn_host::status::query_within(socket, "down", DOWN_PATIENCE) {
-        Err(StatusError::Unreachable { path, cause }) => match host::undo(socket) {
-            Ok(Some(done)) => {
-                return print_line(&format!(
-                    "no agent runs at {}; taken back: {}",
-                    path.display(),
-                    done.join(", ")
-                ));
-            }
-            Ok(None) => return Err(StatusError::Unreachable { path, cause }.into()),
-            Err(left) => {
-                bail!(
-                    "no agent runs at {}, and not all that it left could be taken back: {left}",
-                    path.display()
-                )
-            }
-        },
-        answer => answer.context("the agent was asked to end, and did not say that it has")?,
-    };
+    let answer = jvpn_host::status::query_within(socket, "down", DOWN_PATIENCE);
+    if let Err(StatusError::Unreachable { .. }) = &answer {
+        let done = host::undo(socket).map_err(|left| {
+            anyhow::anyhow!(
+                "no agent runs at {}, and not all that it left could be taken back: {left}",
+                socket.display()
+            )
+        })?;
+        if let Some(done) = done {
+            let done = done.join(", ");
+            return print_line(&format!("no agent runs at {}; taken back: {done}", socket.display()));
+        }
+    }
+    let answer = answer.context("the agent was asked to end, and did not say that it has")?;
     match (answer.get("ok").and_then(serde_json::Value::as_bool), answer.get("left")) {
         (Some(true), _) => Ok(()),
         (_, Some(left)) => bail!(

@@ -34,6 +34,20 @@ metered = true
 
 [paths]
 candidate_interval_s = 5
+
+[traffic]
+routes = ["10.0.0.0/8", "fd00::/8"]
+exclude = ["192.168.0.0/16"]
+kill_switch = true
+mark = 77
+
+[dns]
+servers = ["10.77.0.1"]
+search = ["corp.example"]
+method = "file"
+
+[offload]
+udp = false
 "#
     )
 }
@@ -64,6 +78,14 @@ fn a_good_file_is_taken_over() {
     assert!(never.candidates().for_quality, "on unless switched off");
     let stays = load(&good().replace("candidate_interval_s = 5", "quality_switch = false")).unwrap();
     assert!(!stays.candidates().for_quality);
+    assert_eq!(
+        (config.traffic.routes.len(), config.traffic.mark, config.traffic.full_tunnel),
+        (2, 77, false)
+    );
+    assert_eq!(
+        (config.dns.method, config.offload.tunnel, config.offload.udp),
+        (DnsMethod::File, true, false)
+    );
     let routing = config.routing();
     assert_eq!((routing[0].table, routing[1].table), (19_000, 19_001));
     assert_eq!(routing[1].gateway, None);
@@ -121,6 +143,20 @@ fn each_wrong_field_is_named() {
         ("candidate_interval_s = 5", "fail_back_hold_s = 0", "fail_back_hold_s"),
         ("candidate_interval_s = 5", "fail_back = 3", "fail_back"),
         ("candidate_interval_s = 5", "hold = 3", "hold"),
+        ("\"10.0.0.0/8\"", "\"10.0.0.0\"", "10.0.0.0"),
+        ("\"fd00::/8\"", "\"fd00::/129\"", "fd00::/129"),
+        ("192.168.0.0/16", "0.0.0.0/0", "exclude"),
+        ("mark = 77", "mark = 0", "mark"),
+        ("mark = 77", "marks = 7", "marks"),
+        ("rule_priority = 100", "rule_priority = 32764", "rule_priority"),
+        (r#"name = "jvpn0""#, r#"name = "jvpn*""#, "kill switch"),
+        ("\"10.77.0.1\"", "\"0.0.0.0\"", "servers"),
+        ("\"10.77.0.1\"", "\"ns.example\"", "servers"),
+        ("corp.example", "corp..example", "search"),
+        ("servers = [\"10.77.0.1\"]", "", "search"),
+        ("method = \"file\"", "method = \"magic\"", "method"),
+        ("method = \"file\"", "resolv_conf = \"resolv.conf\"", "resolv_conf"),
+        ("udp = false", "udp = 1", "udp"),
         (r#""aes-256-gcm"]"#, r#""rot13"]"#, "rot13"),
         (r#""aes-256-gcm"]"#, r#""chacha20-poly1305"]"#, "twice"),
         (r#"["chacha20-poly1305", "aes-256-gcm"]"#, "[]", "suites"),

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | [`agent`] | handshake, session, bindings, reattach: bytes and moments in, bytes and events out | none |
 //! | [`paths`] | which uplink, when it is dead, when to try again | none |
+//! | [`resolve`] | the gateway's name, asked for outside the tunnel | none |
+//! | [`offload`] | packets that become one at the edges | none |
 //! | [`hold`] | packets that wait for a path | none |
 //! | [`transport`] | datagrams over one uplink | sockets |
 //! | [`tun`] | the tunnel device | device |
@@ -21,7 +23,9 @@ pub mod hold;
 pub mod host;
 pub mod io;
 pub mod link;
+pub mod offload;
 pub mod paths;
+pub mod resolve;
 pub mod show;
 pub mod transport;
 pub mod tun;

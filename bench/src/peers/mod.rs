@@ -1,5 +1,6 @@
 //! Traffic inside the tunnel: ordinary sockets of an application on the client and a server on the LAN.
 
+pub mod bulk;
 pub mod download;
 pub mod heartbeat;
 pub mod icmp;

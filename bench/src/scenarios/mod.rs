@@ -11,6 +11,7 @@ pub mod sessions;
 pub mod soak;
 mod stage;
 pub mod recovery;
+pub mod throughput;
 
 // The rig knows the wire only as a stranger would; here both views meet.
 const _: () = assert!(jvpn_rig::DATA_OCTET == jvpn_abi::wire::MsgType::Data.octet());

@@ -1,7 +1,10 @@
 //! Fixed buffers for one batch of packets, allocated once.
 
-/// Packets per batch: enough to share the cost of a system call, few enough to stay in the cache (128 KiB).
-pub const BATCH: usize = 64;
+use jvpn_abi::Endpoint;
+use std::ops::Range;
+
+/// Packets per outgoing batch: enough for a large TCP segment behind others, few enough to stay in the cache (256 KiB).
+pub const BATCH: usize = 128;
 /// Octets per frame: the largest inner packet plus what DATA adds.
 pub const FRAME_LEN: usize = crate::agent::MAX_INNER_LEN + crate::agent::FRAME_OVERHEAD;
 
@@ -47,5 +50,104 @@ impl Frames {
     /// Frame `index`, whole, to read into.
     pub fn buffer(&mut self, index: usize) -> &mut [u8] {
         self.octets.get_mut(index).map(|octets| octets.as_mut_slice()).unwrap_or_default()
+    }
+}
+
+/// What a datagram may be at most, octets: as many joined ones as the kernel hands over at once fit as well.
+pub const LARGE: usize = 1 << 16;
+/// Slots for large datagrams …
+pub const LARGE_SLOTS: usize = 16;
+/// … and for single ones, which are no longer than a frame.
+pub const SMALL_SLOTS: usize = 64;
+
+/// Received datagrams: slots of one size in one buffer, each with one datagram or several of one length in a row.
+#[derive(Debug)]
+pub struct Inbox {
+    octets: Vec<u8>,
+    slot_len: usize,
+    arrivals: Vec<Arrival>,
+}
+
+/// What lies in a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// Octets.
+    pub len: usize,
+    /// Octets of each datagram but the last.
+    pub stride: usize,
+    /// From where.
+    pub from: Endpoint,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            octets: vec![0; LARGE * LARGE_SLOTS],
+            slot_len: LARGE,
+            arrivals: Vec::with_capacity(SMALL_SLOTS),
+        }
+    }
+}
+
+impl Inbox {
+    /// The slots, empty, for large datagrams or for single ones.
+    pub fn slots(&mut self, slot_len: usize) -> impl Iterator<Item = &mut [u8]> {
+        self.slot_len = slot_len.max(1);
+        self.arrivals.clear();
+        let count = if slot_len == LARGE { LARGE_SLOTS } else { SMALL_SLOTS };
+        self.octets.chunks_exact_mut(self.slot_len).take(count)
+    }
+
+    /// The next slot was filled.
+    pub fn arrived(&mut self, arrival: Arrival) {
+        self.arrivals.push(arrival);
+    }
+
+    /// Slots that were filled.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.arrivals.len()
+    }
+
+    /// Whether nothing came.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.arrivals.is_empty()
+    }
+
+    /// Where the datagrams of slot `index` lie, and from where they came.
+    pub fn datagrams(&self, index: usize) -> (Endpoint, impl Iterator<Item = Range<usize>> + use<>) {
+        let arrival = self.arrivals.get(index).copied().unwrap_or_default();
+        let (start, stride) = (index * self.slot_len, arrival.stride.max(1));
+        let end = start + arrival.len.min(self.slot_len);
+        let places = (start..end).step_by(stride).map(move |at| at..(at + stride).min(end));
+        (arrival.from, places)
+    }
+
+    /// The whole buffer, in which these places are.
+    pub fn octets(&mut self) -> &mut [u8] {
+        &mut self.octets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Joined datagrams come apart at their lengths, the last one may be shorter, and an empty slot has none.
+    #[test]
+    fn joined_datagrams_come_apart() {
+        let mut inbox = Inbox::default();
+        assert_eq!(inbox.slots(LARGE).count(), LARGE_SLOTS);
+        let from = Endpoint::v4([192, 0, 2, 1], 4_500);
+        inbox.arrived(Arrival { len: 0, stride: 0, from });
+        inbox.arrived(Arrival { len: 250, stride: 100, from });
+        let (source, places) = inbox.datagrams(1);
+        assert_eq!(source, from);
+        let places: Vec<_> = places.collect();
+        assert_eq!(places, [LARGE..LARGE + 100, LARGE + 100..LARGE + 200, LARGE + 200..LARGE + 250]);
+        assert_eq!((inbox.datagrams(0).1.count(), inbox.datagrams(9).1.count()), (0, 0));
+        assert_eq!(inbox.slots(FRAME_LEN).count(), SMALL_SLOTS);
+        assert!(inbox.is_empty());
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Guard {
     record: Record,
     switch: Option<KillSwitch>,
     begun: Begun,
+    /// Name servers as last set.
+    servers: Vec<IpAddr>,
     /// What `jvpn status` says about the name servers.
     name_servers: Value,
 }
@@ -57,6 +59,7 @@ impl Guard {
             },
             switch: None,
             begun: if left.is_some() { Begun::Yes } else { Begun::NotYet },
+            servers: Vec::new(),
             name_servers: Value::Null,
             interface,
         };
@@ -141,12 +144,20 @@ impl Guard {
             Way::Resolved => {
                 dns::tell_resolved(&self.interface, &servers, &self.dns.search, self.traffic.full_tunnel)
             }
+            // In place already, or somebody else's by now, which is not to be overwritten.
+            Way::File
+                if self.record.dns.is_some()
+                    && (servers == self.servers || !dns::is_ours(&self.dns.resolv_conf, &self.interface)) =>
+            {
+                return;
+            }
             Way::File => {
                 self.record.dns = Some(self.interface.clone());
                 self.write_record();
                 dns::set(&self.dns.resolv_conf, &self.interface, &servers, &self.dns.search)
             }
         };
+        self.servers.clone_from(&servers);
         let method = if way == Way::File { "resolv_conf" } else { "systemd_resolved" };
         let error = done.err().map(|error| error.to_string());
         if let Some(error) = &error {

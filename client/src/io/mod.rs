@@ -4,25 +4,27 @@
 //! packets, events and due timers the process sleeps.
 
 mod alarm;
+mod data;
 pub mod frames;
 mod guard;
+mod lookup;
 mod names;
 
-use crate::agent::{Agent, AgentConfig, Event, Inner};
-use crate::config::{Config, GatewayEndpoint};
+use crate::agent::{Agent, AgentConfig, Event};
+use crate::config::{Config, GatewayEndpoint, Offload};
 use crate::events::EventSink;
 use crate::link::model::UplinkRouting;
 use crate::link::traffic::TrafficSetup;
 use crate::link::watch::{News, Watch};
 use crate::link::{Links, TunnelSetup};
+use crate::offload::coalesce::Batch;
 use crate::paths::UplinkId;
 use crate::transport::{Transport, udp::Udp};
 use crate::tun::Tun;
 use alarm::Alarm;
 use anyhow::Context;
-use frames::{BATCH, Frames};
+use frames::{Frames, Inbox};
 use guard::Guard;
-use jvpn_abi::wire::{DATA_HEADER_LEN, TAG_LEN};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::rng::OsRandom;
 use jvpn_host::status::{Asker, StatusListener};
@@ -118,15 +120,19 @@ struct Shell {
     guard: Guard,
     /// Mark of the agent's own datagrams.
     mark: u32,
+    /// Whether the tunnel has had routes: the host's own lookups may go into it.
+    routed: bool,
     traffic: TrafficSetup,
     events: EventSink,
     frames: Frames,
-    sources: [Endpoint; BATCH],
+    inbox: Inbox,
+    /// Packets that came, until the tunnel device takes them.
+    batch: Batch,
+    offload: Offload,
     devices: Vec<String>,
     interface: String,
     look_again: Option<BootTime>,
     silence: Silence,
-    tunnel_refused: u64,
     running: Running,
     /// Who asked for the end: told when everything is gone.
     askers: Vec<Asker>,
@@ -171,7 +177,7 @@ impl Shell {
         let guard = Guard::start(config, peers.into_iter().collect())?;
         let links = Links::open(config.routing(), gateway, config.interface.table)?;
         let watch = Watch::open()?;
-        let tunnel = Tun::open(&config.interface.name)?;
+        let tunnel = Tun::open(&config.interface.name, config.offload.tunnel)?;
         let events = EventSink::open(config.events_file.as_deref())?;
         let agent = Agent::new(
             AgentConfig {
@@ -203,15 +209,17 @@ impl Shell {
             names,
             guard,
             mark: config.traffic.mark,
+            routed: false,
             traffic: TrafficSetup::new(&config.traffic),
             events,
             frames: Frames::default(),
-            sources: [Endpoint::default(); BATCH],
+            inbox: Inbox::default(),
+            batch: Batch::default(),
+            offload: config.offload,
             devices,
             interface: config.interface.name.clone(),
             look_again: None,
             silence: Silence::Untold,
-            tunnel_refused: 0,
             running: Running::Yes,
             askers: Vec::new(),
         };
@@ -276,38 +284,11 @@ impl Shell {
         if self.agent.poll_suspicion() || self.look_again.is_some_and(|due| due <= now) {
             self.refresh_links(now);
         }
-        let lookup_due = self.lookup_due();
-        if let Some(names) = &mut self.names
-            && lookup_due.is_some_and(|due| due <= now)
-        {
-            names.start(now);
+        if self.lookup_due().is_some_and(|due| due <= now) {
+            self.look_up(now);
         }
         self.flush(now);
         Ok(())
-    }
-
-    /// When the gateway's name is to be looked up.
-    fn lookup_due(&self) -> Option<BootTime> {
-        self.names.as_ref()?.due(self.agent.unanswered_since())
-    }
-
-    /// A lookup has ended: the gateway may be somewhere else now.
-    fn take_name(&mut self) {
-        let current = Some(self.agent.endpoint()).filter(|known| *known != Endpoint::default());
-        let works = current.is_some() && self.agent.unanswered_since().is_none();
-        let Some(names) = &mut self.names else { return };
-        let Some(endpoint) = names.take(current, works).filter(|found| Some(*found) != current) else {
-            return;
-        };
-        let now = clock::now();
-        tracing::info!(%endpoint, "the gateway's name leads here");
-        self.links.set_gateway(endpoint.socket_addr().ip());
-        // Their datagrams would go on to the old address.
-        for uplink in &mut self.uplinks {
-            uplink.transport = None;
-        }
-        self.agent.set_endpoint(now, endpoint);
-        self.refresh_links(now);
     }
 
     /// Milliseconds until something is due, rounded up so that the timer has really come.
@@ -317,79 +298,6 @@ impl Shell {
             let ms = due.since(now).as_nanos().div_ceil(1_000_000);
             EpollTimeout::try_from(i32::try_from(ms).unwrap_or(i32::MAX)).unwrap_or(EpollTimeout::ZERO)
         })
-    }
-
-    fn take_datagrams(&mut self, id: UplinkId) {
-        for _ in 0..BATCHES_PER_ROUND {
-            let Some(transport) = self.uplinks.get_mut(id.index()).and_then(|u| u.transport.as_mut()) else {
-                return;
-            };
-            let count = match transport.receive(&mut self.frames, &mut self.sources) {
-                Ok(count) => count,
-                Err(error) => {
-                    // The device went away or a pending error was reported; netlink tells what is true.
-                    tracing::debug!(%error, uplink = id.0, "receiving failed");
-                    return;
-                }
-            };
-            let now = clock::now();
-            for (index, from) in self.sources.iter().enumerate().take(count) {
-                let datagram = self.frames.frame_mut(index);
-                if let Some(packet) = self.agent.handle_datagram(now, id, *from, datagram)
-                    && let Err(error) = self.tunnel.write(packet)
-                {
-                    self.tunnel_refused += 1;
-                    tracing::trace!(%error, "the tunnel device refused a packet");
-                }
-            }
-            self.flush(now);
-            if count < BATCH {
-                return;
-            }
-        }
-    }
-
-    fn take_packets(&mut self) {
-        for _ in 0..BATCHES_PER_ROUND {
-            let now = clock::now();
-            let mut sealed = 0;
-            let mut over = None;
-            let mut drained = false;
-            while sealed < BATCH {
-                let space = self.frames.buffer(sealed);
-                let limit = space.len().saturating_sub(TAG_LEN);
-                let Some(room) = space.get_mut(DATA_HEADER_LEN..limit) else { break };
-                let length = match self.tunnel.read(room) {
-                    Ok(Some(length)) => length,
-                    Ok(None) => {
-                        drained = true;
-                        break;
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "reading the tunnel device failed");
-                        drained = true;
-                        break;
-                    }
-                };
-                self.frames.set_len(sealed, DATA_HEADER_LEN + length + TAG_LEN);
-                match self.agent.handle_inner_packet(now, self.frames.frame_mut(sealed)) {
-                    Inner::Send(uplink) => {
-                        // At most one path carries data, and it changes only in handle_*: a batch has one uplink.
-                        over = Some(uplink);
-                        sealed += 1;
-                    }
-                    Inner::Held | Inner::Dropped => {}
-                }
-            }
-            if let Some(id) = over
-                && let Some(transport) = self.uplinks.get_mut(id.index()).and_then(|u| u.transport.as_mut())
-            {
-                transport.send(&self.frames, 0..sealed);
-            }
-            if drained {
-                return;
-            }
-        }
     }
 
     fn take_news(&mut self) {
@@ -445,7 +353,7 @@ impl Shell {
             if state == crate::paths::LinkState::Missing {
                 uplink.transport = None;
             } else if uplink.transport.is_none() {
-                match open_transport(&self.epoll, &uplink.device, self.mark, gateway, id) {
+                match open_transport(&self.epoll, &uplink.device, self.mark, self.offload.udp, gateway, id) {
                     Ok(transport) => uplink.transport = Some(transport),
                     Err(error) => {
                         tracing::warn!(%error, device = uplink.device, "no socket on this uplink; trying again");
@@ -499,7 +407,7 @@ impl Shell {
             "version": env!("CARGO_PKG_VERSION"),
             "interface": self.interface,
             "transports": transports,
-            "tunnel_refused": self.tunnel_refused,
+            "tunnel": { "offload": self.tunnel.offloads(), "counters": self.tunnel.counters() },
             "events_lost": self.events.lost(),
             "traffic": self.guard.status(),
         });
@@ -534,6 +442,7 @@ impl Shell {
             addresses: grant.addresses.clone(),
             routes: grant.routes.iter().copied().chain([own]).collect(),
             traffic: self.traffic.clone(),
+            segments_max: self.tunnel.is_offloaded().then_some(crate::tun::SEGMENTS_MAX as u32),
             mtu: u32::from(grant.mtu).min(crate::agent::MAX_INNER_LEN as u32),
         };
         if let Err(error) = self.links.set_up_tunnel(self.tunnel.index(), &setup) {
@@ -542,6 +451,7 @@ impl Shell {
         if let Err(error) = self.links.refresh() {
             tracing::error!(%error, "the tunnel's routes could not be set");
         }
+        self.routed = true;
         self.guard.set_name_servers(&grant.dns);
     }
 
@@ -578,8 +488,10 @@ impl Shell {
 
 /// Where the agent's own datagrams go.
 fn allowed(gateway: Endpoint, helpers: &[IpAddr]) -> BTreeSet<(IpAddr, u16)> {
-    let gateway = gateway.socket_addr();
-    helpers.iter().map(|helper| (*helper, guard::DNS_PORT)).chain([(gateway.ip(), gateway.port())]).collect()
+    let gateway =
+        Some(gateway).filter(|known| *known != Endpoint::default()).map(|known| known.socket_addr());
+    let helpers = helpers.iter().map(|helper| (*helper, guard::DNS_PORT));
+    helpers.chain(gateway.map(|gateway| (gateway.ip(), gateway.port()))).collect()
 }
 
 /// A transport on `device`, known to the poll loop. Closing it removes it there.
@@ -587,10 +499,11 @@ fn open_transport(
     epoll: &Epoll,
     device: &str,
     mark: u32,
+    offload: bool,
     gateway: Endpoint,
     id: UplinkId,
 ) -> std::io::Result<Box<dyn Transport>> {
-    let udp = Udp::open(device, mark, gateway)?;
+    let udp = Udp::open(device, mark, offload, gateway)?;
     epoll.add(udp.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, Token::Uplink(id).number()))?;
     Ok(Box::new(udp))
 }

@@ -1,14 +1,18 @@
-//! Where the gateway's name leads. Looked up by the host's own resolver, in a thread, because `getaddrinfo` blocks: at
-//! the start, and again while nothing answers.
+//! Where the gateway's name leads. Looked up in a thread, because the host's resolver blocks: at the start, and again
+//! while nothing answers.
 //!
-//! The host's resolver, and not one of our own on an uplink's socket, because only it knows the host's files, search
-//! rules and split DNS. What it cannot promise is to ask outside the tunnel: where the tunnel carries the way to the
-//! name server, a lookup fails while the tunnel is down, and the addresses found before are tried on. Nothing waits for
-//! a lookup.
+//! The host's own resolver knows the host's files, search rules and split DNS, so it is asked first while the tunnel has
+//! never been up. Once the tunnel carries routes, its questions may go into the tunnel, and find nothing while that is
+//! down: then the name servers from before are asked over the uplinks ([`crate::resolve`]). Nothing waits for a lookup.
 
+use crate::resolve::{Lookup, Route};
 use jvpn_abi::{BootTime, Endpoint};
+use jvpn_crypto::rng::OsRandom;
+use jvpn_host::clock;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,8 +23,31 @@ pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// … up to this.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// How a lookup ended.
-type Found = io::Result<Vec<SocketAddr>>;
+/// Largest answer that is read, octets (RFC 1035 section 4.2.1; servers cut longer ones).
+const ANSWER_MAX: usize = 1_500;
+/// Port of name servers.
+const PORT: u16 = super::guard::DNS_PORT;
+
+/// How a lookup ended: addresses, and for how long they hold (the host's resolver does not say: zero).
+type Found = io::Result<(Vec<SocketAddr>, Duration)>;
+
+/// Whom a lookup asks first. The other is asked if that finds nothing, and nothing was ever found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// The host's own resolver.
+    Host,
+    /// Name servers over the uplinks.
+    Outside,
+}
+
+/// How to ask.
+#[derive(Clone, Debug)]
+pub(super) struct Ask {
+    pub(super) first: First,
+    pub(super) routes: Vec<Route>,
+    /// Mark of the questions, by which a kill switch lets them pass.
+    pub(super) mark: u32,
+}
 
 /// The lookups of one name.
 pub(super) struct Names {
@@ -28,6 +55,8 @@ pub(super) struct Names {
     port: u16,
     running: bool,
     found: Vec<Endpoint>,
+    /// Until then nobody needs to be asked again.
+    fresh_until: BootTime,
     next_at: BootTime,
     wait: Duration,
     sender: Sender<Found>,
@@ -50,8 +79,20 @@ impl Names {
         bell.set_nonblocking(true)?;
         let (next_at, wait) = (BootTime(0), SILENCE);
         let (sender, results) = channel();
-        let found = Vec::new();
-        Ok(Self { host, port, running: false, found, next_at, wait, sender, results, bell, ringer })
+        let (found, fresh_until) = (Vec::new(), BootTime(0));
+        Ok(Self {
+            host,
+            port,
+            running: false,
+            found,
+            fresh_until,
+            next_at,
+            wait,
+            sender,
+            results,
+            bell,
+            ringer,
+        })
     }
 
     /// When a lookup may start, given since when nothing answers; `None` = not needed or one is under way.
@@ -65,14 +106,19 @@ impl Names {
         unanswered_since.map(|since| since.after(SILENCE).max(self.next_at))
     }
 
-    /// Starts a lookup.
-    pub(super) fn start(&mut self, now: BootTime) {
+    /// Starts a lookup; while the last one's answer holds, it is the answer again.
+    pub(super) fn start(&mut self, now: BootTime, ask: Ask) {
         self.next_at = now.after(self.wait);
         self.wait = (self.wait * 2).min(WAIT_MAX);
         let (host, port, sender) = (self.host.clone(), self.port, self.sender.clone());
         let ringer = self.ringer.try_clone();
+        let held = (now < self.fresh_until).then(|| self.found.clone());
+        let ever = !self.found.is_empty();
         let lookup = move || {
-            let found = (host.as_str(), port).to_socket_addrs().map(Iterator::collect);
+            let found = match held {
+                Some(held) => Ok((held.iter().map(Endpoint::socket_addr).collect(), Duration::ZERO)),
+                None => find(&host, port, &ask, ever),
+            };
             // Nobody listens any more when the agent ends meanwhile.
             let _gone = sender.send(found);
             let _gone = ringer.and_then(|mut ringer| ringer.write_all(&[1]));
@@ -84,14 +130,17 @@ impl Names {
     }
 
     /// Takes a result: the endpoint to use from now on, if the name leads anywhere.
-    pub(super) fn take(&mut self, current: Option<Endpoint>, works: bool) -> Option<Endpoint> {
+    pub(super) fn take(&mut self, now: BootTime, current: Option<Endpoint>, works: bool) -> Option<Endpoint> {
         let mut octets = [0; 16];
         // The bell only wakes; what counts is in the channel.
         let _woken = self.bell.read(&mut octets);
         let result = self.results.try_recv().ok()?;
         self.running = false;
-        match result.map(|all| usable(&all)) {
-            Ok(found) if !found.is_empty() => self.found = found,
+        match result.map(|(all, ttl)| (usable(&all), ttl)) {
+            Ok((found, ttl)) if !found.is_empty() => {
+                self.found = found;
+                self.fresh_until = self.fresh_until.max(now.after(ttl.min(WAIT_MAX)));
+            }
             Ok(_) => tracing::warn!(host = self.host, "the gateway's name has no IPv4 address; trying again"),
             Err(error) => {
                 tracing::warn!(%error, host = self.host, "the gateway's name was not found; trying again");
@@ -103,6 +152,70 @@ impl Names {
         }
         chosen
     }
+}
+
+/// Asks one after the other.
+fn find(host: &str, port: u16, ask: &Ask, ever: bool) -> Found {
+    let of_host = || (host, port).to_socket_addrs().map(|found| (found.collect(), Duration::ZERO));
+    let outside = || ask_outside(host, port, ask);
+    let is_something = |found: &Found| found.as_ref().is_ok_and(|(found, _)| !found.is_empty());
+    match ask.first {
+        First::Outside => {
+            let found = outside();
+            if is_something(&found) || ever && !ask.routes.is_empty() { found } else { of_host() }
+        }
+        First::Host => {
+            let found = of_host();
+            if is_something(&found) || ask.routes.is_empty() { found } else { outside() }
+        }
+    }
+}
+
+/// Asks the name servers over the uplinks.
+fn ask_outside(host: &str, port: u16, ask: &Ask) -> Found {
+    let open = |route: &Route| {
+        let opened = open_socket(route, ask.mark);
+        opened.map_err(|error| tracing::debug!(%error, ?route, "a name server cannot be asked")).ok()
+    };
+    let sockets: Vec<Option<Socket>> = ask.routes.iter().map(open).collect();
+    let mut random = OsRandom::checked().map_err(io::Error::other)?;
+    let mut lookup = Lookup::new(host, sockets.len(), &mut random, clock::now()).map_err(io::Error::other)?;
+    let mut buffer = [0; ANSWER_MAX];
+    while !lookup.is_over(clock::now()) {
+        while let Some(transmit) = lookup.poll_transmit() {
+            if let Some(Some(socket)) = sockets.get(transmit.route) {
+                // No route, no carrier: another one may answer, and there is another round.
+                let _refused = socket.send(&transmit.payload);
+            }
+        }
+        let mut fds: Vec<PollFd<'_>> =
+            sockets.iter().flatten().map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)).collect();
+        let wait = lookup.poll_timeout().since(clock::now()).as_millis() + 1;
+        poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX))?;
+        for (route, socket) in sockets.iter().enumerate() {
+            let Some(mut socket) = socket.as_ref() else { continue };
+            if let Ok(length) = socket.read(&mut buffer) {
+                lookup.handle_answer(clock::now(), route, buffer.get(..length).unwrap_or_default());
+            }
+        }
+        lookup.handle_timeout(clock::now());
+    }
+    let found = lookup.found();
+    Ok((found.addresses.iter().map(|address| SocketAddr::new(*address, port)).collect(), found.ttl))
+}
+
+/// A socket for one route: its port is the kernel's choice, and only the server's datagrams come in.
+fn open_socket(route: &Route, mark: u32) -> io::Result<Socket> {
+    let (domain, any) = match route.server {
+        IpAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        IpAddr::V6(_) => (Domain::IPV6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    };
+    let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    socket.set_mark(mark)?;
+    socket.bind_device(Some(route.device.as_bytes()))?;
+    socket.bind(&SocketAddr::new(any, 0).into())?;
+    socket.connect(&SocketAddr::new(route.server, PORT).into())?;
+    Ok(socket)
 }
 
 /// Only IPv4 is spoken outside so far.
@@ -152,10 +265,10 @@ mod tests {
         let mut names = Names::new("localhost".to_owned(), 4_500).unwrap();
         let now = BootTime::from_millis(1_000);
         assert_eq!(names.due(None), Some(BootTime(0)), "the first one is due at once");
-        names.start(now);
+        names.start(now, Ask { first: First::Host, routes: Vec::new(), mark: 1 });
         assert_eq!(names.due(None), None, "one at a time");
         names.bell.set_nonblocking(false).unwrap();
-        let found = names.take(None, false).unwrap();
+        let found = names.take(now, None, false).unwrap();
         assert_eq!(found, Endpoint::v4([127, 0, 0, 1], 4_500));
         assert_eq!(names.due(None), None, "while it is answered nothing is asked");
         assert_eq!(names.due(Some(now)), Some(now.after(SILENCE)));

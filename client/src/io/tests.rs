@@ -1,6 +1,7 @@
 //! The whole client on a real host: TUN, sockets, netlink, status socket, in network namespaces of its own, against the
 //! in-memory gateway behind a real UDP socket. Needs root and says so when it is not.
 
+mod naming;
 mod traffic;
 
 use crate::agent::tests::gateway::Gateway;
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The gateway's network: a namespace that lives as long as its thread.
 struct FarSide {
     cut: Arc<[AtomicBool; 2]>,
+    place: Arc<naming::Place>,
     jobs: Sender<Vec<&'static str>>,
     done: Receiver<()>,
 }
@@ -70,6 +72,8 @@ fn far_side(mut gateway: Gateway) -> (u32, FarSide) {
     let (finished, done) = channel();
     let ready = finished.clone();
     let (cut_there, tid_there) = (Arc::clone(&cut), Arc::clone(&tid));
+    let place = Arc::new(naming::Place::default());
+    let place_there = Arc::clone(&place);
     std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         tid_there.store(nix::unistd::gettid().as_raw().unsigned_abs(), Ordering::SeqCst);
@@ -77,12 +81,15 @@ fn far_side(mut gateway: Gateway) -> (u32, FarSide) {
         let run = |commands: Vec<&'static str>| commands.into_iter().for_each(ip);
         run(job.recv().unwrap());
         finished.send(()).unwrap();
-        let socket = UdpSocket::bind("198.51.100.1:4500").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
+        naming::serve(&place_there);
+        let mut socket = place_there.socket();
         gateway.reflect = swap;
         let mut ports = [0; 2];
         let mut buffer = [0; 4_096];
         loop {
+            if place_there.has_moved() {
+                socket = place_there.socket();
+            }
             match job.try_recv() {
                 Ok(commands) => {
                     run(commands);
@@ -109,7 +116,7 @@ fn far_side(mut gateway: Gateway) -> (u32, FarSide) {
         }
     });
     done.recv().unwrap();
-    (tid.load(Ordering::SeqCst), FarSide { cut, jobs, done })
+    (tid.load(Ordering::SeqCst), FarSide { cut, place, jobs, done })
 }
 
 impl FarSide {
@@ -151,6 +158,8 @@ impl Rig {
         far.run(vec![
             "link set lo up",
             "addr add 198.51.100.1/32 dev lo",
+            "addr add 198.51.100.2/32 dev lo",
+            "addr add 198.51.100.53/32 dev lo",
             "addr add 10.0.1.1/24 dev gwA",
             "addr add 10.0.2.1/24 dev gwB",
             "link set gwA up",

@@ -12,7 +12,7 @@ pub mod watch;
 
 use crate::paths::LinkState;
 use jvpn_session::messages::Prefix;
-use model::{Address, Route, Snapshot, UplinkRouting, Wanted};
+use model::{Address, Route, RouteKind, Snapshot, UplinkRouting, Wanted};
 use netlink::{Mode, NetlinkError, Requests};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -43,6 +43,8 @@ pub struct TunnelSetup {
     pub routes: Vec<Prefix>,
     /// What the user does.
     pub traffic: TrafficSetup,
+    /// Most packets in one large one, where such cross it.
+    pub segments_max: Option<u32>,
     /// Its MTU, octets.
     pub mtu: u32,
 }
@@ -135,7 +137,8 @@ impl Links {
             for helper in self.helpers.iter().filter(|helper| helper.is_ipv4() == self.gateway.is_ipv4()) {
                 wanted.rules.extend(own.rules.iter().map(|rule| model::Rule { to: *helper, ..rule.clone() }));
             }
-            wanted.rules.extend(own.rules);
+            // A gateway whose name is not known yet needs none.
+            wanted.rules.extend(own.rules.into_iter().filter(|rule| !rule.to.is_unspecified()));
             states.push(state);
         }
         self.local = model::networks(&snapshot, &self.indexes);
@@ -166,6 +169,17 @@ impl Links {
         link.attributes.push(LinkAttribute::Mtu(setup.mtu));
         let up = RouteNetlinkMessage::SetLink(link);
         self.requests.change("set up the tunnel device", up, Mode::Change)?;
+        if let Some(segments) = setup.segments_max {
+            let mut link = LinkMessage::default();
+            link.header.index = device;
+            link.attributes.push(LinkAttribute::GsoMaxSegs(segments));
+            // An older kernel cannot be told; then TCP with very small segments loses packets.
+            if let Err(error) =
+                self.requests.change("bound large packets", RouteNetlinkMessage::SetLink(link), Mode::Change)
+            {
+                tracing::debug!(%error, "large packets are not bounded");
+            }
+        }
         let have: Vec<Address> = self.look()?.addresses.into_iter().filter(|a| a.device == device).collect();
         let wants = |a: &Address| setup.addresses.iter().any(|p| p.addr == a.addr && p.len == a.len);
         for old in have.iter().filter(|a| a.addr.is_ipv4() && !wants(a)) {
@@ -265,6 +279,7 @@ impl Links {
             if let Err(error) = self.requests.change("add a route", message, mode) {
                 tracing::warn!(%error, ?route, "route refused");
                 refused.insert(route.table);
+                self.close(route);
             }
         }
         for rule in wanted.rules.difference(&have.rules) {
@@ -275,6 +290,20 @@ impl Links {
             }
         }
         Ok(refused)
+    }
+
+    /// What was meant for the tunnel and cannot go there goes nowhere.
+    fn close(&mut self, refused: &Route) {
+        if refused.table != self.first_table.saturating_add(TABLES) || refused.kind != RouteKind::Unicast {
+            return;
+        }
+        let closed = Route { kind: RouteKind::Unreachable, device: 0, via: None, source: None, ..*refused };
+        let message = RouteNetlinkMessage::NewRoute(route_message(&closed));
+        if let Err(error) =
+            self.requests.change("refuse what the tunnel cannot carry", message, Mode::Replace)
+        {
+            tracing::error!(%error, route = ?closed, "what was meant for the tunnel may go around it");
+        }
     }
 
     /// What the kernel holds of ours.

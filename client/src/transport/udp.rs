@@ -1,12 +1,14 @@
 //! UDP: one socket per uplink, bound to its device, not connected (its source address follows the device's).
 
+use super::pieces::{Piece, next_piece};
 use super::{Transport, TransportHealth};
-use crate::io::frames::{BATCH, FRAME_LEN, Frames};
+use crate::io::frames::{Arrival, BATCH, FRAME_LEN, Frames, Inbox, LARGE, LARGE_SLOTS, SMALL_SLOTS};
 use jvpn_abi::Endpoint;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, SockaddrStorage, recvmmsg, sendmmsg,
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike,
+    SockaddrStorage, recvmmsg, sendmmsg, sendmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -42,9 +44,11 @@ impl std::fmt::Debug for Udp {
 impl Udp {
     /// Opens a socket on `device` towards `gateway`. Its datagrams carry `mark`, by which a kill switch lets them pass.
     ///
+    /// With `offload` several datagrams cross the host's stack as one, as far as the kernel has that.
+    ///
     /// # Errors
     /// If the device does not exist, or without CAP_NET_RAW (kernels before 5.7) or CAP_NET_ADMIN.
-    pub fn open(device: &str, mark: u32, gateway: Endpoint) -> io::Result<Self> {
+    pub fn open(device: &str, mark: u32, offload: bool, gateway: Endpoint) -> io::Result<Self> {
         let gateway = gateway.socket_addr();
         let (domain, any) = match gateway {
             SocketAddr::V4(_) => (Domain::IPV4, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
@@ -61,13 +65,17 @@ impl Udp {
         }
         force_buffers(&socket);
         socket.bind(&SockAddr::from(SocketAddr::new(any, 0)))?;
+        // Asked by a size that changes nothing: 0 is none.
+        let gso = offload && setsockopt(&socket, sockopt::UdpGsoSegment, &0).is_ok();
+        let gro = offload && setsockopt(&socket, sockopt::UdpGroSegment, &true).is_ok();
+        let health = TransportHealth { gso, gro, ..TransportHealth::default() };
         Ok(Self {
             socket,
             gateway: SockaddrStorage::from(gateway),
             addresses: Box::new([Some(SockaddrStorage::from(gateway)); BATCH]),
-            headers_in: MultiHeaders::preallocate(BATCH, None),
+            headers_in: MultiHeaders::preallocate(SMALL_SLOTS, None),
             headers_out: MultiHeaders::preallocate(BATCH, None),
-            health: TransportHealth::default(),
+            health,
         })
     }
 
@@ -91,6 +99,110 @@ impl Udp {
         let octets: usize = range.take(sent).map(|index| frames.frame(index).len()).sum();
         self.health.sent_bytes += octets as u64;
         Ok(sent)
+    }
+
+    /// Sends frames of one length (the last may be shorter) as one datagram that the kernel cuts.
+    fn send_large(&mut self, frames: &Frames, range: Range<usize>) -> Result<(), Errno> {
+        let mut slices = [IoSlice::new(&[]); BATCH];
+        let mut octets = 0;
+        for (slice, index) in slices.iter_mut().zip(range.clone()) {
+            *slice = IoSlice::new(frames.frame(index));
+            octets += slice.len();
+        }
+        let size = u16::try_from(frames.frame(range.start).len()).unwrap_or(u16::MAX);
+        let cut = [ControlMessage::UdpGsoSegments(&size)];
+        let slices = slices.get(..range.len()).unwrap_or_default();
+        let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        sendmsg(fd, slices, &cut, flags, Some(&self.gateway))?;
+        self.health.sent += range.len() as u64;
+        self.health.sent_bytes += octets as u64;
+        self.health.large_sent += 1;
+        Ok(())
+    }
+
+    /// Sends frames one by one.
+    fn send_each(&mut self, frames: &Frames, range: Range<usize>) {
+        let mut next = range.start;
+        while next < range.end {
+            match self.send_some(frames, next..range.end) {
+                Ok(0) => break,
+                Ok(sent) => next += sent,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) if self.wait_for_room() => {}
+                Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS)) => {
+                    // All that is left: the queue that just stayed full will not take the next one either.
+                    self.note(errno, (range.end - next) as u64);
+                    break;
+                }
+                Err(errno) => {
+                    // The error belongs to the first datagram; the others get their own chance.
+                    self.note(errno, 1);
+                    next += 1;
+                }
+            }
+        }
+    }
+
+    /// Receives datagrams that the kernel may have joined, several slots by one call.
+    fn receive_large(&mut self, inbox: &mut Inbox) -> io::Result<bool> {
+        let mut arrivals = [Arrival::default(); LARGE_SLOTS];
+        let mut count = 0;
+        {
+            // New for each call: `recvmmsg` shortens the room for control messages to what came, and nix does not undo that.
+            let mut headers = MultiHeaders::preallocate(LARGE_SLOTS, Some(nix::cmsg_space!(i32)));
+            let mut buffers = inbox.slots(LARGE);
+            let mut slices: [[IoSliceMut<'_>; 1]; LARGE_SLOTS] =
+                std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
+            let fd = self.socket.as_raw_fd();
+            let received = match recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
+                Ok(received) => received,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
+                Err(errno) => return Err(errno.into()),
+            };
+            for (message, arrival) in received.zip(&mut arrivals) {
+                *arrival = large_arrival(&message);
+                count += 1;
+            }
+        }
+        for arrival in arrivals.iter().take(count) {
+            let datagrams = arrival.len.div_ceil(arrival.stride.max(1));
+            self.health.received += datagrams as u64;
+            self.health.received_bytes += arrival.len as u64;
+            self.health.large_received += u64::from(datagrams > 1);
+            inbox.arrived(*arrival);
+        }
+        Ok(count == LARGE_SLOTS)
+    }
+
+    /// Receives single datagrams, many by one call.
+    fn receive_single(&mut self, inbox: &mut Inbox) -> io::Result<bool> {
+        let mut arrivals = [(Arrival::default(), false); SMALL_SLOTS];
+        let mut count = 0;
+        {
+            let mut buffers = inbox.slots(FRAME_LEN);
+            let mut slices: [[IoSliceMut<'_>; 1]; SMALL_SLOTS] =
+                std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
+            let fd = self.socket.as_raw_fd();
+            let received =
+                match recvmmsg(fd, &mut self.headers_in, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
+                    Ok(received) => received,
+                    Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
+                    Err(errno) => return Err(errno.into()),
+                };
+            for (message, slot) in received.zip(&mut arrivals) {
+                let from = message.address.as_ref().and_then(endpoint).unwrap_or_default();
+                let cut = message.flags.contains(MsgFlags::MSG_TRUNC) || message.bytes > FRAME_LEN;
+                *slot = (Arrival { len: message.bytes, stride: message.bytes, from }, cut);
+                count += 1;
+            }
+        }
+        for (arrival, cut) in arrivals.iter().take(count) {
+            self.health.received += 1;
+            self.health.received_bytes += arrival.len as u64;
+            self.health.truncated += u64::from(*cut);
+            inbox.arrived(Arrival { len: if *cut { 0 } else { arrival.len }, ..*arrival });
+        }
+        Ok(count == SMALL_SLOTS)
     }
 
     /// Waits a moment for room in the send queue; whether there is some.
@@ -121,22 +233,31 @@ impl Transport for Udp {
     }
 
     fn send(&mut self, frames: &Frames, range: Range<usize>) {
-        let mut next = range.start;
-        while next < range.end {
-            match self.send_some(frames, next..range.end) {
-                Ok(0) => break,
-                Ok(sent) => next += sent,
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) if self.wait_for_room() => {}
-                Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS)) => {
-                    // All that is left: the queue that just stayed full will not take the next one either.
-                    self.note(errno, (range.end - next) as u64);
-                    break;
+        let mut rest = range;
+        while let Some(piece) = next_piece(|index| frames.frame(index).len(), rest.clone(), self.health.gso) {
+            match piece {
+                Piece::Single(range) => {
+                    rest.start = range.end;
+                    self.send_each(frames, range);
                 }
-                Err(errno) => {
-                    // The error belongs to the first datagram; the others get their own chance.
-                    self.note(errno, 1);
-                    next += 1;
+                Piece::Large(range) => {
+                    rest.start = range.end;
+                    let mut sent = self.send_large(frames, range.clone());
+                    if sent == Err(Errno::EINTR) || sent == Err(Errno::EAGAIN) && self.wait_for_room() {
+                        sent = self.send_large(frames, range.clone());
+                    }
+                    match sent {
+                        Ok(()) => {}
+                        Err(errno @ (Errno::EAGAIN | Errno::ENOBUFS)) => self.note(errno, range.len() as u64),
+                        Err(errno) => {
+                            // Not on this device, or not of this size. One by one each gets its own answer.
+                            if matches!(errno, Errno::EIO | Errno::EOPNOTSUPP | Errno::ENOPROTOOPT) {
+                                tracing::info!(%errno, "this uplink takes no large datagrams; they go one by one");
+                                self.health.gso = false;
+                            }
+                            self.send_each(frames, range);
+                        }
+                    }
                 }
             }
         }
@@ -158,38 +279,8 @@ impl Transport for Udp {
         }
     }
 
-    fn receive(&mut self, frames: &mut Frames, sources: &mut [Endpoint]) -> io::Result<usize> {
-        let mut lengths = [(0, Endpoint::default(), false); BATCH];
-        let mut count = 0;
-        {
-            let mut buffers = frames.buffers().iter_mut();
-            let mut slices: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
-                [IoSliceMut::new(buffers.next().map_or(&mut [], |b| b.as_mut_slice()))]
-            });
-            let fd = self.socket.as_raw_fd();
-            let received =
-                match recvmmsg(fd, &mut self.headers_in, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
-                    Ok(received) => received,
-                    Err(Errno::EAGAIN | Errno::EINTR) => return Ok(0),
-                    Err(errno) => return Err(errno.into()),
-                };
-            for (message, slot) in received.zip(&mut lengths) {
-                let from = message.address.as_ref().and_then(endpoint).unwrap_or_default();
-                let cut = message.flags.contains(MsgFlags::MSG_TRUNC) || message.bytes > FRAME_LEN;
-                *slot = (message.bytes, from, cut);
-                count += 1;
-            }
-        }
-        for (index, (bytes, from, cut)) in lengths.iter().take(count).enumerate() {
-            self.health.received += 1;
-            self.health.received_bytes += *bytes as u64;
-            self.health.truncated += u64::from(*cut);
-            frames.set_len(index, if *cut { 0 } else { *bytes });
-            if let Some(source) = sources.get_mut(index) {
-                *source = *from;
-            }
-        }
-        Ok(count)
+    fn receive(&mut self, inbox: &mut Inbox) -> io::Result<bool> {
+        if self.health.gro { self.receive_large(inbox) } else { self.receive_single(inbox) }
     }
 
     fn health(&self) -> TransportHealth {
@@ -199,12 +290,23 @@ impl Transport for Udp {
 
 /// Sizes beyond `net.core.{r,w}mem_max`, where the capability for it is there.
 fn force_buffers(socket: &Socket) {
-    use nix::sys::socket::{setsockopt, sockopt};
     let forced = setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER)
         .and_then(|()| setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER));
     if let Err(error) = forced {
         tracing::debug!(%error, "socket buffers are bounded by net.core.rmem_max and wmem_max");
     }
+}
+
+/// What one call gave: one datagram, or several of the length that the kernel says.
+fn large_arrival(message: &nix::sys::socket::RecvMsg<'_, '_, SockaddrStorage>) -> Arrival {
+    let from = message.address.as_ref().and_then(endpoint).unwrap_or_default();
+    let said = |control: ControlMessageOwned| {
+        let ControlMessageOwned::UdpGroSegments(size) = control else { return None };
+        usize::try_from(size).ok()
+    };
+    let stride = message.cmsgs().ok().and_then(|mut all| all.find_map(said)).filter(|size| *size > 0);
+    let len = if message.flags.contains(MsgFlags::MSG_TRUNC) { 0 } else { message.bytes };
+    Arrival { len, stride: stride.unwrap_or(len), from }
 }
 
 fn endpoint(addr: &SockaddrStorage) -> Option<Endpoint> {

@@ -93,7 +93,7 @@ fn a_client_that_cannot_start_leaves_no_kill_switch() {
     let error = String::from_utf8_lossy(&output_of.stderr).into_owned();
     assert!(!output_of.status.success() && error.contains("jvpn0"), "{error}");
     assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
-    assert!(!crate::host::record::Record::path(&rig.socket()).exists());
+    assert!(!host::record::Record::path(&rig.socket()).exists());
 }
 
 fn route_to(address: &str) -> String {
@@ -185,4 +185,24 @@ fn name_servers_are_set_and_restored() {
     rig.wait_for("the loss being told", |s| s["traffic"]["name_servers"]["in_place"] == false);
     rig.stop();
     assert_eq!(text(), "nameserver 192.0.2.9\n", "of somebody else");
+}
+
+/// With and without offloads packets go through, and `jvpn status` says which there are.
+#[test]
+fn offloads_are_told_and_can_be_switched_off() {
+    for wanted in [true, false] {
+        let Some(mut rig) = Rig::new() else { return };
+        rig.configure(&format!("[offload]\ntunnel = {wanted}\nudp = {wanted}\n"));
+        rig.start();
+        let status = rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+        assert_eq!(status["tunnel"]["offload"]["tcp"], wanted, "{status:#?}");
+        let transports = status["transports"].as_array().unwrap();
+        assert!(transports.iter().all(|t| t["health"]["gso"] == wanted && t["health"]["gro"] == wanted));
+        assert!(echo(1));
+        let counters = rig.status().unwrap()["tunnel"]["counters"].clone();
+        assert!(
+            counters["packets_read"].as_u64() > Some(0) && counters["packets_written"].as_u64() > Some(0)
+        );
+        rig.stop();
+    }
 }

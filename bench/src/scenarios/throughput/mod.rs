@@ -1,0 +1,364 @@
+//! How much goes through one tunnel and what it costs, with the client's offloads on and off, turn by turn in one run.
+
+mod cpu;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jvpn_rig::tool::ETHTOOL;
+use jvpn_rig::{Interrupt, Rig, wait};
+use serde::Serialize;
+
+use crate::deployment::{self, Deployment, Places, Role, Settings};
+use crate::peers::bulk::{self, Direction};
+use crate::result::{Environment, write_json};
+use crate::timeline;
+use cpu::Cpu;
+
+/// What the deployment's files say about the inner MTU, and what is measured with: 1,400 octets of UDP payload fit.
+const MTU: (&str, &str) = ("mtu = 1280", "mtu = 1440");
+/// How long a client may take to attach.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Loss above which a rate does not count.
+const LOSS_MAX: f64 = 0.01;
+/// Steps of the search for the highest rate: to 1/64 of the range.
+const STEPS: u32 = 6;
+/// Payloads of UDP, octets.
+const PAYLOADS: [usize; 2] = [1_400, 64];
+/// Numbers of TCP streams.
+const STREAMS: [usize; 2] = [1, 4];
+
+/// What a run differs in.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Rounds; the median counts.
+    pub rounds: u32,
+    /// Span of one TCP measurement.
+    pub span: Duration,
+    /// Where configuration and logs go. Absolute.
+    pub out_dir: PathBuf,
+    /// Where result and every round go.
+    pub json: Option<PathBuf>,
+}
+
+/// The client's offloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Offload {
+    /// As by default.
+    On,
+    /// `[offload]` all false.
+    Off,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Which round.
+    pub round: u32,
+    /// The client's offloads.
+    pub offload: Offload,
+    /// What: `tcp_1`, `udp_64`, …
+    pub what: String,
+    /// From where to where.
+    pub direction: Direction,
+    /// Payload that arrived, Mbit/s.
+    pub mbit_s: f64,
+    /// Datagrams per second that arrived, of UDP.
+    pub packets_s: Option<f64>,
+    /// Processor time per GB (10⁹ octets) of payload, of TCP.
+    pub cpu_per_gb: Option<Cpu>,
+}
+
+/// Medians of one kind of measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Median {
+    /// What, and in which direction.
+    pub what: String,
+    /// From where to where.
+    pub direction: Direction,
+    /// The client's offloads.
+    pub offload: Offload,
+    /// Mbit/s.
+    pub mbit_s: f64,
+    /// Datagrams per second.
+    pub packets_s: Option<f64>,
+    /// Processor time per GB.
+    pub cpu_per_gb: Option<Cpu>,
+}
+
+/// A run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Machine and versions.
+    pub environment: Environment,
+    /// What the client said of its offloads when they were on.
+    pub offload: serde_json::Value,
+    /// Medians.
+    pub medians: Vec<Median>,
+    /// Every measurement.
+    pub rows: Vec<Row>,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// A part could not be set up, or interrupted.
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let settings = Settings {
+        bin_dir: deployment::find_programs()?,
+        out_dir: options.out_dir.clone(),
+        max_switches_per_min: None,
+    };
+    let rig = Rig::create()?;
+    let places = deployment::prepare(&rig, &settings)?;
+    large_mtu(&places)?;
+    offloading_uplink(&rig)?;
+    let mut deployment = Deployment::new(&settings, &places);
+    let result = (|| {
+        deployment.launch(&rig, Role::DataPlane, interrupt)?;
+        deployment.launch(&rig, Role::ControlPlane, interrupt)?;
+        measure(&rig, &mut deployment, &places, options, interrupt)
+            .with_context(|| format!("last words of the processes:\n{}", deployment.last_words()))
+    })();
+    deployment.stop()?;
+    rig.remove()?;
+    let report = result?;
+    for line in report.lines() {
+        timeline::print(&line);
+    }
+    options.json.as_ref().map_or(Ok(()), |path| write_json(path, &report))
+}
+
+fn large_mtu(places: &Places) -> Result<()> {
+    for role in [Role::DataPlane, Role::ControlPlane] {
+        let path = places.config_dir.join(role.config_file());
+        let text = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, text.replace(MTU.0, MTU.1))?;
+    }
+    Ok(())
+}
+
+/// The client's uplink as a network card: it takes large packets and unfinished checksums, and joins what comes. The
+/// router's links finish them before they reach the gateway.
+fn offloading_uplink(rig: &Rig) -> Result<()> {
+    let features =
+        ["rx", "on", "tx", "on", "sg", "on", "gso", "on", "tx-udp-segmentation", "on", "gro", "on"];
+    let args: Vec<&str> = ["-K", "upA"].into_iter().chain(features).collect();
+    ETHTOOL.run(Some(rig.client()), &args).map(drop)
+}
+
+fn measure(
+    rig: &Rig,
+    deployment: &mut Deployment,
+    places: &Places,
+    options: &Options,
+    interrupt: &Interrupt,
+) -> Result<Report> {
+    let path = places.config_dir.join(Role::Client.config_file());
+    let text = std::fs::read_to_string(&path)?;
+    let mut report = Report {
+        environment: Environment::collect(),
+        offload: serde_json::Value::Null,
+        medians: Vec::new(),
+        rows: Vec::new(),
+    };
+    for round in 1..=options.rounds {
+        // Turn by turn, and the other way round in every other round: neither always meets the warmer machine.
+        let order = if round % 2 == 1 { [Offload::On, Offload::Off] } else { [Offload::Off, Offload::On] };
+        for offload in order {
+            let on = offload == Offload::On;
+            std::fs::write(&path, format!("{text}\n[offload]\ntunnel = {on}\nudp = {on}\n"))?;
+            deployment.launch(rig, Role::Client, interrupt)?;
+            let status = wait::until("the session is ATTACHED", PATIENCE, interrupt, || {
+                let status = jvpn_host::status::query(&places.client_socket(), "status")?;
+                Ok((status.get("state") == Some(&"ATTACHED".into())).then_some(status))
+            })?;
+            if on {
+                report.offload = serde_json::json!({
+                    "tunnel": status.pointer("/tunnel/offload"), "transports": status.get("transports"),
+                });
+            }
+            let data_plane = deployment.data_plane_status()?;
+            report.environment.xdp_mode = data_plane.xdp_mode();
+            report.environment.af_xdp_mode = data_plane.af_xdp_mode();
+            let mut turn =
+                Turn { rig, deployment, options, interrupt, round, offload, rows: &mut report.rows };
+            turn.tcp()?;
+            turn.udp()?;
+            deployment.end(Role::Client)?;
+        }
+        timeline::print(&format!("round {round} of {} done", options.rounds));
+    }
+    report.medians = medians(&report.rows);
+    Ok(report)
+}
+
+/// One client, from its start to its end.
+struct Turn<'a> {
+    rig: &'a Rig,
+    deployment: &'a Deployment,
+    options: &'a Options,
+    interrupt: &'a Interrupt,
+    round: u32,
+    offload: Offload,
+    rows: &'a mut Vec<Row>,
+}
+
+impl Turn<'_> {
+    fn tcp(&mut self) -> Result<()> {
+        let pid = |role| self.deployment.pid(role).context("a process does not run");
+        let (gateway, client) = (pid(Role::DataPlane)?, pid(Role::Client)?);
+        for streams in STREAMS {
+            for direction in [Direction::Up, Direction::Down] {
+                let look = || Cpu::look(gateway, client);
+                let (transfer, before, after) =
+                    bulk::tcp(self.rig, direction, streams, self.options.span, self.interrupt, look)?;
+                let cpu = after.since(&before, transfer.octets as f64 / 1e9);
+                let mbit_s = transfer.octets as f64 * 8.0 / transfer.took.as_secs_f64() / 1e6;
+                self.note(format!("tcp_{streams}"), direction, mbit_s, None, Some(cpu));
+            }
+        }
+        Ok(())
+    }
+
+    fn udp(&mut self) -> Result<()> {
+        for payload in PAYLOADS {
+            for direction in [Direction::Up, Direction::Down] {
+                let rate = self.highest_rate(direction, payload)?;
+                let mbit_s = rate * payload as f64 * 8.0 / 1e6;
+                self.note(format!("udp_{payload}"), direction, mbit_s, Some(rate), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// The highest rate at which next to nothing is lost.
+    fn highest_rate(&self, direction: Direction, payload: usize) -> Result<f64> {
+        let span = self.options.span / 4;
+        let shot = |rate| bulk::udp(self.rig, direction, payload, rate, span);
+        let all = shot(None)?;
+        if all.loss() < LOSS_MAX {
+            return Ok(all.rate());
+        }
+        let (mut low, mut high, mut best) = (0.0, all.rate() * 1.3, 0.0f64);
+        for _ in 0..STEPS {
+            let rate = f64::midpoint(low, high);
+            let shot = shot(Some(rate))?;
+            if shot.loss() < LOSS_MAX {
+                best = best.max(shot.rate());
+                low = rate;
+            } else {
+                high = rate;
+            }
+        }
+        Ok(best)
+    }
+
+    fn note(
+        &mut self,
+        what: String,
+        direction: Direction,
+        mbit_s: f64,
+        packets_s: Option<f64>,
+        cpu: Option<Cpu>,
+    ) {
+        let (round, offload) = (self.round, self.offload);
+        self.rows.push(Row { round, offload, what, direction, mbit_s, packets_s, cpu_per_gb: cpu });
+    }
+}
+
+fn medians(rows: &[Row]) -> Vec<Median> {
+    let mut kinds: BTreeMap<(&str, Direction, Offload), Vec<&Row>> = BTreeMap::new();
+    for row in rows {
+        kinds.entry((&row.what, row.direction, row.offload)).or_default().push(row);
+    }
+    let middle = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied()
+    };
+    let one = |((what, direction, offload), rows): ((&str, Direction, Offload), Vec<&Row>)| {
+        let cpu = |part: fn(&Cpu) -> f64| {
+            middle(rows.iter().filter_map(|r| r.cpu_per_gb.as_ref().map(part)).collect())
+        };
+        Median {
+            what: what.to_owned(),
+            direction,
+            offload,
+            mbit_s: middle(rows.iter().map(|row| row.mbit_s).collect()).unwrap_or_default(),
+            packets_s: middle(rows.iter().filter_map(|row| row.packets_s).collect()),
+            cpu_per_gb: cpu(|cpu| cpu.gateway_s).map(|gateway_s| Cpu {
+                gateway_s,
+                client_s: cpu(|cpu| cpu.client_s).unwrap_or_default(),
+                machine_s: cpu(|cpu| cpu.machine_s).unwrap_or_default(),
+            }),
+        }
+    };
+    kinds.into_iter().map(one).collect()
+}
+
+impl Report {
+    /// Lines for a person.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let mut lines = vec![format!(
+            "{} build, kernel {}, {} processors, XDP {}, AF_XDP {}",
+            self.environment.build,
+            self.environment.kernel,
+            self.environment.cpus,
+            self.environment.xdp_mode,
+            self.environment.af_xdp_mode
+        )];
+        lines.push(format!(
+            "{:<10}{:<6}{:>9}{:>11}{:>10}{:>14}{:>13}{:>14}",
+            "what", "way", "offloads", "Mbit/s", "kpps", "gateway s/GB", "client s/GB", "machine s/GB"
+        ));
+        for median in &self.medians {
+            let way = if median.direction == Direction::Up { "up" } else { "down" };
+            let offload = if median.offload == Offload::On { "on" } else { "off" };
+            let number = |value: Option<f64>, digits: usize| {
+                value.map_or_else(|| "–".to_owned(), |value| format!("{value:.digits$}"))
+            };
+            let cpu = |part: fn(&Cpu) -> f64| number(median.cpu_per_gb.as_ref().map(part), 2);
+            lines.push(format!(
+                "{:<10}{way:<6}{offload:>9}{:>11.0}{:>10}{:>14}{:>13}{:>14}",
+                median.what,
+                median.mbit_s,
+                number(median.packets_s.map(|rate| rate / 1e3), 1),
+                cpu(|cpu| cpu.gateway_s),
+                cpu(|cpu| cpu.client_s),
+                cpu(|cpu| cpu.machine_s),
+            ));
+        }
+        lines
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(round: u32, mbit_s: f64) -> Row {
+        let cpu_per_gb = Some(Cpu { gateway_s: mbit_s / 10.0, client_s: 1.0, machine_s: 2.0 });
+        let (what, direction) = ("tcp_1".to_owned(), Direction::Up);
+        Row { round, offload: Offload::On, what, direction, mbit_s, packets_s: None, cpu_per_gb }
+    }
+
+    #[test]
+    fn the_middle_of_each_kind_counts() {
+        let rows = [row(1, 30.0), row(2, 10.0), Row { offload: Offload::Off, ..row(3, 1.0) }, row(3, 20.0)];
+        let medians = medians(&rows);
+        assert_eq!(medians.len(), 2);
+        let on = medians.iter().find(|median| median.offload == Offload::On).unwrap();
+        assert_eq!((on.mbit_s, on.cpu_per_gb.unwrap().gateway_s, on.packets_s), (20.0, 2.0, None));
+        let report = Report {
+            environment: Environment::collect(),
+            offload: serde_json::Value::Null,
+            medians,
+            rows: rows.into(),
+        };
+        assert_eq!(report.lines().len(), 4);
+    }
+}

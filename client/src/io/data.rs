@@ -1,0 +1,92 @@
+//! The path of every packet between tunnel device and uplinks, in batches.
+
+use super::{BATCHES_PER_ROUND, Shell};
+use crate::agent::Inner;
+use crate::io::frames::BATCH;
+use crate::offload::coalesce::{PACKETS_MAX, Place};
+use crate::paths::UplinkId;
+use jvpn_abi::wire::DATA_HEADER_LEN;
+use jvpn_host::clock;
+
+impl Shell {
+    /// Opens what an uplink received and hands it to the tunnel device.
+    pub(super) fn take_datagrams(&mut self, id: UplinkId) {
+        for _ in 0..BATCHES_PER_ROUND {
+            let Some(transport) = self.uplinks.get_mut(id.index()).and_then(|u| u.transport.as_mut()) else {
+                return;
+            };
+            let more = match transport.receive(&mut self.inbox) {
+                Ok(more) => more,
+                Err(error) => {
+                    // The device went away or a pending error was reported; netlink tells what is true.
+                    tracing::debug!(%error, uplink = id.0, "receiving failed");
+                    return;
+                }
+            };
+            let now = clock::now();
+            for slot in 0..self.inbox.len() {
+                let (from, places) = self.inbox.datagrams(slot);
+                for place in places {
+                    let octets = self.inbox.octets();
+                    let Some(datagram) = octets.get_mut(place.clone()) else { continue };
+                    let Some(packet) = self.agent.handle_datagram(now, id, from, datagram) else { continue };
+                    // Opened in place: the packet lies behind the header.
+                    let place = Place { at: place.start + DATA_HEADER_LEN, len: packet.len() };
+                    if self.tunnel.is_offloaded() {
+                        self.batch.push(octets, place);
+                    } else {
+                        self.batch.push_alone(place);
+                    }
+                    if self.batch.len() == PACKETS_MAX {
+                        self.tunnel.write(&mut self.batch, self.inbox.octets());
+                    }
+                }
+            }
+            self.tunnel.write(&mut self.batch, self.inbox.octets());
+            self.flush(now);
+            if !more {
+                return;
+            }
+        }
+    }
+
+    /// Seals what the host wants to send and hands it to the uplink that carries data.
+    pub(super) fn take_packets(&mut self) {
+        for _ in 0..BATCHES_PER_ROUND {
+            let now = clock::now();
+            let mut filled = 0;
+            let mut over = None;
+            let mut drained = false;
+            while !drained && filled + self.tunnel.most() <= BATCH {
+                let count = match self.tunnel.read(&mut self.frames, filled) {
+                    Ok(0) => {
+                        drained = true;
+                        break;
+                    }
+                    Ok(count) => count,
+                    Err(error) => {
+                        tracing::debug!(%error, "reading the tunnel device failed");
+                        drained = true;
+                        break;
+                    }
+                };
+                for index in filled..filled + count {
+                    match self.agent.handle_inner_packet(now, self.frames.frame_mut(index)) {
+                        // At most one path carries data, and it changes only in handle_*: a batch has one uplink.
+                        Inner::Send(uplink) => over = Some(uplink),
+                        Inner::Held | Inner::Dropped => self.frames.set_len(index, 0),
+                    }
+                }
+                filled += count;
+            }
+            if let Some(id) = over
+                && let Some(transport) = self.uplinks.get_mut(id.index()).and_then(|u| u.transport.as_mut())
+            {
+                transport.send(&self.frames, 0..filled);
+            }
+            if drained {
+                return;
+            }
+        }
+    }
+}
