@@ -41,7 +41,9 @@ fn control_plane(text: &str) {
             assert!(!settings.suites.is_empty());
             for peer in &settings.peers {
                 assert!(!peer.addresses.is_empty() && peer.prefixes.len() <= 8, "{peer:?}");
-                assert!(!peer.prefixes.iter().any(|prefix| prefix.contains(settings.tunnel.gateway_address)));
+                for own in &settings.tunnel.gateway_addresses {
+                    assert!(!peer.prefixes.iter().any(|prefix| prefix.contains(*own)));
+                }
             }
         }
     }

@@ -69,7 +69,7 @@ fn agent(spec: &MemberSpec, shared: &SwarmSpec) -> anyhow::Result<Agent> {
         local: spec.secret.clone(),
         gateway: shared.gateway,
         preshared: PresharedKey::default(),
-        endpoint: shared.endpoint,
+        endpoint: shared.endpoint.into(),
         suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
         uplinks: uplinks.into(),
         // The bench says itself which path breaks when.

@@ -273,7 +273,7 @@ impl Agent {
         Some(PathStatus {
             uplink: binding.uplink,
             device: self.paths.device(binding.uplink).to_owned(),
-            remote: self.config.endpoint.to_string(),
+            remote: self.endpoint_over(binding.uplink).to_string(),
             epoch: binding.epoch,
             slot: binding.slot.0,
             key_number,

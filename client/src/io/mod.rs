@@ -7,7 +7,7 @@ mod alarm;
 pub mod frames;
 mod names;
 
-use crate::agent::{Agent, AgentConfig, Event, Inner};
+use crate::agent::{Agent, AgentConfig, Event, GatewayEndpoints, Inner};
 use crate::config::{Config, GatewayEndpoint};
 use crate::events::EventSink;
 use crate::link::model::UplinkRouting;
@@ -29,7 +29,7 @@ use names::Names;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde_json::{Value, json};
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -127,7 +127,15 @@ struct Shell {
 /// An uplink and, while its device exists, its transport.
 struct Uplink {
     device: String,
+    /// Where the transport leads.
+    gateway: Endpoint,
     transport: Option<Box<dyn Transport>>,
+}
+
+impl Uplink {
+    fn new(device: String) -> Self {
+        Self { device, gateway: Endpoint::default(), transport: None }
+    }
 }
 
 /// Runs the agent until it is asked to end. Routes, rules and device are gone afterwards.
@@ -153,13 +161,13 @@ impl Shell {
         let signals = signals::shutdown_stream().context("cannot register signal handlers")?;
         let status = StatusListener::bind(&config.status_socket, STATUS_MODE)
             .with_context(|| format!("cannot serve {}", config.status_socket.display()))?;
-        let (endpoint, names) = match &config.gateway.endpoint {
-            GatewayEndpoint::Address(address) => (Some(Endpoint::from(*address)), None),
-            GatewayEndpoint::Name { host, port } => (None, Some(Names::new(host.clone(), *port)?)),
+        // Until a name has been looked up nothing leads anywhere, and no uplink is usable.
+        let endpoints = GatewayEndpoints::new(config.gateway.addresses().map(Endpoint::from));
+        let names = match &config.gateway.endpoint {
+            GatewayEndpoint::Address(_) => None,
+            GatewayEndpoint::Name { host, port } => Some(Names::new(host.clone(), *port)?),
         };
-        // Until the name has been looked up nothing leads anywhere, and no uplink is usable.
-        let gateway = endpoint.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |known| known.socket_addr().ip());
-        let links = Links::open(config.routing(), gateway, config.interface.table)?;
+        let links = Links::open(config.routing(), addresses(endpoints), config.interface.table)?;
         let watch = Watch::open()?;
         let tunnel = Tun::open(&config.interface.name)?;
         let events = EventSink::open(config.events_file.as_deref())?;
@@ -168,7 +176,7 @@ impl Shell {
                 local,
                 gateway: config.gateway.public_key(),
                 preshared,
-                endpoint: endpoint.unwrap_or_default(),
+                endpoint: endpoints,
                 suites: config.suites(),
                 uplinks: config.uplink_specs(),
                 candidates: config.candidates(),
@@ -178,8 +186,7 @@ impl Shell {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?;
         let devices: Vec<String> =
             config.routing().into_iter().map(|UplinkRouting { device, .. }| device).collect();
-        let uplinks =
-            devices.iter().map(|device| Uplink { device: device.clone(), transport: None }).collect();
+        let uplinks = devices.iter().map(|device| Uplink::new(device.clone())).collect();
         let mut shell = Self {
             agent,
             epoll,
@@ -279,20 +286,21 @@ impl Shell {
 
     /// A lookup has ended: the gateway may be somewhere else now.
     fn take_name(&mut self) {
-        let current = Some(self.agent.endpoint()).filter(|known| *known != Endpoint::default());
-        let works = current.is_some() && self.agent.unanswered_since().is_none();
+        let current = self.agent.endpoints();
+        let works = current.preferred().is_some() && self.agent.unanswered_since().is_none();
         let Some(names) = &mut self.names else { return };
-        let Some(endpoint) = names.take(current, works).filter(|found| Some(*found) != current) else {
+        let Some(endpoints) = names.take(current, works).filter(|found| *found != current) else {
             return;
         };
         let now = clock::now();
-        tracing::info!(%endpoint, "the gateway's name leads here");
-        self.links.set_gateway(endpoint.socket_addr().ip());
+        let shown: Vec<Endpoint> = endpoints.iter().collect();
+        tracing::info!(endpoints = ?shown, "the gateway's name leads here");
+        self.links.set_gateways(addresses(endpoints));
         // Their datagrams would go on to the old address.
         for uplink in &mut self.uplinks {
             uplink.transport = None;
         }
-        self.agent.set_endpoint(now, endpoint);
+        self.agent.set_endpoint(now, endpoints);
         self.refresh_links(now);
     }
 
@@ -396,7 +404,7 @@ impl Shell {
             (Some(since), Silence::Untold) if now.since(since) >= SILENCE_TOLD_AFTER => {
                 self.silence = Silence::Told;
                 tracing::warn!(
-                    endpoint = %self.agent.endpoint(),
+                    endpoint = %self.agent.endpoints().preferred().unwrap_or_default(),
                     "no answer from the gateway: check endpoint and port, gateway.public_key, that the gateway lists \
                      this client's key ('jvpn pubkey'), any preshared key, and this host's clock"
                 );
@@ -406,14 +414,14 @@ impl Shell {
     }
 
     fn refresh_links(&mut self, now: BootTime) {
-        let endpoint = self.agent.endpoint();
-        if endpoint != Endpoint::default() {
-            self.look_at_links(now, endpoint);
+        let endpoints = self.agent.endpoints();
+        if endpoints.preferred().is_some() {
+            self.look_at_links(now, endpoints);
         }
     }
 
     /// Asks the host for the state of the links, opens and closes transports, and tells the agent.
-    fn look_at_links(&mut self, now: BootTime, gateway: Endpoint) {
+    fn look_at_links(&mut self, now: BootTime, gateway: GatewayEndpoints) {
         self.look_again = None;
         // A link that has come may send a handshake at once, and its timestamp is wall-clock time.
         self.agent.set_wall_clock(now, clock::unix_ns());
@@ -427,11 +435,19 @@ impl Shell {
         };
         for ((id, uplink), state) in (0u8..).map(UplinkId).zip(&mut self.uplinks).zip(states) {
             let mut state = state;
-            if state == crate::paths::LinkState::Missing {
+            // The family of the uplink's own address decides which of the gateway's it speaks to; without one nothing
+            // leaves, and the socket that is there may go on.
+            let towards = state.source().map_or(Some(uplink.gateway), |source| gateway.of_family(source));
+            let towards = towards.filter(|known| *known != Endpoint::default()).or(gateway.preferred());
+            if state == crate::paths::LinkState::Missing || towards != Some(uplink.gateway) {
                 uplink.transport = None;
-            } else if uplink.transport.is_none() {
-                match open_transport(&self.epoll, &uplink.device, gateway, id) {
-                    Ok(transport) => uplink.transport = Some(transport),
+            }
+            if state != crate::paths::LinkState::Missing
+                && uplink.transport.is_none()
+                && let Some(towards) = towards
+            {
+                match open_transport(&self.epoll, &uplink.device, towards, id) {
+                    Ok(transport) => (uplink.transport, uplink.gateway) = (Some(transport), towards),
                     Err(error) => {
                         tracing::warn!(%error, device = uplink.device, "no socket on this uplink; trying again");
                         self.look_again = Some(now.after(LINK_RETRY));
@@ -512,11 +528,11 @@ impl Shell {
 
     /// Gives the tunnel device what the gateway granted.
     fn apply(&mut self, grant: &HandshakeGrant) {
-        let gateway = grant.gateway_address;
-        let own = Prefix { addr: gateway, len: if gateway.is_ipv4() { 32 } else { 128 } };
+        let host = |addr: &IpAddr| Prefix { addr: *addr, len: crate::link::model::host_len(*addr) };
+        let own = grant.gateway_addresses.iter().map(host);
         let setup = TunnelSetup {
             addresses: grant.addresses.clone(),
-            routes: grant.routes.iter().copied().chain([own]).collect(),
+            routes: grant.routes.iter().copied().chain(own).collect(),
             mtu: u32::from(grant.mtu).min(crate::agent::MAX_INNER_LEN as u32),
         };
         if let Err(error) = self.links.set_up_tunnel(self.tunnel.index(), &setup) {
@@ -554,6 +570,11 @@ impl Shell {
             }
         }
     }
+}
+
+/// The gateway's addresses, the preferred one first.
+fn addresses(endpoints: GatewayEndpoints) -> Vec<IpAddr> {
+    endpoints.iter().map(|endpoint| endpoint.ip()).collect()
 }
 
 /// A transport on `device`, known to the poll loop. Closing it removes it there.

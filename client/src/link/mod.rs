@@ -11,24 +11,25 @@ pub mod watch;
 
 use crate::paths::LinkState;
 use jvpn_session::messages::Prefix;
-use model::{Address, Route, Snapshot, UplinkRouting, Wanted};
+use model::{Address, Family, Route, Snapshot, UplinkRouting, Wanted};
 use netlink::{Mode, NetlinkError, Requests};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use translate::{
-    address_message, address_of, default_route, device, family, route_message, route_of, rule_message,
-    rule_of,
+    address_message, address_of, default_route, device, route_message, route_of, rule_message, rule_of,
 };
 
 /// Origin of our routes and rules (`rtm_protocol`; 74 = 'J' is assigned to nobody in linux/rtnetlink.h).
 pub const PROTOCOL: u8 = 74;
 /// The main routing table.
 const MAIN: u32 = 254;
+/// Families whose routes and rules are looked after.
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 /// Most uplinks, and so most tables above the first one.
 pub const TABLES: u32 = 64;
 
@@ -48,7 +49,7 @@ pub struct TunnelSetup {
 pub struct Links {
     requests: Requests,
     uplinks: Vec<UplinkRouting>,
-    gateway: IpAddr,
+    gateways: Vec<IpAddr>,
     first_table: u32,
     tunnel: Option<u32>,
     tunnel_routes: BTreeSet<Route>,
@@ -62,14 +63,14 @@ impl Links {
     /// If the kernel refuses; without CAP_NET_ADMIN it does.
     pub fn open(
         uplinks: Vec<UplinkRouting>,
-        gateway: IpAddr,
+        gateways: Vec<IpAddr>,
         first_table: u32,
     ) -> Result<Self, NetlinkError> {
         let requests = Requests::open()?;
         let mut links = Self {
             requests,
             uplinks,
-            gateway,
+            gateways,
             first_table,
             tunnel: None,
             tunnel_routes: BTreeSet::new(),
@@ -79,9 +80,9 @@ impl Links {
         Ok(links)
     }
 
-    /// The gateway is elsewhere now; the next [`Self::refresh`] leads there.
-    pub const fn set_gateway(&mut self, gateway: IpAddr) {
-        self.gateway = gateway;
+    /// The gateway is elsewhere now, the preferred address first; the next [`Self::refresh`] leads there.
+    pub fn set_gateways(&mut self, gateways: Vec<IpAddr>) {
+        self.gateways = gateways;
     }
 
     /// Kernel indexes of the uplink devices, as last seen.
@@ -101,14 +102,14 @@ impl Links {
         self.indexes.clear();
         for uplink in &self.uplinks {
             self.indexes.extend(snapshot.devices.get(&uplink.device).map(|device| device.index));
-            let (state, own) = model::uplink(&snapshot, uplink, self.gateway);
+            let (state, own) = model::towards(&snapshot, uplink, &self.gateways);
             wanted.routes.extend(own.routes);
             wanted.rules.extend(own.rules);
             states.push(state);
         }
         let refused = self.reconcile(&wanted)?;
         for (uplink, state) in self.uplinks.iter().zip(&mut states) {
-            if refused.contains(&uplink.table) && state.is_usable() {
+            if state.source().is_some_and(|source| refused.contains(&(uplink.table, Family::of(source)))) {
                 *state = LinkState::NoRoute;
             }
         }
@@ -129,20 +130,32 @@ impl Links {
         self.requests.change("set up the tunnel device", up, Mode::Change)?;
         let have: Vec<Address> = self.look()?.addresses.into_iter().filter(|a| a.device == device).collect();
         let wants = |a: &Address| setup.addresses.iter().any(|p| p.addr == a.addr && p.len == a.len);
-        for old in have.iter().filter(|a| a.addr.is_ipv4() && !wants(a)) {
+        for old in have.iter().filter(|a| !model::is_link_local(a.addr) && !wants(a)) {
             let message = RouteNetlinkMessage::DelAddress(address_message(old));
             self.requests.change("remove an old tunnel address", message, Mode::Change)?;
         }
+        let mut addresses = Vec::new();
+        let mut refused = Ok(());
         for prefix in &setup.addresses {
             let new = Address { device, addr: prefix.addr, len: prefix.len };
-            if prefix.addr.is_ipv4() && !have.contains(&new) {
-                let message = RouteNetlinkMessage::NewAddress(address_message(&new));
-                self.requests.change("add the tunnel address", message, Mode::Create)?;
+            let message = RouteNetlinkMessage::NewAddress(address_message(&new));
+            let is_there = have.contains(&new);
+            match if is_there {
+                Ok(())
+            } else {
+                self.requests.change("add a tunnel address", message, Mode::Create)
+            } {
+                Ok(()) => addresses.push(*prefix),
+                Err(error) => {
+                    tracing::warn!(%error, address = %prefix, "this family is not served inside the tunnel; IPv6 may be switched off on this host (sysctl net.ipv6.conf.*.disable_ipv6)");
+                    refused = Err(error);
+                }
             }
         }
         self.tunnel = Some(device);
-        self.tunnel_routes = model::tunnel_routes(MAIN, device, &setup.addresses, &setup.routes);
-        Ok(())
+        self.tunnel_routes = model::tunnel_routes(MAIN, device, &addresses, &setup.routes);
+        // One family is enough to go on with.
+        if addresses.is_empty() { refused } else { Ok(()) }
     }
 
     /// Removes all routes and rules that were made here.
@@ -182,19 +195,24 @@ impl Links {
                 snapshot.addresses.extend(address_of(&message));
             }
         }
-        let mut main = RouteMessage::default();
-        main.header.address_family = family(self.gateway);
-        main.header.table = RouteHeader::RT_TABLE_MAIN;
-        for answer in self.requests.dump("list the routes", RouteNetlinkMessage::GetRoute(main))? {
-            if let RouteNetlinkMessage::NewRoute(message) = answer {
-                snapshot.defaults.extend(default_route(&message));
+        for family in FAMILIES {
+            let mut main = RouteMessage::default();
+            main.header.address_family = family;
+            main.header.table = RouteHeader::RT_TABLE_MAIN;
+            for answer in self.requests.dump("list the routes", RouteNetlinkMessage::GetRoute(main))? {
+                if let RouteNetlinkMessage::NewRoute(message) = answer
+                    && message.header.address_family == family
+                {
+                    snapshot.defaults.extend(default_route(&message));
+                }
             }
         }
         Ok(snapshot)
     }
 
-    /// Makes what is wanted and missing, removes what is ours and not wanted. Returns the tables of what was refused.
-    fn reconcile(&mut self, wanted: &Wanted) -> Result<BTreeSet<u32>, NetlinkError> {
+    /// Makes what is wanted and missing, removes what is ours and not wanted. Returns tables and families of what was
+    /// refused.
+    fn reconcile(&mut self, wanted: &Wanted) -> Result<BTreeSet<(u32, Family)>, NetlinkError> {
         let have = self.ours()?;
         let mut refused = BTreeSet::new();
         for route in have.routes.difference(&wanted.routes) {
@@ -214,7 +232,7 @@ impl Links {
             let message = RouteNetlinkMessage::NewRule(rule_message(rule));
             if let Err(error) = self.requests.change("add a routing rule", message, Mode::Create) {
                 tracing::warn!(%error, ?rule, "routing rule refused");
-                refused.insert(rule.table);
+                refused.insert((rule.table, Family::of(rule.to)));
             }
         }
         // Connected prefixes before what uses them as next hop: the longest first.
@@ -224,7 +242,7 @@ impl Links {
             let message = RouteNetlinkMessage::NewRoute(route_message(route));
             if let Err(error) = self.requests.change("add a route", message, Mode::Create) {
                 tracing::warn!(%error, ?route, "route refused");
-                refused.insert(route.table);
+                refused.insert((route.table, Family::of(route.dst)));
             }
         }
         Ok(refused)
@@ -232,10 +250,17 @@ impl Links {
 
     /// What the kernel holds of ours.
     fn ours(&mut self) -> Result<Wanted, NetlinkError> {
-        let tables = self.first_table..self.first_table.saturating_add(TABLES);
         let mut found = Wanted::default();
+        for family in FAMILIES {
+            self.ours_of(family, &mut found)?;
+        }
+        Ok(found)
+    }
+
+    fn ours_of(&mut self, family: AddressFamily, found: &mut Wanted) -> Result<(), NetlinkError> {
+        let tables = self.first_table..self.first_table.saturating_add(TABLES);
         let mut request = RouteMessage::default();
-        request.header.address_family = family(self.gateway);
+        request.header.address_family = family;
         request.header.protocol = RouteProtocol::from(PROTOCOL);
         for answer in self.requests.dump("list our routes", RouteNetlinkMessage::GetRoute(request))? {
             if let RouteNetlinkMessage::NewRoute(message) = answer
@@ -247,7 +272,7 @@ impl Links {
             }
         }
         let mut request = RuleMessage::default();
-        request.header.family = family(self.gateway);
+        request.header.family = family;
         for answer in self.requests.dump("list the rules", RouteNetlinkMessage::GetRule(request))? {
             if let RouteNetlinkMessage::NewRule(message) = answer
                 && message.attributes.contains(&RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)))
@@ -257,7 +282,7 @@ impl Links {
                 found.rules.insert(rule);
             }
         }
-        Ok(found)
+        Ok(())
     }
 }
 

@@ -263,7 +263,7 @@ impl Gateway {
             binding: binding.clone(),
             mtu: 1_280,
             addresses: vec!["10.77.0.2/32".parse().unwrap()],
-            gateway_address: "10.77.0.1".parse().unwrap(),
+            gateway_addresses: vec!["10.77.0.1".parse().unwrap()],
             routes: vec!["192.168.50.0/24".parse().unwrap()],
             dns: Vec::new(),
             policy: self.policy,
