@@ -19,6 +19,7 @@
 
 pub mod attacker;
 pub mod capture;
+pub mod dual;
 pub mod frame;
 pub mod heap;
 pub mod hold;
