@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
 use jvpn_rig::dual::{GATEWAY_WAN_V6, LAN_SERVER_V6};
+use jvpn_rig::tool::IP;
 use jvpn_rig::topology::{GATEWAY_WAN, LAN_SERVER};
 use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, Uplink, wait};
 use serde_json::Value;
@@ -186,27 +187,135 @@ fn udp(client: &Namespace, behind: &Namespace, server: IpAddr) -> std::io::Resul
     Ok(())
 }
 
-/// R9.1, R1.2: both families inside over both families outside, and a session that changes the family of its path: the
-/// uplink's IPv4 address goes, and later that of IPv6.
+/// A column of the matrix.
+struct Column {
+    /// The data plane's `mode`, and what both ports stand on then.
+    mode: &'static str,
+    step: &'static str,
+    workers: usize,
+    lan: Behind,
+}
+
+/// What is behind the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// A network at a port of its own.
+    Port,
+    /// The gateway host's own stack, which routes to that network.
+    Host,
+}
+
+/// Where clients reach the gateway host itself.
+const HOST: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 78, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 1))];
+
+impl Column {
+    fn edit(&self, role: Role, text: String) -> String {
+        match (role, self.lan) {
+            (Role::DataPlane, lan) => {
+                let cores = if self.workers == 1 { "cores = [0]" } else { "cores = [0, 1]" };
+                let text = text
+                    .replace("workers = 2", &format!("workers = {}\nmode = \"{}\"", self.workers, self.mode))
+                    .replace("cores = [0, 1]", cores);
+                match lan {
+                    Behind::Port => text,
+                    Behind::Host => text.replace(
+                        "interface = \"lan0\"\n",
+                        "interface = \"jvpn-lan\"\n\n[lan.host]\ninterface = \"jvpn-host\"\n\
+                         addresses = [\"10.78.0.1/32\", \"fd78::1/128\"]\n",
+                    ),
+                }
+            }
+            (Role::ControlPlane, Behind::Host) => {
+                text.replace("routes = [", "routes = [\"10.78.0.1/32\", \"fd78::1/128\", ")
+            }
+            (Role::ControlPlane, Behind::Port) | (Role::Client, _) => text,
+        }
+    }
+
+    /// Both families inside over both families outside; the session goes on when the uplinks' IPv4 goes, and when it comes
+    /// back and IPv6 goes.
+    fn check(&self) {
+        let Self { mode, step, workers, lan } = self;
+        let mut lab = Lab::start(|role, text| self.edit(role, text));
+        let shown = lab.data_plane();
+        for side in ["wan", "lan"] {
+            assert_eq!(shown["ports"][side]["step"], *step, "{side}: {shown:#}");
+            let falls = shown["ports"][side]["falls"].as_array().unwrap();
+            let whys: Vec<&str> = falls.iter().filter_map(|fall| fall["why"].as_str()).collect();
+            let wanted = if *step == "copy" { "no_zero_copy" } else { "configured" };
+            assert_eq!(whys, [wanted], "each step down says why: {shown:#}");
+        }
+        let why = |outside: &str| format!("{mode}, {workers} workers, {lan:?}, outside {outside}");
+        let session = lab.attached("a path of IPv4", remote_is(GATEWAY_WAN.into()));
+        self.traffic(&lab, &why("IPv4"));
+        for uplink in Uplink::ALL {
+            lab.rig.set_outer_address(uplink, uplink.client_address().into(), false).unwrap();
+        }
+        let same = lab.attached("a path of IPv6", remote_is(GATEWAY_WAN_V6.into()));
+        assert_eq!(same, session, "R1.2: a change of the family is a switch");
+        self.traffic(&lab, &why("IPv6"));
+        for uplink in Uplink::ALL {
+            lab.rig.set_outer_address(uplink, uplink.client_address().into(), true).unwrap();
+            lab.rig.set_outer_address(uplink, uplink.client_address_v6().into(), false).unwrap();
+        }
+        let same = lab.attached("a path of IPv4 again", remote_is(GATEWAY_WAN.into()));
+        assert_eq!(same, session);
+        self.traffic(&lab, &why("IPv4 again"));
+        lab.deployment.stop().unwrap();
+        let links = IP.run(Some(lab.rig.gateway()), &["-brief", "link"]).unwrap();
+        let left: Vec<&str> = links.lines().filter(|line| line.starts_with("jvpn")).collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+
+    fn traffic(&self, lab: &Lab, why: &str) {
+        lab.carries_everything(lab.rig.lan(), SERVER, why);
+        if self.lan == Behind::Host {
+            lab.carries_everything(lab.rig.gateway(), HOST, &format!("{why}, the host itself"));
+        }
+    }
+}
+
+/// R9.1, R1.2, R0.5: native XDP, two queues.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
-fn r9_1_both_families_inside_and_outside_and_between_them() {
-    let mut lab = Lab::start(|_, text| text);
-    let session = lab.attached("a path of IPv4", remote_is(GATEWAY_WAN.into()));
-    lab.carries_everything(lab.rig.lan(), SERVER, "native, two queues, outside IPv4");
-    for uplink in Uplink::ALL {
-        lab.rig.set_outer_address(uplink, uplink.client_address().into(), false).unwrap();
-    }
-    let same = lab.attached("a path of IPv6", remote_is(GATEWAY_WAN_V6.into()));
-    assert_eq!(same, session, "R1.2: a change of the family is a switch");
-    lab.carries_everything(lab.rig.lan(), SERVER, "native, two queues, outside IPv6");
-    for uplink in Uplink::ALL {
-        lab.rig.set_outer_address(uplink, uplink.client_address().into(), true).unwrap();
-        lab.rig.set_outer_address(uplink, uplink.client_address_v6().into(), false).unwrap();
-    }
-    let same = lab.attached("a path of IPv4 again", remote_is(GATEWAY_WAN.into()));
-    assert_eq!(same, session);
-    lab.carries_everything(lab.rig.lan(), SERVER, "native, two queues, outside IPv4 again");
+fn r9_1_both_families_by_native_xdp() {
+    Column { mode: "require-native", step: "copy", workers: 2, lan: Behind::Port }.check();
+}
+
+/// R9.1, R0.5: native XDP into the host's own stack, one queue.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_by_native_xdp_into_the_host() {
+    Column { mode: "auto", step: "copy", workers: 1, lan: Behind::Host }.check();
+}
+
+/// R9.1: generic XDP, one queue.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_by_generic_xdp() {
+    Column { mode: "generic", step: "generic", workers: 1, lan: Behind::Port }.check();
+}
+
+/// R9.1: generic XDP into the host's own stack, two queues.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_by_generic_xdp_into_the_host() {
+    Column { mode: "generic", step: "generic", workers: 2, lan: Behind::Host }.check();
+}
+
+/// R9.1: no AF_XDP, two workers; the host routes between its TUN device and the LAN.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_without_af_xdp() {
+    Column { mode: "no-af-xdp", step: "no-af-xdp", workers: 2, lan: Behind::Port }.check();
+}
+
+/// R9.1: no AF_XDP into the host's own stack, one worker.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_without_af_xdp_into_the_host() {
+    Column { mode: "no-af-xdp", step: "no-af-xdp", workers: 1, lan: Behind::Host }.check();
 }
 
 fn remote_is(gateway: IpAddr) -> impl Fn(&Value) -> bool {

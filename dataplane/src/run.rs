@@ -2,11 +2,12 @@
 
 use crate::attach::Steering;
 use crate::config::Config;
-use crate::frame::Mac;
+use crate::frame::{Address, Mac};
 use crate::neighbours::Neighbours;
 use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Routes};
-use crate::port::{AfXdpMode, Port};
+use crate::port::{AfXdpMode, QueuePort};
 use crate::routes::RouteTable;
+use crate::sides::{self, HostSide, Lan, Sides, Wan};
 use crate::slots::{Installer, WorkerQueues};
 use crate::status::{StatusSource, status};
 use crate::tables::Tables;
@@ -86,7 +87,10 @@ struct Rang {
 struct Gateway<'a> {
     config: &'a Config,
     steering: Steering,
-    ports: Vec<(Port, Port)>,
+    /// Until the workers have them.
+    ports: Option<(Wan, Lan)>,
+    routes: Arc<dyn Routes>,
+    host: HostSide,
     modes: (AfXdpMode, AfXdpMode),
     udp: Option<OwnedFd>,
     shared: Option<SharedMemory>,
@@ -130,27 +134,24 @@ impl Journal {
 impl<'a> Gateway<'a> {
     /// Attaches XDP, then opens the sockets (attach before bind).
     fn prepare(config: &'a Config) -> Result<Self> {
+        let host = sides::make_pair(config)?;
         let mut steering = Steering::attach(config)?;
-        let mut ports = Vec::new();
-        for queue in 0..u32::try_from(config.workers).unwrap_or(u32::MAX) {
-            let wan = Port::open(&config.wan.interface, queue)?;
-            let lan = Port::open(&config.lan.interface, queue)?;
-            steering.set_socket("WAN_XSKS", queue, wan.raw_fd())?;
-            steering.set_socket("LAN_XSKS", queue, lan.raw_fd())?;
-            ports.push((wan, lan));
-        }
-        let modes = ports
-            .first()
-            .map_or((AfXdpMode::Unknown, AfXdpMode::Unknown), |(wan, lan)| (wan.mode(), lan.mode()));
-        tracing::info!(wan = ?modes.0, lan = ?modes.1, queues = config.workers, "AF_XDP sockets open");
-        let udp = match udp::open(&config.wan.interface, config.wan.port) {
-            Ok(fd) => Some(fd),
-            // A control plane that outlived an earlier data plane holds it and will hand it back.
-            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => None,
-            Err(error) => return Err(error).with_context(|| format!("UDP port {}", config.wan.port)),
-        };
+        let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(steering.table("ROUTES")?)?);
+        let Sides { wan, lan, modes, udp, host } = Sides::open(config, &mut steering, host, &routes)?;
         let cores = (0..config.workers).map(|worker| config.core(worker)).collect();
-        Ok(Self { config, steering, ports, modes, udp, shared: None, threads: None, connection: None, cores })
+        Ok(Self {
+            config,
+            steering,
+            ports: Some((wan, lan)),
+            routes,
+            host,
+            modes,
+            udp,
+            shared: None,
+            threads: None,
+            connection: None,
+            cores,
+        })
     }
 
     fn wait(
@@ -236,8 +237,8 @@ impl<'a> Gateway<'a> {
             shared.context.as_fd(),
             shared.reports.as_fd(),
             udp.as_fd(),
-            threads.installer_bell.as_fd(),
-            threads.report_bell.as_fd(),
+            threads.bells.installer.as_fd(),
+            threads.bells.report.as_fd(),
             handles.as_fd(),
             shared.journal.fd.as_fd(),
         ];
@@ -309,12 +310,10 @@ impl<'a> Gateway<'a> {
     }
 
     fn spawn(&mut self, tables: &Arc<Tables>, mailbox: KeyMailbox) -> Result<Threads> {
-        let (report_bell, neighbour_bell, installer_bell) =
-            (Doorbell::new()?, Doorbell::new()?, Doorbell::new()?);
+        let bells =
+            Bells { report: Doorbell::new()?, neighbours: Doorbell::new()?, installer: Doorbell::new()? };
         let misses = Arc::new(ArrayQueue::new(MISSES));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut links = Vec::new();
-        let mut handles = Vec::new();
         let pipeline_config = PipelineConfig {
             gateway: self.config.tunnel.gateway(),
             pools: self.config.tunnel.pools().map_err(|message| anyhow!(message))?,
@@ -326,45 +325,41 @@ impl<'a> Gateway<'a> {
                 BetweenClients::Denied
             },
         };
-        let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(self.steering.table("ROUTES")?)?);
         tables.reports().workers.store(self.config.workers as u64, Ordering::Release);
-        for (index, ports) in std::mem::take(&mut self.ports).into_iter().enumerate() {
-            let own = Arc::new(WorkerLinks {
-                queues: Arc::new(WorkerQueues::waking(installer_bell.try_clone()?)?),
-                lan_views: ArrayQueue::new(1),
-                lan_retired: ArrayQueue::new(64),
-                report_bell: report_bell.try_clone()?,
-                neighbour_bell: neighbour_bell.try_clone()?,
-                stop: AtomicBool::new(false),
-                statistics: Mutex::default(),
-            });
-            let pipeline = Pipeline::new(Arc::clone(tables), index, pipeline_config, Arc::clone(&misses))
-                .with_routes(Arc::clone(&routes));
-            let worker = Worker::new(
-                index,
-                ports,
-                pipeline,
-                Arc::clone(tables),
-                Arc::clone(&own),
-                jvpn_host::clock::now,
-            );
-            handles.push(spawn_worker(worker, index, self.config.core(index), tables)?);
-            links.push(own);
+        let crew = Crew {
+            config: self.config,
+            tables,
+            pipeline_config,
+            routes: &self.routes,
+            misses: &misses,
+            bells: &bells,
+        };
+        let (links, mut handles) = match self.ports.take().context("the ports are in use")? {
+            (Wan::AfXdp(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
+            (Wan::AfXdp(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
+            (Wan::Plain(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
+            (Wan::Plain(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
+        };
+        if let Some(view) = self.host.view() {
+            for links in &links {
+                drop(links.lan_views.force_push(Arc::new(view.clone())));
+                links.queues.bell.ring();
+            }
+        } else {
+            let (index, bell) = (self.steering.lan.index, bells.neighbours.try_clone()?);
+            let neighbours = Neighbours::new(index, links.clone(), misses, bell).context("rtnetlink")?;
+            handles.push(named("neighbours", {
+                let stop = Arc::clone(&stop);
+                move || neighbours.run(&stop)
+            })?);
         }
-        let neighbours =
-            Neighbours::new(self.steering.lan.index, links.clone(), misses, neighbour_bell.try_clone()?)
-                .context("rtnetlink")?;
-        handles.push(named("neighbours", {
-            let stop = Arc::clone(&stop);
-            move || neighbours.run(&stop)
-        })?);
         let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
         let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac());
         handles.push(named("installer", {
-            let (stop, bell) = (Arc::clone(&stop), installer_bell.try_clone()?);
+            let (stop, bell) = (Arc::clone(&stop), bells.installer.try_clone()?);
             move || install_loop(&installer, &mailbox, &bell, &stop)
         })?);
-        Ok(Threads { links, handles, installer_bell, report_bell, neighbour_bell, stop })
+        Ok(Threads { links, handles, bells, stop })
     }
 
     const fn wan_mac(&self) -> Mac {
@@ -387,10 +382,56 @@ impl<'a> Gateway<'a> {
 struct Threads {
     links: Vec<Arc<WorkerLinks>>,
     handles: Vec<JoinHandle<()>>,
-    installer_bell: Doorbell,
-    report_bell: Doorbell,
-    neighbour_bell: Doorbell,
+    bells: Bells,
     stop: Arc<AtomicBool>,
+}
+
+/// What wakes whom.
+struct Bells {
+    /// The control plane: something was reported.
+    report: Doorbell,
+    neighbours: Doorbell,
+    installer: Doorbell,
+}
+
+/// What all workers start with.
+struct Crew<'a> {
+    config: &'a Config,
+    tables: &'a Arc<Tables>,
+    pipeline_config: PipelineConfig,
+    routes: &'a Arc<dyn Routes>,
+    misses: &'a Arc<ArrayQueue<Address>>,
+    bells: &'a Bells,
+}
+
+impl Crew<'_> {
+    /// A worker for each pair of queues.
+    fn start<W, L>(&self, wan: Vec<W>, lan: Vec<L>) -> Result<(Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>)>
+    where
+        W: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+        L: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+    {
+        let (mut links, mut handles) = (Vec::new(), Vec::new());
+        for (index, ports) in wan.into_iter().zip(lan).enumerate() {
+            let own = Arc::new(WorkerLinks {
+                queues: Arc::new(WorkerQueues::waking(self.bells.installer.try_clone()?)?),
+                lan_views: ArrayQueue::new(1),
+                lan_retired: ArrayQueue::new(64),
+                report_bell: self.bells.report.try_clone()?,
+                neighbour_bell: self.bells.neighbours.try_clone()?,
+                stop: AtomicBool::new(false),
+                statistics: Mutex::default(),
+            });
+            let tables = Arc::clone(self.tables);
+            let pipeline = Pipeline::new(tables, index, self.pipeline_config, Arc::clone(self.misses))
+                .with_routes(Arc::clone(self.routes));
+            let (tables, links_of) = (Arc::clone(self.tables), Arc::clone(&own));
+            let worker = Worker::new(index, ports, pipeline, tables, links_of, jvpn_host::clock::now);
+            handles.push(spawn_worker(worker, index, self.config.core(index), self.tables)?);
+            links.push(own);
+        }
+        Ok((links, handles))
+    }
 }
 
 impl Threads {
@@ -400,8 +441,8 @@ impl Threads {
             links.stop.store(true, Ordering::Release);
             links.queues.bell.ring();
         }
-        self.installer_bell.ring();
-        self.neighbour_bell.ring();
+        self.bells.installer.ring();
+        self.bells.neighbours.ring();
         for handle in self.handles {
             // A thread that panicked has aborted the process already.
             let _ended = handle.join();
@@ -416,7 +457,16 @@ fn named(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .with_context(|| format!("thread {name}"))
 }
 
-fn spawn_worker(worker: Worker, index: usize, core: usize, tables: &Arc<Tables>) -> Result<JoinHandle<()>> {
+fn spawn_worker<W, L>(
+    worker: Worker<W, L>,
+    index: usize,
+    core: usize,
+    tables: &Arc<Tables>,
+) -> Result<JoinHandle<()>>
+where
+    W: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+    L: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+{
     let tables = Arc::clone(tables);
     named(&format!("worker-{index}"), move || {
         if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {

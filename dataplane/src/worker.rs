@@ -5,7 +5,7 @@
 
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
-use crate::port::{Port, PortStatistics, RxFrame, TxFrame};
+use crate::port::{PortStatistics, QueuePort};
 use crate::slots::WorkerQueues;
 use crate::tables::{Tables, count};
 use crossbeam_queue::ArrayQueue;
@@ -39,35 +39,35 @@ pub struct WorkerLinks {
     pub statistics: Mutex<(PortStatistics, PortStatistics)>,
 }
 
-/// One worker: queue n of both ports.
+/// One worker: queue n of both ports, whatever they are made of.
 #[derive(Debug)]
-pub struct Worker {
+pub struct Worker<W: QueuePort, L: QueuePort> {
     index: usize,
-    wan: Port,
-    lan: Port,
+    wan: W,
+    lan: L,
     pipeline: Pipeline,
     links: Arc<WorkerLinks>,
     tables: Arc<Tables>,
-    batch: Vec<RxFrame>,
-    wan_frame: Option<TxFrame>,
-    lan_frame: Option<TxFrame>,
+    wan_batch: Vec<W::Rx>,
+    lan_batch: Vec<L::Rx>,
+    wan_frame: Option<W::Tx>,
+    lan_frame: Option<L::Tx>,
     clock: fn() -> BootTime,
     reported: (u64, u64),
 }
 
-impl Worker {
+impl<W: QueuePort, L: QueuePort> Worker<W, L> {
     /// A worker that owns queue `index` of both ports.
     #[must_use]
     pub fn new(
         index: usize,
-        ports: (Port, Port),
+        ports: (W, L),
         pipeline: Pipeline,
         tables: Arc<Tables>,
         links: Arc<WorkerLinks>,
         clock: fn() -> BootTime,
     ) -> Self {
         let (wan, lan) = ports;
-        let batch = Vec::with_capacity(BATCH);
         Self {
             index,
             wan,
@@ -75,7 +75,8 @@ impl Worker {
             pipeline,
             links,
             tables,
-            batch,
+            wan_batch: Vec::with_capacity(BATCH),
+            lan_batch: Vec::with_capacity(BATCH),
             wan_frame: None,
             lan_frame: None,
             clock,
@@ -125,10 +126,10 @@ impl Worker {
     }
 
     fn inbound_batch(&mut self) -> usize {
-        self.wan.receive(&mut self.batch, BATCH);
-        let handled = self.batch.len();
+        self.wan.receive(&mut self.wan_batch, BATCH);
+        let handled = self.wan_batch.len();
         let now = (self.clock)();
-        while let Some(mut frame) = self.batch.pop() {
+        while let Some(mut frame) = self.wan_batch.pop() {
             let mut lan_frame = self.lan_frame.take().or_else(|| self.lan.take_free());
             let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
             let verdict = {
@@ -144,10 +145,10 @@ impl Worker {
     }
 
     fn outbound_batch(&mut self) -> usize {
-        self.lan.receive(&mut self.batch, BATCH);
-        let handled = self.batch.len();
+        self.lan.receive(&mut self.lan_batch, BATCH);
+        let handled = self.lan_batch.len();
         let now = (self.clock)();
-        while let Some(mut frame) = self.batch.pop() {
+        while let Some(mut frame) = self.lan_batch.pop() {
             // One turn, but for a packet that is cut into pieces.
             let mut piece = Some(0);
             while let Some(start) = piece {
@@ -169,7 +170,7 @@ impl Worker {
     }
 
     /// Sends the frame that the verdict names and keeps the other for the next packet.
-    fn settle(&mut self, verdict: Verdict, lan_frame: Option<TxFrame>, wan_frame: Option<TxFrame>) {
+    fn settle(&mut self, verdict: Verdict, lan_frame: Option<L::Tx>, wan_frame: Option<W::Tx>) {
         let (lan_len, wan_len) = match verdict {
             Verdict::ToLan(len) => (Some(len), None),
             Verdict::ToWan(len) | Verdict::ToWanInPart { len, .. } => (None, Some(len)),
@@ -189,10 +190,8 @@ impl Worker {
 
     /// Waits for frames or a doorbell. Frames that the kernel did not take yet are tried again soon.
     fn sleep(&mut self) {
-        if let (Some(wan), Some(lan), Ok(mut shown)) =
-            (self.wan.statistics(), self.lan.statistics(), self.links.statistics.try_lock())
-        {
-            *shown = (wan, lan);
+        if let Ok(mut shown) = self.links.statistics.try_lock() {
+            *shown = (self.wan.statistics(), self.lan.statistics());
         }
         let waiting = self.wan.unsent() + self.lan.unsent() > 0;
         let timeout = if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE };

@@ -5,8 +5,13 @@
 //! lives on one thread.
 
 mod mode;
+pub mod plain;
+mod queue;
+pub mod tun_end;
+pub mod udp_end;
 
 pub use mode::AfXdpMode;
+pub use queue::QueuePort;
 
 use std::io;
 use std::num::NonZeroU32;
@@ -103,16 +108,28 @@ impl Port {
     /// # Errors
     /// If memory or socket are refused.
     pub fn open(interface: &str, queue: u32) -> Result<Self, PortError> {
+        Self::open_with(interface, queue, BindFlags::XDP_USE_NEED_WAKEUP)
+    }
+
+    /// As [`Self::open`], for a queue behind generic XDP: the driver is not asked for zero-copy, which goes past it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_generic(interface: &str, queue: u32) -> Result<Self, PortError> {
+        Self::open_with(interface, queue, BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_COPY)
+    }
+
+    fn open_with(interface: &str, queue: u32, flags: BindFlags) -> Result<Self, PortError> {
         let deadline = Instant::now() + RELEASE_PATIENCE;
         loop {
-            match Self::try_open(interface, queue) {
+            match Self::try_open(interface, queue, flags) {
                 Err(PortError::Busy { .. }) if Instant::now() < deadline => thread::sleep(RELEASE_INTERVAL),
                 outcome => return outcome,
             }
         }
     }
 
-    fn try_open(interface: &str, queue: u32) -> Result<Self, PortError> {
+    fn try_open(interface: &str, queue: u32, flags: BindFlags) -> Result<Self, PortError> {
         let (umem, mut descs) = Self::umem(interface, queue)?;
         let failed = |message: String| PortError::Socket { interface: interface.to_owned(), queue, message };
         let ring = QueueSize::new(RING).map_err(|error| failed(error.to_string()))?;
@@ -120,7 +137,7 @@ impl Port {
             .rx_queue_size(ring)
             .tx_queue_size(ring)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
+            .bind_flags(flags)
             .build();
         let name = interface.parse().map_err(|_| failed("the name has a zero octet".to_owned()))?;
         // SAFETY: this UMEM was just made and has no other socket on this interface and queue.
