@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
 use jvpn_rig::dual::{GATEWAY_WAN_V6, LAN_SERVER_V6};
+use jvpn_rig::impair::{Impairment, Impairments};
 use jvpn_rig::tool::IP;
 use jvpn_rig::topology::{GATEWAY_WAN, LAN_SERVER};
 use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, Uplink, wait};
@@ -316,6 +317,40 @@ fn r9_1_both_families_without_af_xdp() {
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r9_1_both_families_without_af_xdp_into_the_host() {
     Column { mode: "no-af-xdp", step: "no-af-xdp", workers: 1, lan: Behind::Host }.check();
+}
+
+/// R9.2, R1.2: the search finds what each path carries, a path of 1,280 octets too, under either family, and TCP of both
+/// families goes on inside the same session; nothing outside is ever a fragment.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_2_the_mtu_of_each_path_is_found() {
+    let mut lab = Lab::start(|role, text| match role {
+        Role::DataPlane | Role::ControlPlane => text.replace("mtu = 1280", "mtu = 1420"),
+        Role::Client => text,
+    });
+    // Uplink B leads through a network that carries 1,280 octets.
+    IP.run(Some(lab.rig.router()), &["link", "set", "rB", "mtu", "1280"]).unwrap();
+    let session = lab.attached("what Ethernet carries", |status| status["mtu"] == 1_420);
+    lab.carries_everything(lab.rig.lan(), SERVER, "1,500 octets outside");
+    let impairments = Impairments::new(&lab.rig);
+    impairments.start(Uplink::A, Impairment::Cut).unwrap();
+    let same = lab.attached("1,280 less 60", |status| status["mtu"] == 1_220);
+    assert_eq!(same, session);
+    for server in SERVER {
+        if let Err(error) = tcp(lab.rig.client(), lab.rig.lan(), server) {
+            lab.complain(&format!("TCP to {server} over 1,280 octets of IPv4: {error}"));
+        }
+    }
+    lab.rig.set_outer_address(Uplink::B, Uplink::B.client_address().into(), false).unwrap();
+    let same = lab.attached("1,280 less 80", |status| {
+        status["mtu"] == 1_200 && remote_is(GATEWAY_WAN_V6.into())(status)
+    });
+    assert_eq!(same, session);
+    for server in SERVER {
+        if let Err(error) = tcp(lab.rig.client(), lab.rig.lan(), server) {
+            lab.complain(&format!("TCP to {server} over 1,280 octets of IPv6: {error}"));
+        }
+    }
 }
 
 fn remote_is(gateway: IpAddr) -> impl Fn(&Value) -> bool {

@@ -5,7 +5,7 @@ use super::binding::{OpenError, Opened, Sending};
 use super::{Agent, Phase, Transmit};
 use crate::paths::UplinkId;
 use jvpn_abi::BootTime;
-use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
+use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind, SizeFrame};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN};
 use jvpn_crypto::CryptoError;
 use std::net::Ipv6Addr;
@@ -47,7 +47,7 @@ impl Agent {
         if session.binding.sending == Sending::Stopped {
             return self.hold_packet(now, frame, end);
         }
-        if len > usize::from(session.grant.mtu).min(MAX_INNER_LEN) {
+        if len > usize::from(session.mtu.carried()).min(MAX_INNER_LEN) {
             self.counters.inner_too_big += 1;
             return Inner::Dropped;
         }
@@ -158,6 +158,9 @@ impl Agent {
     }
 
     fn handle_internal(&mut self, now: BootTime, plaintext: &[u8]) {
+        if let Some(size) = SizeFrame::parse(plaintext) {
+            return self.handle_size(now, size, plaintext.len());
+        }
         let Some(frame) = ProbeFrame::parse(plaintext) else {
             self.counters.inner_malformed += 1;
             return;

@@ -16,6 +16,7 @@ mod control;
 mod data;
 mod event;
 mod gateways;
+mod mtu;
 mod probing;
 mod quality;
 mod reattach;

@@ -14,6 +14,7 @@ use crate::link::model::UplinkRouting;
 use crate::link::watch::{News, Watch};
 use crate::link::{Links, TunnelSetup};
 use crate::paths::UplinkId;
+use crate::paths::mtu::MTU_BASE;
 use crate::transport::{Transport, udp::Udp};
 use crate::tun::Tun;
 use alarm::Alarm;
@@ -519,8 +520,10 @@ impl Shell {
             }
         }
         while let Some(event) = self.agent.poll_event() {
-            if let Event::SessionStarted { grant } = &event {
-                self.apply(grant);
+            match &event {
+                Event::SessionStarted { grant } => self.apply(grant),
+                Event::MtuChanged { mtu, .. } => self.set_mtu(*mtu),
+                _ => {}
             }
             self.events.write(now, &event, self.agent.paths());
         }
@@ -533,13 +536,24 @@ impl Shell {
         let setup = TunnelSetup {
             addresses: grant.addresses.clone(),
             routes: grant.routes.iter().copied().chain(own).collect(),
-            mtu: u32::from(grant.mtu).min(crate::agent::MAX_INNER_LEN as u32),
+            // What the path carries beyond that is searched for.
+            mtu: u32::from(MTU_BASE.min(grant.mtu)),
         };
         if let Err(error) = self.links.set_up_tunnel(self.tunnel.index(), &setup) {
             tracing::error!(%error, "the tunnel device could not be set up; nothing will be routed into it");
         }
         if let Err(error) = self.links.refresh() {
             tracing::error!(%error, "the tunnel's routes could not be set");
+        }
+    }
+
+    /// Gives the tunnel device the size that the path carries. Below what IPv6 asks of a link the device stays, or it would
+    /// lose its IPv6: then TCP keeps to the MSS that the gateway sets.
+    fn set_mtu(&mut self, mtu: u16) {
+        let mtu = u32::from(mtu.max(MTU_BASE));
+        match self.links.set_mtu(self.tunnel.index(), mtu) {
+            Ok(()) => tracing::info!(mtu, "the tunnel carries packets of this size now"),
+            Err(error) => tracing::warn!(%error, mtu, "the tunnel device does not take this MTU"),
         }
     }
 

@@ -158,6 +158,17 @@ impl Links {
         if addresses.is_empty() { refused } else { Ok(()) }
     }
 
+    /// Gives the tunnel device another MTU.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_mtu(&mut self, device: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let mut link = LinkMessage::default();
+        link.header.index = device;
+        link.attributes.push(LinkAttribute::Mtu(mtu));
+        self.requests.change("set the tunnel's MTU", RouteNetlinkMessage::SetLink(link), Mode::Change)
+    }
+
     /// Removes all routes and rules that were made here.
     ///
     /// # Errors

@@ -102,7 +102,9 @@ impl MtuSearch {
             return Step::Wait(self.next_event());
         }
         match self.asked.take() {
-            Some(asked) if asked.tries < TRIES => return self.ask(now, asked.size, asked.tries + 1, patience),
+            Some(asked) if asked.tries < TRIES => {
+                return self.ask(now, asked.size, asked.tries + 1, patience);
+            }
             Some(asked) => self.lost(now, asked.size),
             None => {
                 if now >= self.raise_at {
@@ -120,9 +122,10 @@ impl MtuSearch {
         }
     }
 
-    /// The answer to question `id` came: it had this size both ways.
-    pub fn answered(&mut self, now: BootTime, id: u32) {
-        let Some(asked) = self.asked.take_if(|asked| asked.id == id) else { return };
+    /// An answer of `size` octets came to question `id`: if it is as long as the question, both ways carry this size.
+    pub fn answered(&mut self, now: BootTime, id: u32, size: usize) {
+        let fits = |asked: &mut Asked| asked.id == id && size >= usize::from(asked.size);
+        let Some(asked) = self.asked.take_if(fits) else { return };
         self.proven = self.proven.max(asked.size);
         self.told = Some(asked.tells);
         self.carried = self.carried.max(self.proven);
@@ -195,7 +198,7 @@ mod tests {
                     asked.push(size);
                     if size <= limit {
                         *now = now.after(Duration::from_millis(20));
-                        search.answered(*now, id);
+                        search.answered(*now, id, usize::from(size));
                     }
                 }
             }
@@ -256,10 +259,11 @@ mod tests {
         let now = BootTime::from_millis(1_000);
         let mut search = MtuSearch::new(1_440, MTU_BASE, now);
         let Step::Probe { id, .. } = search.poll(now, Duration::ZERO) else { panic!("nothing is asked") };
-        search.answered(now, id.wrapping_add(1));
+        search.answered(now, id.wrapping_add(1), 1_440);
+        search.answered(now, id, 1_439);
         assert_eq!(search.carried(), MTU_BASE);
-        search.answered(now, id);
-        search.answered(now, id);
+        search.answered(now, id, 1_440);
+        search.answered(now, id, 1_440);
         assert_eq!(search.carried(), 1_440);
     }
 }

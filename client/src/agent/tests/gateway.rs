@@ -5,7 +5,7 @@ use super::Seeded;
 use crate::paths::UplinkId;
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::wire::data::SlotId;
-use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
+use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind, SizeFrame, SizeKind};
 use jvpn_abi::wire::reattach::{KIND_AT, KIND_TAKEOVER};
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Direction, MsgType, Suite};
@@ -452,6 +452,12 @@ impl Gateway {
             }
         }
         let plaintext = plaintext.to_vec();
+        if let Some(size) = SizeFrame::parse(&plaintext) {
+            let mut answer = plaintext;
+            SizeFrame { kind: SizeKind::Answer, ..size }.write(&mut answer).unwrap();
+            self.send_plaintext(&answer);
+            return;
+        }
         match ProbeFrame::parse(&plaintext) {
             Some(probe) if plaintext[0] >> 4 == 0 => {
                 assert_eq!(probe.kind, ProbeKind::Probe);
