@@ -240,7 +240,10 @@ impl Member {
             Event::Trouble { message } => {
                 tracing::warn!(member = self.number, message, "an agent has trouble")
             }
-            Event::RecoveryStarted { .. } | Event::SwitchCancelled { .. } | Event::Link { .. } => {}
+            Event::RecoveryStarted { .. }
+            | Event::SwitchCancelled { .. }
+            | Event::Link { .. }
+            | Event::MtuChanged { .. } => {}
         }
     }
 

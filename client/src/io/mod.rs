@@ -520,10 +520,10 @@ impl Shell {
             }
         }
         while let Some(event) = self.agent.poll_event() {
-            match &event {
-                Event::SessionStarted { grant } => self.apply(grant),
-                Event::MtuChanged { mtu, .. } => self.set_mtu(*mtu),
-                _ => {}
+            if let Event::SessionStarted { grant } = &event {
+                self.apply(grant);
+            } else if let Event::MtuChanged { mtu, .. } = &event {
+                self.set_mtu(*mtu);
             }
             self.events.write(now, &event, self.agent.paths());
         }

@@ -260,12 +260,17 @@ impl Pipeline {
 
     /// A reason with the error that tells the sender of it, where senders are told; `mtu` is what would have fitted.
     const fn refused(reason: DropReason, mtu: usize) -> Refused {
-        let error = match reason {
-            DropReason::TooBig => Some(IcmpError::TooBig(mtu)),
-            DropReason::TtlExpired => Some(IcmpError::HopsExceeded),
-            DropReason::NoRoute => Some(IcmpError::NoRoute),
-            DropReason::ClientToClientDenied => Some(IcmpError::Prohibited),
-            _ => None,
+        // Of all reasons these alone are a sender's business.
+        let error = if matches!(reason, DropReason::TooBig) {
+            Some(IcmpError::TooBig(mtu))
+        } else if matches!(reason, DropReason::TtlExpired) {
+            Some(IcmpError::HopsExceeded)
+        } else if matches!(reason, DropReason::NoRoute) {
+            Some(IcmpError::NoRoute)
+        } else if matches!(reason, DropReason::ClientToClientDenied) {
+            Some(IcmpError::Prohibited)
+        } else {
+            None
         };
         Refused { reason, error }
     }

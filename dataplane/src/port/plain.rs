@@ -90,11 +90,13 @@ impl<E: End> QueuePort for PlainPort<E> {
                     buffer.frame = frame;
                     into.push(PlainRx(buffer));
                 }
-                outcome => {
+                Ok(None) => {
                     self.free_rx.push(buffer);
-                    if let Err(error) = outcome {
-                        tracing::debug!(%error, "receiving failed");
-                    }
+                    break;
+                }
+                Err(error) => {
+                    self.free_rx.push(buffer);
+                    tracing::debug!(%error, "receiving failed");
                     break;
                 }
             }
