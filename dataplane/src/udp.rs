@@ -3,6 +3,7 @@
 //! answering with ICMP port-unreachable.
 
 use crate::frame::Family;
+use crate::port::options;
 use jvpn_abi::wire::MsgType;
 use nix::sys::socket::{SockaddrStorage, getsockname, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
@@ -63,10 +64,10 @@ pub fn open_for_data(interface: &str, port: u16) -> io::Result<DataSocket> {
     let _limited = setsockopt(&socket, sockopt::IpRecvTos, &true);
     if family == Family::V6 {
         setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
-        set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+        options::set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
     }
     // DF, whatever somebody says about the path (RFC 8899 §4.6.1).
-    set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+    options::set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
     Ok(DataSocket { socket: socket.into(), family })
 }
 
@@ -76,31 +77,7 @@ pub fn open_for_data(interface: &str, port: u16) -> io::Result<DataSocket> {
 /// # Errors
 /// If the system refuses.
 pub fn steer(socket: &DataSocket, workers: u32) -> io::Result<()> {
-    let mut program = split(workers);
-    let code = libc::sock_fprog {
-        len: u16::try_from(program.len()).unwrap_or(0),
-        filter: program.as_mut_ptr().cast::<libc::sock_filter>(),
-    };
-    let (level, name, len) = (libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, size_of_val(&code));
-    // SAFETY: `code` and the program that it points to are valid for the call; `SockFilter` is a transparent `sock_filter`.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.socket.as_raw_fd(),
-            level,
-            name,
-            (&raw const code).cast(),
-            len as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn set(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
-    let len = size_of_val(&value) as libc::socklen_t;
-    // SAFETY: an integer option and a value that lives through the call.
-    let outcome =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), len) };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    options::split_port(&socket.socket, &mut split(workers))
 }
 
 /// The port that a socket is bound to.

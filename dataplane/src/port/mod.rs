@@ -5,6 +5,7 @@
 //! lives on one thread.
 
 mod mode;
+pub(crate) mod options;
 pub mod plain;
 mod queue;
 pub mod tun_end;
