@@ -5,7 +5,7 @@ mod traffic;
 pub use traffic::{Dns, DnsMethod, Offload, Traffic};
 
 use crate::link::TABLES;
-use crate::link::model::UplinkRouting;
+use crate::link::model::{Family, UplinkRouting};
 use crate::paths::UplinkSpec;
 use crate::paths::candidates::CandidateSettings;
 use jvpn_abi::wire::Suite;
@@ -87,8 +87,10 @@ pub struct Gateway {
     /// Its static public key.
     #[serde(rename = "public_key", deserialize_with = "public_key")]
     key: PublicKey,
-    /// Its outer address or name, and port.
+    /// Its outer address or name, and port. A name may lead to both families.
     pub endpoint: GatewayEndpoint,
+    /// Its outer address of the other family, where `endpoint` is an address.
+    pub second_endpoint: Option<SocketAddr>,
     /// Pre-shared key, if there is one.
     pub preshared_key_file: Option<PathBuf>,
 }
@@ -183,13 +185,34 @@ impl Default for PathsConfig {
 pub struct UplinkConfig {
     /// Network device.
     pub device: String,
-    /// Next hop; without it the device's default route says it.
+    /// Next hop for paths of its family; without it the device's default route says it.
     pub gateway: Option<IpAddr>,
+    /// Paths of this family only; without it the gateway's first endpoint that can be reached counts.
+    pub family: Option<FamilyName>,
     /// Smaller is preferred; without it the order in the file counts.
     pub priority: Option<u32>,
     /// Costs by volume: not taken while an unmetered one works, and probed less often.
     #[serde(default)]
     pub metered: bool,
+}
+
+/// An address family, as the file names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FamilyName {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+impl FamilyName {
+    const fn family(self) -> Family {
+        match self {
+            Self::Ipv4 => Family::V4,
+            Self::Ipv6 => Family::V6,
+        }
+    }
 }
 
 fn default_status_socket() -> PathBuf {
@@ -222,6 +245,15 @@ impl Gateway {
     #[must_use]
     pub const fn public_key(&self) -> PublicKey {
         self.key
+    }
+
+    /// The addresses that the file itself names, the preferred one first.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        let first = match &self.endpoint {
+            GatewayEndpoint::Address(address) => Some(*address),
+            GatewayEndpoint::Name { .. } => None,
+        };
+        first.into_iter().chain(self.second_endpoint)
     }
 }
 
@@ -307,6 +339,7 @@ impl Config {
         let routing = |(position, uplink): (u32, &UplinkConfig)| UplinkRouting {
             device: uplink.device.clone(),
             gateway: uplink.gateway,
+            family: uplink.family.map(FamilyName::family),
             table: self.interface.table + position,
             rule_priority: self.interface.rule_priority,
         };
@@ -354,23 +387,33 @@ impl Config {
     }
 
     fn endpoint_problem(&self) -> Option<String> {
-        let endpoint = match &self.gateway.endpoint {
-            GatewayEndpoint::Address(address) => *address,
-            GatewayEndpoint::Name { port, .. } if *port > 0 => return None,
-            GatewayEndpoint::Name { .. } => {
-                return Some(format!(
-                    "[gateway] endpoint = '{}' has no port to send to",
-                    self.gateway.endpoint
-                ));
+        let (first, second) = (&self.gateway.endpoint, self.gateway.second_endpoint);
+        if let GatewayEndpoint::Name { port: 0, .. } = first {
+            return Some(format!("[gateway] endpoint = '{first}' has no port to send to"));
+        }
+        for endpoint in self.gateway.addresses() {
+            let ip = endpoint.ip();
+            let is_mapped = matches!(ip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+            if endpoint.port() == 0 || ip.is_unspecified() || ip.is_multicast() || is_mapped {
+                return Some(format!("[gateway] endpoint = '{endpoint}' is no address to send to"));
             }
-        };
-        if endpoint.port() == 0 || endpoint.ip().is_unspecified() || endpoint.ip().is_multicast() {
-            return Some(format!("[gateway] endpoint = '{endpoint}' is no address to send to"));
         }
-        if endpoint.is_ipv6() {
-            return Some(format!("[gateway] endpoint = '{endpoint}': only IPv4 is spoken outside so far"));
+        match (first, second) {
+            (_, None) => None,
+            (GatewayEndpoint::Address(first), Some(second)) if first.is_ipv4() != second.is_ipv4() => None,
+            (GatewayEndpoint::Address(_), Some(second)) => {
+                Some(format!("[gateway] second_endpoint = '{second}' is of the same family as endpoint"))
+            }
+            (GatewayEndpoint::Name { .. }, Some(second)) => Some(format!(
+                "[gateway] second_endpoint = '{second}': a name in endpoint leads to both families by itself"
+            )),
         }
-        None
+    }
+
+    /// Whether the gateway may be reached in this family.
+    fn is_spoken(&self, family: Family) -> bool {
+        let is_name = matches!(self.gateway.endpoint, GatewayEndpoint::Name { .. });
+        is_name || self.gateway.addresses().any(|endpoint| Family::of(endpoint.ip()) == family)
     }
 
     fn uplink_problem(&self) -> Option<String> {
@@ -389,12 +432,26 @@ impl Config {
             if *device == self.interface.name {
                 return Some(format!("[[uplink]] device = '{device}' is the tunnel's own interface"));
             }
-            if !seen.insert(device) {
-                return Some(format!("[[uplink]] device = '{device}' is named twice"));
+            let family = uplink.family.map(FamilyName::family);
+            let others = [None, Some(Family::V4), Some(Family::V6)];
+            let is_taken = |other: &Option<Family>| {
+                seen.contains(&(device, *other)) && (other.is_none() || family.is_none() || *other == family)
+            };
+            if others.iter().any(is_taken) {
+                return Some(format!(
+                    "[[uplink]] device = '{device}' is named twice; only with family = \"ipv4\" and \"ipv6\" it may be"
+                ));
+            }
+            seen.insert((device, family));
+            if let Some(family) = family.filter(|family| !self.is_spoken(*family)) {
+                return Some(format!(
+                    "[[uplink]] device = '{device}', family: the gateway has no {family:?} endpoint"
+                ));
             }
             if let Some(gateway) = uplink.gateway
-                // Only IPv4 is spoken outside so far.
-                && (gateway.is_ipv6() || gateway.is_unspecified())
+                && (gateway.is_unspecified()
+                    || !self.is_spoken(Family::of(gateway))
+                    || family.is_some_and(|family| family != Family::of(gateway)))
             {
                 return Some(format!(
                     "[[uplink]] device = '{device}', gateway = '{gateway}' cannot lead to {}",

@@ -91,6 +91,23 @@ fn a_good_file_is_taken_over() {
     assert_eq!(routing[1].gateway, None);
 }
 
+/// Both families: two endpoints, or two paths on one device.
+#[test]
+fn both_families_are_named() {
+    let both = good()
+        .replace("preshared_key_file = \"psk.key\"", "second_endpoint = \"[2001:db8::1]:4500\"")
+        .replace("device = \"upB\"", "device = \"upA\"\nfamily = \"ipv6\"")
+        .replace("gateway = \"10.0.1.1\"", "gateway = \"10.0.1.1\"\nfamily = \"ipv4\"");
+    let config = load(&both).unwrap();
+    let addresses: Vec<_> = config.gateway.addresses().map(|address| address.to_string()).collect();
+    assert_eq!(addresses, ["198.51.100.1:4500", "[2001:db8::1]:4500"]);
+    let families: Vec<_> = config.routing().iter().map(|routing| routing.family).collect();
+    assert_eq!(families, [Some(Family::V4), Some(Family::V6)]);
+    let alone =
+        load(&good().replace("198.51.100.1:4500", "[2001:db8::1]:4500").replace("10.0.1.1", "fe80::1"));
+    assert!(alone.is_ok(), "{alone:?}");
+}
+
 #[test]
 fn defaults_are_enough_for_a_short_file() {
     let short = format!(
@@ -129,7 +146,13 @@ fn each_wrong_field_is_named() {
         ("198.51.100.1:4500", "gateway.example:0", "endpoint"),
         ("198.51.100.1:4500", "gateway_1.example:4500", "endpoint"),
         ("198.51.100.1:4500", "198.51.100.299:4500", "endpoint"),
-        ("198.51.100.1:4500", "[2001:db8::1]:4500", "endpoint"),
+        ("198.51.100.1:4500", "[2001:db8::1]:4500", "gateway = '10.0.1.1'"),
+        ("198.51.100.1:4500", "[::ffff:198.51.100.1]:4500", "endpoint"),
+        ("preshared_key_file = \"psk.key\"", "second_endpoint = \"192.0.2.1:4500\"", "second_endpoint"),
+        ("preshared_key_file = \"psk.key\"", "second_endpoint = \"[2001:db8::1]:0\"", "endpoint"),
+        (r#"device = "upB""#, "device = \"upB\"\nfamily = \"ipv6\"", "family"),
+        (r#"device = "upB""#, "device = \"upB\"\nfamily = \"ipx\"", "family"),
+        (r#"device = "upB""#, "device = \"upA\"\nfamily = \"ipv4\"", "twice"),
         (r#"device = "upB""#, r#"device = "upA""#, "twice"),
         (r#"device = "upB""#, r#"device = "jvpn0""#, "tunnel"),
         (r#"device = "upB""#, "", "device"),

@@ -124,6 +124,13 @@ impl Line {
                 reason: Some(reason.name()),
                 ..base
             },
+            Event::MtuChanged { session, mtu, uplink } => Self {
+                event: "mtu_changed",
+                session_id: anchor(*session),
+                uplink: device(*uplink),
+                message: Some(format!("{mtu} octets")),
+                ..base
+            },
             Event::SessionEnded { session, reason } => Self {
                 event: "session_ended",
                 session_id: anchor(*session),

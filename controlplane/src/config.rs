@@ -2,8 +2,11 @@
 //! value and what to write instead. Key material stays in files of its own; this module knows only their
 //! paths.
 
+mod claims;
+
 use crate::abuse::AbuseSettings;
 use crate::engine::{PeerSettings, Settings, TunnelSettings};
+use claims::Claims;
 use jvpn_abi::tables::MAX_PREFIXES;
 use jvpn_abi::wire::Suite;
 use jvpn_crypto::keys::{PresharedKey, PublicKey};
@@ -12,7 +15,7 @@ use jvpn_session::messages::{MAX_GRANT_DNS, MAX_GRANT_ROUTES, Prefix};
 use jvpn_session::policy::{DEFAULT_PRESET, PolicyError, PolicyFile};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,6 +30,8 @@ const ABUSE_INTERVAL_S: RangeInclusive<u64> = 1..=3_600;
 const ABUSE_SOURCES: RangeInclusive<usize> = 1..=100;
 /// Longest path of a Unix socket (unix(7): 108 octets with its end).
 const SOCKET_PATH_MAX: usize = 107;
+/// IPv4 as the shared tables hold it (RFC 4291 §2.5.5.2): an IPv6 prefix around it would lead IPv4 too.
+const MAPPED: IpAddr = IpAddr::V6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0));
 /// Longest name of a node or peer.
 const NAME_MAX: usize = 64;
 
@@ -100,6 +105,10 @@ struct TunnelFile {
     gateway_address: IpAddr,
     #[serde(default)]
     pool: Option<String>,
+    #[serde(default)]
+    gateway_address_v6: Option<Ipv6Addr>,
+    #[serde(default)]
+    pool_v6: Option<String>,
     #[serde(default = "default_mtu")]
     mtu: u16,
     #[serde(default)]
@@ -421,14 +430,7 @@ fn check_prefix(key: &str, text: &str) -> Result<Prefix, ConfigError> {
 }
 
 fn check_tunnel(file: &TunnelFile) -> Result<TunnelSettings, ConfigError> {
-    let gateway = file.gateway_address;
-    if gateway.is_unspecified() || gateway.is_multicast() || gateway.is_loopback() {
-        return Err(refuse(
-            "tunnel.gateway_address",
-            gateway,
-            "is no address for a host; use one inside the tunnel",
-        ));
-    }
+    let gateway_addresses = check_gateway_addresses(file)?;
     if !(MTU_MIN..=MTU_MAX).contains(&file.mtu) {
         let problem = format!("must be between {MTU_MIN} and {MTU_MAX}");
         return Err(refuse("tunnel.mtu", file.mtu, problem));
@@ -442,7 +444,42 @@ fn check_tunnel(file: &TunnelFile) -> Result<TunnelSettings, ConfigError> {
         return Err(refuse("tunnel.dns", file.dns.len(), problem));
     }
     let routes: Result<_, _> = file.routes.iter().map(|text| check_prefix("tunnel.routes", text)).collect();
-    Ok(TunnelSettings { gateway_address: gateway, mtu: file.mtu, routes: routes?, dns: file.dns.clone() })
+    Ok(TunnelSettings { gateway_addresses, mtu: file.mtu, routes: routes?, dns: file.dns.clone() })
+}
+
+fn check_gateway_addresses(file: &TunnelFile) -> Result<Vec<IpAddr>, ConfigError> {
+    let mut addresses = vec![("tunnel.gateway_address", file.gateway_address)];
+    if let Some(v6) = file.gateway_address_v6 {
+        if file.gateway_address.is_ipv6() {
+            let problem = "is a second address of one family; tunnel.gateway_address is IPv6 already";
+            return Err(refuse("tunnel.gateway_address_v6", v6, problem));
+        }
+        addresses.push(("tunnel.gateway_address_v6", v6.into()));
+    }
+    for (key, address) in &addresses {
+        let is_mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+        if address.is_unspecified() || address.is_multicast() || address.is_loopback() || is_mapped {
+            return Err(refuse(*key, address, "is no address for a host; use one inside the tunnel"));
+        }
+    }
+    Ok(addresses.into_iter().map(|(_, address)| address).collect())
+}
+
+/// The networks of the clients' inner addresses, of each family at most one.
+fn check_pools(file: &TunnelFile) -> Result<Vec<Prefix>, ConfigError> {
+    let mut pools = Vec::new();
+    for (key, text) in [("tunnel.pool", &file.pool), ("tunnel.pool_v6", &file.pool_v6)] {
+        let Some(text) = text else { continue };
+        let pool = check_prefix(key, text)?;
+        if key == "tunnel.pool_v6" && pool.addr.is_ipv4() {
+            return Err(refuse(key, text, "is no IPv6 prefix, as fd77::/64"));
+        }
+        if pools.iter().any(|other: &Prefix| other.addr.is_ipv4() == pool.addr.is_ipv4()) {
+            return Err(refuse(key, text, "is a second prefix of one family"));
+        }
+        pools.push(pool);
+    }
+    Ok(pools)
 }
 
 fn check_peers(
@@ -450,10 +487,7 @@ fn check_peers(
     tunnel_file: &TunnelFile,
     tunnel: &TunnelSettings,
 ) -> Result<Vec<PeerConfig>, ConfigError> {
-    let pool = match &tunnel_file.pool {
-        Some(text) => Some(check_prefix("tunnel.pool", text)?),
-        None => None,
-    };
+    let pools = check_pools(tunnel_file)?;
     let mut names = BTreeSet::new();
     let mut keys: BTreeMap<PublicKey, String> = BTreeMap::new();
     let mut claimed = Claims::default();
@@ -464,7 +498,7 @@ fn check_peers(
         if !names.insert(file.name.clone()) {
             return Err(refuse("peer.name", &file.name, "is used twice; each peer needs a name of its own"));
         }
-        let peer = check_peer(file, pool, tunnel.gateway_address)?;
+        let peer = check_peer(file, &pools, &tunnel.gateway_addresses)?;
         if let Some(other) = keys.insert(peer.public_key, file.name.clone()) {
             let problem = format!("is also the key of peer '{other}'; each peer needs a key of its own");
             return Err(refuse(key("public_key"), peer.public_key, problem));
@@ -480,39 +514,7 @@ fn check_peers(
     Ok(peers)
 }
 
-/// Prefixes that lead to peers, in the order of their addresses: overlapping ones are neighbours.
-#[derive(Default)]
-struct Claims(BTreeMap<(u128, u8), String>);
-
-impl Claims {
-    /// Claims a prefix, or names the one in the way and its owner.
-    fn claim(&mut self, prefix: Prefix, owner: &str) -> Option<(Prefix, String)> {
-        let (addr, len) = prefix.mapped();
-        let start = u128::from_be_bytes(addr);
-        let last = start | u128::MAX.checked_shr(u32::from(len)).unwrap_or(0);
-        // Claimed prefixes are disjoint: only the nearest from below can hold this one, only those inside can
-        // be held.
-        let below = self.0.range(..=(start, u8::MAX)).next_back().filter(|((other, other_len), _)| {
-            start <= other | u128::MAX.checked_shr(u32::from(*other_len)).unwrap_or(0)
-        });
-        let inside = || self.0.range((start, 0)..=(last, u8::MAX)).next();
-        if let Some(((other, other_len), other_owner)) = below.or_else(inside) {
-            return Some((unmapped(*other, *other_len), other_owner.clone()));
-        }
-        self.0.insert((start, len), owner.to_owned());
-        None
-    }
-}
-
-fn unmapped(addr: u128, len: u8) -> Prefix {
-    let v6 = std::net::Ipv6Addr::from_bits(addr);
-    match v6.to_ipv4_mapped() {
-        Some(v4) if len >= 96 => Prefix { addr: v4.into(), len: len - 96 },
-        Some(_) | None => Prefix { addr: v6.into(), len },
-    }
-}
-
-fn check_peer(file: &PeerFile, pool: Option<Prefix>, gateway: IpAddr) -> Result<PeerConfig, ConfigError> {
+fn check_peer(file: &PeerFile, pools: &[Prefix], gateway: &[IpAddr]) -> Result<PeerConfig, ConfigError> {
     let key = |field: &str| format!("peer '{}' {field}", file.name);
     let public_key: PublicKey = file
         .public_key
@@ -524,12 +526,17 @@ fn check_peer(file: &PeerFile, pool: Option<Prefix>, gateway: IpAddr) -> Result<
     if let Some(path) = &file.preshared_key_file {
         check_path(&key("preshared_key_file"), path)?;
     }
-    let addresses = check_addresses(file, pool, gateway)?;
+    let addresses = check_addresses(file, pools, gateway)?;
     let mut prefixes = addresses.clone();
     for text in &file.routes {
         let prefix = check_prefix(&key("routes"), text)?;
-        if prefix.contains(gateway) {
+        if gateway.iter().any(|own| prefix.contains(*own)) {
             return Err(refuse(key("routes"), text, "holds the gateway's own inner address"));
+        }
+        if prefix.contains(MAPPED) {
+            let problem =
+                "holds IPv4 in its mapped form; write the networks behind the peer, as 2001:db8:5::/48";
+            return Err(refuse(key("routes"), text, problem));
         }
         prefixes.push(prefix);
     }
@@ -543,8 +550,8 @@ fn check_peer(file: &PeerFile, pool: Option<Prefix>, gateway: IpAddr) -> Result<
 
 fn check_addresses(
     file: &PeerFile,
-    pool: Option<Prefix>,
-    gateway: IpAddr,
+    pools: &[Prefix],
+    gateway: &[IpAddr],
 ) -> Result<Vec<Prefix>, ConfigError> {
     let key = format!("peer '{}' addresses", file.name);
     let mut addresses: Vec<Prefix> = Vec::new();
@@ -558,14 +565,19 @@ fn check_addresses(
             );
             return Err(refuse(key, text, problem));
         }
-        if prefix.addr == gateway {
+        if gateway.contains(&prefix.addr) {
             return Err(refuse(key, text, "is the gateway's own inner address"));
         }
-        if let Some(pool) = pool
-            && pool.addr.is_ipv4() == prefix.addr.is_ipv4()
-            && !pool.contains(prefix.addr)
-        {
-            return Err(refuse(key, text, format!("is outside tunnel.pool {pool}")));
+        let pool = pools.iter().find(|pool| pool.addr.is_ipv4() == prefix.addr.is_ipv4());
+        if let Some(pool) = pool.filter(|pool| !pool.contains(prefix.addr)) {
+            return Err(refuse(
+                key,
+                text,
+                format!(
+                    "is outside {} {pool}",
+                    if pool.addr.is_ipv4() { "tunnel.pool" } else { "tunnel.pool_v6" }
+                ),
+            ));
         }
         if addresses.iter().any(|other| other.addr.is_ipv4() == prefix.addr.is_ipv4()) {
             return Err(refuse(

@@ -2,9 +2,11 @@
 
 use crate::config::{Config, Limits};
 use crate::frame::Mac;
+use crate::ladder::{Mode, Standing, Step, Why};
 use crate::netlink::{Link, Netlink};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::xdp::XdpLinkId;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -20,10 +22,39 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("JVPN_XDP_OBJECT"));
 pub struct Steering {
     bpf: Ebpf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
+    attached: [Option<XdpLinkId>; 2],
     /// The WAN interface.
     pub wan: Link,
+    /// Where the WAN port stands.
+    pub wan_standing: Standing,
     /// The LAN interface.
     pub lan: Link,
+    /// Where the LAN port stands.
+    pub lan_standing: Standing,
+}
+
+/// Names of the programs, by port.
+const PROGRAMS: [&str; 2] = ["wan", "lan"];
+
+/// A port by the side that it is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Towards the clients.
+    Wan = 0,
+    /// Towards the protected network.
+    Lan = 1,
+}
+
+impl Side {
+    /// The queue of each worker on this port. A LAN that is made here has one per worker, whatever the device of the WAN
+    /// has.
+    #[must_use]
+    pub fn queues(self, config: &Config, queues: &[u32]) -> Vec<u32> {
+        match (self, &config.lan.host) {
+            (Self::Lan, Some(_)) => (0..).zip(queues).map(|(index, _)| index).collect(),
+            (Self::Wan, _) | (Self::Lan, None) => queues.to_vec(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Steering {
@@ -53,25 +84,59 @@ pub fn load(slots: u32) -> Result<Ebpf> {
 }
 
 impl Steering {
-    /// Loads, fills GATE, attaches to both ports, each of which must have the receive queues `queues`.
+    /// Loads, fills GATE, attaches to both ports as the configuration and the host allow it. `queues` are those of the workers.
     ///
     /// # Errors
-    /// If an interface or a queue is missing or the kernel refuses.
+    /// If an interface or a queue is missing, the kernel refuses the tables, or a port would have to fall further than it
+    /// may.
     pub fn attach(config: &Config, queues: &[u32]) -> Result<Self> {
-        let highest = queues.iter().copied().max().unwrap_or(0);
         let mut bpf = load(config.slots)?;
         let mut netlink = Netlink::new().context("rtnetlink")?;
-        let lan_mac = netlink.link(&config.lan.interface)?.mac;
+        let lan_mac = match netlink.link(&config.lan.interface) {
+            Ok(link) => link.mac,
+            // A TUN device takes its place.
+            Err(_) if config.mode == Mode::NoAfXdp && config.lan.host.is_some() => Mac::default(),
+            Err(error) => return Err(error.into()),
+        };
         write_gate(&mut bpf, config, lan_mac)?;
         let logger =
             if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
-        for (program, interface) in [("wan", &config.wan.interface), ("lan", &config.lan.interface)] {
-            netlink.link(interface)?;
-            attach(&mut bpf, program, interface)?;
+        let interfaces = [&config.wan.interface, &config.lan.interface];
+        let mut attached = [None, None];
+        let mut standings = [Standing::top(), Standing::top()];
+        for (side, ((place, standing), interface)) in
+            attached.iter_mut().zip(&mut standings).zip(interfaces).enumerate()
+        {
+            if config.mode != Mode::NoAfXdp {
+                netlink.link(interface)?;
+            }
+            *place = attach(&mut bpf, PROGRAMS[side], interface, config.mode, standing)?;
         }
-        let wan = netlink.link(&config.wan.interface)?;
-        let lan = netlink.link(&config.lan.interface)?;
-        for (name, link) in [(&config.wan.interface, &wan), (&config.lan.interface, &lan)] {
+        let [wan, lan] = interfaces.map(|name| netlink.link(name));
+        let [wan_standing, lan_standing] = standings;
+        let nothing = |_| Link { index: 0, mac: Mac::default(), rx_queues: 0, mtu: 0, xdp: None };
+        let steering = Self {
+            bpf,
+            logger,
+            attached,
+            wan: wan?,
+            wan_standing,
+            lan: if config.mode == Mode::NoAfXdp { lan.unwrap_or_else(nothing) } else { lan? },
+            lan_standing,
+        };
+        steering.check_queues(config, queues)?;
+        Ok(steering)
+    }
+
+    /// Whether the kernel shows what was attached, and each port has a queue per worker.
+    fn check_queues(&self, config: &Config, queues: &[u32]) -> Result<()> {
+        let ports =
+            [(Side::Wan, &config.wan.interface, &self.wan), (Side::Lan, &config.lan.interface, &self.lan)];
+        for (side, name, link) in ports {
+            if !self.is_attached(side) {
+                continue;
+            }
+            let highest = side.queues(config, queues).into_iter().max().unwrap_or(0);
             let Some(mode) = link.xdp else {
                 bail!("the kernel does not show an XDP program on {name} after attaching one")
             };
@@ -86,7 +151,31 @@ impl Steering {
                 );
             }
         }
-        Ok(Self { bpf, logger, wan, lan })
+        Ok(())
+    }
+
+    /// Whether a program steers frames of this port into sockets.
+    #[must_use]
+    pub fn is_attached(&self, side: Side) -> bool {
+        self.attached[side as usize].is_some()
+    }
+
+    /// Takes the program of a port away: a port without sockets must not steer.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn detach(&mut self, side: Side) -> Result<()> {
+        let Some(link) = self.attached[side as usize].take() else { return Ok(()) };
+        let name = PROGRAMS[side as usize];
+        let program: &mut Xdp = self
+            .bpf
+            .program_mut(name)
+            .ok_or_else(|| anyhow!("the XDP object has no program {name}"))?
+            .try_into()?;
+        program.detach(link).with_context(|| format!("taking the XDP program '{name}' away"))?;
+        let shown = if side == Side::Wan { &mut self.wan } else { &mut self.lan };
+        shown.xdp = None;
+        Ok(())
     }
 
     /// Puts a socket into the XSKMAP of a port.
@@ -203,17 +292,45 @@ pub fn set_gate(bpf: &mut Ebpf, gate: Gate) -> Result<()> {
     table.set(0, GateValue(gate), 0).context("GATE")
 }
 
-fn attach(bpf: &mut Ebpf, program: &str, interface: &str) -> Result<()> {
+/// Attaches a program as high on the ladder as it goes. `None` if the port has to do without.
+fn attach(
+    bpf: &mut Ebpf,
+    program: &str,
+    interface: &str,
+    mode: Mode,
+    standing: &mut Standing,
+) -> Result<Option<XdpLinkId>> {
+    if mode == Mode::NoAfXdp {
+        standing.fall(interface, Step::NoAfXdp, Why::Configured, "mode = \"no-af-xdp\"");
+        return Ok(None);
+    }
     let steer: &mut Xdp = bpf
         .program_mut(program)
         .ok_or_else(|| anyhow!("the XDP object has no program {program}"))?
         .try_into()?;
     steer.load().with_context(|| format!("the kernel's verifier refused the XDP program '{program}'"))?;
-    let Err(native) = steer.attach(interface, XdpMode::Driver) else { return Ok(()) };
-    tracing::warn!(interface, error = %chain(&native), "no native XDP here, falling back to generic XDP (slower)");
-    steer.attach(interface, XdpMode::Skb).map(drop).with_context(|| {
-        format!("no XDP program can be attached to {interface} (native: {})", chain(&native))
-    })
+    if mode == Mode::Generic {
+        standing.fall(interface, Step::Generic, Why::Configured, "mode = \"generic\"");
+    } else {
+        let native = match steer.attach(interface, XdpMode::Driver) {
+            Ok(link) => return Ok(Some(link)),
+            Err(error) => chain(&error),
+        };
+        if mode == Mode::RequireNative {
+            bail!(
+                "{interface} takes no native XDP program ({native}), and mode = \"require-native\" allows nothing \
+                 slower: use another NIC or driver, or mode = \"auto\""
+            );
+        }
+        standing.fall(interface, Step::Generic, Why::NoNativeXdp, native);
+    }
+    match steer.attach(interface, XdpMode::Skb) {
+        Ok(link) => Ok(Some(link)),
+        Err(error) => {
+            standing.fall(interface, Step::NoAfXdp, Why::NoXdp, chain(&error));
+            Ok(None)
+        }
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -1,6 +1,7 @@
 //! Configuration of the data plane (TOML). Every value is checked before anything is touched.
 
 use crate::frame::{Address, GatewayAddresses};
+use crate::ladder::Mode;
 use crate::pipeline::Pools;
 use crate::tuning::Tuning;
 use jvpn_abi::limit::Rate;
@@ -33,6 +34,9 @@ pub struct Config {
     /// none is reserved, so sessions that hold all of them cannot switch.
     #[serde(default = "default_slots")]
     pub slots: u32,
+    /// How far down the ladder from zero-copy to plain sockets the ports may go.
+    #[serde(default)]
+    pub mode: Mode,
     /// Logs odd frames from XDP (rate-limited by the ring; off by default).
     #[serde(default)]
     pub xdp_log: bool,
@@ -65,8 +69,28 @@ pub struct WanPort {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LanPort {
-    /// Interface name.
+    /// Interface name. With [`Self::host`] it is made here.
     pub interface: String,
+    /// The port leads into the host's own stack.
+    pub host: Option<HostPort>,
+    /// Name of the TUN device that takes the port's place where there is no AF_XDP.
+    #[serde(default = "default_tun")]
+    pub tun: String,
+}
+
+/// The host's end of a LAN port that leads into its own stack.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostPort {
+    /// Interface name of the host's end.
+    #[serde(default = "default_host_interface")]
+    pub interface: String,
+    /// Addresses that it gets, as `10.78.0.1/32`, outside the clients' networks: clients reach the host itself there.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Whether clients leave the host under its own addresses (nftables).
+    #[serde(default)]
+    pub masquerade: bool,
 }
 
 /// The inner side.
@@ -139,6 +163,12 @@ const fn default_slots() -> u32 {
 const fn default_port() -> u16 {
     4_500
 }
+fn default_tun() -> String {
+    "jvpn-tun".to_owned()
+}
+fn default_host_interface() -> String {
+    "jvpn-host".to_owned()
+}
 const fn default_mtu() -> u16 {
     1_280
 }
@@ -147,6 +177,9 @@ const fn default_mtu() -> u16 {
 const MAX_INTERFACE_NAME: usize = 15;
 /// Smallest MTU that every IPv4 host must take (RFC 791) and largest that a frame of the UMEM holds with its overhead.
 const MTU_BOUNDS: std::ops::RangeInclusive<u16> = 576..=1_500;
+
+/// Smallest MTU of a link that carries IPv6 (RFC 8200 §5).
+const MTU_V6: u16 = 1_280;
 
 impl Config {
     /// Checks every value.
@@ -177,13 +210,23 @@ impl Config {
                 self.slots
             ));
         }
-        for (key, name) in [("wan.interface", &self.wan.interface), ("lan.interface", &self.lan.interface)] {
+        let host = self.lan.host.as_ref();
+        let mut names = vec![
+            ("wan.interface", &self.wan.interface),
+            ("lan.interface", &self.lan.interface),
+            ("lan.tun", &self.lan.tun),
+        ];
+        names.extend(host.map(|host| ("lan.host.interface", &host.interface)));
+        for (key, name) in names {
             if name.is_empty() || name.len() > MAX_INTERFACE_NAME || name.contains(['/', '\0', ' ']) {
                 return Err(format!("{key} = '{name}' is not an interface name"));
             }
         }
         if self.wan.interface == self.lan.interface {
             return Err(format!("wan.interface and lan.interface are both '{}'", self.wan.interface));
+        }
+        if let Some(host) = host {
+            host.validate(&self.lan.interface, &self.tunnel.pools()?)?;
         }
         if self.wan.port == 0 {
             return Err("wan.port = 0 must be 1 to 65535".to_owned());
@@ -209,7 +252,43 @@ impl Config {
             }
         }
         self.tunnel.pools()?;
+        if self.tunnel.pool_v6.is_some() && self.tunnel.mtu < MTU_V6 {
+            return Err(format!("tunnel.mtu = {} must be at least {MTU_V6} for IPv6", self.tunnel.mtu));
+        }
         self.tuning.validate(self.workers)
+    }
+
+    /// Name of the TUN device that stands for the LAN port where there is no AF_XDP.
+    #[must_use]
+    pub fn tun_name(&self) -> &str {
+        self.lan.host.as_ref().map_or(&self.lan.tun, |host| &host.interface)
+    }
+}
+
+impl HostPort {
+    fn validate(&self, ours: &str, pools: &Pools) -> Result<(), String> {
+        if self.interface == ours {
+            return Err(format!("lan.host.interface and lan.interface are both '{ours}'; they are two ends"));
+        }
+        for text in &self.addresses {
+            let address = text.split_once('/').and_then(|(address, len)| {
+                let address: IpAddr = address.parse().ok()?;
+                let most = if address.is_ipv4() { 32 } else { 128 };
+                len.parse::<u8>().ok().filter(|len| *len <= most).map(|_| address)
+            });
+            match address {
+                None => {
+                    return Err(format!("lan.host.addresses: '{text}' is not an address like 10.78.0.1/32"));
+                }
+                Some(inside) if pools.contains(inside.into()) => {
+                    return Err(format!(
+                        "lan.host.addresses: '{text}' is one of the clients' addresses; take one outside their pool"
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -341,6 +420,19 @@ mod tests {
             ("[tunnel]", "[limits]\nsource_per_second = 0\n[tunnel]", "source_per_second"),
             ("[tunnel]", "[tunnel]\nmtu = 200", "tunnel.mtu"),
             ("[tunnel]", "[tunnel]\nmtu = 9000", "tunnel.mtu"),
+            (
+                "[tunnel]",
+                "[tunnel]\nmtu = 1279\ngateway_address_v6 = \"fd77::1\"\npool_v6 = \"fd77::/64\"",
+                "tunnel.mtu",
+            ),
+            ("workers = 2", "workers = 2\nmode = \"fast\"", "mode"),
+            ("[tunnel]", "tun = \"\"\n[tunnel]", "lan.tun"),
+            ("[tunnel]", "[lan.host]\ninterface = \"l\"\n[tunnel]", "lan.host.interface"),
+            ("[tunnel]", "[lan.host]\ninterface = \"a b\"\n[tunnel]", "lan.host.interface"),
+            ("[tunnel]", "[lan.host]\naddresses = [\"10.0.0.1\"]\n[tunnel]", "lan.host.addresses"),
+            ("[tunnel]", "[lan.host]\naddresses = [\"10.77.9.1/32\"]\n[tunnel]", "lan.host.addresses"),
+            ("[tunnel]", "[lan.host]\naddresses = [\"10.0.0.1/33\"]\n[tunnel]", "lan.host.addresses"),
+            ("[tunnel]", "[lan.host]\nmasquerade = 1\n[tunnel]", "masquerade"),
         ];
         for (from, to, named) in cases {
             let error = check(&GOOD.replacen(from, to, 1)).expect_err(to);

@@ -61,6 +61,15 @@ impl LanView {
         Self { routes, neighbours }
     }
 
+    /// Everything goes to one station: the host at the other end.
+    #[must_use]
+    pub fn point_to_point(station: Mac) -> Self {
+        let anywhere = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+        let routes = anywhere.map(|network| LanRoute::new(network, 0, Some(network)));
+        let neighbours = anywhere.map(|network| (Address::from(network), station));
+        Self::new(routes.into(), neighbours.into())
+    }
+
     /// Where a packet for `destination` goes. Constant work for the few routes that a LAN port has.
     #[must_use]
     pub fn next_hop(&self, destination: Address) -> NextHop {
@@ -96,5 +105,9 @@ mod tests {
         assert_eq!(view.next_hop(address("192.168.9.9")), NextHop::Known(Mac([1; 6])));
         assert_eq!(view.next_hop(address("8.8.8.8")), NextHop::None, "IPv6's default route is not IPv4's");
         assert_eq!(view.next_hop(address("2001:db8::1")), NextHop::Known(Mac([2; 6])));
+        let host = LanView::point_to_point(Mac([3; 6]));
+        for anywhere in ["8.8.8.8", "2001:db8::1"] {
+            assert_eq!(host.next_hop(address(anywhere)), NextHop::Known(Mac([3; 6])));
+        }
     }
 }

@@ -6,6 +6,8 @@
 pub mod attach;
 pub mod config;
 pub mod frame;
+pub mod host_side;
+pub mod ladder;
 pub mod lan;
 pub mod managed;
 pub mod neighbours;
@@ -15,6 +17,7 @@ pub mod plan;
 pub mod port;
 pub mod routes;
 pub mod run;
+pub mod sides;
 pub mod slots;
 pub mod status;
 pub mod tables;

@@ -1,4 +1,5 @@
 //! rtnetlink, as little as the data plane needs: look at links, routes and neighbours, keep neighbours resolved.
+#![allow(clippy::wildcard_enum_match_arm, reason = "new kernels send new messages and attributes")]
 
 use crate::frame::{Address, Mac};
 use netlink_packet_core::{

@@ -2,12 +2,13 @@
 
 use crate::attach::Steering;
 use crate::config::Config;
-use crate::frame::Mac;
+use crate::frame::{Address, Mac};
 use crate::neighbours::Neighbours;
 use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Routes};
 use crate::plan::{self, Seat, Wishes};
-use crate::port::{AfXdpMode, BusyPoll, Port, PortOptions};
+use crate::port::{AfXdpMode, QueuePort};
 use crate::routes::RouteTable;
+use crate::sides::{self, HostSide, Lan, Sides, Wan};
 use crate::slots::{Installer, WorkerQueues};
 use crate::status::{StatusSource, status};
 use crate::tables::Tables;
@@ -77,24 +78,14 @@ pub fn run(config: &Config) -> Result<()> {
 
 /// Where the workers run: the plan's answer for this machine.
 fn seats(config: &Config) -> Result<Vec<Seat>> {
-    let names = [config.wan.interface.as_str(), config.lan.interface.as_str()];
+    let wishes = Wishes::of(config);
+    let names: Vec<&str> = wishes.ports.iter().map(|(_, name)| name.as_str()).collect();
     let facts = plan::facts(&names).context("cannot look at the interfaces")?;
-    let seats = plan::seats(&facts, &Wishes::of(config));
+    let seats = plan::seats(&facts, &wishes);
     if seats.is_empty() {
         bail!("the kernel names no CPU that this process may use; give 'cores' in the configuration");
     }
     Ok(seats)
-}
-
-fn port_options(config: &Config, seat: &Seat) -> PortOptions {
-    let tuning = &config.tuning;
-    let polls = tuning.busy_poll > 0;
-    PortOptions {
-        huge_pages: tuning.huge_pages,
-        node: seat.node,
-        busy_poll: polls
-            .then_some(BusyPoll { microseconds: tuning.busy_poll, budget: tuning.busy_poll_budget }),
-    }
 }
 
 /// What the poll loop woke up for.
@@ -110,7 +101,10 @@ struct Rang {
 struct Gateway<'a> {
     config: &'a Config,
     steering: Steering,
-    ports: Vec<(Port, Port)>,
+    /// Until the workers have them.
+    ports: Option<(Wan, Lan)>,
+    routes: Arc<dyn Routes>,
+    host: HostSide,
     modes: (AfXdpMode, AfXdpMode),
     udp: Option<OwnedFd>,
     shared: Option<SharedMemory>,
@@ -155,27 +149,23 @@ impl<'a> Gateway<'a> {
     /// Attaches XDP, then opens the sockets (attach before bind).
     fn prepare(config: &'a Config, seats: Vec<Seat>) -> Result<Self> {
         let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
+        let host = sides::make_pair(config, seats.len())?;
         let mut steering = Steering::attach(config, &queues)?;
-        let mut ports = Vec::new();
-        for seat in &seats {
-            let (queue, options) = (seat.queue, port_options(config, seat));
-            let wan = Port::open_with(&config.wan.interface, queue, &options)?;
-            let lan = Port::open_with(&config.lan.interface, queue, &options)?;
-            steering.set_socket("WAN_XSKS", queue, wan.raw_fd())?;
-            steering.set_socket("LAN_XSKS", queue, lan.raw_fd())?;
-            ports.push((wan, lan));
-        }
-        let modes = ports
-            .first()
-            .map_or((AfXdpMode::Unknown, AfXdpMode::Unknown), |(wan, lan)| (wan.mode(), lan.mode()));
-        tracing::info!(wan = ?modes.0, lan = ?modes.1, ?queues, "AF_XDP sockets open");
-        let udp = match udp::open(&config.wan.interface, config.wan.port) {
-            Ok(fd) => Some(fd),
-            // A control plane that outlived an earlier data plane holds it and will hand it back.
-            Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => None,
-            Err(error) => return Err(error).with_context(|| format!("UDP port {}", config.wan.port)),
-        };
-        Ok(Self { config, steering, ports, modes, udp, shared: None, threads: None, connection: None, seats })
+        let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(steering.table("ROUTES")?)?);
+        let Sides { wan, lan, modes, udp, host } = Sides::open(config, &mut steering, host, &routes, &seats)?;
+        Ok(Self {
+            config,
+            steering,
+            ports: Some((wan, lan)),
+            routes,
+            host,
+            modes,
+            udp,
+            shared: None,
+            threads: None,
+            connection: None,
+            seats,
+        })
     }
 
     fn wait(
@@ -262,8 +252,8 @@ impl<'a> Gateway<'a> {
             shared.context.as_fd(),
             shared.reports.as_fd(),
             udp.as_fd(),
-            threads.installer_bell.as_fd(),
-            threads.report_bell.as_fd(),
+            threads.bells.installer.as_fd(),
+            threads.bells.report.as_fd(),
             handles.as_fd(),
             shared.journal.fd.as_fd(),
             edge.as_fd(),
@@ -336,12 +326,10 @@ impl<'a> Gateway<'a> {
     }
 
     fn spawn(&mut self, tables: &Arc<Tables>, mailbox: KeyMailbox) -> Result<Threads> {
-        let (report_bell, neighbour_bell, installer_bell) =
-            (Doorbell::new()?, Doorbell::new()?, Doorbell::new()?);
+        let bells =
+            Bells { report: Doorbell::new()?, neighbours: Doorbell::new()?, installer: Doorbell::new()? };
         let misses = Arc::new(ArrayQueue::new(MISSES));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut links = Vec::new();
-        let mut handles = Vec::new();
         let pipeline_config = PipelineConfig {
             gateway: self.config.tunnel.gateway(),
             pools: self.config.tunnel.pools().map_err(|message| anyhow!(message))?,
@@ -353,47 +341,42 @@ impl<'a> Gateway<'a> {
                 BetweenClients::Denied
             },
         };
-        let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(self.steering.table("ROUTES")?)?);
         tables.reports().workers.store(self.seats.len() as u64, Ordering::Release);
-        let seats = self.seats.iter().zip(std::mem::take(&mut self.ports));
-        for (index, (seat, ports)) in seats.enumerate() {
-            let own = Arc::new(WorkerLinks {
-                queues: Arc::new(WorkerQueues::waking(installer_bell.try_clone()?)?),
-                lan_views: ArrayQueue::new(1),
-                lan_retired: ArrayQueue::new(64),
-                report_bell: report_bell.try_clone()?,
-                neighbour_bell: neighbour_bell.try_clone()?,
-                stop: AtomicBool::new(false),
-                statistics: Mutex::default(),
-            });
-            let pipeline = Pipeline::new(Arc::clone(tables), index, pipeline_config, Arc::clone(&misses))
-                .with_routes(Arc::clone(&routes));
-            let worker = Worker::new(
-                index,
-                ports,
-                pipeline,
-                Arc::clone(tables),
-                Arc::clone(&own),
-                jvpn_host::clock::now,
-            )
-            .tuned(&self.config.tuning);
-            handles.push(spawn_worker(worker, index, seat.cpu, tables)?);
-            links.push(own);
+        let crew = Crew {
+            config: self.config,
+            seats: &self.seats,
+            tables,
+            pipeline_config,
+            routes: &self.routes,
+            misses: &misses,
+            bells: &bells,
+        };
+        let (links, mut handles) = match self.ports.take().context("the ports are in use")? {
+            (Wan::AfXdp(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
+            (Wan::AfXdp(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
+            (Wan::Plain(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
+            (Wan::Plain(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
+        };
+        if let Some(view) = self.host.view() {
+            for links in &links {
+                drop(links.lan_views.force_push(Arc::new(view.clone())));
+                links.queues.bell.ring();
+            }
+        } else {
+            let (index, bell) = (self.steering.lan.index, bells.neighbours.try_clone()?);
+            let neighbours = Neighbours::new(index, links.clone(), misses, bell).context("rtnetlink")?;
+            handles.push(named("neighbours", {
+                let stop = Arc::clone(&stop);
+                move || neighbours.run(&stop)
+            })?);
         }
-        let neighbours =
-            Neighbours::new(self.steering.lan.index, links.clone(), misses, neighbour_bell.try_clone()?)
-                .context("rtnetlink")?;
-        handles.push(named("neighbours", {
-            let stop = Arc::clone(&stop);
-            move || neighbours.run(&stop)
-        })?);
         let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
         let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac());
         handles.push(named("installer", {
-            let (stop, bell) = (Arc::clone(&stop), installer_bell.try_clone()?);
+            let (stop, bell) = (Arc::clone(&stop), bells.installer.try_clone()?);
             move || install_loop(&installer, &mailbox, &bell, &stop)
         })?);
-        Ok(Threads { links, handles, installer_bell, report_bell, neighbour_bell, stop })
+        Ok(Threads { links, handles, bells, stop })
     }
 
     const fn wan_mac(&self) -> Mac {
@@ -416,10 +399,58 @@ impl<'a> Gateway<'a> {
 struct Threads {
     links: Vec<Arc<WorkerLinks>>,
     handles: Vec<JoinHandle<()>>,
-    installer_bell: Doorbell,
-    report_bell: Doorbell,
-    neighbour_bell: Doorbell,
+    bells: Bells,
     stop: Arc<AtomicBool>,
+}
+
+/// What wakes whom.
+struct Bells {
+    /// The control plane: something was reported.
+    report: Doorbell,
+    neighbours: Doorbell,
+    installer: Doorbell,
+}
+
+/// What all workers start with.
+struct Crew<'a> {
+    config: &'a Config,
+    seats: &'a [Seat],
+    tables: &'a Arc<Tables>,
+    pipeline_config: PipelineConfig,
+    routes: &'a Arc<dyn Routes>,
+    misses: &'a Arc<ArrayQueue<Address>>,
+    bells: &'a Bells,
+}
+
+impl Crew<'_> {
+    /// A worker for each pair of queues.
+    fn start<W, L>(&self, wan: Vec<W>, lan: Vec<L>) -> Result<(Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>)>
+    where
+        W: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+        L: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+    {
+        let (mut links, mut handles) = (Vec::new(), Vec::new());
+        for (index, (seat, ports)) in self.seats.iter().zip(wan.into_iter().zip(lan)).enumerate() {
+            let own = Arc::new(WorkerLinks {
+                queues: Arc::new(WorkerQueues::waking(self.bells.installer.try_clone()?)?),
+                lan_views: ArrayQueue::new(1),
+                lan_retired: ArrayQueue::new(64),
+                report_bell: self.bells.report.try_clone()?,
+                neighbour_bell: self.bells.neighbours.try_clone()?,
+                stop: AtomicBool::new(false),
+                statistics: Mutex::default(),
+            });
+            let tables = Arc::clone(self.tables);
+            let pipeline = Pipeline::new(tables, index, self.pipeline_config, Arc::clone(self.misses))
+                .with_routes(Arc::clone(self.routes));
+            let (tables, links_of) = (Arc::clone(self.tables), Arc::clone(&own));
+            let worker = Worker::new(index, ports, pipeline, tables, links_of, jvpn_host::clock::now)
+                .tuned(&self.config.tuning);
+            handles.push(spawn_worker(worker, index, seat.cpu, self.tables)?);
+            links.push(own);
+        }
+        Ok((links, handles))
+    }
 }
 
 impl Threads {
@@ -429,8 +460,8 @@ impl Threads {
             links.stop.store(true, Ordering::Release);
             links.queues.bell.ring();
         }
-        self.installer_bell.ring();
-        self.neighbour_bell.ring();
+        self.bells.installer.ring();
+        self.bells.neighbours.ring();
         for handle in self.handles {
             // A thread that panicked has aborted the process already.
             let _ended = handle.join();
@@ -445,7 +476,16 @@ fn named(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .with_context(|| format!("thread {name}"))
 }
 
-fn spawn_worker(worker: Worker, index: usize, core: usize, tables: &Arc<Tables>) -> Result<JoinHandle<()>> {
+fn spawn_worker<W, L>(
+    worker: Worker<W, L>,
+    index: usize,
+    core: usize,
+    tables: &Arc<Tables>,
+) -> Result<JoinHandle<()>>
+where
+    W: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+    L: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+{
     let tables = Arc::clone(tables);
     named(&format!("worker-{index}"), move || {
         if core_affinity::set_for_current(core_affinity::CoreId { id: core }) {

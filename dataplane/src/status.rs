@@ -42,18 +42,31 @@ pub fn status(source: &StatusSource<'_>) -> Value {
             .collect(),
         Err(error) => Map::from_iter([("error".to_owned(), json!(error.to_string()))]),
     };
-    let unknown = "unknown";
+    let (wan, lan) = (source.steering.wan_standing.clone(), source.steering.lan_standing.clone());
+    let none = "none";
     json!({
         "process": "jvpn-dataplane",
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
         "contract_version": jvpn_abi::CONTRACT_VERSION,
         "control_plane_connected": source.control_plane,
-        "xdp_mode": source.steering.wan.xdp.unwrap_or(unknown),
+        "xdp_mode": source.steering.wan.xdp.unwrap_or(none),
         "af_xdp_mode": source.af_xdp.0,
         "ports": {
-            "wan": { "xdp_mode": source.steering.wan.xdp.unwrap_or(unknown), "af_xdp_mode": source.af_xdp.0, "queues": source.steering.wan.rx_queues },
-            "lan": { "xdp_mode": source.steering.lan.xdp.unwrap_or(unknown), "af_xdp_mode": source.af_xdp.1, "queues": source.steering.lan.rx_queues },
+            "wan": {
+                "xdp_mode": source.steering.wan.xdp.unwrap_or(none),
+                "af_xdp_mode": source.af_xdp.0,
+                "queues": source.steering.wan.rx_queues,
+                "step": wan.step,
+                "falls": wan.falls,
+            },
+            "lan": {
+                "xdp_mode": source.steering.lan.xdp.unwrap_or(none),
+                "af_xdp_mode": source.af_xdp.1,
+                "queues": source.steering.lan.rx_queues,
+                "step": lan.step,
+                "falls": lan.falls,
+            },
         },
         "workers": workers,
         "xdp_counters": xdp_counters,

@@ -2,6 +2,8 @@
 //! (XDP marks the samples that may pass), and while no control plane is there the open socket keeps the kernel from
 //! answering with ICMP port-unreachable.
 
+use crate::frame::Family;
+use crate::port::sockopt as raw_sockopt;
 use jvpn_abi::wire::MsgType;
 use nix::sys::socket::{SockaddrStorage, getsockname, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
@@ -12,23 +14,102 @@ use std::os::fd::{AsRawFd, OwnedFd};
 /// Kernel buffers for bursts of handshakes, octets.
 const BUFFER: usize = 4 << 20;
 
-/// Opens the socket on `interface` and `port`: one for both families, or for IPv4 alone on a host without IPv6.
+/// Who shares the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sharing {
+    /// Nobody: DATA comes by AF_XDP.
+    Alone,
+    /// Sockets of workers, which take DATA ([`open_for_data`]).
+    WithWorkers,
+}
+
+/// Opens the control plane's socket on `interface` and `port`: one for both families, or for IPv4 alone on a host without
+/// IPv6.
 ///
 /// # Errors
 /// If the port is taken or the system refuses.
 pub fn open(interface: &str, port: u16) -> io::Result<OwnedFd> {
-    match open_for(Domain::IPV6, interface, (Ipv6Addr::UNSPECIFIED, port).into()) {
+    let opened = open_either(interface, port, Sharing::Alone)?;
+    opened.socket.attach_filter(&refuse_data())?;
+    Ok(opened.socket.into())
+}
+
+/// As [`open`], for a port that workers share. To be opened before theirs: the first of the group gets what is not DATA.
+///
+/// # Errors
+/// As [`open`]: a control plane that outlived an earlier data plane holds the port.
+pub fn open_shared(interface: &str, port: u16) -> io::Result<OwnedFd> {
+    // Who shares may join a group that is there already. Whether there is one is asked for alone.
+    drop(open(interface, port)?);
+    let opened = open_either(interface, port, Sharing::WithWorkers)?;
+    opened.socket.attach_filter(&refuse_data())?;
+    Ok(opened.socket.into())
+}
+
+/// A worker's socket on a shared port.
+#[derive(Debug)]
+pub struct DataSocket {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// IPv6 for both families, or IPv4 alone.
+    pub family: Family,
+}
+
+/// Opens a worker's socket on a port that [`open_shared`] has opened.
+///
+/// # Errors
+/// If the port is not shared or the system refuses.
+pub fn open_for_data(interface: &str, port: u16) -> io::Result<DataSocket> {
+    let Opened { socket, family } = open_either(interface, port, Sharing::WithWorkers)?;
+    let _limited = setsockopt(&socket, sockopt::IpRecvTos, &true);
+    if family == Family::V6 {
+        setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
+        raw_sockopt::set(&socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+    }
+    // DF, whatever somebody says about the path (RFC 8899 §4.6.1).
+    raw_sockopt::set(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+    Ok(DataSocket { socket: socket.into(), family })
+}
+
+/// Has the kernel give DATA to the sockets of `workers` workers and the rest to the control plane's. `socket` is any of
+/// them.
+///
+/// # Errors
+/// If the system refuses.
+pub fn steer(socket: &DataSocket, workers: u32) -> io::Result<()> {
+    raw_sockopt::split_port(&socket.socket, &mut split(workers))
+}
+
+/// The port that a socket is bound to.
+#[must_use]
+pub fn port_of(fd: &OwnedFd) -> Option<u16> {
+    let address = getsockname::<SockaddrStorage>(fd.as_raw_fd()).ok()?;
+    let v4 = address.as_sockaddr_in().map(|v4| v4.port());
+    v4.or(address.as_sockaddr_in6().map(|v6| v6.port()))
+}
+
+struct Opened {
+    socket: Socket,
+    family: Family,
+}
+
+fn open_either(interface: &str, port: u16, sharing: Sharing) -> io::Result<Opened> {
+    match open_for(Domain::IPV6, interface, (Ipv6Addr::UNSPECIFIED, port).into(), sharing) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
             tracing::warn!("this host has no IPv6: only IPv4 paths are served");
-            open_for(Domain::IPV4, interface, (Ipv4Addr::UNSPECIFIED, port).into())
+            let socket = open_for(Domain::IPV4, interface, (Ipv4Addr::UNSPECIFIED, port).into(), sharing)?;
+            Ok(Opened { socket, family: Family::V4 })
         }
-        opened => opened,
+        opened => Ok(Opened { socket: opened?, family: Family::V6 }),
     }
 }
 
-fn open_for(domain: Domain, interface: &str, address: SocketAddr) -> io::Result<OwnedFd> {
+fn open_for(domain: Domain, interface: &str, address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     socket.bind_device(Some(interface.as_bytes()))?;
+    if sharing == Sharing::WithWorkers {
+        socket.set_reuse_port(true)?;
+    }
     if domain == Domain::IPV6 {
         socket.set_only_v6(false)?;
         setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
@@ -40,18 +121,32 @@ fn open_for(domain: Domain, interface: &str, address: SocketAddr) -> io::Result<
         .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &BUFFER));
     let _limited = setsockopt(&socket, sockopt::SndBufForce, &BUFFER)
         .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &BUFFER));
-    socket.attach_filter(&refuse_data())?;
     socket.bind(&address.into())?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Whether a socket that came from a control plane is the one on this port.
 #[must_use]
 pub fn is_on_port(fd: &OwnedFd, port: u16) -> bool {
-    getsockname::<SockaddrStorage>(fd.as_raw_fd()).is_ok_and(|address| {
-        let v4 = address.as_sockaddr_in().map(|v4| v4.port());
-        v4.or(address.as_sockaddr_in6().map(|v6| v6.port())) == Some(port)
-    })
+    port_of(fd) == Some(port)
+}
+
+/// Classic BPF that names the socket of a group, by the octets behind the UDP header: 0 for what is not DATA, else one of
+/// the workers', by the flow's hash.
+fn split(workers: u32) -> [SockFilter; 7] {
+    let instruction =
+        |code: u32, jump_true, jump_false, k| SockFilter::new(code as u16, jump_true, jump_false, k);
+    let flow_hash = (libc::SKF_AD_OFF + libc::SKF_AD_RXHASH) as u32;
+    [
+        // A datagram without payload has no octet 0: the load fails, which is a return of 0.
+        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 4, u32::from(MsgType::Data.octet())),
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, flow_hash),
+        instruction(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, workers.max(1)),
+        instruction(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K, 0, 0, 1),
+        instruction(libc::BPF_RET | libc::BPF_A, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
 }
 
 /// Classic BPF (linux/filter.h): drop what starts with the DATA octet behind the UDP header, accept the rest.
@@ -72,6 +167,40 @@ mod tests {
     use super::*;
     use std::net::UdpSocket;
     use std::time::Duration;
+
+    /// On a shared port workers get DATA and the control plane the rest.
+    #[test]
+    fn a_shared_port_is_split_by_the_first_octet() {
+        let control = match open_shared("lo", 0) {
+            Ok(fd) => UdpSocket::from(fd),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+                return;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let port = control.local_addr().unwrap().port();
+        let workers = [(), ()].map(|()| open_for_data("lo", port).unwrap());
+        steer(&workers[0], 2).unwrap();
+        let workers = workers.map(|worker| UdpSocket::from(worker.socket));
+        let senders: Vec<_> = (0..8).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        for sender in &senders {
+            for octet in [0x10, 0x20, 0x24, 0x11] {
+                sender.send_to(&[octet; 40], ("127.0.0.1", port)).unwrap();
+            }
+        }
+        let drain = |socket: &UdpSocket| {
+            let mut buffer = [0; 64];
+            std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|_| buffer[0])).collect::<Vec<u8>>()
+        };
+        let rest = drain(&control);
+        assert_eq!((rest.len(), rest.contains(&0x10)), (3 * senders.len(), false));
+        let data: Vec<u8> = workers.iter().flat_map(drain).collect();
+        assert_eq!(data, vec![0x10; senders.len()]);
+        let taken = open("lo", port).unwrap_err();
+        assert_eq!(taken.raw_os_error(), Some(libc::EADDRINUSE), "a group is no place for another gateway");
+        assert!(open_shared("lo", port).is_err());
+    }
 
     /// DATA never reaches the control plane's socket; its marked samples and control datagrams do.
     #[test]

@@ -5,7 +5,7 @@
 
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
-use crate::port::{Port, PortStatistics, RxFrame, TxFrame};
+use crate::port::{PortStatistics, QueuePort};
 use crate::slots::WorkerQueues;
 use crate::tables::{Tables, count};
 use crate::tuning::Tuning;
@@ -37,18 +37,19 @@ pub struct WorkerLinks {
     pub statistics: Mutex<(PortStatistics, PortStatistics)>,
 }
 
-/// One worker: queue n of both ports.
+/// One worker: queue n of both ports, whatever they are made of.
 #[derive(Debug)]
-pub struct Worker {
+pub struct Worker<W: QueuePort, L: QueuePort> {
     index: usize,
-    wan: Port,
-    lan: Port,
+    wan: W,
+    lan: L,
     pipeline: Pipeline,
     links: Arc<WorkerLinks>,
     tables: Arc<Tables>,
-    batch: Vec<RxFrame>,
-    wan_frame: Option<TxFrame>,
-    lan_frame: Option<TxFrame>,
+    wan_batch: Vec<W::Rx>,
+    lan_batch: Vec<L::Rx>,
+    wan_frame: Option<W::Tx>,
+    lan_frame: Option<L::Tx>,
     clock: fn() -> BootTime,
     reported: (u64, u64),
     batch_len: usize,
@@ -57,12 +58,12 @@ pub struct Worker {
     last_frame: BootTime,
 }
 
-impl Worker {
+impl<W: QueuePort, L: QueuePort> Worker<W, L> {
     /// A worker that owns queue `index` of both ports.
     #[must_use]
     pub fn new(
         index: usize,
-        ports: (Port, Port),
+        ports: (W, L),
         pipeline: Pipeline,
         tables: Arc<Tables>,
         links: Arc<WorkerLinks>,
@@ -70,7 +71,6 @@ impl Worker {
     ) -> Self {
         let (wan, lan) = ports;
         let batch_len = Tuning::default().batch;
-        let batch = Vec::with_capacity(batch_len);
         Self {
             index,
             wan,
@@ -78,7 +78,8 @@ impl Worker {
             pipeline,
             links,
             tables,
-            batch,
+            wan_batch: Vec::with_capacity(batch_len),
+            lan_batch: Vec::with_capacity(batch_len),
             wan_frame: None,
             lan_frame: None,
             clock,
@@ -93,7 +94,8 @@ impl Worker {
     #[must_use]
     pub fn tuned(mut self, tuning: &Tuning) -> Self {
         self.batch_len = tuning.batch;
-        self.batch = Vec::with_capacity(tuning.batch);
+        self.wan_batch = Vec::with_capacity(tuning.batch);
+        self.lan_batch = Vec::with_capacity(tuning.batch);
         self.busy_poll_ns = u64::from(tuning.busy_poll) * 1_000;
         self
     }
@@ -138,10 +140,10 @@ impl Worker {
     }
 
     fn inbound_batch(&mut self) -> usize {
-        self.wan.receive(&mut self.batch, self.batch_len);
-        let handled = self.batch.len();
+        self.wan.receive(&mut self.wan_batch, self.batch_len);
+        let handled = self.wan_batch.len();
         let now = (self.clock)();
-        while let Some(mut frame) = self.batch.pop() {
+        while let Some(mut frame) = self.wan_batch.pop() {
             let mut lan_frame = self.lan_frame.take().or_else(|| self.lan.take_free());
             let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
             let verdict = {
@@ -157,10 +159,10 @@ impl Worker {
     }
 
     fn outbound_batch(&mut self) -> usize {
-        self.lan.receive(&mut self.batch, self.batch_len);
-        let handled = self.batch.len();
+        self.lan.receive(&mut self.lan_batch, self.batch_len);
+        let handled = self.lan_batch.len();
         let now = (self.clock)();
-        while let Some(mut frame) = self.batch.pop() {
+        while let Some(mut frame) = self.lan_batch.pop() {
             // One turn, but for a packet that is cut into pieces.
             let mut piece = Some(0);
             while let Some(start) = piece {
@@ -182,7 +184,7 @@ impl Worker {
     }
 
     /// Sends the frame that the verdict names and keeps the other for the next packet.
-    fn settle(&mut self, verdict: Verdict, lan_frame: Option<TxFrame>, wan_frame: Option<TxFrame>) {
+    fn settle(&mut self, verdict: Verdict, lan_frame: Option<L::Tx>, wan_frame: Option<W::Tx>) {
         let (lan_len, wan_len) = match verdict {
             Verdict::ToLan(len) => (Some(len), None),
             Verdict::ToWan(len) | Verdict::ToWanInPart { len, .. } => (None, Some(len)),
@@ -222,10 +224,9 @@ impl Worker {
     /// Waits for frames or a doorbell. Frames that the kernel did not take yet are tried again soon.
     fn wait(&mut self, at_most: Option<PollTimeout>) {
         if at_most.is_none()
-            && let (Some(wan), Some(lan), Ok(mut shown)) =
-                (self.wan.statistics(), self.lan.statistics(), self.links.statistics.try_lock())
+            && let Ok(mut shown) = self.links.statistics.try_lock()
         {
-            *shown = (wan, lan);
+            *shown = (self.wan.statistics(), self.lan.statistics());
         }
         let waiting = self.wan.unsent() + self.lan.unsent() > 0;
         let timeout = at_most.unwrap_or(if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE });

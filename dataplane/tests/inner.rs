@@ -6,6 +6,7 @@ mod common;
 
 use common::*;
 use jvpn_abi::tables::{BindingEntry, BindingWord, InstallOp, SteeringMark};
+use jvpn_abi::wire::internal::{SIZE_LEN, SizeFrame, SizeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, SlotId, Suite, TAG_LEN};
 use jvpn_abi::{DropReason, Endpoint};
 use jvpn_crypto::aead::{OpenKey, SealKey};
@@ -204,6 +205,47 @@ fn what_may_be_cut_is_cut() {
         assert_eq!(u16::from_be_bytes([piece[6], piece[7]]), field);
     }
     assert_eq!(bench.counter(DropReason::Fragmented), 1);
+}
+
+/// R9.2: a question about a size comes back as long as it was, and what it says about the path holds from then on: for
+/// errors, cutting and MSS, until the next binding.
+#[test]
+fn sizes_are_answered_at_their_length_and_kept_to() {
+    let mut bench = Bench::attached();
+    let asked = SizeFrame { kind: SizeKind::Ask, id: 7, carried: 1_220 };
+    let mut counter = 1;
+    let mut ask = |bench: &mut Bench, asked: SizeFrame, len: usize| {
+        let mut frame = vec![0; len];
+        asked.write(&mut frame).unwrap();
+        counter += 1;
+        bench.inbound(&data_frame(counter, &frame))
+    };
+    for len in [SIZE_LEN, 1_280, MTU] {
+        let Verdict::ToWan(out) = ask(&mut bench, asked, len) else { panic!("not answered") };
+        let (_, plain) = bench.client_opens(out);
+        assert_eq!(plain.len(), len, "both ways have this size");
+        assert_eq!(SizeFrame::parse(&plain), Some(SizeFrame { kind: SizeKind::Answer, ..asked }));
+    }
+    let told = |bench: &mut Bench, packet: &[u8]| match bench.outbound(&mut lan_frame(packet)) {
+        Verdict::ToLan(len) => {
+            let at = 14 + Inner::parse(&bench.lan_out[14..len]).unwrap().header_len;
+            Some(u32::from_be_bytes(bench.lan_out[at + 4..at + 8].try_into().unwrap()))
+        }
+        _ => None,
+    };
+    let packet = |len: usize| inner(SERVER, CLIENT, 9, &vec![0; len - 20]);
+    assert_eq!((told(&mut bench, &packet(1_220)), told(&mut bench, &packet(1_221))), (None, Some(1_220)));
+    // Less than any path carries, and more than is configured, is not taken at its word.
+    for (carried, holds) in [(0, MTU), (1, 1_200), (9_000, MTU)] {
+        let _answer = ask(&mut bench, SizeFrame { carried, ..asked }, SIZE_LEN);
+        let (fits, not) = (told(&mut bench, &packet(holds)), told(&mut bench, &packet(holds + 1)));
+        assert_eq!((fits, not), (None, Some(holds as u32)), "{carried}");
+    }
+    let answer = SizeFrame { kind: SizeKind::Answer, ..asked };
+    assert_eq!(ask(&mut bench, answer, SIZE_LEN), Verdict::Drop(DropReason::ProbeAnswered));
+    assert_eq!(told(&mut bench, &packet(MTU)), None, "an answer says nothing");
+    let short = bench.inbound(&data_frame(900, &[3; SIZE_LEN - 1]));
+    assert_eq!(short, Verdict::Drop(DropReason::UnknownInternalFrame));
 }
 
 /// A SYN is clamped on its way in and out.

@@ -97,7 +97,7 @@ fn settings() -> Settings {
         policy_name: "edge".into(),
         suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
         tunnel: TunnelSettings {
-            gateway_address: "10.77.0.1".parse().unwrap(),
+            gateway_addresses: vec!["10.77.0.1".parse().unwrap()],
             mtu: 1_280,
             routes: vec!["192.168.50.0/24".parse().unwrap()],
             dns: vec![],

@@ -70,7 +70,7 @@ pub(crate) fn grant() -> HandshakeGrant {
         binding: binding(),
         mtu: 1_280,
         addresses: vec!["10.77.0.2/32".parse().unwrap(), "fd00::2/128".parse().unwrap()],
-        gateway_address: [10, 77, 0, 1].into(),
+        gateway_addresses: vec![[10, 77, 0, 1].into(), [0xfd77, 0, 0, 0, 0, 0, 0, 1].into()],
         routes: vec!["192.168.50.0/24".parse().unwrap(), "fd01::/64".parse().unwrap()],
         dns: vec![[10, 77, 0, 1].into()],
         policy: Policy::default().client_policy(),

@@ -41,7 +41,9 @@ fn control_plane(text: &str) {
             assert!(!settings.suites.is_empty());
             for peer in &settings.peers {
                 assert!(!peer.addresses.is_empty() && peer.prefixes.len() <= 8, "{peer:?}");
-                assert!(!peer.prefixes.iter().any(|prefix| prefix.contains(settings.tunnel.gateway_address)));
+                for own in &settings.tunnel.gateway_addresses {
+                    assert!(!peer.prefixes.iter().any(|prefix| prefix.contains(*own)));
+                }
             }
         }
     }
@@ -90,7 +92,13 @@ fn request(line: &str) {
     match Request::parse(line) {
         Err(message) => refused(&message),
         Ok(Request::Command(_, why)) => assert!(!why.chars().any(char::is_control), "{why:?}"),
-        Ok(Request::Status | Request::Sessions | Request::Session(_) | Request::ReloadPeers) => {}
+        Ok(
+            Request::Status
+            | Request::Summary
+            | Request::Sessions
+            | Request::Session(_)
+            | Request::ReloadPeers,
+        ) => {}
     }
 }
 

@@ -47,7 +47,7 @@ pub(crate) fn agent(peer: u8) -> Agent {
         local: client_secret(peer),
         gateway: gateway_secret().public(),
         preshared: PresharedKey::default(),
-        endpoint: GATEWAY,
+        endpoint: GATEWAY.into(),
         suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
         uplinks: (0..UPLINKS).map(spec).collect(),
         candidates: CandidateSettings::default(),

@@ -19,6 +19,7 @@
 
 pub mod attacker;
 pub mod capture;
+pub mod dual;
 pub mod emulator;
 pub mod frame;
 pub mod heap;

@@ -6,11 +6,11 @@ pub mod emulator;
 pub mod flood;
 mod measure;
 mod progress;
+pub mod recovery;
 mod sampler;
 pub mod sessions;
 pub mod soak;
 mod stage;
-pub mod recovery;
 pub mod throughput;
 
 // The rig knows the wire only as a stranger would; here both views meet.

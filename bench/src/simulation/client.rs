@@ -70,7 +70,7 @@ impl Identity {
             local: self.secret.clone(),
             gateway: self.gateway,
             preshared: PresharedKey::default(),
-            endpoint: GATEWAY,
+            endpoint: GATEWAY.into(),
             suites: self.suites.clone(),
             uplinks: (0..self.uplinks).map(spec).collect(),
             candidates: self.candidates,

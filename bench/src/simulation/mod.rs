@@ -542,7 +542,7 @@ fn settings(setup: &Setup, peers: Vec<PeerSettings>) -> Result<Settings, SetupEr
         policy_name: setup.churn.map_or("simulated", |profile| profile.preset).to_owned(),
         suites: setup.suites.clone(),
         tunnel: TunnelSettings {
-            gateway_address: IpAddr::V4(INNER_GATEWAY),
+            gateway_addresses: vec![IpAddr::V4(INNER_GATEWAY)],
             mtu: 1_280,
             routes: vec!["192.168.50.0/24".parse().map_err(SetupError::Prefix)?],
             dns: Vec::new(),

@@ -77,7 +77,7 @@ fn agent(spec: &MemberSpec, shared: &SwarmSpec) -> anyhow::Result<Agent> {
         local: spec.secret.clone(),
         gateway: shared.gateway,
         preshared: PresharedKey::default(),
-        endpoint: shared.endpoint,
+        endpoint: shared.endpoint.into(),
         suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
         uplinks: uplinks.into(),
         // The bench says itself which path breaks when.
@@ -269,7 +269,10 @@ impl Member {
             Event::Trouble { message } => {
                 tracing::warn!(member = self.number, message, "an agent has trouble")
             }
-            Event::RecoveryStarted { .. } | Event::SwitchCancelled { .. } | Event::Link { .. } => {}
+            Event::RecoveryStarted { .. }
+            | Event::SwitchCancelled { .. }
+            | Event::Link { .. }
+            | Event::MtuChanged { .. } => {}
         }
     }
 

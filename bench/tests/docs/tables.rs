@@ -1,7 +1,6 @@
 //! Further comparisons of the documents with the code: sizes of shared tables and payloads, requests, counters, shape.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use jvpn_abi::tables;
@@ -77,13 +76,13 @@ fn payload_sizes_are_the_codes() {
         binding,
         mtu: 1_280,
         addresses: Vec::new(),
-        gateway_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        gateway_addresses: Vec::new(),
         routes: Vec::new(),
         dns: Vec::new(),
         policy: Policy::default().client_policy(),
     };
-    // Outcome, version, suite, SessionId, binding, MTU, address, three counts.
-    let before = 1 + 1 + 1 + 16 + binding_len + 2 + 16 + 3;
+    // Outcome, version, suite, SessionId, binding, MTU, four counts.
+    let before = 1 + 1 + 1 + 16 + binding_len + 2 + 4;
     let policy_len = HandshakeAnswer::Granted(Box::new(grant)).encode().len() - before;
     let text = read(PROTOCOL);
     for sentence in

@@ -5,9 +5,10 @@ use super::binding::{OpenError, Opened, Sending};
 use super::{Agent, Phase, Transmit};
 use crate::paths::UplinkId;
 use jvpn_abi::BootTime;
-use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
+use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind, SizeFrame};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, TAG_LEN};
 use jvpn_crypto::CryptoError;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
 /// Octets that a frame has beyond its inner packet: header space in front, tag space behind.
@@ -46,7 +47,7 @@ impl Agent {
         if session.binding.sending == Sending::Stopped {
             return self.hold_packet(now, frame, end);
         }
-        if len > usize::from(session.grant.mtu).min(MAX_INNER_LEN) {
+        if len > usize::from(session.mtu.carried()).min(MAX_INNER_LEN) {
             self.counters.inner_too_big += 1;
             return Inner::Dropped;
         }
@@ -157,6 +158,9 @@ impl Agent {
     }
 
     fn handle_internal(&mut self, now: BootTime, plaintext: &[u8]) {
+        if let Some(size) = SizeFrame::parse(plaintext) {
+            return self.handle_size(now, size, plaintext.len());
+        }
         let Some(frame) = ProbeFrame::parse(plaintext) else {
             self.counters.inner_malformed += 1;
             return;
@@ -175,10 +179,19 @@ impl Agent {
     }
 }
 
-/// Whether the tunnel carries this kind of packet. IPv6 inside comes with a later version; until then the host's own
-/// chatter on the device (router solicitations) ends here.
+/// Whether the tunnel carries this kind of packet. The host's own chatter on the device (router solicitations, multicast
+/// listener reports) is from or to addresses that no router forwards, and ends here.
 fn is_carried(packet: &[u8]) -> bool {
-    packet.len() >= 20 && packet.first().is_some_and(|octet| octet >> 4 == 4)
+    match packet.first().map(|octet| octet >> 4) {
+        Some(4) => packet.len() >= 20,
+        Some(6) => {
+            let address = |at| jvpn_abi::wire::octets::<16>(packet, at).map(Ipv6Addr::from);
+            let (Some(source), Some(destination)) = (address(8), address(24)) else { return false };
+            let stays = |ip: Ipv6Addr| ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local();
+            !stays(source) && !stays(destination)
+        }
+        Some(_) | None => false,
+    }
 }
 
 /// The packet without padding behind it, if its header makes sense.
@@ -188,7 +201,8 @@ fn trimmed(plaintext: &mut [u8]) -> Option<&mut [u8]> {
         6 => usize::from(jvpn_abi::wire::be16(plaintext, 4)?) + 40,
         _ => return None,
     };
-    if length < 20 {
+    let head = if plaintext.first()? >> 4 == 4 { 20 } else { 40 };
+    if length < head {
         return None;
     }
     plaintext.get_mut(..length)

@@ -44,6 +44,15 @@ pub enum Event {
         /// How it went.
         report: RecoveryReport,
     },
+    /// Another size of inner packets is the largest that the bound path carries.
+    MtuChanged {
+        /// Which session.
+        session: SessionId,
+        /// Octets.
+        mtu: u16,
+        /// The bound uplink.
+        uplink: UplinkId,
+    },
     /// A voluntary switch did not take place: the session goes on where it was.
     SwitchCancelled {
         /// Which session.

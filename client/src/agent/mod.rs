@@ -15,6 +15,8 @@ mod birth;
 mod control;
 mod data;
 mod event;
+mod gateways;
+mod mtu;
 mod probing;
 mod quality;
 mod reattach;
@@ -26,6 +28,7 @@ mod takeover;
 
 pub use data::{FRAME_OVERHEAD, Inner, MAX_INNER_LEN};
 pub use event::{Event, RecoveryReport};
+pub use gateways::GatewayEndpoints;
 pub use status::{AgentStatus, Counters};
 
 use crate::hold::Hold;
@@ -58,8 +61,8 @@ pub struct AgentConfig {
     pub gateway: PublicKey,
     /// Pre-shared key; zeros if there is none.
     pub preshared: PresharedKey,
-    /// The gateway's outer endpoint.
-    pub endpoint: Endpoint,
+    /// The gateway's outer endpoints.
+    pub endpoint: GatewayEndpoints,
     /// Suites, best first.
     pub suites: Vec<Suite>,
     /// Uplinks; [`UplinkId`] is the position.
@@ -163,7 +166,7 @@ impl Agent {
         from: Endpoint,
         datagram: &'d mut [u8],
     ) -> Option<&'d mut [u8]> {
-        if from != self.config.endpoint {
+        if !self.config.endpoint.iter().any(|known| known == from) {
             self.counters.foreign_source += 1;
             return None;
         }
@@ -249,7 +252,8 @@ impl Agent {
     }
 
     /// The gateway has another address now. Whatever was under way towards the old one is void.
-    pub fn set_endpoint(&mut self, now: BootTime, endpoint: Endpoint) {
+    pub fn set_endpoint(&mut self, now: BootTime, endpoint: impl Into<GatewayEndpoints>) {
+        let endpoint = endpoint.into();
         if std::mem::replace(&mut self.config.endpoint, endpoint) == endpoint {
             return;
         }
@@ -335,10 +339,18 @@ impl Agent {
         (at != BootTime::NEVER).then_some(at)
     }
 
-    /// The gateway's outer endpoint.
+    /// The gateway's outer endpoints.
     #[must_use]
-    pub const fn endpoint(&self) -> Endpoint {
+    pub const fn endpoints(&self) -> GatewayEndpoints {
         self.config.endpoint
+    }
+
+    /// The gateway as an uplink reaches it: in the family of the uplink's own address.
+    #[must_use]
+    pub fn endpoint_over(&self, uplink: UplinkId) -> Endpoint {
+        let source = self.paths.uplink(uplink).and_then(|uplink| uplink.link.source());
+        let known = self.config.endpoint;
+        source.and_then(|source| known.of_family(source)).or(known.preferred()).unwrap_or_default()
     }
 
     /// Uplinks and what is known about them.

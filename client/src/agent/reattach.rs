@@ -360,6 +360,7 @@ impl Agent {
         if !grant.rekey {
             let limits = KeyLimits::from(&session.grant.policy);
             session.binding = Binding::new(&grant.binding, secret, session.grant.suite, uplink, limits, now);
+            session.search_mtu(now, uplink);
         }
         let rtt = rtt.or_else(|| paths.uplink(uplink).and_then(|uplink| uplink.srtt));
         let timing = Timing::from(&session.grant.policy);

@@ -62,7 +62,7 @@ impl Agent {
     }
 
     fn path_of(&self, uplink: UplinkId) -> (Option<LinkState>, Endpoint) {
-        (self.paths.uplink(uplink).map(|uplink| uplink.link), self.config.endpoint)
+        (self.paths.uplink(uplink).map(|uplink| uplink.link), self.endpoint_over(uplink))
     }
 
     pub(super) fn handle_retry(&mut self, now: BootTime, uplink: UplinkId, datagram: &[u8]) {

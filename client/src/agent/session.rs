@@ -9,12 +9,14 @@ use super::takeover::Taking;
 use super::{Agent, Event, Phase, Suspicion, Transmit};
 use crate::paths::UplinkId;
 use crate::paths::monitor::{Monitor, Step, Timing};
+use crate::paths::mtu::{MTU_BASE, MtuSearch};
 use crate::paths::quality::PathQuality;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::{BootTime, Reason};
 use jvpn_crypto::schedule::TakeoverKey;
 use jvpn_session::State;
 use jvpn_session::messages::{ControlMessage, HandshakeGrant, SessionId, SwitchCause};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// A session that ended within this time of its birth makes the next handshake wait …
@@ -61,6 +63,12 @@ pub(super) struct Session {
     pub(super) heard_by_gateway: Option<(u64, u64)>,
     /// The quality of the bound path, as this end judges it.
     pub(super) quality: PathQuality,
+    /// The size of inner packets on the bound path.
+    pub(super) mtu: MtuSearch,
+    /// What each uplink carried when it was last bound.
+    pub(super) known_mtus: BTreeMap<UplinkId, u16>,
+    /// What the shell was told.
+    pub(super) told_mtu: u16,
 }
 
 impl Session {
@@ -77,6 +85,9 @@ impl Session {
             id: grant.session_id,
             quality: PathQuality::new(&grant.policy),
             monitor: Monitor::new(Timing::from(&grant.policy), Some(rtt), patience, now),
+            mtu: MtuSearch::new(grant.mtu, MTU_BASE, now),
+            known_mtus: BTreeMap::new(),
+            told_mtu: MTU_BASE,
             grant,
             started: now,
             state: State::Birth,
@@ -101,6 +112,7 @@ impl Session {
             Sending::Allowed => self.monitor.next_event(),
             Sending::Stopped => BootTime::NEVER,
         };
+        let watch = watch.min(self.mtu_event());
         match &self.recovery {
             None => watch.min(self.probing.wake).min(self.key_event()),
             Some(recovery) => {
@@ -159,6 +171,7 @@ impl Agent {
                 Step::Wait(_) => break,
             }
         }
+        self.drive_mtu(now);
         self.drive_taking(now);
         self.drive_rekey(now);
         self.drive_recovery(now);

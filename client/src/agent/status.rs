@@ -254,7 +254,7 @@ impl Agent {
             cookies: self.cookies.len(),
             addresses: grant.map_or_else(Vec::new, |g| g.addresses.iter().map(ToString::to_string).collect()),
             routes: grant.map_or_else(Vec::new, |g| g.routes.iter().map(ToString::to_string).collect()),
-            mtu: grant.map(|grant| grant.mtu),
+            mtu: session.map(|session| session.mtu.carried()),
             suite: grant.map(|grant| grant.suite.name()),
             session_age_ms: session.map(|session| whole_ms(now.since(session.started))),
             recoveries: self.recoveries,
@@ -273,7 +273,7 @@ impl Agent {
         Some(PathStatus {
             uplink: binding.uplink,
             device: self.paths.device(binding.uplink).to_owned(),
-            remote: self.config.endpoint.to_string(),
+            remote: self.endpoint_over(binding.uplink).to_string(),
             epoch: binding.epoch,
             slot: binding.slot.0,
             key_number,

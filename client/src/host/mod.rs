@@ -21,7 +21,7 @@ pub fn undo(socket: &Path) -> Result<Option<Vec<String>>, String> {
     let Some(record) = Record::read(&path).map_err(|error| error.to_string())? else { return Ok(None) };
     let mut done = Vec::new();
     let mut failed = Vec::new();
-    match crate::link::Links::open(Vec::new(), std::net::Ipv4Addr::UNSPECIFIED.into(), record.first_table) {
+    match crate::link::Links::open(Vec::new(), Vec::new(), record.first_table) {
         Ok(_) => done.push("routes and rules".to_owned()),
         Err(error) => failed.push(error.to_string()),
     }

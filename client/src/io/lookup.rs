@@ -1,7 +1,7 @@
 //! When the gateway's name is looked up, over what, and what follows from the answer.
 
 use super::names::{Ask, First};
-use super::{Shell, allowed};
+use super::{Shell, addresses, allowed};
 use crate::resolve::{ROUTES_MAX, Route};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_host::clock;
@@ -17,20 +17,21 @@ impl Shell {
 
     /// A lookup has ended: the gateway may be somewhere else now.
     pub(super) fn take_name(&mut self) {
-        let current = Some(self.agent.endpoint()).filter(|known| *known != Endpoint::default());
-        let works = current.is_some() && self.agent.unanswered_since().is_none();
+        let current = self.agent.endpoints();
+        let works = current.preferred().is_some() && self.agent.unanswered_since().is_none();
         let Some(names) = &mut self.names else { return };
         let now = clock::now();
-        let Some(endpoint) = names.take(now, current, works).filter(|found| Some(*found) != current) else {
+        let Some(endpoints) = names.take(now, current, works).filter(|found| *found != current) else {
             return;
         };
-        tracing::info!(%endpoint, "the gateway's name leads here");
-        self.links.set_gateway(endpoint.socket_addr().ip());
+        let shown: Vec<Endpoint> = endpoints.iter().collect();
+        tracing::info!(endpoints = ?shown, "the gateway's name leads here");
+        self.links.set_gateways(addresses(endpoints));
         // Their datagrams would go on to the old address.
         for uplink in &mut self.uplinks {
             uplink.transport = None;
         }
-        self.agent.set_endpoint(now, endpoint);
+        self.agent.set_endpoint(now, endpoints);
         self.refresh_links(now);
     }
 
@@ -39,7 +40,7 @@ impl Shell {
         let mut servers = self.guard.outside();
         servers.truncate(SERVERS_MAX);
         self.links.set_helpers(servers.clone());
-        let gateway = self.agent.endpoint();
+        let gateway = self.agent.endpoints();
         // The way to the name servers, which must be there before anything is asked.
         if let Err(error) = self.links.refresh() {
             tracing::warn!(%error, "the way to the name servers could not be set");

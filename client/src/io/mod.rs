@@ -10,7 +10,7 @@ mod guard;
 mod lookup;
 mod names;
 
-use crate::agent::{Agent, AgentConfig, Event};
+use crate::agent::{Agent, AgentConfig, Event, GatewayEndpoints};
 use crate::config::{Config, GatewayEndpoint, Offload};
 use crate::events::EventSink;
 use crate::link::model::UplinkRouting;
@@ -19,6 +19,7 @@ use crate::link::watch::{News, Watch};
 use crate::link::{Links, TunnelSetup};
 use crate::offload::coalesce::Batch;
 use crate::paths::UplinkId;
+use crate::paths::mtu::MTU_BASE;
 use crate::transport::{Transport, udp::Udp};
 use crate::tun::Tun;
 use alarm::Alarm;
@@ -35,7 +36,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -141,7 +142,15 @@ struct Shell {
 /// An uplink and, while its device exists, its transport.
 struct Uplink {
     device: String,
+    /// Where the transport leads.
+    gateway: Endpoint,
     transport: Option<Box<dyn Transport>>,
+}
+
+impl Uplink {
+    fn new(device: String) -> Self {
+        Self { device, gateway: Endpoint::default(), transport: None }
+    }
 }
 
 /// Runs the agent until it is asked to end. Routes, rules and device are gone afterwards.
@@ -167,15 +176,14 @@ impl Shell {
         let signals = signals::shutdown_stream().context("cannot register signal handlers")?;
         let status = StatusListener::bind(&config.status_socket, STATUS_MODE)
             .with_context(|| format!("cannot serve {}", config.status_socket.display()))?;
-        let (endpoint, names) = match &config.gateway.endpoint {
-            GatewayEndpoint::Address(address) => (Some(Endpoint::from(*address)), None),
-            GatewayEndpoint::Name { host, port } => (None, Some(Names::new(host.clone(), *port)?)),
+        // Until a name has been looked up nothing leads anywhere, and no uplink is usable.
+        let endpoints = GatewayEndpoints::new(config.gateway.addresses().map(Endpoint::from));
+        let names = match &config.gateway.endpoint {
+            GatewayEndpoint::Address(_) => None,
+            GatewayEndpoint::Name { host, port } => Some(Names::new(host.clone(), *port)?),
         };
-        // Until the name has been looked up nothing leads anywhere, and no uplink is usable.
-        let gateway = endpoint.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |known| known.socket_addr().ip());
-        let peers = endpoint.map(|known| known.socket_addr()).map(|known| (known.ip(), known.port()));
-        let guard = Guard::start(config, peers.into_iter().collect())?;
-        let links = Links::open(config.routing(), gateway, config.interface.table)?;
+        let guard = Guard::start(config, allowed(endpoints, &[]))?;
+        let links = Links::open(config.routing(), addresses(endpoints), config.interface.table)?;
         let watch = Watch::open()?;
         let tunnel = Tun::open(&config.interface.name, config.offload.tunnel)?;
         let events = EventSink::open(config.events_file.as_deref())?;
@@ -184,7 +192,7 @@ impl Shell {
                 local,
                 gateway: config.gateway.public_key(),
                 preshared,
-                endpoint: endpoint.unwrap_or_default(),
+                endpoint: endpoints,
                 suites: config.suites(),
                 uplinks: config.uplink_specs(),
                 candidates: config.candidates(),
@@ -194,8 +202,7 @@ impl Shell {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("cannot make an epoll descriptor")?;
         let devices: Vec<String> =
             config.routing().into_iter().map(|UplinkRouting { device, .. }| device).collect();
-        let uplinks =
-            devices.iter().map(|device| Uplink { device: device.clone(), transport: None }).collect();
+        let uplinks = devices.iter().map(|device| Uplink::new(device.clone())).collect();
         let mut shell = Self {
             agent,
             epoll,
@@ -318,7 +325,7 @@ impl Shell {
             (Some(since), Silence::Untold) if now.since(since) >= SILENCE_TOLD_AFTER => {
                 self.silence = Silence::Told;
                 tracing::warn!(
-                    endpoint = %self.agent.endpoint(),
+                    endpoint = %self.agent.endpoints().preferred().unwrap_or_default(),
                     "no answer from the gateway: check endpoint and port, gateway.public_key, that the gateway lists \
                      this client's key ('jvpn pubkey'), any preshared key, and this host's clock"
                 );
@@ -328,14 +335,14 @@ impl Shell {
     }
 
     fn refresh_links(&mut self, now: BootTime) {
-        let endpoint = self.agent.endpoint();
-        if endpoint != Endpoint::default() {
-            self.look_at_links(now, endpoint);
+        let endpoints = self.agent.endpoints();
+        if endpoints.preferred().is_some() {
+            self.look_at_links(now, endpoints);
         }
     }
 
     /// Asks the host for the state of the links, opens and closes transports, and tells the agent.
-    fn look_at_links(&mut self, now: BootTime, gateway: Endpoint) {
+    fn look_at_links(&mut self, now: BootTime, gateway: GatewayEndpoints) {
         self.look_again = None;
         // A link that has come may send a handshake at once, and its timestamp is wall-clock time.
         self.agent.set_wall_clock(now, clock::unix_ns());
@@ -350,11 +357,19 @@ impl Shell {
         self.guard.update(allowed(gateway, self.links.helpers()), self.links.local());
         for ((id, uplink), state) in (0u8..).map(UplinkId).zip(&mut self.uplinks).zip(states) {
             let mut state = state;
-            if state == crate::paths::LinkState::Missing {
+            // The family of the uplink's own address decides which of the gateway's it speaks to; without one nothing
+            // leaves, and the socket that is there may go on.
+            let towards = state.source().map_or(Some(uplink.gateway), |source| gateway.of_family(source));
+            let towards = towards.filter(|known| *known != Endpoint::default()).or(gateway.preferred());
+            if state == crate::paths::LinkState::Missing || towards != Some(uplink.gateway) {
                 uplink.transport = None;
-            } else if uplink.transport.is_none() {
-                match open_transport(&self.epoll, &uplink.device, self.mark, self.offload.udp, gateway, id) {
-                    Ok(transport) => uplink.transport = Some(transport),
+            }
+            if state != crate::paths::LinkState::Missing
+                && uplink.transport.is_none()
+                && let Some(towards) = towards
+            {
+                match open_transport(&self.epoll, &uplink.device, self.mark, self.offload.udp, towards, id) {
+                    Ok(transport) => (uplink.transport, uplink.gateway) = (Some(transport), towards),
                     Err(error) => {
                         tracing::warn!(%error, device = uplink.device, "no socket on this uplink; trying again");
                         self.look_again = Some(now.after(LINK_RETRY));
@@ -429,6 +444,8 @@ impl Shell {
         while let Some(event) = self.agent.poll_event() {
             if let Event::SessionStarted { grant } = &event {
                 self.apply(grant);
+            } else if let Event::MtuChanged { mtu, .. } = &event {
+                self.set_mtu(*mtu);
             }
             self.events.write(now, &event, self.agent.paths());
         }
@@ -436,14 +453,15 @@ impl Shell {
 
     /// Gives the tunnel device what the gateway granted.
     fn apply(&mut self, grant: &HandshakeGrant) {
-        let gateway = grant.gateway_address;
-        let own = Prefix { addr: gateway, len: if gateway.is_ipv4() { 32 } else { 128 } };
+        let host = |addr: &IpAddr| Prefix { addr: *addr, len: crate::link::model::host_len(*addr) };
+        let own = grant.gateway_addresses.iter().map(host);
         let setup = TunnelSetup {
             addresses: grant.addresses.clone(),
-            routes: grant.routes.iter().copied().chain([own]).collect(),
+            routes: grant.routes.iter().copied().chain(own).collect(),
             traffic: self.traffic.clone(),
             segments_max: self.tunnel.is_offloaded().then_some(crate::tun::SEGMENTS_MAX as u32),
-            mtu: u32::from(grant.mtu).min(crate::agent::MAX_INNER_LEN as u32),
+            // What the path carries beyond that is searched for.
+            mtu: u32::from(MTU_BASE.min(grant.mtu)),
         };
         if let Err(error) = self.links.set_up_tunnel(self.tunnel.index(), &setup) {
             tracing::error!(%error, "the tunnel device could not be set up; nothing will be routed into it");
@@ -453,6 +471,16 @@ impl Shell {
         }
         self.routed = true;
         self.guard.set_name_servers(&grant.dns);
+    }
+
+    /// Gives the tunnel device the size that the path carries. Below what IPv6 asks of a link the device stays, or it would
+    /// lose its IPv6: then TCP keeps to the MSS that the gateway sets.
+    fn set_mtu(&mut self, mtu: u16) {
+        let mtu = u32::from(mtu.max(MTU_BASE));
+        match self.links.set_mtu(self.tunnel.index(), mtu) {
+            Ok(()) => tracing::info!(mtu, "the tunnel carries packets of this size now"),
+            Err(error) => tracing::warn!(%error, mtu, "the tunnel device does not take this MTU"),
+        }
     }
 
     /// Says goodbye, removes what was made, and tells who asked for the end what came of it: as the very last thing.
@@ -487,11 +515,14 @@ impl Shell {
 }
 
 /// Where the agent's own datagrams go.
-fn allowed(gateway: Endpoint, helpers: &[IpAddr]) -> BTreeSet<(IpAddr, u16)> {
-    let gateway =
-        Some(gateway).filter(|known| *known != Endpoint::default()).map(|known| known.socket_addr());
-    let helpers = helpers.iter().map(|helper| (*helper, guard::DNS_PORT));
-    helpers.chain(gateway.map(|gateway| (gateway.ip(), gateway.port()))).collect()
+fn allowed(gateway: GatewayEndpoints, helpers: &[IpAddr]) -> BTreeSet<(IpAddr, u16)> {
+    let gateway = gateway.iter().map(|known| known.socket_addr()).map(|known| (known.ip(), known.port()));
+    helpers.iter().map(|helper| (*helper, guard::DNS_PORT)).chain(gateway).collect()
+}
+
+/// The gateway's addresses, the preferred one first.
+fn addresses(endpoints: GatewayEndpoints) -> Vec<IpAddr> {
+    endpoints.iter().map(|endpoint| endpoint.ip()).collect()
 }
 
 /// A transport on `device`, known to the poll loop. Closing it removes it there.

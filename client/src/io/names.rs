@@ -5,6 +5,7 @@
 //! never been up. Once the tunnel carries routes, its questions may go into the tunnel, and find nothing while that is
 //! down: then the name servers from before are asked over the uplinks ([`crate::resolve`]). Nothing waits for a lookup.
 
+use crate::agent::GatewayEndpoints;
 use crate::resolve::{Lookup, Route};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::rng::OsRandom;
@@ -129,28 +130,41 @@ impl Names {
         }
     }
 
-    /// Takes a result: the endpoint to use from now on, if the name leads anywhere.
-    pub(super) fn take(&mut self, now: BootTime, current: Option<Endpoint>, works: bool) -> Option<Endpoint> {
+    /// Takes a result: the endpoints to use from now on, if the name leads anywhere. The resolver's order is the order of
+    /// preference (RFC 6724).
+    pub(super) fn take(
+        &mut self,
+        now: BootTime,
+        current: GatewayEndpoints,
+        works: bool,
+    ) -> Option<GatewayEndpoints> {
         let mut octets = [0; 16];
         // The bell only wakes; what counts is in the channel.
         let _woken = self.bell.read(&mut octets);
         let result = self.results.try_recv().ok()?;
         self.running = false;
-        match result.map(|(all, ttl)| (usable(&all), ttl)) {
+        match result {
             Ok((found, ttl)) if !found.is_empty() => {
-                self.found = found;
+                self.found = found.into_iter().map(Endpoint::from).collect();
                 self.fresh_until = self.fresh_until.max(now.after(ttl.min(WAIT_MAX)));
             }
-            Ok(_) => tracing::warn!(host = self.host, "the gateway's name has no IPv4 address; trying again"),
+            Ok(_) => tracing::warn!(host = self.host, "the gateway's name has no address; trying again"),
             Err(error) => {
                 tracing::warn!(%error, host = self.host, "the gateway's name was not found; trying again");
             }
         }
-        let chosen = choose(&self.found, current, works);
+        let (v4, v6): (Vec<Endpoint>, Vec<Endpoint>) =
+            self.found.iter().partition(|endpoint| endpoint.ip().is_ipv4());
+        let now = |v4: bool| current.iter().find(|endpoint| endpoint.ip().is_ipv4() == v4);
+        let mut chosen = [choose(&v4, now(true), works), choose(&v6, now(false), works)];
+        if self.found.first().is_some_and(|first| first.ip().is_ipv6()) {
+            chosen.reverse();
+        }
+        let chosen = GatewayEndpoints::new(chosen.into_iter().flatten());
         if chosen != current {
             self.wait = SILENCE;
         }
-        chosen
+        (chosen != GatewayEndpoints::default()).then_some(chosen)
     }
 }
 
@@ -218,11 +232,6 @@ fn open_socket(route: &Route, mark: u32) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Only IPv4 is spoken outside so far.
-fn usable(found: &[SocketAddr]) -> Vec<Endpoint> {
-    found.iter().filter(|address| address.is_ipv4()).map(|address| Endpoint::from(*address)).collect()
-}
-
 /// The current one while it works; else the one after it, so that each address of a name gets its turn.
 fn choose(found: &[Endpoint], current: Option<Endpoint>, works: bool) -> Option<Endpoint> {
     let place = current.and_then(|current| found.iter().position(|one| *one == current));
@@ -268,8 +277,9 @@ mod tests {
         names.start(now, Ask { first: First::Host, routes: Vec::new(), mark: 1 });
         assert_eq!(names.due(None), None, "one at a time");
         names.bell.set_nonblocking(false).unwrap();
-        let found = names.take(now, None, false).unwrap();
-        assert_eq!(found, Endpoint::v4([127, 0, 0, 1], 4_500));
+        let found = names.take(now, GatewayEndpoints::default(), false).unwrap();
+        let v4 = found.of_family(Ipv4Addr::LOCALHOST.into()).unwrap();
+        assert_eq!(v4, Endpoint::v4([127, 0, 0, 1], 4_500));
         assert_eq!(names.due(None), None, "while it is answered nothing is asked");
         assert_eq!(names.due(Some(now)), Some(now.after(SILENCE)));
     }

@@ -12,7 +12,7 @@ pub mod watch;
 
 use crate::paths::LinkState;
 use jvpn_session::messages::Prefix;
-use model::{Address, Route, RouteKind, Snapshot, UplinkRouting, Wanted};
+use model::{Address, Family, Route, RouteKind, Snapshot, UplinkRouting, Wanted};
 use netlink::{Mode, NetlinkError, Requests};
 use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -23,14 +23,15 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use traffic::TrafficSetup;
 use translate::{
-    address_message, address_of, default_route, device, family, route_message, route_of, rule_message,
-    rule_of,
+    address_message, address_of, default_route, device, route_message, route_of, rule_message, rule_of,
 };
 
 /// Origin of our routes and rules (`rtm_protocol`; 74 = 'J' is assigned to nobody in linux/rtnetlink.h).
 pub const PROTOCOL: u8 = 74;
 /// The main routing table.
 const MAIN: u32 = 254;
+/// Families whose routes and rules are looked after.
+const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 /// Most uplinks, and so most tables from the first one on. The one behind them is that of [`traffic`].
 pub const TABLES: u32 = 64;
 
@@ -54,7 +55,7 @@ pub struct TunnelSetup {
 pub struct Links {
     requests: Requests,
     uplinks: Vec<UplinkRouting>,
-    gateway: IpAddr,
+    gateways: Vec<IpAddr>,
     first_table: u32,
     tunnel: Option<u32>,
     tunnel_routes: BTreeSet<Route>,
@@ -72,14 +73,14 @@ impl Links {
     /// If the kernel refuses; without CAP_NET_ADMIN it does.
     pub fn open(
         uplinks: Vec<UplinkRouting>,
-        gateway: IpAddr,
+        gateways: Vec<IpAddr>,
         first_table: u32,
     ) -> Result<Self, NetlinkError> {
         let requests = Requests::open()?;
         let mut links = Self {
             requests,
             uplinks,
-            gateway,
+            gateways,
             first_table,
             tunnel: None,
             tunnel_routes: BTreeSet::new(),
@@ -93,9 +94,9 @@ impl Links {
         Ok(links)
     }
 
-    /// The gateway is elsewhere now; the next [`Self::refresh`] leads there.
-    pub const fn set_gateway(&mut self, gateway: IpAddr) {
-        self.gateway = gateway;
+    /// The gateway is elsewhere now, the preferred address first; the next [`Self::refresh`] leads there.
+    pub fn set_gateways(&mut self, gateways: Vec<IpAddr>) {
+        self.gateways = gateways;
     }
 
     /// Name servers that are asked over the uplinks, from the next [`Self::refresh`] on.
@@ -132,13 +133,18 @@ impl Links {
         self.indexes.clear();
         for uplink in &self.uplinks {
             self.indexes.extend(snapshot.devices.get(&uplink.device).map(|device| device.index));
-            let (state, own) = model::uplink(&snapshot, uplink, self.gateway);
+            let (state, own) = model::towards(&snapshot, uplink, &self.gateways);
             wanted.routes.extend(own.routes);
-            for helper in self.helpers.iter().filter(|helper| helper.is_ipv4() == self.gateway.is_ipv4()) {
-                wanted.rules.extend(own.rules.iter().map(|rule| model::Rule { to: *helper, ..rule.clone() }));
+            wanted.rules.extend(own.rules);
+            for helper in &self.helpers {
+                wanted.rules.extend(model::towards(&snapshot, uplink, &[*helper]).1.rules);
+                // The routes are those to the gateway; while none of this family is known, those to anywhere.
+                if !self.gateways.iter().any(|gateway| gateway.is_ipv4() == helper.is_ipv4()) {
+                    wanted
+                        .routes
+                        .extend(model::towards(&snapshot, uplink, &[model::anywhere(*helper)]).1.routes);
+                }
             }
-            // A gateway whose name is not known yet needs none.
-            wanted.rules.extend(own.rules.into_iter().filter(|rule| !rule.to.is_unspecified()));
             states.push(state);
         }
         self.local = model::networks(&snapshot, &self.indexes);
@@ -150,7 +156,7 @@ impl Links {
         }
         let refused = self.reconcile(&wanted)?;
         for (uplink, state) in self.uplinks.iter().zip(&mut states) {
-            if refused.contains(&uplink.table) && state.is_usable() {
+            if state.source().is_some_and(|source| refused.contains(&(uplink.table, Family::of(source)))) {
                 *state = LinkState::NoRoute;
             }
         }
@@ -182,22 +188,46 @@ impl Links {
         }
         let have: Vec<Address> = self.look()?.addresses.into_iter().filter(|a| a.device == device).collect();
         let wants = |a: &Address| setup.addresses.iter().any(|p| p.addr == a.addr && p.len == a.len);
-        for old in have.iter().filter(|a| a.addr.is_ipv4() && !wants(a)) {
+        for old in have.iter().filter(|a| !model::is_link_local(a.addr) && !wants(a)) {
             let message = RouteNetlinkMessage::DelAddress(address_message(old));
             self.requests.change("remove an old tunnel address", message, Mode::Change)?;
         }
+        let mut addresses = Vec::new();
+        let mut refused = Ok(());
         for prefix in &setup.addresses {
             let new = Address { device, addr: prefix.addr, len: prefix.len };
-            if prefix.addr.is_ipv4() && !have.contains(&new) {
-                let message = RouteNetlinkMessage::NewAddress(address_message(&new));
-                self.requests.change("add the tunnel address", message, Mode::Create)?;
+            let message = RouteNetlinkMessage::NewAddress(address_message(&new));
+            let is_there = have.contains(&new);
+            match if is_there {
+                Ok(())
+            } else {
+                self.requests.change("add a tunnel address", message, Mode::Create)
+            } {
+                Ok(()) => addresses.push(*prefix),
+                Err(error) => {
+                    tracing::warn!(%error, address = %prefix, "this family is not served inside the tunnel; IPv6 may be switched off on this host (sysctl net.ipv6.conf.*.disable_ipv6)");
+                    refused = Err(error);
+                }
             }
         }
         self.tunnel = Some(device);
-        self.tunnel_routes = model::tunnel_routes(MAIN, device, &setup.addresses, &setup.routes);
+        self.tunnel_routes = model::tunnel_routes(MAIN, device, &addresses, &setup.routes);
         self.traffic = setup.traffic.clone();
-        self.addresses.clone_from(&setup.addresses);
-        Ok(())
+        // A family that was refused is one that the tunnel does not carry.
+        self.addresses.clone_from(&addresses);
+        // One family is enough to go on with.
+        if addresses.is_empty() { refused } else { Ok(()) }
+    }
+
+    /// Gives the tunnel device another MTU.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn set_mtu(&mut self, device: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let mut link = LinkMessage::default();
+        link.header.index = device;
+        link.attributes.push(LinkAttribute::Mtu(mtu));
+        self.requests.change("set the tunnel's MTU", RouteNetlinkMessage::SetLink(link), Mode::Change)
     }
 
     /// Removes all routes and rules that were made here.
@@ -237,19 +267,24 @@ impl Links {
                 snapshot.addresses.extend(address_of(&message));
             }
         }
-        let mut main = RouteMessage::default();
-        main.header.address_family = family(self.gateway);
-        main.header.table = RouteHeader::RT_TABLE_MAIN;
-        for answer in self.requests.dump("list the routes", RouteNetlinkMessage::GetRoute(main))? {
-            if let RouteNetlinkMessage::NewRoute(message) = answer {
-                snapshot.defaults.extend(default_route(&message));
+        for family in FAMILIES {
+            let mut main = RouteMessage::default();
+            main.header.address_family = family;
+            main.header.table = RouteHeader::RT_TABLE_MAIN;
+            for answer in self.requests.dump("list the routes", RouteNetlinkMessage::GetRoute(main))? {
+                if let RouteNetlinkMessage::NewRoute(message) = answer
+                    && message.header.address_family == family
+                {
+                    snapshot.defaults.extend(default_route(&message));
+                }
             }
         }
         Ok(snapshot)
     }
 
-    /// Makes what is wanted and missing, removes what is ours and not wanted. Returns the tables of what was refused.
-    fn reconcile(&mut self, wanted: &Wanted) -> Result<BTreeSet<u32>, NetlinkError> {
+    /// Makes what is wanted and missing, removes what is ours and not wanted. Returns tables and families of what was
+    /// refused.
+    fn reconcile(&mut self, wanted: &Wanted) -> Result<BTreeSet<(u32, Family)>, NetlinkError> {
         let have = self.ours()?;
         let mut refused = BTreeSet::new();
         // What only changes is replaced below: between removing and adding, traffic would go another way.
@@ -278,7 +313,7 @@ impl Links {
             let mode = if taken.contains(&place(route)) { Mode::Replace } else { Mode::Create };
             if let Err(error) = self.requests.change("add a route", message, mode) {
                 tracing::warn!(%error, ?route, "route refused");
-                refused.insert(route.table);
+                refused.insert((route.table, Family::of(route.dst)));
                 self.close(route);
             }
         }
@@ -286,7 +321,7 @@ impl Links {
             let message = RouteNetlinkMessage::NewRule(rule_message(rule));
             if let Err(error) = self.requests.change("add a routing rule", message, Mode::Create) {
                 tracing::warn!(%error, ?rule, "routing rule refused");
-                refused.insert(rule.table);
+                refused.insert((rule.table, Family::of(rule.to)));
             }
         }
         Ok(refused)
@@ -309,9 +344,14 @@ impl Links {
     /// What the kernel holds of ours.
     fn ours(&mut self) -> Result<Wanted, NetlinkError> {
         let mut found = Wanted::default();
-        self.ours_of(AddressFamily::Inet, &mut found)?;
-        if let Err(error) = self.ours_of(AddressFamily::Inet6, &mut found) {
-            tracing::debug!(%error, "this kernel has no IPv6");
+        for family in FAMILIES {
+            if let Err(error) = self.ours_of(family, &mut found) {
+                // Only IPv6 may be missing.
+                if family == AddressFamily::Inet {
+                    return Err(error);
+                }
+                tracing::debug!(%error, "this kernel has no IPv6");
+            }
         }
         Ok(found)
     }

@@ -32,6 +32,8 @@ pub struct Address {
 pub struct DefaultRoute {
     /// Kernel index of the device.
     pub device: u32,
+    /// Whose destinations it leads.
+    pub family: Family,
     /// The next hop; `None` on point-to-point links.
     pub via: Option<IpAddr>,
     /// Smaller is preferred.
@@ -111,12 +113,32 @@ pub struct Wanted {
 pub struct UplinkRouting {
     /// Network device.
     pub device: String,
-    /// Next hop towards the gateway; `None`: the device's default route in the main table says it.
+    /// Next hop towards the gateway, for paths of its family; `None`: the device's default route in the main table says
+    /// it.
     pub gateway: Option<IpAddr>,
+    /// Paths of this family only; `None`: of whichever works.
+    pub family: Option<Family>,
     /// Routing table of this uplink.
     pub table: u32,
     /// Priority of its rules.
     pub rule_priority: u32,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[must_use]
+    pub const fn of(addr: IpAddr) -> Self {
+        if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
 }
 
 /// The network part of a prefix.
@@ -134,6 +156,43 @@ pub fn network(addr: IpAddr, len: u8) -> IpAddr {
     }
 }
 
+/// The state of one uplink towards the gateway's addresses, of which the first that can be reached counts, and the routes
+/// and rules that take datagrams for each of them out through it.
+#[must_use]
+pub fn towards(snapshot: &Snapshot, uplink: &UplinkRouting, peers: &[IpAddr]) -> (LinkState, Wanted) {
+    let mut best = None;
+    let mut wanted = Wanted::default();
+    let spoken = |peer: &&IpAddr| uplink.family.is_none_or(|family| family == Family::of(**peer));
+    for peer in peers.iter().filter(spoken) {
+        let (state, own) = self::uplink(snapshot, uplink, *peer);
+        wanted.routes.extend(own.routes);
+        wanted.rules.extend(own.rules);
+        if best.is_none_or(|best: LinkState| !best.is_usable() && state.is_usable()) {
+            best = Some(state);
+        }
+    }
+    let nowhere =
+        if snapshot.devices.contains_key(&uplink.device) { LinkState::NoRoute } else { LinkState::Missing };
+    (best.unwrap_or(nowhere), wanted)
+}
+
+/// Link-local addresses reach a neighbour only (RFC 4291 §2.5.6).
+pub(super) const fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(_) => false,
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    }
+}
+
+/// No address in particular, of the family of `like`.
+#[must_use]
+pub const fn anywhere(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+    }
+}
+
 /// The state of one uplink, and the routes and rules that take datagrams for `peer` out through it.
 #[must_use]
 pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (LinkState, Wanted) {
@@ -142,7 +201,8 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
     let addresses: Vec<Address> = snapshot
         .addresses
         .iter()
-        .filter(|a| a.device == device.index && a.addr.is_ipv4() == peer.is_ipv4())
+        .filter(|a| a.device == device.index && Family::of(a.addr) == Family::of(peer))
+        .filter(|a| !is_link_local(a.addr) || is_link_local(peer))
         .copied()
         .collect();
     let Some(first) = addresses.first() else {
@@ -161,8 +221,10 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
     wanted.rules.extend(addresses.iter().map(|a| rule(None, Some(a.addr))));
 
     let on_link = addresses.iter().find(|a| Prefix { addr: a.addr, len: a.len }.contains(peer));
-    let found = snapshot.defaults.iter().filter(|d| d.device == device.index).min_by_key(|d| d.metric);
-    let via = match (uplink.gateway, on_link, found) {
+    let of_family = |d: &&DefaultRoute| d.device == device.index && d.family == Family::of(peer);
+    let found = snapshot.defaults.iter().filter(of_family).min_by_key(|d| d.metric);
+    let next_hop = uplink.gateway.filter(|gateway| Family::of(*gateway) == Family::of(peer));
+    let via = match (next_hop, on_link, found) {
         (Some(gateway), _, _) => Some(gateway),
         (None, Some(_), _) => None,
         (None, None, Some(found)) => found.via,
@@ -266,12 +328,42 @@ mod tests {
                 Address { device: 3, addr: ip("10.0.1.2"), len: 24 },
                 Address { device: 3, addr: ip("fe80::1"), len: 64 },
             ],
-            defaults: vec![DefaultRoute { device: 3, via: Some(ip("10.0.1.9")), metric: 100 }],
+            defaults: vec![DefaultRoute {
+                device: 3,
+                family: Family::V4,
+                via: Some(ip("10.0.1.9")),
+                metric: 100,
+            }],
         }
     }
 
     fn upa(gateway: Option<&str>) -> UplinkRouting {
-        UplinkRouting { device: "upA".into(), gateway: gateway.map(ip), table: 700, rule_priority: 70 }
+        let gateway = gateway.map(ip);
+        UplinkRouting { device: "upA".into(), gateway, family: None, table: 700, rule_priority: 70 }
+    }
+
+    /// The first address of the gateway that can be reached counts; an uplink that speaks one family only takes that.
+    #[test]
+    fn the_family_that_works_is_taken() {
+        let peers = [ip("2001:db8::1"), ip("198.51.100.1")];
+        let mut host = host();
+        let source = |host: &Snapshot, uplink: &UplinkRouting| towards(host, uplink, &peers).0.source();
+        assert_eq!(source(&host, &upa(None)), Some(ip("10.0.1.2")), "a link-local address leads nowhere");
+        host.addresses.push(Address { device: 3, addr: ip("2001:db8:1::2"), len: 64 });
+        assert_eq!(source(&host, &upa(None)), Some(ip("10.0.1.2")), "no route of the other family");
+        let via = Some(ip("fe80::9"));
+        host.defaults.push(DefaultRoute { device: 3, family: Family::V6, via, metric: 1_024 });
+        assert_eq!(source(&host, &upa(None)), Some(ip("2001:db8:1::2")), "the preferred one");
+        let only_v4 = UplinkRouting { family: Some(Family::V4), ..upa(None) };
+        assert_eq!(source(&host, &only_v4), Some(ip("10.0.1.2")));
+        let (_, wanted) = towards(&host, &upa(None), &peers);
+        assert!(wanted.routes.iter().any(|route| route.via == via && route.len == 0));
+        assert!(wanted.rules.iter().any(|rule| rule.to == peers[0]));
+        assert!(wanted.rules.iter().any(|rule| rule.to == peers[1]), "both are ready for a change");
+        host.addresses.retain(|address| address.addr.is_ipv6());
+        assert_eq!(source(&host, &upa(None)), Some(ip("2001:db8:1::2")), "an uplink with IPv6 alone");
+        assert_eq!(towards(&host, &only_v4, &peers).0, LinkState::NoAddress);
+        assert_eq!(towards(&host, &upa(None), &[]).0, LinkState::NoRoute, "the gateway is not known yet");
     }
 
     /// Each obstacle has its name; an uplink with everything is usable and its table leads to the gateway.

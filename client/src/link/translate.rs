@@ -3,10 +3,10 @@
 //! The kernel's lists of attributes are open: what is not known here is passed over, not an error.
 #![allow(clippy::wildcard_enum_match_arm, reason = "new kernels send new attributes")]
 
-use super::model::{Address, DefaultRoute, Device, Route, RouteKind, Rule};
+use super::model::{Address, DefaultRoute, Device, Family, Route, RouteKind, Rule};
 use super::{MAIN, PROTOCOL};
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -31,8 +31,11 @@ pub(super) fn device(link: &LinkMessage) -> Option<(String, Device)> {
 pub(super) fn address_of(message: &AddressMessage) -> Option<Address> {
     // On point-to-point links Local is the own address and Address the peer's.
     let mut addr = None;
+    let unusable = AddressFlags::Tentative | AddressFlags::Dadfailed;
     for attribute in &message.attributes {
         match attribute {
+            // Not yet, or never, ours alone on the link (RFC 4862 §5.4).
+            AddressAttribute::Flags(flags) if flags.intersects(unusable) => return None,
             AddressAttribute::Local(local) => addr = Some(*local),
             AddressAttribute::Address(address) => addr = addr.or(Some(*address)),
             _ => {}
@@ -49,6 +52,10 @@ pub(super) fn address_message(address: &Address) -> AddressMessage {
     message.header.index = address.device;
     message.attributes.push(AddressAttribute::Local(address.addr));
     message.attributes.push(AddressAttribute::Address(address.addr));
+    if address.addr.is_ipv6() {
+        // Nobody else is on the tunnel's link; an address that is still being asked for cannot be sent from.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
     message
 }
 
@@ -63,6 +70,7 @@ pub(super) fn default_route(message: &RouteMessage) -> Option<DefaultRoute> {
     });
     (route.table == MAIN && message.header.kind == RouteType::Unicast).then_some(DefaultRoute {
         device: route.device,
+        family: Family::of(route.dst),
         via: route.via,
         metric: metric.unwrap_or(0),
     })

@@ -7,6 +7,7 @@
 pub mod campaign;
 pub mod candidates;
 pub mod monitor;
+pub mod mtu;
 pub mod quality;
 pub mod rtt;
 

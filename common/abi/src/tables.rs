@@ -281,8 +281,10 @@ pub struct Context {
     /// Key number + 1 that workers seal with; 0 = none. The first frame that opens under the next key number raises it
     /// by one. In this line because whoever seals reads `confirmed` and `next_hop_mac` anyway.
     pub send_key: AtomicU64,
+    /// The largest inner packet that the path carries, as the client's SIZE_ASK said it, octets; 0 = not said yet.
+    pub path_mtu: AtomicU64,
     /// Zero.
-    pub reserved: [AtomicU64; 3],
+    pub reserved: [AtomicU64; 2],
 
     /// When the last authenticated frame came, ns of `CLOCK_BOOTTIME`.
     pub last_heard_ns: AtomicU64,

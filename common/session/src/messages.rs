@@ -159,8 +159,8 @@ pub struct HandshakeGrant {
     pub mtu: u16,
     /// The client's inner addresses (one per family at most).
     pub addresses: Vec<Prefix>,
-    /// The gateway's own inner address; it answers echo.
-    pub gateway_address: IpAddr,
+    /// The gateway's own inner addresses (one per family at most); they answer echo.
+    pub gateway_addresses: Vec<IpAddr>,
     /// Prefixes to route into the tunnel.
     pub routes: Vec<Prefix>,
     /// DNS servers inside the tunnel.
@@ -453,7 +453,10 @@ impl HandshakeAnswer {
             Self::Granted(grant) => {
                 w.u8(0).u8(grant.version).u8(grant.suite as u8).octets(&grant.session_id.0);
                 grant.binding.write(&mut w);
-                w.u16(grant.mtu).ip(grant.gateway_address);
+                w.u16(grant.mtu);
+                w.list(&grant.gateway_addresses, 2, |w, a| {
+                    w.ip(*a);
+                });
                 w.list(&grant.addresses, 2, |w, p| {
                     w.prefix(p);
                 });
@@ -484,7 +487,7 @@ impl HandshakeAnswer {
             session_id: SessionId(r.octets()?),
             binding: BindingGrant::read(&mut r)?,
             mtu: r.u16()?,
-            gateway_address: r.ip()?,
+            gateway_addresses: r.list(2, Reader::ip)?,
             addresses: r.list(2, Reader::prefix)?,
             routes: r.list(MAX_GRANT_ROUTES, Reader::prefix)?,
             dns: r.list(MAX_GRANT_DNS, Reader::ip)?,

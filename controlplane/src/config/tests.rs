@@ -142,6 +142,13 @@ fn each_wrong_field_is_named() {
         ("[\"10.77.0.3/32\"]", "[]", "'phone' addresses"),
         ("\"172.16.5.0/24\"", "\"10.77.0.0/24\"", "'laptop' routes"),
         ("\"172.16.5.0/24\"", "\"172.16.5.0\"", "'laptop' routes"),
+        ("\"172.16.5.0/24\"", "\"::/0\"", "'laptop' routes"),
+        ("pool = ", "gateway_address_v6 = \"ff02::1\"\npool = ", "tunnel.gateway_address_v6"),
+        ("pool = ", "gateway_address_v6 = \"10.77.0.1\"\npool = ", "gateway_address_v6"),
+        ("pool = ", "gateway_address_v6 = \"::ffff:10.77.0.1\"\npool = ", "tunnel.gateway_address_v6"),
+        ("pool = ", "pool_v6 = \"10.78.0.0/16\"\npool = ", "tunnel.pool_v6"),
+        ("pool = ", "pool_v6 = \"fd77::1/64\"\npool = ", "tunnel.pool_v6"),
+        ("\"10.77.0.0/24\"", "\"fd77::/64\"\npool_v6 = \"fd78::/64\"", "tunnel.pool_v6"),
     ];
     for (from, to, named) in cases {
         let text = good().replacen(from, to, 1);
@@ -149,6 +156,27 @@ fn each_wrong_field_is_named() {
         let error = Config::parse(&text).expect_err(to).to_string();
         assert!(error.contains(named), "{to}: {error}");
     }
+}
+
+/// Both families inside: each peer's addresses lie in the pool of their family and are not the gateway's.
+#[test]
+fn both_families_are_given() {
+    let both = good()
+        .replace("pool = ", "gateway_address_v6 = \"fd77::1\"\npool_v6 = \"fd77::/64\"\npool = ")
+        .replace("\"10.77.0.3/32\"", "\"10.77.0.3/32\", \"fd77::3/128\"")
+        .replace("\"172.16.5.0/24\"", "\"172.16.5.0/24\", \"2001:db8:5::/48\"");
+    let config = Config::parse(&both).unwrap();
+    let gateway: Vec<String> = config.tunnel.gateway_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(gateway, ["10.77.0.1", "fd77::1"]);
+    assert_eq!((config.peers[0].prefixes.len(), config.peers[1].addresses.len()), (3, 2));
+    for (wrong, named) in
+        [("fd77::1/128", "gateway"), ("fd78::3/128", "tunnel.pool_v6"), ("fd77::/127", "addresses")]
+    {
+        let error = Config::parse(&both.replace("fd77::3/128", wrong)).unwrap_err().to_string();
+        assert!(error.contains("'phone' addresses") && error.contains(named), "{wrong}: {error}");
+    }
+    let error = Config::parse(&both.replace("2001:db8:5::/48", "fd77::/64")).unwrap_err().to_string();
+    assert!(error.contains("'laptop' routes"), "{error}");
 }
 
 #[test]

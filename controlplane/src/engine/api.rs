@@ -275,8 +275,8 @@ pub struct PeerSettings {
 /// What every client is told about the inside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelSettings {
-    /// The gateway's own inner address.
-    pub gateway_address: IpAddr,
+    /// The gateway's own inner addresses, one per family at most.
+    pub gateway_addresses: Vec<IpAddr>,
     /// MTU of the client's interface, octets.
     pub mtu: u16,
     /// Prefixes that clients route into the tunnel.

@@ -311,7 +311,7 @@ impl World {
             binding: self.binding_grant(core, slot, handle),
             mtu: tunnel.mtu,
             addresses: self.peers.get(peer)?.settings.addresses.clone(),
-            gateway_address: tunnel.gateway_address,
+            gateway_addresses: tunnel.gateway_addresses.clone(),
             routes: tunnel.routes.clone(),
             dns: tunnel.dns.clone(),
             policy: self.settings.policy.client_policy(),

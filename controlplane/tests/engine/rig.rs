@@ -296,7 +296,7 @@ impl Rig {
             policy_name: "edge".into(),
             suites,
             tunnel: TunnelSettings {
-                gateway_address: "10.77.0.1".parse().unwrap(),
+                gateway_addresses: vec!["10.77.0.1".parse().unwrap()],
                 mtu: 1_280,
                 routes: vec!["192.168.50.0/24".parse().unwrap()],
                 dns: vec![],

@@ -2,8 +2,8 @@
 //! nothing that is said while the store is still being read makes anybody give up.
 
 use crate::client::Client;
-use crate::rig::{PATH_A, PATH_B, PATH_C, Rig, UNIX_OFFSET_MS};
 use crate::reborn::{answer, attached, lose_everything, reborn, refused, rig, take_over};
+use crate::rig::{PATH_A, PATH_B, PATH_C, Rig, UNIX_OFFSET_MS};
 use jvpn_abi::Reason;
 use jvpn_abi::wire::MsgType;
 use jvpn_abi::wire::reset::{Reset, ResetKind};

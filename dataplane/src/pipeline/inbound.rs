@@ -1,14 +1,14 @@
 //! WAN to LAN: fence, word, endpoint → header → window check → open from the RX frame into the LAN buffer → window
 //! commit → confirmation → inner checks → Ethernet header. Every exit is a counted reason.
 
-use super::{BetweenClients, Now, Pipeline, Verdict, seal_into};
+use super::{BetweenClients, Now, Pipeline, Refused, Verdict, seal_into};
 use crate::frame::{Ecn, Inner, Mac, answer_echo, clamp_mss, error_in_place, outer_ecn, write_ethernet};
 use crate::slots::{KeySet, SlotContext, confirm, flip, is_confirmed, key_state};
 use crate::tables::add;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, WanClass, classify_wan};
 use jvpn_abi::tables::{Context, KeyState, NEXT_HOP_KNOWN, PROBE_SAMPLES, ProbeSample};
-use jvpn_abi::wire::internal::{PROBE_LEN, ProbeFrame, ProbeKind};
+use jvpn_abi::wire::internal::{PROBE_LEN, ProbeFrame, ProbeKind, SizeFrame, SizeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, TAG_LEN};
 use jvpn_crypto::window::{Window, WindowError};
 use std::sync::atomic::Ordering;
@@ -51,7 +51,10 @@ impl Pipeline {
             lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + plain.len).ok_or(DropReason::InnerMalformed)?;
         match body.first().map(|octet| octet >> 4) {
             Some(4 | 6) => self.forward(now, &plain, lan_out, wan_out),
-            Some(0) => self.internal_frame(now, &plain, body, wan_out),
+            Some(0) => match SizeFrame::parse(body) {
+                Some(size) => self.answer_size(&plain, body, size, wan_out),
+                None => self.internal_frame(now, &plain, body, wan_out),
+            },
             Some(_) | None => Err(DropReason::InnerMalformed),
         }
     }
@@ -118,7 +121,10 @@ impl Pipeline {
             Ok(WayOn::Client(slot_index)) => {
                 return self.turn_round(now, plain, slot_index, &inner, lan_out, wan_out);
             }
-            Err(reason) => return self.refuse_to_client(now, plain, &inner, reason, lan_out, wan_out),
+            Err(reason) => {
+                let refused = Self::refused(reason, self.config.mtu);
+                return self.refuse_to_client(now, plain, &inner, refused, lan_out, wan_out);
+            }
         };
         let packet = lan_out.get_mut(ETHERNET_LEN..).ok_or(DropReason::InnerMalformed)?;
         self.one_hop_further(plain, &inner, packet)?;
@@ -161,7 +167,7 @@ impl Pipeline {
             inner.mark(packet, ecn);
         }
         inner.take_hop(packet);
-        clamp_mss(packet, inner, self.config.mtu);
+        clamp_mss(packet, inner, self.path_mtu(plain.context));
         Ok(())
     }
 
@@ -177,12 +183,19 @@ impl Pipeline {
     ) -> Result<Verdict, DropReason> {
         let (slot, context) = self.bound(slot_index)?;
         // A table that lags behind, or a packet for the network that it comes from.
-        if slot.slot == plain.slot.slot || !slot.owns(inner.destination) {
-            return self.refuse_to_client(now, plain, inner, DropReason::NoRoute, lan_out, wan_out);
+        let mtu = self.path_mtu(context);
+        let refused = if slot.slot == plain.slot.slot || !slot.owns(inner.destination) {
+            Some(DropReason::NoRoute)
+        } else {
+            (inner.len > mtu).then_some(DropReason::TooBig)
+        };
+        if let Some(reason) = refused {
+            return self.refuse_to_client(now, plain, inner, Self::refused(reason, mtu), lan_out, wan_out);
         }
         let packet =
             lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + inner.len).ok_or(DropReason::InnerMalformed)?;
         self.one_hop_further(plain, inner, packet)?;
+        clamp_mss(packet, inner, mtu);
         let ecn = Inner::parse(packet).map_or(Ecn::NOT_ECT, |now| now.ecn);
         let len = seal_into(slot, context, packet, ecn, wan_out)?;
         add(&plain.context.packets_in, 1);
@@ -200,11 +213,11 @@ impl Pipeline {
         now: Now,
         plain: &Plain<'_>,
         inner: &Inner,
-        reason: DropReason,
+        Refused { reason, error }: Refused,
         lan_out: &mut [u8],
         wan_out: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        let Some(error) = self.error_for(reason) else { return Err(reason) };
+        let Some(error) = error else { return Err(reason) };
         let Some(body) = lan_out.get_mut(ETHERNET_LEN..) else { return Err(reason) };
         if !self.may_answer(now) {
             return Err(reason);
@@ -256,6 +269,27 @@ impl Pipeline {
         }
         .encode();
         let len = seal_into(plain.slot, plain.context, &ack, Ecn::NOT_ECT, wan_out)?;
+        self.count(DropReason::ProbeAnswered);
+        Ok(Verdict::ToWan(len))
+    }
+}
+
+impl Pipeline {
+    /// SIZE_ASK: notes what the client says about its path, and goes back as long as it came.
+    #[cold]
+    fn answer_size(
+        &self,
+        plain: &Plain<'_>,
+        body: &mut [u8],
+        asked: SizeFrame,
+        wan_out: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        if asked.kind == SizeKind::Answer {
+            return Err(DropReason::ProbeAnswered);
+        }
+        plain.context.path_mtu.store(u64::from(asked.carried), Ordering::Relaxed);
+        SizeFrame { kind: SizeKind::Answer, ..asked }.write(body).ok_or(DropReason::UnknownInternalFrame)?;
+        let len = seal_into(plain.slot, plain.context, body, Ecn::NOT_ECT, wan_out)?;
         self.count(DropReason::ProbeAnswered);
         Ok(Verdict::ToWan(len))
     }

@@ -20,6 +20,15 @@ use std::sync::atomic::Ordering;
 /// Errors that one worker sends back, at most (RFC 1812 §4.3.2.8, RFC 4443 §2.4(f)).
 const ICMP_ERRORS: Rate = Rate { per_second: 200, burst: 50 };
 
+/// What a client may say about its path at least: an outer packet of 1,280 octets (RFC 8200 §5) less the tunnel's own 80.
+const PATH_MTU_MIN: usize = 1_200;
+
+/// Why a packet is not forwarded, and what its sender is told.
+struct Refused {
+    reason: DropReason,
+    error: Option<IcmpError>,
+}
+
 /// What becomes of a frame. The buffers that it was built in are named by the port they leave from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -249,15 +258,30 @@ impl Pipeline {
         may
     }
 
-    /// The error that tells a sender of this reason; `None` for what senders are not told.
-    fn error_for(&self, reason: DropReason) -> Option<IcmpError> {
-        Some(match reason {
-            DropReason::TooBig => IcmpError::TooBig(self.config.mtu),
-            DropReason::TtlExpired => IcmpError::HopsExceeded,
-            DropReason::NoRoute => IcmpError::NoRoute,
-            DropReason::ClientToClientDenied => IcmpError::Prohibited,
-            _ => return None,
-        })
+    /// A reason with the error that tells the sender of it, where senders are told; `mtu` is what would have fitted.
+    const fn refused(reason: DropReason, mtu: usize) -> Refused {
+        // Of all reasons these alone are a sender's business.
+        let error = if matches!(reason, DropReason::TooBig) {
+            Some(IcmpError::TooBig(mtu))
+        } else if matches!(reason, DropReason::TtlExpired) {
+            Some(IcmpError::HopsExceeded)
+        } else if matches!(reason, DropReason::NoRoute) {
+            Some(IcmpError::NoRoute)
+        } else if matches!(reason, DropReason::ClientToClientDenied) {
+            Some(IcmpError::Prohibited)
+        } else {
+            None
+        };
+        Refused { reason, error }
+    }
+
+    /// The largest packet that this client's path carries: what the client said, within what is configured.
+    #[inline]
+    fn path_mtu(&self, context: &Context) -> usize {
+        match context.path_mtu.load(Ordering::Relaxed) {
+            0 => self.config.mtu,
+            said => (said as usize).max(PATH_MTU_MIN).min(self.config.mtu),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! LAN to WAN: fence, mark → word, confirmed → inner checks → counter → outer headers → sealed from the RX frame into
 //! the WAN buffer. What does not fit is cut where its sender allows it; else the sender is told.
 
-use super::{Now, Pipeline, Verdict, seal_into};
+use super::{Now, Pipeline, Refused, Verdict, seal_into};
 use crate::frame::{Cut, Inner, Mac, clamp_mss, cut, error_in_place, write_ethernet};
 use crate::slots::SlotContext;
 use jvpn_abi::DropReason;
@@ -57,13 +57,16 @@ impl Pipeline {
             return Err(DropReason::InnerSourceDenied);
         }
         if inner.hop_limit <= 1 {
-            return self.refuse_to_lan(now, frame, &inner, DropReason::TtlExpired, lan_out);
+            let refused = Self::refused(DropReason::TtlExpired, 0);
+            return self.refuse_to_lan(now, frame, &inner, refused, lan_out);
         }
-        if inner.len <= self.config.mtu {
+        let mtu = self.path_mtu(context);
+        if inner.len <= mtu {
             return self.seal_packet(slot, context, frame, &inner, wan_out).map(Verdict::ToWan);
         }
-        let Some(piece) = cut(frame, &inner, self.config.mtu) else {
-            return self.refuse_to_lan(now, frame, &inner, DropReason::TooBig, lan_out);
+        let Some(piece) = cut(frame, &inner, mtu) else {
+            let refused = Self::refused(DropReason::TooBig, mtu);
+            return self.refuse_to_lan(now, frame, &inner, refused, lan_out);
         };
         self.seal_piece(slot, context, frame, piece, wan_out)
     }
@@ -80,7 +83,7 @@ impl Pipeline {
         let packet =
             frame.get_mut(ETHERNET_LEN..ETHERNET_LEN + inner.len).ok_or(DropReason::InnerMalformed)?;
         inner.take_hop(packet);
-        clamp_mss(packet, inner, self.config.mtu);
+        clamp_mss(packet, inner, self.path_mtu(context));
         let len = seal_into(slot, context, packet, inner.ecn, wan_out)?;
         // Several workers may seal for one binding.
         context.packets_out.fetch_add(1, Ordering::Relaxed);
@@ -113,10 +116,10 @@ impl Pipeline {
         now: Now,
         frame: &[u8],
         inner: &Inner,
-        reason: DropReason,
+        Refused { reason, error }: Refused,
         lan_out: &mut [u8],
     ) -> Result<Verdict, DropReason> {
-        let Some(error) = self.error_for(reason) else { return Err(reason) };
+        let Some(error) = error else { return Err(reason) };
         let Some((head, body)) = lan_out.split_at_mut_checked(ETHERNET_LEN) else { return Err(reason) };
         let packet = frame.get(ETHERNET_LEN..ETHERNET_LEN + inner.len);
         let (Some(room), Some(packet)) = (body.get_mut(..inner.len), packet) else { return Err(reason) };

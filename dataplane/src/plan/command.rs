@@ -23,8 +23,11 @@ impl Wishes {
     /// What a configuration asks for.
     #[must_use]
     pub fn of(config: &Config) -> Self {
+        let lan = (Role::Lan, config.lan.interface.clone());
+        // A LAN into the host's stack is made at the start, with a queue for each worker: it limits nothing.
+        let lan = config.lan.host.is_none().then_some(lan);
         Self {
-            ports: vec![(Role::Wan, config.wan.interface.clone()), (Role::Lan, config.lan.interface.clone())],
+            ports: [(Role::Wan, config.wan.interface.clone())].into_iter().chain(lan).collect(),
             workers: config.workers,
             cores: config.cores.clone(),
             tuning: config.tuning.clone(),

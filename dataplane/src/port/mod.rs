@@ -6,16 +6,22 @@
 
 mod mode;
 mod options;
+pub mod plain;
+mod queue;
+pub(crate) mod sockopt;
+pub mod tun_end;
+pub mod udp_end;
 
 pub use mode::AfXdpMode;
-pub use options::{BusyPoll, PortOptions};
+pub use options::{BusyPoll, PortOptions, ZeroCopy};
+pub use queue::QueuePort;
 
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
-use xsk_rs::config::{BindFlags, FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::config::{FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 /// Octets of a frame: 256 of XDP headroom and room for an MTU of about 1,700.
@@ -130,7 +136,7 @@ impl Port {
             .rx_queue_size(ring)
             .tx_queue_size(ring)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
+            .bind_flags(options.bind_flags())
             .build();
         let name = interface.parse().map_err(|_| failed("the name has a zero octet".to_owned()))?;
         // SAFETY: this UMEM was just made and has no other socket on this interface and queue.
@@ -152,7 +158,7 @@ impl Port {
             return Err(failed(format!("the fill ring took {filled} of {} frames", descs.len())));
         }
         let mode = mode::of_socket(rx.fd().as_raw_fd());
-        options.busy_poll(rx.fd().as_raw_fd(), interface, queue);
+        options.busy_poll(rx.fd(), interface, queue);
         let room = RING as usize;
         Ok(Self {
             umem,

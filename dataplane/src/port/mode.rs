@@ -12,6 +12,8 @@ pub enum AfXdpMode {
     Copy,
     /// The kernel did not say.
     Unknown,
+    /// There is no AF_XDP socket.
+    None,
 }
 
 /// `XDP_OPTIONS` (linux/if_xdp.h).

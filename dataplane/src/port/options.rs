@@ -1,9 +1,9 @@
 //! Where a port's memory lies, and how its socket is polled.
 
-use super::PortError;
+use super::{PortError, sockopt};
 use crate::tuning::HugePages;
-use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::AsRawFd;
+use xsk_rs::config::BindFlags;
 
 /// How a port is tuned.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,18 @@ pub struct PortOptions {
     pub node: Option<usize>,
     /// Polls the driver from the worker.
     pub busy_poll: Option<BusyPoll>,
+    /// Whether the driver is asked for zero-copy. It is not behind generic XDP: zero-copy goes past that.
+    pub zero_copy: ZeroCopy,
+}
+
+/// Whether the driver is asked for zero-copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ZeroCopy {
+    /// It is; if it has none, the kernel copies.
+    #[default]
+    IfPossible,
+    /// The kernel copies.
+    Never,
 }
 
 /// SO_PREFER_BUSY_POLL's companions.
@@ -27,7 +39,7 @@ pub struct BusyPoll {
 
 impl Default for PortOptions {
     fn default() -> Self {
-        Self { huge_pages: HugePages::Off, node: None, busy_poll: None }
+        Self { huge_pages: HugePages::Off, node: None, busy_poll: None, zero_copy: ZeroCopy::IfPossible }
     }
 }
 
@@ -56,8 +68,15 @@ impl PortOptions {
         made
     }
 
+    pub(super) const fn bind_flags(&self) -> BindFlags {
+        match self.zero_copy {
+            ZeroCopy::IfPossible => BindFlags::XDP_USE_NEED_WAKEUP,
+            ZeroCopy::Never => BindFlags::XDP_USE_NEED_WAKEUP.union(BindFlags::XDP_COPY),
+        }
+    }
+
     /// Turns busy polling on. A kernel that refuses it costs speed, nothing else.
-    pub(super) fn busy_poll(&self, socket: RawFd, interface: &str, queue: u32) {
+    pub(super) fn busy_poll(&self, socket: &impl AsRawFd, interface: &str, queue: u32) {
         let Some(BusyPoll { microseconds, budget }) = self.busy_poll else { return };
         let values = [
             (libc::SO_PREFER_BUSY_POLL, 1),
@@ -65,18 +84,7 @@ impl PortOptions {
             (libc::SO_BUSY_POLL_BUDGET, i32::from(budget)),
         ];
         for (option, value) in values {
-            // SAFETY: `value` is valid for the call and as long as it says.
-            let outcome = unsafe {
-                libc::setsockopt(
-                    socket,
-                    libc::SOL_SOCKET,
-                    option,
-                    (&raw const value).cast(),
-                    size_of::<i32>() as libc::socklen_t,
-                )
-            };
-            if outcome != 0 {
-                let error = io::Error::last_os_error();
+            if let Err(error) = sockopt::set(socket, libc::SOL_SOCKET, option, value) {
                 tracing::warn!(interface, queue, option, %error, "busy polling refused; interrupts it is");
                 return;
             }

@@ -188,6 +188,7 @@ fn clear(context: &Context, word: BindingWord, key_number: u32) {
         &context.bytes_out,
         &context.probes,
         &context.probe_transit_ns,
+        &context.path_mtu,
     ];
     small.into_iter().chain(&context.samples).for_each(|cell| cell.store(0, Ordering::Relaxed));
     context.keys.iter().for_each(clear_keys);

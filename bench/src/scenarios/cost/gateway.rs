@@ -115,7 +115,7 @@ impl Gateway {
             policy_name: "edge".into(),
             suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
             tunnel: TunnelSettings {
-                gateway_address: [10, 255, 0, 1].into(),
+                gateway_addresses: vec![[10, 255, 0, 1].into()],
                 mtu: 1_280,
                 routes: vec!["192.168.50.0/24".parse().map_err(anyhow::Error::msg)?],
                 dns: vec![],

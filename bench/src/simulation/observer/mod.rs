@@ -192,7 +192,7 @@ impl Observer {
             }
             Event::SwitchCancelled { session, .. } => (watch.session != Some(*session))
                 .then(|| format!("client {client} stays with {session}, which it does not have")),
-            Event::Refused { .. } | Event::Link { .. } => None,
+            Event::Refused { .. } | Event::Link { .. } | Event::MtuChanged { .. } => None,
             Event::Trouble { message } => Some(format!("client {client}: {message}")),
         };
         broken.map_or(Ok(()), |what| Err(self.violation("I2", what)))

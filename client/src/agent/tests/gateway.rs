@@ -5,7 +5,7 @@ use super::Seeded;
 use crate::paths::UplinkId;
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::wire::data::SlotId;
-use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
+use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind, SizeFrame, SizeKind};
 use jvpn_abi::wire::reattach::{KIND_AT, KIND_TAKEOVER};
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Direction, MsgType, Suite};
@@ -263,7 +263,7 @@ impl Gateway {
             binding: binding.clone(),
             mtu: 1_280,
             addresses: vec!["10.77.0.2/32".parse().unwrap()],
-            gateway_address: "10.77.0.1".parse().unwrap(),
+            gateway_addresses: vec!["10.77.0.1".parse().unwrap()],
             routes: vec!["192.168.50.0/24".parse().unwrap()],
             dns: Vec::new(),
             policy: self.policy,
@@ -452,6 +452,12 @@ impl Gateway {
             }
         }
         let plaintext = plaintext.to_vec();
+        if let Some(size) = SizeFrame::parse(&plaintext) {
+            let mut answer = plaintext;
+            SizeFrame { kind: SizeKind::Answer, ..size }.write(&mut answer).unwrap();
+            self.send_plaintext(&answer);
+            return;
+        }
         match ProbeFrame::parse(&plaintext) {
             Some(probe) if plaintext[0] >> 4 == 0 => {
                 assert_eq!(probe.kind, ProbeKind::Probe);

@@ -329,7 +329,7 @@ fn a_gateway_that_moved_is_asked_there() {
     let foreign = world.agent.status(world.now).counters.foreign_source;
     world.inject(A, &[0x25; 100]);
     assert_eq!(world.agent.status(world.now).counters.foreign_source, foreign + 1);
-    assert_eq!(world.agent.endpoint(), elsewhere);
+    assert_eq!(world.agent.endpoint_over(A), elsewhere);
 }
 
 /// R3.3: whatever the links do, the client keeps to its own limit of requests.

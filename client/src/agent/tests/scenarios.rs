@@ -421,5 +421,5 @@ fn packets_are_held_while_recovering() {
     world.run(1_000);
     assert_eq!(world.gateway.inner.len() - before, crate::hold::HOLD_PACKETS_MAX);
     assert_eq!(world.agent.status(world.now).held, 0);
-    assert_eq!(world.agent.endpoint(), endpoint());
+    assert_eq!(world.agent.endpoint_over(A), endpoint());
 }

@@ -127,8 +127,10 @@ fn check_events(events: &[(BootTime, Event)]) {
                 assert_ne!(*from, Some(*to), "a change to the same state");
                 state = Some(*to);
             }
-            Event::RecoveryStarted { session, .. } | Event::RecoveryComplete { session, .. } => {
-                assert_eq!(live, Some(*session), "a recovery of a session that is not there");
+            Event::RecoveryStarted { session, .. }
+            | Event::RecoveryComplete { session, .. }
+            | Event::MtuChanged { session, .. } => {
+                assert_eq!(live, Some(*session), "news of a session that is not there");
             }
             Event::SwitchCancelled { .. }
             | Event::Refused { .. }

@@ -88,7 +88,7 @@ impl World {
             local,
             gateway: gateway.secret.public(),
             preshared: PresharedKey::default(),
-            endpoint: endpoint(),
+            endpoint: endpoint().into(),
             suites: vec![Suite::Aes256Gcm, Suite::ChaCha20Poly1305],
             uplinks: vec![spec("upA", 1), spec("upB", 2), spec("upC", 3)],
             candidates,

@@ -1,6 +1,6 @@
 //! Internal frames: plaintexts of DATA whose first nibble is 0. They travel as data, so they measure the path that data takes.
 
-use super::{be32, be64};
+use super::{be16, be32, be64};
 
 /// Octets of a probe frame (PROBE and PROBE_ACK alike).
 pub const PROBE_LEN: usize = 40;
@@ -73,5 +73,59 @@ impl ProbeFrame {
         out[24..32].copy_from_slice(&self.received.to_be_bytes());
         out[32..40].copy_from_slice(&self.highest_counter.to_be_bytes());
         out
+    }
+}
+
+/// Octets of a size frame without its padding.
+pub const SIZE_LEN: usize = 12;
+
+/// Which size frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SizeKind {
+    /// A question: does a packet as long as this frame come through?
+    Ask = 0x03,
+    /// Its answer, as long as the question.
+    Answer = 0x04,
+}
+
+/// SIZE_ASK or SIZE_ANSWER: padded to the size that is asked about.
+///
+/// | 0 | 1–3 | 4–7 | 8–9 | 10–11 | 12– |
+/// |---|---|---|---|---|---|
+/// | kind | 0 | id | largest inner packet that its sender uses on this path now (octets) | 0 | padding |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeFrame {
+    /// Question or answer.
+    pub kind: SizeKind,
+    /// Number of the question.
+    pub id: u32,
+    /// The largest inner packet that the asker uses on this path now, octets; copied into the answer.
+    pub carried: u16,
+}
+
+impl SizeFrame {
+    /// Reads a size frame; what is behind it is padding.
+    #[must_use]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let kind = match frame.first().copied()? {
+            0x03 => SizeKind::Ask,
+            0x04 => SizeKind::Answer,
+            _ => return None,
+        };
+        if frame.len() < SIZE_LEN {
+            return None;
+        }
+        Some(Self { kind, id: be32(frame, 4)?, carried: be16(frame, 8)? })
+    }
+
+    /// Writes the frame over the start of `out`, which is as long as the frame shall be. `None` if that is too short.
+    pub fn write(&self, out: &mut [u8]) -> Option<()> {
+        let head = out.first_chunk_mut::<SIZE_LEN>()?;
+        *head = [0; SIZE_LEN];
+        head[0] = self.kind as u8;
+        head[4..8].copy_from_slice(&self.id.to_be_bytes());
+        head[8..10].copy_from_slice(&self.carried.to_be_bytes());
+        Some(())
     }
 }

@@ -1,0 +1,359 @@
+//! The three processes in every combination that users meet: IPv4 and IPv6 outside, IPv4 and IPv6 inside, a LAN behind a
+//! port and the host's own stack, every step of the ladder from native XDP down to plain sockets. Needs root and the
+//! binaries; run serially by `cargo xtask test`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
+use jvpn_rig::dual::{GATEWAY_WAN_V6, LAN_SERVER_V6};
+use jvpn_rig::impair::{Impairment, Impairments};
+use jvpn_rig::tool::IP;
+use jvpn_rig::topology::{GATEWAY_WAN, LAN_SERVER};
+use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, Uplink, wait};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long one answer through the tunnel may take.
+const ANSWER: Duration = Duration::from_secs(5);
+const GATEWAY_INNER: [&str; 2] = ["10.77.0.1", "fd77::1"];
+const SERVER: [IpAddr; 2] = [IpAddr::V4(LAN_SERVER), IpAddr::V6(LAN_SERVER_V6)];
+
+/// A network with both families and the processes in it, which end first.
+struct Lab {
+    deployment: Deployment,
+    rig: Rig,
+    places: Places,
+    interrupt: Interrupt,
+    _out: TempDir,
+}
+
+impl Lab {
+    /// Both families inside and outside; `edit` changes the configuration of each role further.
+    fn start(edit: impl Fn(Role, String) -> String) -> Self {
+        let out = tempfile::tempdir().unwrap();
+        let bin_dir = deployment::find_programs().unwrap();
+        let settings = Settings { bin_dir, out_dir: out.path().to_owned(), max_switches_per_min: Some(60) };
+        let rig = Rig::create().unwrap();
+        rig.add_ipv6().unwrap();
+        let places = deployment::prepare(&rig, &settings).unwrap();
+        for role in Role::ALL {
+            let path = places.config_dir.join(role.config_file());
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, edit(role, both_families(role, text))).unwrap();
+        }
+        let deployment = Deployment::new(&settings, &places);
+        let mut lab = Self { deployment, rig, places, interrupt: Interrupt::default(), _out: out };
+        for role in [Role::DataPlane, Role::ControlPlane, Role::Client] {
+            lab.deployment.launch(&lab.rig, role, &lab.interrupt).unwrap();
+        }
+        lab.attached("the first binding", |_| true);
+        lab
+    }
+
+    fn status(&self) -> Value {
+        jvpn_host::status::query(&self.places.client_socket(), "status").unwrap()
+    }
+
+    fn data_plane(&self) -> Value {
+        jvpn_host::status::query(&self.places.data_plane_socket(), "status").unwrap()
+    }
+
+    /// Waits until the client is attached and its path is as wanted; gives the session.
+    fn attached(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> String {
+        let Self { deployment, places, interrupt, .. } = &mut *self;
+        let found = wait::until(what, PATIENCE, interrupt, || {
+            deployment.check()?;
+            let status = jvpn_host::status::query(&places.client_socket(), "status")?;
+            let good = status["state"] == "ATTACHED" && wanted(&status);
+            Ok(good.then(|| status["session_id"].as_str().unwrap_or_default().to_owned()))
+        });
+        found.unwrap_or_else(|error| {
+            panic!("{error:#}\n{:#}\n{}", self.status(), self.deployment.last_words())
+        })
+    }
+
+    fn complain(&self, what: &str) -> ! {
+        panic!("{what}\n{:#}\n{:#}\n{}", self.status(), self.data_plane(), self.deployment.last_words())
+    }
+
+    /// TCP, UDP and echo of both families between the client and a host behind the gateway.
+    fn carries_everything(&self, behind: &Namespace, servers: [IpAddr; 2], why: &str) {
+        for gateway in GATEWAY_INNER {
+            if !echo(self.rig.client(), gateway) {
+                self.complain(&format!("{why}: no echo from {gateway}"));
+            }
+        }
+        for server in servers {
+            if let Err(error) = tcp(self.rig.client(), behind, server) {
+                self.complain(&format!("{why}: TCP to {server}: {error}"));
+            }
+            if let Err(error) = udp(self.rig.client(), behind, server) {
+                self.complain(&format!("{why}: UDP to {server}: {error}"));
+            }
+        }
+    }
+}
+
+fn both_families(role: Role, text: String) -> String {
+    match role {
+        Role::DataPlane => text
+            .replace("[tunnel]\n", "[tunnel]\ngateway_address_v6 = \"fd77::1\"\npool_v6 = \"fd77::/64\"\n"),
+        Role::ControlPlane => text
+            .replace("[tunnel]\n", "[tunnel]\ngateway_address_v6 = \"fd77::1\"\npool_v6 = \"fd77::/64\"\n")
+            .replace("routes = [\"192.168.50.0/24\"]", "routes = [\"192.168.50.0/24\", \"2001:db8:50::/64\"]")
+            .replace("addresses = [\"10.77.0.2/32\"]", "addresses = [\"10.77.0.2/32\", \"fd77::2/128\"]"),
+        Role::Client => text.replace(
+            "\n[[uplink]]\ndevice = \"upA\"",
+            &format!(
+                "second_endpoint = \"[{GATEWAY_WAN_V6}]:{TUNNEL_PORT}\"\n\n[[uplink]]\ndevice = \"upA\""
+            ),
+        ),
+    }
+}
+
+/// One echo, by the system's own `ping`.
+fn echo(from: &Namespace, to: &str) -> bool {
+    let mut ping = std::process::Command::new("ping");
+    ping.args(["-c", "1", "-W", "5", to]).stdout(std::process::Stdio::null());
+    from.apply_to(&mut ping);
+    ping.status().unwrap().success()
+}
+
+/// 256 KiB there and back over one connection.
+fn tcp(client: &Namespace, behind: &Namespace, server: IpAddr) -> std::io::Result<()> {
+    let listener = behind.run(|| TcpListener::bind((server, 0))).unwrap()?;
+    let address = listener.local_addr()?;
+    let echo = behind
+        .spawn("matrix-echo", move || {
+            let Ok((mut stream, _)) = listener.accept() else { return };
+            let mut buffer = [0; 16 << 10];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                if stream.write_all(&buffer[..count]).is_err() {
+                    return;
+                }
+            }
+        })
+        .unwrap();
+    let sent: Vec<u8> = (0..256 << 10).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let stream = client.run(|| TcpStream::connect_timeout(&address, ANSWER)).unwrap()?;
+    stream.set_read_timeout(Some(ANSWER))?;
+    stream.set_write_timeout(Some(ANSWER))?;
+    let came = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut came = Vec::new();
+            (&stream).take(sent.len() as u64).read_to_end(&mut came).map(|_| came)
+        });
+        let written = (&stream).write_all(&sent);
+        let came = reader.join().unwrap();
+        written.and(came)
+    })?;
+    stream.shutdown(Shutdown::Both)?;
+    drop(stream);
+    echo.join().unwrap().unwrap();
+    assert_eq!(came, sent, "what came back is not what was sent");
+    Ok(())
+}
+
+/// Datagrams of several sizes there and back; those that are lost are sent again.
+fn udp(client: &Namespace, behind: &Namespace, server: IpAddr) -> std::io::Result<()> {
+    let far = behind.run(|| UdpSocket::bind((server, 0))).unwrap()?;
+    let address: SocketAddr = far.local_addr()?;
+    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let near = client.run(|| UdpSocket::bind((any, 0))).unwrap()?;
+    near.connect(address)?;
+    for socket in [&near, &far] {
+        socket.set_read_timeout(Some(ANSWER / 5))?;
+    }
+    for size in [0, 1, 100, 1_200] {
+        let sent: Vec<u8> = (0..size).map(|n| n as u8).collect();
+        let mut buffer = [0; 2_048];
+        let mut answer = Err(std::io::ErrorKind::TimedOut.into());
+        for _ in 0..5 {
+            near.send(&sent)?;
+            let heard = far.recv_from(&mut buffer);
+            answer = heard.and_then(|(len, from)| far.send_to(&buffer[..len], from));
+            answer = answer.and_then(|_| near.recv(&mut buffer));
+            if answer.is_ok() {
+                break;
+            }
+        }
+        let len = answer?;
+        assert_eq!(buffer[..len], sent, "what came back is not what was sent");
+    }
+    Ok(())
+}
+
+/// A column of the matrix.
+struct Column {
+    /// The data plane's `mode`, and what both ports stand on then.
+    mode: &'static str,
+    step: &'static str,
+    workers: usize,
+    lan: Behind,
+}
+
+/// What is behind the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Behind {
+    /// A network at a port of its own.
+    Port,
+    /// The gateway host's own stack, which routes to that network.
+    Host,
+}
+
+/// Where clients reach the gateway host itself.
+const HOST: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 78, 0, 1)), IpAddr::V6(Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 1))];
+
+impl Column {
+    fn edit(&self, role: Role, text: String) -> String {
+        match (role, self.lan) {
+            (Role::DataPlane, lan) => {
+                let cores = if self.workers == 1 { "cores = [0]" } else { "cores = [0, 1]" };
+                let text = text
+                    .replace("workers = 2", &format!("workers = {}\nmode = \"{}\"", self.workers, self.mode))
+                    .replace("cores = [0, 1]", cores);
+                match lan {
+                    Behind::Port => text,
+                    Behind::Host => text.replace(
+                        "interface = \"lan0\"\n",
+                        "interface = \"jvpn-lan\"\n\n[lan.host]\ninterface = \"jvpn-host\"\n\
+                         addresses = [\"10.78.0.1/32\", \"fd78::1/128\"]\n",
+                    ),
+                }
+            }
+            (Role::ControlPlane, Behind::Host) => {
+                text.replace("routes = [", "routes = [\"10.78.0.1/32\", \"fd78::1/128\", ")
+            }
+            (Role::ControlPlane, Behind::Port) | (Role::Client, _) => text,
+        }
+    }
+
+    /// Both families inside over both families outside; the session goes on when the uplinks' IPv4 goes, and when it comes
+    /// back and IPv6 goes.
+    fn check(&self) {
+        let Self { mode, step, workers, lan } = self;
+        let mut lab = Lab::start(|role, text| self.edit(role, text));
+        let shown = lab.data_plane();
+        for side in ["wan", "lan"] {
+            assert_eq!(shown["ports"][side]["step"], *step, "{side}: {shown:#}");
+            let falls = shown["ports"][side]["falls"].as_array().unwrap();
+            let whys: Vec<&str> = falls.iter().filter_map(|fall| fall["why"].as_str()).collect();
+            let wanted = if *step == "copy" { "no_zero_copy" } else { "configured" };
+            assert_eq!(whys, [wanted], "each step down says why: {shown:#}");
+        }
+        let why = |outside: &str| format!("{mode}, {workers} workers, {lan:?}, outside {outside}");
+        let session = lab.attached("a path of IPv4", remote_is(GATEWAY_WAN.into()));
+        self.traffic(&lab, &why("IPv4"));
+        for uplink in Uplink::ALL {
+            lab.rig.set_outer_address(uplink, uplink.client_address().into(), false).unwrap();
+        }
+        let same = lab.attached("a path of IPv6", remote_is(GATEWAY_WAN_V6.into()));
+        assert_eq!(same, session, "R1.2: a change of the family is a switch");
+        self.traffic(&lab, &why("IPv6"));
+        for uplink in Uplink::ALL {
+            lab.rig.set_outer_address(uplink, uplink.client_address().into(), true).unwrap();
+            lab.rig.set_outer_address(uplink, uplink.client_address_v6().into(), false).unwrap();
+        }
+        let same = lab.attached("a path of IPv4 again", remote_is(GATEWAY_WAN.into()));
+        assert_eq!(same, session);
+        self.traffic(&lab, &why("IPv4 again"));
+        lab.deployment.stop().unwrap();
+        let links = IP.run(Some(lab.rig.gateway()), &["-brief", "link"]).unwrap();
+        let left: Vec<&str> = links.lines().filter(|line| line.starts_with("jvpn")).collect();
+        assert!(left.is_empty(), "left behind: {left:?}");
+    }
+
+    fn traffic(&self, lab: &Lab, why: &str) {
+        lab.carries_everything(lab.rig.lan(), SERVER, why);
+        if self.lan == Behind::Host {
+            lab.carries_everything(lab.rig.gateway(), HOST, &format!("{why}, the host itself"));
+        }
+    }
+}
+
+/// R9.1, R1.2, R0.5: native XDP, two queues.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_by_native_xdp() {
+    Column { mode: "require-native", step: "copy", workers: 2, lan: Behind::Port }.check();
+}
+
+/// R9.1, R0.5: native XDP into the host's own stack, one queue.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_by_native_xdp_into_the_host() {
+    Column { mode: "auto", step: "copy", workers: 1, lan: Behind::Host }.check();
+}
+
+/// R9.1: generic XDP, one queue.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_by_generic_xdp() {
+    Column { mode: "generic", step: "generic", workers: 1, lan: Behind::Port }.check();
+}
+
+/// R9.1: generic XDP into the host's own stack, two queues.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_by_generic_xdp_into_the_host() {
+    Column { mode: "generic", step: "generic", workers: 2, lan: Behind::Host }.check();
+}
+
+/// R9.1: no AF_XDP, two workers; the host routes between its TUN device and the LAN.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_without_af_xdp() {
+    Column { mode: "no-af-xdp", step: "no-af-xdp", workers: 2, lan: Behind::Port }.check();
+}
+
+/// R9.1: no AF_XDP into the host's own stack, one worker.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_both_families_without_af_xdp_into_the_host() {
+    Column { mode: "no-af-xdp", step: "no-af-xdp", workers: 1, lan: Behind::Host }.check();
+}
+
+/// R9.2, R1.2: the search finds what each path carries, a path of 1,280 octets too, under either family, and TCP of both
+/// families goes on inside the same session; nothing outside is ever a fragment.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_2_the_mtu_of_each_path_is_found() {
+    let mut lab = Lab::start(|role, text| match role {
+        Role::DataPlane | Role::ControlPlane => text.replace("mtu = 1280", "mtu = 1420"),
+        Role::Client => text,
+    });
+    // Uplink B leads through a network that carries 1,280 octets.
+    IP.run(Some(lab.rig.router()), &["link", "set", "rB", "mtu", "1280"]).unwrap();
+    let session = lab.attached("what Ethernet carries", |status| status["mtu"] == 1_420);
+    lab.carries_everything(lab.rig.lan(), SERVER, "1,500 octets outside");
+    let impairments = Impairments::new(&lab.rig);
+    impairments.start(Uplink::A, Impairment::Cut).unwrap();
+    let same = lab.attached("1,280 less 60", |status| status["mtu"] == 1_220);
+    assert_eq!(same, session);
+    for server in SERVER {
+        if let Err(error) = tcp(lab.rig.client(), lab.rig.lan(), server) {
+            lab.complain(&format!("TCP to {server} over 1,280 octets of IPv4: {error}"));
+        }
+    }
+    lab.rig.set_outer_address(Uplink::B, Uplink::B.client_address().into(), false).unwrap();
+    let same = lab.attached("1,280 less 80", |status| {
+        status["mtu"] == 1_200 && remote_is(GATEWAY_WAN_V6.into())(status)
+    });
+    assert_eq!(same, session);
+    for server in SERVER {
+        if let Err(error) = tcp(lab.rig.client(), lab.rig.lan(), server) {
+            lab.complain(&format!("TCP to {server} over 1,280 octets of IPv6: {error}"));
+        }
+    }
+}
+
+fn remote_is(gateway: IpAddr) -> impl Fn(&Value) -> bool {
+    let remote = SocketAddr::new(gateway, TUNNEL_PORT).to_string();
+    move |status| status["path"]["remote"] == remote.as_str() && status["path"]["proven"] == true
+}

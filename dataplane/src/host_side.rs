@@ -1,0 +1,208 @@
+//! The LAN port into the host's own stack, for appliances with one NIC: a pair of virtual interfaces that is made here, or
+//! a TUN device where there is no AF_XDP. Addresses, the permanent neighbour, offloads, routes to the clients and, if
+//! asked for, masquerading are set here and go with the port.
+//!
+//! It is done with the system's own `ip`, `ethtool` and `nft`, once at the start: an operator can read and repeat it.
+
+use crate::config::{Config, HostPort};
+use crate::frame::Mac;
+use anyhow::{Context, Result, bail};
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+/// Offloads that must be off where the host hands frames over: it leaves checksums unfinished and packets of 64 KiB
+/// unless told otherwise, and XDP would see them so.
+const OFFLOADS: [&str; 5] = ["tx", "tso", "gso", "gro", "sg"];
+/// Where administrators' programs are; a service's PATH may lack them.
+const PATHS: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
+
+/// The pair, which is removed with this value.
+#[derive(Debug)]
+pub struct VethPair {
+    ours: String,
+    table: Option<String>,
+    /// MAC address of the host's end: where every packet from a client goes.
+    pub host_mac: Mac,
+}
+
+impl VethPair {
+    /// Makes the pair anew, with `queues` queues, whatever a data plane that was killed has left.
+    ///
+    /// # Errors
+    /// If a tool is missing or refuses.
+    pub fn make(config: &Config, host: &HostPort, queues: usize) -> Result<Self> {
+        let (ours, theirs) = (&config.lan.interface, &host.interface);
+        let _gone = tool("ip", &["link", "delete", ours], "");
+        let mtu = config.tunnel.mtu;
+        let end = format!("mtu {mtu} numtxqueues {queues} numrxqueues {queues}");
+        let batch = format!(
+            "link add name {ours} {end} type veth peer name {theirs} {end}\nlink set {ours} up\nlink set {theirs} up\n"
+        );
+        tool("ip", &["-batch", "-"], &batch)?;
+        let mut made = Self { ours: ours.clone(), table: None, host_mac: Mac::default() };
+        for end in [ours, theirs] {
+            let mut args = vec!["-K", end.as_str()];
+            args.extend(OFFLOADS.iter().flat_map(|feature| [*feature, "off"]));
+            tool("ethtool", &args, "")?;
+        }
+        // The host's stack has no business on our end.
+        sysctl(&format!("net/ipv6/conf/{ours}/disable_ipv6"), "1");
+        made.host_mac = mac_of(theirs)?;
+        let via = mac_text(mac_of(ours)?);
+        let mut batch = String::new();
+        for (gateway, pool) in families(config) {
+            let _ = write!(
+                batch,
+                "neighbour replace {gateway} lladdr {via} dev {theirs} nud permanent\n\
+                 route replace {pool} via {gateway} dev {theirs} onlink\n"
+            );
+        }
+        tool("ip", &["-batch", "-"], &batch)?;
+        made.table = finish(config, host)?;
+        Ok(made)
+    }
+}
+
+impl Drop for VethPair {
+    fn drop(&mut self) {
+        if let Some(table) = &self.table {
+            let _gone = tool("nft", &["delete", "table", "inet", table], "");
+        }
+        let _gone = tool("ip", &["link", "delete", &self.ours], "");
+    }
+}
+
+/// A TUN device with a queue per worker. It goes with its descriptors; masquerading with this value.
+pub struct Tun {
+    /// The queues, non-blocking.
+    pub queues: Vec<SyncDevice>,
+    table: Option<String>,
+}
+
+impl std::fmt::Debug for Tun {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tun").field("queues", &self.queues.len()).finish_non_exhaustive()
+    }
+}
+
+impl Tun {
+    /// Makes the device with `workers` queues.
+    ///
+    /// # Errors
+    /// If the kernel refuses it, or a tool is missing or refuses.
+    pub fn make(config: &Config, workers: usize) -> Result<Self> {
+        let name = config.tun_name();
+        let first = DeviceBuilder::new()
+            .name(name)
+            .layer(Layer::L3)
+            .multi_queue(workers > 1)
+            .enable(false)
+            .build_sync()
+            .with_context(|| format!("TUN device {name}: it needs /dev/net/tun and CAP_NET_ADMIN"))?;
+        let mut queues = vec![first];
+        while let Some(last) = queues.last().filter(|_| queues.len() < workers) {
+            queues.push(last.try_clone().with_context(|| format!("a queue of TUN device {name}"))?);
+        }
+        for queue in &queues {
+            queue.set_nonblocking(true).with_context(|| format!("TUN device {name}"))?;
+        }
+        let mut batch = format!("link set {name} mtu {} up\n", config.tunnel.mtu);
+        for (_, pool) in families(config) {
+            let _ = writeln!(batch, "route replace {pool} dev {name}");
+        }
+        tool("ip", &["-batch", "-"], &batch)?;
+        let table = match &config.lan.host {
+            Some(host) => finish(config, host)?,
+            None => None,
+        };
+        Ok(Self { queues, table })
+    }
+}
+
+impl Drop for Tun {
+    fn drop(&mut self) {
+        if let Some(table) = &self.table {
+            let _gone = tool("nft", &["delete", "table", "inet", table], "");
+        }
+    }
+}
+
+/// Gateway's inner address and clients' network, of each family that is configured.
+fn families(config: &Config) -> Vec<(String, String)> {
+    let tunnel = &config.tunnel;
+    let v6 = tunnel.gateway_address_v6.zip(tunnel.pool_v6.clone());
+    let v6 = v6.map(|(gateway, pool)| (gateway.to_string(), pool));
+    [(tunnel.gateway_address.to_string(), tunnel.pool.clone())].into_iter().chain(v6).collect()
+}
+
+/// Addresses, forwarding and masquerading of the host's end. Returns the table of rules, if one was made.
+fn finish(config: &Config, host: &HostPort) -> Result<Option<String>> {
+    let interface = &host.interface;
+    let batch: String =
+        host.addresses.iter().map(|address| format!("address replace {address} dev {interface}\n")).collect();
+    tool("ip", &["-batch", "-"], &batch)?;
+    for family in ["ipv4", "ipv6"] {
+        sysctl(&format!("net/{family}/conf/{interface}/forwarding"), "1");
+    }
+    if fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() == "0") {
+        tracing::warn!("this host forwards nothing for clients: 'sysctl -w net.ipv4.ip_forward=1'");
+    }
+    if !host.masquerade {
+        return Ok(None);
+    }
+    let table = format!("jvpn_{}", interface.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
+    let mut rules = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
+    rules.push_str("  chain leave {\n    type nat hook postrouting priority srcnat;\n");
+    for (_, pool) in families(config) {
+        let family = if pool.contains(':') { "ip6" } else { "ip" };
+        let _ = writeln!(rules, "    {family} saddr {pool} oifname != \"{interface}\" masquerade");
+    }
+    rules.push_str("  }\n}\n");
+    tool("nft", &["-f", "-"], &rules)?;
+    Ok(Some(table))
+}
+
+/// A setting of an interface of ours; a kernel without this family has none.
+fn sysctl(key: &str, value: &str) {
+    if let Err(error) = fs::write(Path::new("/proc/sys").join(key), value) {
+        tracing::debug!(%error, key, "setting not made");
+    }
+}
+
+fn mac_of(interface: &str) -> Result<Mac> {
+    let link = crate::netlink::Netlink::new().and_then(|mut netlink| netlink.link(interface));
+    Ok(link.with_context(|| format!("interface {interface}, which was just made"))?.mac)
+}
+
+fn mac_text(mac: Mac) -> String {
+    mac.0.map(|octet| format!("{octet:02x}")).join(":")
+}
+
+/// Runs a tool of the system.
+fn tool(program: &str, args: &[&str], input: &str) -> Result<()> {
+    let shown = format!("{program} {}", args.join(" "));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut child = Command::new(program)
+        .args(args)
+        .env("PATH", format!("{path}:{PATHS}"))
+        .env("LC_ALL", "C")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("'{shown}': is {program} installed?"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ends early says why on its standard error.
+        let _early = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().with_context(|| format!("'{shown}'"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("'{shown}' failed: {}\n{input}", said.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! A port without AF_XDP: buffers of our own in front of a descriptor. Slower by a system call and a copy per packet, and
+//! it works wherever the kernel has sockets and TUN devices. The pipeline does not know the difference: it gets frames.
+
+use super::{PortStatistics, QueuePort};
+use std::io;
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+/// Octets of a buffer: as much as a frame of AF_XDP has.
+const BUFFER_OCTETS: usize = 2_048;
+
+/// Where plain frames come from and go to.
+pub trait End {
+    /// Takes one packet into the buffer, as a frame; `None` if none waits.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn take(&mut self, buffer: &mut [u8]) -> io::Result<Option<Range<usize>>>;
+
+    /// Sends one frame.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn give(&mut self, frame: &[u8]) -> io::Result<()>;
+
+    /// Readable when packets wait.
+    fn fd(&self) -> BorrowedFd<'_>;
+}
+
+/// A buffer and where its frame lies.
+#[derive(Debug)]
+pub struct Buffer {
+    octets: Box<[u8; BUFFER_OCTETS]>,
+    frame: Range<usize>,
+}
+
+impl Buffer {
+    fn new() -> Self {
+        Self { octets: Box::new([0; BUFFER_OCTETS]), frame: 0..0 }
+    }
+}
+
+/// A received frame.
+#[derive(Debug)]
+pub struct PlainRx(Buffer);
+
+/// A frame to send with.
+#[derive(Debug)]
+pub struct PlainTx(Buffer);
+
+/// One queue of a port without AF_XDP.
+#[derive(Debug)]
+pub struct PlainPort<E> {
+    end: E,
+    free_rx: Vec<Buffer>,
+    free_tx: Vec<Buffer>,
+    to_send: Vec<Buffer>,
+    refused: u64,
+}
+
+impl<E> PlainPort<E> {
+    /// A port with buffers for batches of `batch` frames in each direction.
+    #[must_use]
+    pub fn new(end: E, batch: usize) -> Self {
+        let buffers = |count: usize| (0..count).map(|_| Buffer::new()).collect();
+        // A batch of either port may send a frame for each it got, and one is kept in hand.
+        let sending = 2 * batch + 1;
+        Self {
+            end,
+            free_rx: buffers(batch),
+            free_tx: buffers(sending),
+            to_send: Vec::with_capacity(sending),
+            refused: 0,
+        }
+    }
+}
+
+impl<E: End> QueuePort for PlainPort<E> {
+    type Rx = PlainRx;
+    type Tx = PlainTx;
+
+    fn receive(&mut self, into: &mut Vec<PlainRx>, most: usize) {
+        let mut left = most;
+        while left > 0 {
+            let Some(mut buffer) = self.free_rx.pop() else { break };
+            left -= 1;
+            match self.end.take(&mut *buffer.octets) {
+                Ok(Some(frame)) => {
+                    buffer.frame = frame;
+                    into.push(PlainRx(buffer));
+                }
+                Ok(None) => {
+                    self.free_rx.push(buffer);
+                    break;
+                }
+                Err(error) => {
+                    self.free_rx.push(buffer);
+                    tracing::debug!(%error, "receiving failed");
+                    break;
+                }
+            }
+        }
+        into.reverse();
+    }
+
+    fn octets<'a>(&'a self, frame: &'a mut PlainRx) -> &'a mut [u8] {
+        frame.0.octets.get_mut(frame.0.frame.clone()).unwrap_or_default()
+    }
+
+    fn recycle(&mut self, frame: PlainRx) {
+        self.free_rx.push(frame.0);
+    }
+
+    fn take_free(&mut self) -> Option<PlainTx> {
+        self.free_tx.pop().map(PlainTx)
+    }
+
+    fn room<'a>(&'a self, frame: &'a mut PlainTx) -> &'a mut [u8] {
+        &mut *frame.0.octets
+    }
+
+    fn transmit(&mut self, mut frame: PlainTx, len: usize) {
+        frame.0.frame = 0..len;
+        self.to_send.push(frame.0);
+    }
+
+    fn flush(&mut self) -> usize {
+        let mut refused = 0;
+        for buffer in self.to_send.drain(..) {
+            let frame = buffer.octets.get(buffer.frame.clone()).unwrap_or_default();
+            if let Err(error) = self.end.give(frame) {
+                // A full queue or a path that does not take the packet: dropped as a ring that is full drops.
+                tracing::trace!(%error, "sending failed");
+                refused += 1;
+            }
+            self.free_tx.push(buffer);
+        }
+        self.refused += refused as u64;
+        refused
+    }
+
+    fn unsent(&mut self) -> usize {
+        0
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.end.fd()
+    }
+
+    fn statistics(&self) -> PortStatistics {
+        PortStatistics { invalid: self.refused, ..PortStatistics::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    /// Gives back what it was given.
+    struct Loop(VecDeque<Vec<u8>>);
+
+    impl End for Loop {
+        fn take(&mut self, buffer: &mut [u8]) -> io::Result<Option<Range<usize>>> {
+            let Some(next) = self.0.pop_front() else { return Ok(None) };
+            buffer[7..7 + next.len()].copy_from_slice(&next);
+            Ok(Some(7..7 + next.len()))
+        }
+        fn give(&mut self, frame: &[u8]) -> io::Result<()> {
+            if frame.is_empty() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            self.0.push_back(frame.to_vec());
+            Ok(())
+        }
+        fn fd(&self) -> BorrowedFd<'_> {
+            unreachable!("nobody waits in this test")
+        }
+    }
+
+    const BATCH: usize = 64;
+
+    /// Frames come in order, none is lost, and every buffer comes back.
+    #[test]
+    fn buffers_are_conserved() {
+        let mut port = PlainPort::new(Loop(VecDeque::new()), BATCH);
+        let mut batch = Vec::new();
+        for round in 0..5u8 {
+            for n in 0..BATCH as u8 {
+                let mut frame = port.take_free().unwrap();
+                port.room(&mut frame)[..2].copy_from_slice(&[round, n]);
+                port.transmit(frame, 2);
+            }
+            let odd = port.take_free().unwrap();
+            port.transmit(odd, 0);
+            assert_eq!(port.flush(), 1, "what is refused is counted");
+            port.receive(&mut batch, BATCH);
+            for n in 0..BATCH as u8 {
+                let mut frame = batch.pop().unwrap();
+                assert_eq!(port.octets(&mut frame), [round, n]);
+                port.recycle(frame);
+            }
+            port.receive(&mut batch, BATCH);
+            assert!(batch.is_empty());
+        }
+        assert_eq!((port.free_rx.len(), port.free_tx.len()), (BATCH, 2 * BATCH + 1));
+        assert_eq!(port.statistics().invalid, 5);
+    }
+}
