@@ -41,6 +41,25 @@ impl Limit {
     }
 }
 
+/// The same with a rate that is no matter of policy: a session has it for 16 octets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FixedLimit<const PER_SECOND: u32, const BURST: u32>(Bucket);
+
+impl<const PER_SECOND: u32, const BURST: u32> FixedLimit<PER_SECOND, BURST> {
+    /// Takes a token.
+    ///
+    /// # Errors
+    /// The milliseconds until there will be one.
+    pub fn take(&mut self, now: BootTime) -> Result<(), u32> {
+        let rate = Rate { per_second: PER_SECOND, burst: BURST };
+        if self.0.take_leaving(now, rate, 0) {
+            Ok(())
+        } else {
+            Err(self.0.retry_after_leaving_ms(rate, 0).max(1))
+        }
+    }
+}
+
 /// Handshakes per second of the whole node: two Diffie-Hellman operations and one durable write each.
 pub const HANDSHAKES_PER_SECOND: u32 = 500;
 /// Takeover requests per second of the whole node: four Diffie-Hellman operations each, and no durable write.
@@ -124,9 +143,9 @@ pub struct SessionLimits {
     /// Reattach requests whose MAC is right (check 6).
     pub reattach: Limit,
     /// Path hints.
-    pub hints: Limit,
+    pub hints: FixedLimit<HINTS_PER_SECOND, HINTS_PER_SECOND>,
     /// Batches of tickets for path probes.
-    pub tickets: Limit,
+    pub tickets: FixedLimit<TICKETS_PER_SECOND, TICKETS_BURST>,
 }
 
 impl SessionLimits {
@@ -135,8 +154,8 @@ impl SessionLimits {
     pub fn new(policy: &Policy) -> Self {
         Self {
             reattach: Limit::new(policy.reattach_per_second, policy.reattach_burst),
-            hints: Limit::new(HINTS_PER_SECOND, HINTS_PER_SECOND),
-            tickets: Limit::new(TICKETS_PER_SECOND, TICKETS_BURST),
+            hints: FixedLimit::default(),
+            tickets: FixedLimit::default(),
         }
     }
 }

@@ -444,8 +444,8 @@ fn r6_1_an_owner_has_the_term_of_the_version() {
         log
     };
     assert!(loaded(1, 0).judged().good, "{}", loaded(1, 0).judged().text());
-    loaded(2, 0).refused(Check::Term, 6);
-    loaded(0, 1).refused(Check::Current, 6);
+    loaded(2, 0).refused(Check::Term, 7);
+    loaded(0, 1).refused(Check::Current, 7);
 }
 
 /// R6.1: what is no JSON, does not fit the schema, or is cut off.

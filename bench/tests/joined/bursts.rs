@@ -122,22 +122,3 @@ fn r1_6_whoever_recovers_keeps_the_session() {
     assert_eq!(session(&sim), id);
     flows(&mut sim);
 }
-
-/// R1.6, R7.3: the gateway's own outage in the middle of a burst is no attempt of the client: its session outlives the
-/// window.
-#[test]
-fn r1_6_an_outage_of_the_data_plane_does_not_use_up_the_window() {
-    let (mut sim, paths) = with_uplinks(1, 1);
-    let id = session(&sim);
-    sim.strike(Fault::Cut(paths[0], Heading::Down)).unwrap();
-    sim.run(secs(10)).unwrap();
-    assert!(changes(&sim, id, 2).iter().filter(|(_, why)| *why == Reason::RecoveryRetry).count() > 1);
-    sim.strike(Fault::KillDataPlane).unwrap();
-    sim.strike(Fault::Heal(paths[0])).unwrap();
-    sim.run(secs(40)).unwrap();
-    assert!(counter(&sim, "reattach_rejected.UNAVAILABLE") > 5);
-    sim.strike(Fault::StartDataPlane).unwrap();
-    recovered(&mut sim, 1, secs(10));
-    assert_eq!(session(&sim), id);
-    flows(&mut sim);
-}

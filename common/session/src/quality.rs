@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Observations of counters that are kept.
-const POINTS_MAX: usize = 18;
+const POINTS_MAX: usize = 16;
 /// More of them in a span add nothing.
 const POINTS_PER_SPAN: u32 = 12;
 /// Samples of round trips, and of changes between two, that are kept.
@@ -34,7 +34,7 @@ const PACKETS_MIN: u64 = 4;
 const LOST_MIN: u64 = 2;
 /// No path carries more packets between two observations; whoever says so is not believed. All observations that are kept
 /// cannot carry more than what totals of 32 bits tell apart.
-const PACKETS_MAX: u64 = 1 << 25;
+const PACKETS_MAX: u64 = 1 << 26;
 const _: () = assert!(2 * PACKETS_MAX * POINTS_MAX as u64 <= 1 << 31, "two keys add to each");
 
 /// What one end has accepted of one direction under one key.
@@ -72,7 +72,9 @@ impl Totals {
 /// Turns counts per key into running totals: a new key starts from 0, the first sight of a binding from what it shows.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
-    known: Directed,
+    /// Two keys, and which of them are known: an `Option` each would take 16 octets more.
+    counts: [Counts; 2],
+    is_known: [bool; 2],
     begun: bool,
     totals: Totals,
 }
@@ -80,11 +82,14 @@ struct Tally {
 impl Tally {
     fn note(&mut self, counts: Directed) -> Totals {
         for new in counts.into_iter().flatten() {
-            let place = &mut self.known[(new.key % 2) as usize];
-            let before = match *place {
-                Some(before) if before.key == new.key => before,
-                Some(_) | None if self.begun => Counts { key: new.key, ..Counts::default() },
-                Some(_) | None => new,
+            let place = (new.key % 2) as usize;
+            let known = self.counts[place];
+            let before = if self.is_known[place] && known.key == new.key {
+                known
+            } else if self.begun {
+                Counts { key: new.key, ..Counts::default() }
+            } else {
+                new
             };
             // What goes backwards is older news that came late.
             let add = |total: &mut u32, from: u64, to: u64| {
@@ -94,7 +99,8 @@ impl Tally {
             add(&mut self.totals.expected, before.end, new.end);
             add(&mut self.totals.received, before.received, new.received);
             let (end, received) = (new.end.max(before.end), new.received.max(before.received));
-            *place = Some(Counts { key: new.key, end, received });
+            self.counts[place] = Counts { key: new.key, end, received };
+            self.is_known[place] = true;
         }
         self.begun = true;
         self.totals
@@ -403,16 +409,15 @@ pub struct Level {
 }
 
 impl Level {
-    /// A level that was bad for some time, as a process knows it that starts now and looks at `look_at` for the first time:
-    /// while nobody was there to judge, nothing was bad.
+    /// A level that was bad for some time, as a process knows it that looks at `look_at` for the first time: while nobody
+    /// was there to judge, nothing was bad.
     #[must_use]
-    pub fn restored(bad_for: Option<Duration>, now: BootTime, look_at: BootTime) -> Self {
-        let ago = |span: Duration| {
-            BootTime(now.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
-        };
-        // The first look is a pause's end, and has judged nothing itself.
-        let judged_at = bad_for.map(|_| BootTime(look_at.0.saturating_sub(1)));
-        Self { bad_since: bad_for.map(ago), judged_at, ..Self::default() }
+    pub fn restored(bad_for: Option<Duration>, look_at: BootTime) -> Self {
+        // As if somebody had judged just before: the first look itself has judged nothing yet.
+        let judged_at = BootTime(look_at.0.saturating_sub(1));
+        let nanos = |span: Duration| u64::try_from(span.as_nanos()).unwrap_or(u64::MAX);
+        let bad_since = bad_for.map(|span| BootTime(judged_at.0.saturating_sub(nanos(span))));
+        Self { bad_since, judged_at: bad_for.map(|_| judged_at), ..Self::default() }
     }
 
     /// For how long it has been bad, up to the last verdict, if it is. What was bad before `since` does not count.

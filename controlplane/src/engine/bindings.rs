@@ -194,7 +194,7 @@ impl World {
         self.slots.grant(slot);
         self.commands.push_back(TableCommand::Bind { slot, word, remote, local });
         if let Some(answered) = &mut session.answered {
-            answered.answer = Some(answer.clone());
+            answered.answer = Some(answer.as_slice().into());
         }
         self.send(remote, local, answer);
         session.binding = Some(binding);

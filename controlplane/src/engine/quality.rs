@@ -47,15 +47,20 @@ impl QualityWatch {
     }
 
     /// As a restarted process goes on: with how long quality was bad in its state, and nothing else.
-    pub(super) fn restored(bad_for: Option<Duration>, now: BootTime, look_at: BootTime) -> Self {
-        let level = Level::restored(bad_for, now, look_at);
+    pub(super) fn restored(bad_for: Option<Duration>, look_at: BootTime) -> Self {
+        let level = Level::restored(bad_for, look_at);
         let judging_since = level.bad_since().unwrap_or(BootTime(0));
         Self { level, judging_since, ..Self::starting(look_at) }
     }
 
+    /// When a path is looked at for the first time.
+    pub(super) fn first_look(now: BootTime, policy: &jvpn_session::Policy) -> BootTime {
+        now.after(policy.quality_span / LOOKS_PER_SPAN)
+    }
+
     /// A binding was confirmed: nothing of the one before says anything about it.
     pub(super) fn begin(&mut self, now: BootTime, policy: &jvpn_session::Policy) {
-        *self = Self::starting(now.after(policy.quality_span / LOOKS_PER_SPAN));
+        *self = Self::starting(Self::first_look(now, policy));
     }
 
     pub(super) const fn level(&self) -> &Level {

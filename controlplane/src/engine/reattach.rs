@@ -138,7 +138,7 @@ impl World {
         let Some(answered) = kept else {
             return self.drop_request(session, at, Reason::ReplayDetected, Violation::ReplayDetected);
         };
-        let Some(answer) = answered.answer.clone() else {
+        let Some(answer) = answered.answer.as_deref().map(<[u8]>::to_vec) else {
             return self.counters.count(Counter::ReattachInProgress);
         };
         let is_grant = session.answered.as_ref().is_some_and(|granted| same(&granted));
@@ -308,7 +308,7 @@ impl World {
             request: known.frame.datagram().into(),
             remote: at.remote,
             local: at.local,
-            answer: Some(answer.to_vec()),
+            answer: Some(answer.as_slice().into()),
         }));
     }
 

@@ -391,7 +391,7 @@ impl World {
         }
         self.turn_generations(session, Generation::Confirmed, offer.generation);
         if let Some(answered) = &mut session.answered {
-            answered.answer = Some(offer.answer.clone());
+            answered.answer = Some(offer.answer.as_slice().into());
         }
         self.send(remote, local, offer.answer);
         true

@@ -344,7 +344,7 @@ pub(super) struct Answered {
     pub(super) remote: Endpoint,
     pub(super) local: Endpoint,
     /// `None` while the binding is being installed.
-    pub(super) answer: Option<Vec<u8>>,
+    pub(super) answer: Option<Box<[u8]>>,
 }
 
 /// What is measured of a recovery.

@@ -209,7 +209,9 @@ impl Session {
         })?;
         session.dead_check_at = now.after(policy.dead_after_min);
         let bad_for = p.option(Unpacker::u32)?.map(|seconds| Duration::from_secs(u64::from(seconds)));
-        session.quality = QualityWatch::restored(bad_for, now, session.dead_check_at);
+        // A path that was bad is judged anew as soon as can be; the others can wait for their first check for silence.
+        let soon = bad_for.map(|_| QualityWatch::first_look(now, policy));
+        session.quality = QualityWatch::restored(bad_for, soon.unwrap_or(session.dead_check_at));
         match p.u8()? {
             NO_BINDING => {}
             ON_ITS_WAY => {

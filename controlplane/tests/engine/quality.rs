@@ -282,8 +282,8 @@ fn r7_3_a_restart_keeps_the_deadlines_of_quality() {
         rig.now.as_millis()
     };
     let (alone, restarted) = (ended_at(false), ended_at(true));
-    // A record says for how long in whole seconds.
-    assert!((alone..=alone + 3_500).contains(&restarted), "{alone} {restarted}");
+    // A record says for how long in whole seconds, and the first look comes after half of one.
+    assert!((alone..=alone + 5_000).contains(&restarted), "{alone} {restarted}");
 }
 
 /// R1.4: a client that lies in its probes judges its own session and no other, and breaks nothing.

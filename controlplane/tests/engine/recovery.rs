@@ -5,6 +5,7 @@ use crate::rig::{PATH_A, PATH_B, PATH_C, Rig};
 use jvpn_abi::tables::ProbeSample;
 use jvpn_abi::{BootTime, Reason};
 use jvpn_controlplane::audit::AuditKind;
+use jvpn_controlplane::engine::TableEvent;
 use jvpn_session::Policy;
 use jvpn_session::messages::{ControlMessage, SwitchCause};
 use std::time::Duration;
@@ -146,6 +147,32 @@ fn r1_6_a_repetition_is_no_pause_and_a_recording_no_burst() {
     assert_eq!(rig.state(&client).0, "RECOVERING", "nobody ends it by repeating what he saw");
     client.switch(&mut rig, PATH_C());
     assert_eq!(rig.state(&client).0, "ATTACHED");
+}
+
+/// R1.6, R7.3: the gateway's own outage in the middle of a burst is no attempt of the client: it keeps asking, is told
+/// UNAVAILABLE, and its session outlives the window.
+#[test]
+fn r1_6_an_outage_of_the_data_plane_does_not_use_up_the_window() {
+    let mut rig = Rig::new(Policy::default());
+    let mut client = rig.attached(0);
+    for _ in 0..3 {
+        let sent = client.request(&mut rig);
+        rig.ask(PATH_B(), &sent.datagram);
+        rig.wait(Duration::from_secs(4));
+    }
+    rig.event(TableEvent::DataPlaneLost);
+    rig.tables.restart();
+    for _ in 0..60 {
+        let sent = client.request(&mut rig);
+        let refusal = rig.ask(PATH_B(), &sent.datagram);
+        assert_eq!(sent.reject(&refusal), (Reason::Unavailable, 500));
+        rig.wait(Duration::from_secs(1));
+    }
+    assert_eq!(rig.state(&client).0, "RECOVERING", "a minute, and the window is 30 s");
+    rig.event(TableEvent::DataPlaneUp { slots: 64, context_kept: false });
+    client.switch(&mut rig, PATH_B());
+    assert_eq!(rig.state(&client).0, "ATTACHED");
+    rig.check_audit();
 }
 
 /// I13: an unconfirmed binding is kept for max(3 RTT, 1 s), the round trip being that of the path before; one that a later
