@@ -92,6 +92,8 @@ impl World {
         if !known.frame.mac_ok(&known.resume) {
             return self.drop_request(session, at, Reason::AuthFail, Violation::AuthFail);
         }
+        // Whatever becomes of the request, its handle was on the wire.
+        self.handles.show(known.frame.handle());
         // From here on the sender knows the generation's secret and gets an authenticated answer.
         if let Err(retry_after_ms) = session.limits.reattach.take(at.now) {
             return self.limit(session, at, known, LimitScope::Session, retry_after_ms);
@@ -254,10 +256,6 @@ impl World {
             }
             (Generation::Confirmed, Some(replaced)) => self.forget_handle(replaced.handle),
             (Generation::Confirmed | Generation::Pending, None) => {}
-        }
-        // The generation that was confirmed by now named this request, or one before.
-        if let Some(confirmed) = &session.confirmed {
-            self.handles.show(confirmed.handle.0);
         }
     }
 

@@ -70,7 +70,7 @@ fn r3_2_the_edge_hears_which_handles_were_seen() {
         client.switch(&mut rig, path);
         // The first frame of the new binding ends the generation that the request was made under.
         match changes(&mut rig)[..] {
-            [HandleChange::Known(next), HandleChange::Shown(shown), HandleChange::Forgotten(gone)] => {
+            [HandleChange::Shown(shown), HandleChange::Known(next), HandleChange::Forgotten(gone)] => {
                 assert_eq!((shown, gone), (named, named));
                 named = next;
             }
