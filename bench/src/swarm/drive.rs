@@ -197,75 +197,77 @@ impl Drive {
                 Err(TryRecvError::Empty) => return Ok(Running::Yes),
                 Err(TryRecvError::Disconnected) => Command::Stop,
             };
-            let now = clock::now();
-            match command {
-                Command::Attach { members, per_second } => {
-                    let gap = Duration::from_secs(1) / per_second.max(1);
-                    let mut at = now;
-                    self.each(members, |member, _| {
-                        member.starts_at = Some(at);
-                        at = at.after(gap);
-                        Ok(())
-                    })?;
-                }
-                Command::Restart { members } => {
-                    self.each(members, |member, recoveries| member.restart(now, recoveries))?;
-                }
-                Command::Rebind { members } => self.each(members, |member, _| {
-                    member.rebind();
-                    Ok(())
-                })?,
-                Command::Fail { members, answer } => {
-                    // By timers, so that first answers are taken while the last ones ask.
-                    self.each(members, |member, _| {
-                        member.fails_at = Some(now);
-                        Ok(())
-                    })?;
-                    let _waits = answer.send(now);
-                }
-                Command::Heal { members } => self.each(members, |member, _| {
-                    member.heal(now);
-                    Ok(())
-                })?,
-                Command::Vanish { members } => self.each(members, |member, _| member.vanish(now))?,
-                Command::Terminate { members } => {
-                    self.each(members, |member, recoveries| member.leave(now, recoveries))?;
-                }
-                Command::Quiet { quiet, answer } => {
-                    let total = self.members.len().max(1) as f64;
-                    self.each(0..self.members.len(), |member, _| {
-                        let place = member.number() as f64 / total;
-                        member.quiet(now, quiet, place);
-                        Ok(())
-                    })?;
-                    let _waits = answer.send(());
-                }
-                Command::Census { answer } => {
-                    let mut census = Census::default();
-                    self.members.iter().for_each(|member| member.count(&mut census));
-                    let _waits = answer.send(census);
-                }
-                Command::Flap { members, interval } => self.each(members, |member, _| {
-                    member.flap(now, interval);
-                    Ok(())
-                })?,
-                Command::Mark { answer } => {
-                    self.members.iter_mut().for_each(|member| member.mark(now));
-                    let _waits = answer.send(());
-                }
-                Command::View { answer } => {
-                    let _waits = answer.send(self.members.iter().map(|member| member.view(now)).collect());
-                }
-                Command::TakeRecoveries { answer } => {
-                    let _waits = answer.send(std::mem::take(&mut self.recoveries));
-                }
-                Command::Stop => {
-                    let Self { members, recoveries, .. } = self;
-                    members.iter_mut().for_each(|member| member.terminate(now, recoveries));
-                    return Ok(Running::No);
-                }
+            if self.obey(clock::now(), command)? == Running::No {
+                return Ok(Running::No);
             }
         }
+    }
+
+    fn obey(&mut self, now: BootTime, command: Command) -> Result<Running> {
+        match command {
+            Command::Attach { members, per_second } => self.attach(now, members, per_second)?,
+            Command::Restart { members } => {
+                self.each(members, |member, recoveries| member.restart(now, recoveries))?;
+            }
+            Command::Rebind { members } => self.each_plainly(members, Member::rebind)?,
+            Command::Fail { members, answer } => {
+                // By timers, so that first answers are taken while the last ones ask.
+                self.each_plainly(members, |member| member.fails_at = Some(now))?;
+                let _waits = answer.send(now);
+            }
+            Command::Heal { members } => self.each_plainly(members, |member| member.heal(now))?,
+            Command::Vanish { members } => self.each(members, |member, _| member.vanish(now))?,
+            Command::Terminate { members } => {
+                self.each(members, |member, recoveries| member.leave(now, recoveries))?;
+            }
+            Command::Quiet { quiet, answer } => {
+                let total = self.members.len();
+                self.each_plainly(0..total, |member| {
+                    member.quiet(now, quiet, member.number() as f64 / total as f64);
+                })?;
+                let _waits = answer.send(());
+            }
+            Command::Census { answer } => {
+                let mut census = Census::default();
+                self.members.iter().for_each(|member| member.count(&mut census));
+                let _waits = answer.send(census);
+            }
+            Command::Flap { members, interval } => {
+                self.each_plainly(members, |member| member.flap(now, interval))?;
+            }
+            Command::Mark { answer } => {
+                self.members.iter_mut().for_each(|member| member.mark(now));
+                let _waits = answer.send(());
+            }
+            Command::View { answer } => {
+                let _waits = answer.send(self.members.iter().map(|member| member.view(now)).collect());
+            }
+            Command::TakeRecoveries { answer } => {
+                let _waits = answer.send(std::mem::take(&mut self.recoveries));
+            }
+            Command::Stop => {
+                let Self { members, recoveries, .. } = self;
+                members.iter_mut().for_each(|member| member.terminate(now, recoveries));
+                return Ok(Running::No);
+            }
+        }
+        Ok(Running::Yes)
+    }
+
+    fn attach(&mut self, now: BootTime, members: Range<usize>, per_second: u32) -> Result<()> {
+        let gap = Duration::from_secs(1) / per_second.max(1);
+        let mut at = now;
+        self.each_plainly(members, |member| {
+            member.starts_at = Some(at);
+            at = at.after(gap);
+        })
+    }
+
+    fn each_plainly(&mut self, members: Range<usize>, mut what: impl FnMut(&mut Member)) -> Result<()> {
+        self.each(members, |member, _| {
+            what(member);
+            Ok(())
+        })
     }
 
     fn each(

@@ -82,8 +82,8 @@ mod tests {
             .collect();
         assert_eq!(all.len(), 2 * members.len());
         assert_eq!(outer_address(0, Uplink::A), Ipv4Addr::new(10, 64, 0, 10));
-        assert_eq!(outer_address(MEMBERS_MAX - 1, Uplink::A), Ipv4Addr::new(10, 95, 255, 17));
-        assert_eq!(outer_address(MEMBERS_MAX - 1, Uplink::B), Ipv4Addr::new(10, 127, 255, 17));
+        assert_eq!(outer_address(MEMBERS_MAX - 1, Uplink::A), Ipv4Addr::new(10, 95, 255, 14));
+        assert_eq!(outer_address(MEMBERS_MAX - 1, Uplink::B), Ipv4Addr::new(10, 127, 255, 14));
         assert_eq!(inner_address(300), Ipv4Addr::new(10, 77, 1, 46));
     }
 }

@@ -140,9 +140,15 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let start = Instant::now();
     let mut run = Run { stage, options, start };
     let measured = run.measure(&mut report, &mut progress);
-    run.stage.explain(measured)?;
     report.samples = sampler.samples();
     drop(sampler);
+    if let Err(error) = run.stage.explain(measured) {
+        // What was seen until then is kept, and marked.
+        report.failures = vec![format!("not complete: {error:#}")];
+        write_json(&options.out_dir.join("result.json"), &report)?;
+        return Err(error);
+    }
+    report.complete = true;
     report.audit = run.stage.end(&progress)?;
     report.conclude();
     write_json(&options.out_dir.join("result.json"), &report)?;

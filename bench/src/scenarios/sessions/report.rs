@@ -15,6 +15,8 @@ pub struct Report {
     pub scenario: &'static str,
     /// `false`: the audit log breaks a rule, or sessions were lost or doubled.
     pub valid: bool,
+    /// `false`: it ended early, and this is what was seen until then.
+    pub complete: bool,
     /// What did not hold; empty in a good run.
     pub failures: Vec<String>,
     /// Aims on the reference machine; a missed one is no failure.

@@ -57,6 +57,8 @@ pub struct Report {
     scenario: &'static str,
     /// Whether the audit log broke no rule.
     valid: bool,
+    /// `false`: it ended early, and this is what was seen until then.
+    complete: bool,
     /// What did not hold; empty in a good run.
     failures: Vec<String>,
     seed: u64,
@@ -126,8 +128,17 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         environment: stage.environment()?,
         ..Report::default()
     };
+    let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
     let churned = churn(&mut stage, options, &mut report, &mut progress);
-    stage.explain(churned)?;
+    report.samples = sampler.samples();
+    drop(sampler);
+    if let Err(error) = stage.explain(churned) {
+        // What was seen until then is kept, and marked.
+        report.failures = vec![format!("not complete: {error:#}")];
+        write_json(&options.out_dir.join("result.json"), &report)?;
+        return Err(error);
+    }
+    report.complete = true;
     report.audit = stage.end(&progress)?;
     report.conclude();
     write_json(&options.out_dir.join("result.json"), &report)?;
@@ -145,7 +156,6 @@ fn churn(
     let all = |census: &crate::swarm::Census| census.attached;
     let census = stage.await_members("births", total, PATIENCE, progress, all)?;
     ensure!(census.attached == total, "only {} of {total} sessions were born", census.attached);
-    let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
     let (start, mut round) = (Instant::now(), 0);
     while start.elapsed() < options.time {
         let begun = Instant::now();
@@ -158,8 +168,6 @@ fn churn(
         let whole = usize::try_from(options.time.as_secs())?;
         progress.step("seconds of churn", usize::try_from(start.elapsed().as_secs())?, whole, start);
     }
-    report.samples = sampler.samples();
-    drop(sampler);
     stage.swarm.heal(0..total)?;
     let census = stage.await_members("coming back", total, PATIENCE, progress, all)?;
     let mut summary = stage.summary()?;
