@@ -4,7 +4,7 @@ mod support;
 
 use jvpn_abi::{BootTime, Reason};
 use jvpn_session::{
-    Anchor, BindingPhase, Event, Generation, Policy, ReattachClaim, Rejection, SessionCore, State,
+    Anchor, BindingPhase, Event, Generation, Policy, ReattachClaim, Rejection, SessionCore, State, reload,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -19,7 +19,9 @@ struct Op {
     flag: bool,
 }
 
-const KINDS: u8 = 29;
+const KINDS: u8 = 30;
+/// The owner loses its memory, and loads what the store has of the session: no event of the session that it knew.
+const RELOAD: u8 = 29;
 
 fn op() -> impl Strategy<Value = Op> {
     // Mostly short waits, sometimes long ones, so that every deadline is met from both sides.
@@ -113,11 +115,29 @@ fn check_step(before: &SessionCore, after: &SessionCore, reason: Reason, drive: 
     assert_eq!(after.broken_invariant(&drive.policy), None);
 }
 
+fn load(drive: &mut Drive) {
+    let before = drive.core.clone();
+    if !before.state().is_live() {
+        return;
+    }
+    let term = before.version().term();
+    let Some(next) = reload(before.id(), term, Duration::ZERO, drive.now, &drive.policy) else { return };
+    assert!(next.core.version() > before.version(), "I3, R1.3: a loaded session is older than it was");
+    assert_eq!((next.core.id(), next.core.state()), (before.id(), State::Recovering), "I2");
+    assert_eq!(next.core.broken_invariant(&drive.policy), None);
+    drive.core = next.core;
+}
+
 fn run(ops: &[Op]) -> Trace {
     let mut drive = Drive::born(small_policy());
     let mut trace = Trace::default();
     for op in ops {
         drive.now = drive.now.after(Duration::from_millis(op.wait_ms));
+        if op.kind == RELOAD && op.flag {
+            load(&mut drive);
+            // The budget is forgotten with the rest (ADR 0016).
+            trace.switches.clear();
+        }
         let Some(event) = event(*op, &drive) else {
             let epoch = drive.core.epoch();
             let _ = drive.core.binding_installed(epoch);

@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::disk::{Disk, MemoryState};
+use crate::randomness::Source;
 use jvpn_abi::tables::{BindingWord, InstallEntry, InstallOp};
 use jvpn_abi::wire::control::ControlHeader;
 use jvpn_abi::wire::{SlotId, Suite};
@@ -266,6 +267,7 @@ pub(crate) struct Rig {
     shown: usize,
     pub(crate) gateway: PublicKey,
     pub(crate) state_broken: Arc<AtomicBool>,
+    pub(crate) source: Source,
 }
 
 pub(crate) const PEERS: u8 = 3;
@@ -308,7 +310,8 @@ impl Rig {
         let state = MemoryState::open(&disk, &state_broken);
         let now = BootTime::from_millis(5_000_000);
         let host = Host { settings: settings.clone(), secret: secret.clone(), disk, starts: 1 };
-        let mut engine = Engine::new(settings, secret, Box::new(state), Box::new(Seeded::new(2)), now);
+        let source = Source::new(2);
+        let mut engine = Engine::new(settings, secret, Box::new(state), Box::new(source.clone()), now);
         engine.keep_journal(JOURNAL_CAPACITY);
         Self {
             engine,
@@ -323,6 +326,7 @@ impl Rig {
             shown: 0,
             gateway,
             state_broken,
+            source,
         }
     }
 

@@ -553,3 +553,32 @@ fn r3_1_answers_are_what_they_are_asked_for() {
     let refusal = rig.ask(PATH_A(), &request);
     assert_eq!((refusal[0], refusal.len()), (MsgType::ReattachReject.octet(), 61));
 }
+
+/// R4.1, I3: of two gateways that find the same record one loads the session: the compare-and-set of its next term
+/// succeeds once. The other has no session, binds nothing and removes nothing; a later load begins above both.
+#[test]
+fn r4_1_of_two_gateways_one_loads_a_session() {
+    let mut first = rig();
+    let (mut client, (id, record)) = attached(&mut first, 0);
+    let mut second = rig();
+    for gateway in [&mut first, &mut second] {
+        lose_everything(gateway);
+        gateway.engine.load_stored(gateway.now, vec![(id, record.clone())]);
+    }
+    let (ours, theirs) = (first.engine.poll_store().unwrap(), second.engine.poll_store().unwrap());
+    let Change::Put { expected, session, .. } = &ours.change else { panic!("{ours:?}") };
+    let Change::Put { expected: also, session: same, .. } = &theirs.change else { panic!("{theirs:?}") };
+    assert_eq!((expected, session.term), (also, same.term), "both ask for the same term of the same version");
+    let stored = Versioned { version: Version(2), session: (**session).clone() };
+    answer(&mut first, &ours, Ok(Version(2)));
+    answer(&mut second, &theirs, Err(StoreError::Conflict { current: Some(Version(2)) }));
+    assert_eq!((first.engine.live_sessions(), second.engine.live_sessions()), (1, 0));
+    assert!(second.engine.poll_store().is_none() && second.bound_slots().is_empty());
+    take_over(&mut first, &mut client, PATH_B());
+    let version = StateVersion(first.status(&client).state_version);
+    // The other one finds what the first has stored: its term is higher than any that the first has spoken in.
+    let mut records = vec![(id, stored)];
+    reborn(&mut second, &mut records);
+    let other = StateVersion(second.status(&client).state_version);
+    assert!(other.term() == version.term() + 1 && other > version, "{other} after {version}");
+}
