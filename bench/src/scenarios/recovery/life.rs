@@ -285,7 +285,7 @@ impl<'a> Life<'a> {
 /// Starts what does not run. On a busy machine the control plane may end too: when the data plane's connection is closed
 /// and its process still seems to be there, it ends by itself and leaves the new start to its supervisor.
 fn supervise(deployment: &mut Deployment, rig: &Rig, interrupt: &Interrupt) -> Result<()> {
-    let mut start = |deployment: &mut Deployment| {
+    let start = |deployment: &mut Deployment| {
         [Role::DataPlane, Role::ControlPlane].into_iter().try_for_each(|role| match deployment.pid(role) {
             Some(_) => Ok(()),
             None => deployment.launch(rig, role, interrupt),

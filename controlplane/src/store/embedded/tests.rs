@@ -148,7 +148,8 @@ fn r1_8_why_a_record_cannot_be_read_is_told_apart() {
     let plain_len = record.len() - HEAD_LEN - TAG_LEN;
     let opening = OpenKey::new(SUITE, &key.sealing_key(SealPurpose::Store, &salt));
     let mut plain = vec![0; plain_len];
-    opening.open(1, &associated(id(1), &record[..HEAD_LEN]), &record[HEAD_LEN..], &mut plain).unwrap();
+    let _opened =
+        opening.open(1, &associated(id(1), &record[..HEAD_LEN]), &record[HEAD_LEN..], &mut plain).unwrap();
     let (aad, head_len) = (associated(id(1), &older), older.len());
     older.resize(head_len + plain_len + TAG_LEN, 0);
     sealing.seal(1, &aad, &plain, &mut older[head_len..]).unwrap();
