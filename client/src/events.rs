@@ -109,21 +109,16 @@ impl Line {
                 attempts: Some(report.attempts),
                 ..base
             },
-            Event::Refused { session, reason, retry_after_ms, uplink } => Self {
-                event: "refused",
-                session_id: session.and_then(anchor),
-                reason: Some(reason.name()),
-                retry_after_ms: Some(*retry_after_ms),
-                uplink: device(*uplink),
-                ..base
-            },
-            Event::SwitchCancelled { session, to, reason } => Self {
-                event: "switch_cancelled",
-                session_id: anchor(*session),
-                to: device(*to),
-                reason: Some(reason.name()),
-                ..base
-            },
+            Event::Refused { session, reason, retry_after_ms, uplink } => {
+                let retry_after_ms = Some(*retry_after_ms);
+                let (session_id, reason, uplink) =
+                    (session.and_then(anchor), Some(reason.name()), device(*uplink));
+                Self { event: "refused", session_id, reason, retry_after_ms, uplink, ..base }
+            }
+            Event::SwitchCancelled { session, to, reason } => {
+                let (session_id, to, reason) = (anchor(*session), device(*to), Some(reason.name()));
+                Self { event: "switch_cancelled", session_id, to, reason, ..base }
+            }
             Event::MtuChanged { session, mtu, uplink } => Self {
                 event: "mtu_changed",
                 session_id: anchor(*session),

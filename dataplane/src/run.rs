@@ -422,9 +422,12 @@ struct Crew<'a> {
     bells: &'a Bells,
 }
 
+/// What each worker shares with the rest, and the threads.
+type Started = (Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>);
+
 impl Crew<'_> {
     /// A worker for each pair of queues.
-    fn start<W, L>(&self, wan: Vec<W>, lan: Vec<L>) -> Result<(Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>)>
+    fn start<W, L>(&self, wan: Vec<W>, lan: Vec<L>) -> Result<Started>
     where
         W: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
         L: QueuePort<Rx: Send, Tx: Send> + Send + 'static,

@@ -129,7 +129,12 @@ impl Trail {
 
     /// An event of this session.
     pub(super) fn record(&mut self, scene: &mut Scene<'_>, version: Version, record: Record) {
-        self.check_bounds(scene, record.at_ms);
+        if self.is_next(version) {
+            self.check_bounds(scene, record.at_ms);
+        } else {
+            // What is missing in between may have been in time; whether it may be missing is another rule.
+            (self.recovering_since, self.burst, self.born) = (None, None, None);
+        }
         match record.kind {
             Kind::StateChange { previous, new } => self.change(scene, version, &record, previous, new),
             Kind::TransportSwitch { epoch } => self.switch(scene, version, &record, epoch),
@@ -150,6 +155,14 @@ impl Trail {
         }
         self.seen_at = scene.ordinal;
         self.place = (Rc::clone(scene.file), scene.line);
+    }
+
+    /// Whether nothing is missing between the last event and one with this version.
+    fn is_next(&self, version: Version) -> bool {
+        self.version.is_none_or(|last| {
+            let next = if version.term() == last.term() { last.sequence() + 1 } else { 0 };
+            version.sequence() <= next && version.term() <= last.term() + 1
+        })
     }
 
     /// The log ends.

@@ -363,6 +363,28 @@ fn r1_3_a_gap_is_legal_beside_its_explanation_only() {
     gap("NODE_STARTED", 9, 0).refused(Check::Version, 5);
 }
 
+/// R7.3: lines that died with their node may have kept a bound; without its death there would be no excuse.
+#[test]
+fn r7_3_a_bound_is_not_judged_across_a_gap() {
+    let late = |died: bool| {
+        let mut log = Log::attached();
+        let attached = log.lines.pop().unwrap();
+        log.at_ms += MINUTE_MS / 2;
+        if died {
+            log.node("NODE_STARTED", &json!({}));
+        } else {
+            log.lines.push(attached);
+            log.lines.last_mut().unwrap()["ts_ms"] = json!(log.at_ms);
+        }
+        log.switch();
+        log.end();
+        log
+    };
+    let findings = late(true).judged();
+    assert!(findings.good, "{}", findings.text());
+    late(false).refused(Check::Bounded, 4);
+}
+
 /// Totals at the end are what the log shows.
 #[test]
 fn r6_1_totals_are_right() {
