@@ -152,7 +152,7 @@ fn run_to_its_refusal(role: Role, config: &Path) -> String {
 fn r1_8_a_wrong_field_of_any_section_is_named_with_its_file() {
     let place = Place::new();
     let cases = [
-        (Role::DataPlane, "workers = 1", "workers = 0", "workers"),
+        (Role::DataPlane, "workers = 1", "workers = 65", "workers"),
         (Role::DataPlane, "workers = 1", "wrokers = 1", "wrokers"),
         (
             Role::DataPlane,

@@ -85,7 +85,7 @@ mod tests {
         let made = |gap: f64| -> Vec<Sample> {
             let one = |n: u32| {
                 let class = if n.wrapping_mul(40_503) & 256 == 0 { Class::First } else { Class::Last };
-                let slow = if n % 97 == 0 { 5_000.0 * noise(n + 1) } else { 0.0 };
+                let slow = if n.is_multiple_of(97) { 5_000.0 * noise(n + 1) } else { 0.0 };
                 let own = if class == Class::Last { gap } else { 0.0 };
                 Sample { class, took_ns: 100.0 + noise(n) + own + slow }
             };

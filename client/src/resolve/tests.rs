@@ -107,7 +107,7 @@ fn refusals_are_outvoted() {
         packet.build_bytes_vec().unwrap()
     };
     for (done, question) in questions.iter().enumerate() {
-        assert_eq!(lookup.is_over(NOW), false, "after {done} refusals");
+        assert!(!lookup.is_over(NOW), "after {done} refusals");
         lookup.handle_answer(NOW, question.route, &refuse(question));
     }
     assert!(lookup.is_over(NOW) && lookup.found().addresses.is_empty());

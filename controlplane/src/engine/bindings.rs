@@ -43,7 +43,7 @@ impl World {
     pub(super) fn met_slots(&mut self, slots: u32) {
         let max_sessions = self.settings.policy.max_sessions;
         if slots / 2 < max_sessions {
-            tracing::warn!(
+            tracing::info!(
                 slots,
                 max_sessions,
                 "fewer slots than twice max_sessions: beyond {} sessions a switch may find none; lower max_sessions or \

@@ -49,9 +49,9 @@ fn r7_3_the_same_session_after_both_processes_died() {
     }
     let events = rig.events();
     assert_eq!(events.iter().filter(|name| **name == "SESSION_CREATED").count(), 1);
-    let acquired = |line: &Line| match line.event.kind {
-        AuditKind::OwnerAcquired { term } => Some((line.event.session.unwrap().1, term, line.event.reason?)),
-        _ => None,
+    let acquired = |line: &Line| {
+        let AuditKind::OwnerAcquired { term } = line.event.kind else { return None };
+        Some((line.event.session.unwrap().1, term, line.event.reason?))
     };
     let acquired: Vec<_> = rig.lines.iter().filter_map(acquired).collect();
     assert_eq!(

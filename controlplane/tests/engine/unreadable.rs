@@ -68,11 +68,9 @@ fn rewrite(dir: &Path, id: SessionId, edit: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn told(rig: &Rig) -> Vec<(Unreadable, Decision, Option<Reason>, Vec<SessionId>)> {
-    let lines = rig.lines.iter().filter_map(|line| match &line.event.kind {
-        AuditKind::StoreRecords { problem, decision, sessions } => {
-            Some((*problem, *decision, line.event.reason, sessions.clone()))
-        }
-        _ => None,
+    let lines = rig.lines.iter().filter_map(|line| {
+        let AuditKind::StoreRecords { problem, decision, sessions } = &line.event.kind else { return None };
+        Some((*problem, *decision, line.event.reason, sessions.clone()))
     });
     lines.collect()
 }

@@ -50,10 +50,10 @@ fn html(report: &Report, run: &Run) -> String {
             "<h2>Outages at a round-trip time of {rtt} ms</h2>\n<h3>Distribution</h3>{}",
             cdf(&ours)
         );
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<h3>p50, p95, p99 and longest</h3>{}<p class=\"note\">Dark: p50; lighter: p95, p99; thin line: the \
-             longest; whisker: 95 % confidence interval of p99; orange: what is aimed at for p99.</p>\n",
+             longest; whisker: 95 % confidence interval of p99; orange: what is aimed at for p99.</p>",
             bars(&ours)
         );
     }
@@ -76,10 +76,10 @@ fn html(report: &Report, run: &Run) -> String {
 
 fn verdict(out: &mut String, report: &Report) {
     if report.valid {
-        let _ = write!(
+        let _ = writeln!(
             out,
             "<p class=\"good\">Valid: lives of the gateway: {}; {} audit events judged, {} frames watched on its wire; \
-             no rule broken, no frame of an old binding behind its unbind, everybody came back.</p>\n",
+             no rule broken, no frame of an old binding behind its unbind, everybody came back.</p>",
             report.lives.len(),
             report.lives.iter().map(|life| life.audit_events).sum::<u64>(),
             report.lives.iter().map(|life| life.data_seen).sum::<u64>()
@@ -93,7 +93,7 @@ fn verdict(out: &mut String, report: &Report) {
     }
     if !report.complete {
         let why = report.broken_off.as_deref().unwrap_or("less was run than asked for");
-        let _ = write!(out, "<p class=\"part\">A part of what was asked for: {}</p>\n", escape(why));
+        let _ = writeln!(out, "<p class=\"part\">A part of what was asked for: {}</p>", escape(why));
     }
 }
 
@@ -227,9 +227,9 @@ fn bars(causes: &[&CauseResult]) -> String {
 }
 
 fn packets(out: &mut String, one: &Recorded) {
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<h3>{} at {} ms: {:.1} ms of silence (incident {}, client {})</h3>\n",
+        "<h3>{} at {} ms: {:.1} ms of silence (incident {}, client {})</h3>",
         one.cause, one.rtt_ms, one.outage_ms, one.incident, one.client
     );
     for (name, lane, colour) in
@@ -263,6 +263,9 @@ fn packets(out: &mut String, one: &Recorded) {
     }
 }
 
+/// What of a sample is plotted.
+type Reading = fn(&Sample) -> f64;
+
 fn usage(out: &mut String, samples: &[Sample]) {
     let mut by_process: BTreeMap<&str, Vec<&Sample>> = BTreeMap::new();
     for sample in samples {
@@ -270,10 +273,8 @@ fn usage(out: &mut String, samples: &[Sample]) {
     }
     let end = samples.iter().map(|sample| sample.at_s).fold(1.0, f64::max);
     let most = |value: fn(&Sample) -> f64| samples.iter().map(value).fold(1.0, f64::max) * 1.05;
-    let plots: [(&str, fn(&Sample) -> f64); 2] = [
-        ("resident memory, MiB", |sample| sample.rss_kib as f64 / 1_024.0),
-        ("processor, % of a core", |sample| sample.cpu_percent),
-    ];
+    let memory: Reading = |sample| sample.rss_kib as f64 / 1_024.0;
+    let plots = [("resident memory, MiB", memory), ("processor, % of a core", |sample| sample.cpu_percent)];
     for (label, value) in plots {
         let axes = (Axis::linear("s from the beginning", 0.0, end), Axis::linear(label, 0.0, most(value)));
         let mut plot = Plot::new((900.0, 230.0), axes.0, axes.1);
@@ -292,7 +293,7 @@ fn usage(out: &mut String, samples: &[Sample]) {
 fn environment(out: &mut String, report: &Report) {
     out.push_str("<h2>What it ran on</h2>\n<table>");
     let mut row = |name: &str, value: &str| {
-        let _ = write!(out, "<tr><td>{name}</td><td class=\"env\">{}</td></tr>\n", escape(value));
+        let _ = writeln!(out, "<tr><td>{name}</td><td class=\"env\">{}</td></tr>", escape(value));
     };
     if let Value::Object(fields) = &report.environment {
         for (name, value) in fields {

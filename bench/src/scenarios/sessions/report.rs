@@ -241,8 +241,8 @@ impl Growth {
             }
             _ => f64::NAN,
         };
-        let (anonymous, resident): (fn(&Usage) -> u64, fn(&Usage) -> u64) =
-            (|usage| usage.anonymous_kib, |usage| usage.rss_kib);
+        let anonymous = |usage: &Usage| usage.anonymous_kib;
+        let resident = |usage: &Usage| usage.rss_kib;
         Self {
             control_plane_anonymous: of(CONTROL_PLANE, anonymous),
             control_plane_resident: of(CONTROL_PLANE, resident),
