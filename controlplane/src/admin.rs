@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::engine::{AdminCommand, ContextView, Engine};
+use crate::gap::Gap;
 use jvpn_abi::BootTime;
 use jvpn_host::memory::Memory;
 use jvpn_session::messages::SessionId;
@@ -76,6 +77,8 @@ pub struct Surroundings {
     pub abuse: Option<(u64, u64)>,
     /// Whether keys in this process's memory may reach a swap device.
     pub memory: Memory,
+    /// Replacements of the data plane that this process saw, and the last one.
+    pub gap: (u64, Option<Gap>),
 }
 
 /// Answers one request line.
@@ -124,6 +127,8 @@ fn status(engine: &Engine, around: &Surroundings, now: BootTime, view: &dyn Cont
         if let Some((sent, dropped)) = around.abuse {
             fields.insert("abuse_summaries".into(), json!({ "sent": sent, "dropped": dropped }));
         }
+        let (restarts, last) = around.gap;
+        fields.insert("data_plane_restarts".into(), json!({ "count": restarts, "last": last }));
         fields.insert("memory_locked".into(), json!(around.memory == Memory::Locked));
     }
     document
@@ -193,6 +198,7 @@ mod tests {
             datagrams_unsent: 0,
             abuse: None,
             memory: Memory::Locked,
+            gap: (0, None),
         };
         let mut ask = |line: &str| {
             answer(line, &mut engine, &config, &around, BootTime::from_millis(1), &testing::NoContext)

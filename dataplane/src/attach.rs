@@ -3,8 +3,11 @@
 use crate::config::{Config, Limits};
 use crate::frame::Mac;
 use crate::netlink::{Link, Netlink};
+use crate::pins::{Pins, TABLES};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -13,7 +16,7 @@ use jvpn_abi::{CONTRACT_VERSION, DropReason};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// The XDP object, built by this crate's build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("JVPN_XDP_OBJECT"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("JVPN_XDP_OBJECT"));
 
 /// The loaded and attached XDP programs with their tables.
 pub struct Steering {
@@ -23,6 +26,22 @@ pub struct Steering {
     pub wan: Link,
     /// The LAN interface.
     pub lan: Link,
+    /// Links that an earlier process left attached, by port: their programs are still its.
+    left: Vec<(&'static str, PinnedLink)>,
+    /// How the links came about.
+    pub attachment: Attachment,
+    /// `None`: nothing is pinned, the programs go with the process.
+    pins: Option<Pins>,
+}
+
+/// How the programs came to their interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attachment {
+    /// Attached by this process.
+    Attached,
+    /// The link is that of an earlier process; its program was replaced in one step.
+    Replaced,
 }
 
 impl std::fmt::Debug for Steering {
@@ -64,9 +83,18 @@ impl Steering {
         write_gate(&mut bpf, config, lan_mac)?;
         let logger =
             if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
+        let mut pins = pins(config, netlink.link(&config.wan.interface)?.index);
+        let mut left = Vec::new();
         for (program, interface) in [("wan", &config.wan.interface), ("lan", &config.lan.interface)] {
-            netlink.link(interface)?;
-            attach(&mut bpf, program, interface)?;
+            let index = netlink.link(interface)?.index;
+            match pins.as_ref().and_then(|pins| pins.link(program, index)) {
+                Some(link) => {
+                    left.push((program, link));
+                    // Not ours yet: if this start fails, whoever runs there goes on.
+                    pins.as_mut().into_iter().for_each(Pins::keep);
+                }
+                None => attach(&mut bpf, program, interface, pins.as_ref())?,
+            }
         }
         let wan = netlink.link(&config.wan.interface)?;
         let lan = netlink.link(&config.lan.interface)?;
@@ -85,7 +113,43 @@ impl Steering {
                 );
             }
         }
-        Ok(Self { bpf, logger, wan, lan })
+        let attachment = if left.is_empty() { Attachment::Attached } else { Attachment::Replaced };
+        Ok(Self { bpf, logger, wan, lan, left, attachment, pins })
+    }
+
+    /// Puts these programs into the place of those that an earlier process left, in one step each, and pins their tables.
+    /// Call it once the sockets are open: until then another process might own them, and nothing has been changed.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn take_over(&mut self) -> Result<()> {
+        for (name, link) in std::mem::take(&mut self.left) {
+            let program: &mut Xdp = program(&mut self.bpf, name)?;
+            let link = XdpLink::try_from(FdLink::from(link))?;
+            program.attach_to_link(link).with_context(|| format!("link of the {name} port"))?;
+            tracing::info!(port = name, "the program of an earlier process was replaced; the link stayed up");
+        }
+        let Some(pins) = &mut self.pins else { return Ok(()) };
+        pins.own();
+        let dir = pins.clear_tables(CONTRACT_VERSION)?;
+        for name in TABLES {
+            let map = self.bpf.map(name).ok_or_else(|| anyhow!("the XDP object has no map {name}"))?;
+            map.pin(dir.join(name)).with_context(|| format!("cannot pin table {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the programs stay attached if this process dies.
+    #[must_use]
+    pub const fn is_pinned(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// Leaves the programs attached when this is dropped, for the next process.
+    pub const fn keep(&mut self) {
+        if let Some(pins) = &mut self.pins {
+            pins.keep();
+        }
     }
 
     /// Puts a socket into the XSKMAP of a port.
@@ -197,17 +261,48 @@ pub fn set_gate(bpf: &mut Ebpf, gate: Gate) -> Result<()> {
     table.set(0, GateValue(gate), 0).context("GATE")
 }
 
-fn attach(bpf: &mut Ebpf, program: &str, interface: &str) -> Result<()> {
-    let steer: &mut Xdp = bpf
-        .program_mut(program)
-        .ok_or_else(|| anyhow!("the XDP object has no program {program}"))?
-        .try_into()?;
-    steer.load().with_context(|| format!("the kernel's verifier refused the XDP program '{program}'"))?;
-    let Err(native) = steer.attach(interface, XdpMode::Driver) else { return Ok(()) };
-    tracing::warn!(interface, error = %chain(&native), "no native XDP here, falling back to generic XDP (slower)");
-    steer.attach(interface, XdpMode::Skb).map(drop).with_context(|| {
-        format!("no XDP program can be attached to {interface} (native: {})", chain(&native))
-    })
+/// Pins are worth having, not worth refusing to start.
+fn pins(config: &Config, wan_index: u32) -> Option<Pins> {
+    if config.pin_dir.as_os_str().is_empty() {
+        return None;
+    }
+    match Pins::make(&config.pin_dir, wan_index) {
+        Ok(pins) => Some(pins),
+        Err(error) => {
+            tracing::warn!("XDP goes with this process, a restart attaches it anew: {error:#}");
+            None
+        }
+    }
+}
+
+fn program<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program: &mut Xdp =
+        bpf.program_mut(name).ok_or_else(|| anyhow!("the XDP object has no program {name}"))?.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("the kernel's verifier refused the XDP program '{name}'"))?;
+    }
+    Ok(program)
+}
+
+fn attach(bpf: &mut Ebpf, name: &str, interface: &str, pins: Option<&Pins>) -> Result<()> {
+    let steer = program(bpf, name)?;
+    let link = match steer.attach(interface, XdpMode::Driver) {
+        Ok(link) => link,
+        Err(native) => {
+            tracing::warn!(interface, error = %chain(&native), "no native XDP here, falling back to generic XDP (slower)");
+            steer.attach(interface, XdpMode::Skb).with_context(|| {
+                format!("no XDP program can be attached to {interface} (native: {})", chain(&native))
+            })?
+        }
+    };
+    let Some(pins) = pins else { return Ok(()) };
+    // aya falls back silently to an attachment without a link, which cannot be pinned.
+    let link: FdLink = steer
+        .take_link(link)?
+        .try_into()
+        .with_context(|| format!("the kernel gave no BPF link for {interface}; set pin_dir = \"\""))?;
+    let path = pins.link_path(name);
+    link.pin(&path).map(drop).with_context(|| format!("cannot pin {}", path.display()))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -6,13 +6,16 @@
 pub mod attach;
 pub mod config;
 pub mod frame;
+pub mod gauges;
 pub mod lan;
 pub mod managed;
 pub mod neighbours;
 pub mod netlink;
+pub mod pins;
 pub mod pipeline;
 pub mod plan;
 pub mod port;
+pub mod replace;
 pub mod run;
 pub mod slots;
 pub mod status;
