@@ -3,6 +3,7 @@
 //! A batch boundary is the top of the loop: every frame of the batch before has been handed to its TX ring. There the
 //! worker takes over what the installer handed out and reports which unbind it has passed.
 
+use crate::gauges::{BATCHES_BETWEEN_LOOKS, PortGauges};
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
 use crate::port::{Port, PortStatistics, RxFrame, TxFrame};
@@ -33,7 +34,9 @@ pub struct WorkerLinks {
     pub neighbour_bell: Doorbell,
     /// Set to end the worker.
     pub stop: AtomicBool,
-    /// Kernel statistics of both sockets, (WAN, LAN), refreshed when the worker goes to sleep.
+    /// How full the rings are, (WAN, LAN), looked at as `statistics` are.
+    pub levels: (PortGauges, PortGauges),
+    /// Kernel statistics of both sockets, (WAN, LAN), refreshed when the worker goes to sleep and every so many batches.
     pub statistics: Mutex<(PortStatistics, PortStatistics)>,
 }
 
@@ -121,7 +124,9 @@ impl Worker {
     /// Everything of the batch before has left for its ring: pass on what waited for that.
     fn boundary(&mut self) {
         let report = self.tables.report(self.index);
-        report.batches.store(report.batches.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        let batches = report.batches.load(Ordering::Relaxed).wrapping_add(1);
+        report.batches.store(batches, Ordering::Relaxed);
+        let looks = batches.is_multiple_of(BATCHES_BETWEEN_LOOKS);
         // Read before the next batch begins: words stored before this sequence was raised are seen by that batch.
         let unbind = self.tables.reports().requested_unbind_seq.load(Ordering::SeqCst);
         let installed = self.pipeline.apply(&self.links.queues).unwrap_or(self.reported.1);
@@ -134,6 +139,9 @@ impl Worker {
             report.unbind_seq.store(unbind, Ordering::Release);
             self.reported = (unbind, installed);
             self.links.report_bell.ring();
+        }
+        if looks {
+            self.look();
         }
     }
 
@@ -211,13 +219,21 @@ impl Worker {
         }
     }
 
-    /// Waits for frames or a doorbell. Frames that the kernel did not take yet are tried again soon.
-    fn wait(&mut self, at_most: Option<PollTimeout>) {
-        if at_most.is_none()
-            && let (Some(wan), Some(lan), Ok(mut shown)) =
-                (self.wan.statistics(), self.lan.statistics(), self.links.statistics.try_lock())
+    /// Notes what others may want to know of the ports.
+    fn look(&mut self) {
+        self.links.levels.0.look(&mut self.wan);
+        self.links.levels.1.look(&mut self.lan);
+        if let (Some(wan), Some(lan), Ok(mut shown)) =
+            (self.wan.statistics(), self.lan.statistics(), self.links.statistics.try_lock())
         {
             *shown = (wan, lan);
+        }
+    }
+
+    /// Waits for frames or a doorbell. Frames that the kernel did not take yet are tried again soon.
+    fn wait(&mut self, at_most: Option<PollTimeout>) {
+        if at_most.is_none() {
+            self.look();
         }
         let waiting = self.wan.unsent() + self.lan.unsent() > 0;
         let timeout = at_most.unwrap_or(if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE });

@@ -10,6 +10,7 @@ mod options;
 pub use mode::AfXdpMode;
 pub use options::{BusyPoll, PortOptions};
 
+use crate::gauges::RingLevels;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -309,6 +310,19 @@ impl Port {
         let done = unsafe { self.completion.consume(&mut self.scratch) };
         self.free.extend_from_slice(&self.scratch[..done]);
         self.in_flight = self.in_flight.saturating_sub(done);
+    }
+
+    /// Frames in each ring, now.
+    #[must_use]
+    pub fn levels(&mut self) -> RingLevels {
+        RingLevels {
+            rx: self.rx.nb_avail_exact(),
+            fill: RING.saturating_sub(self.fill.nb_free_exact()),
+            tx: RING.saturating_sub(self.tx.nb_free_exact()),
+            completion: self.completion.nb_avail_exact(),
+            free: u32::try_from(self.free.len()).unwrap_or(u32::MAX),
+            size: RING,
+        }
     }
 
     /// Counters that the kernel keeps for this socket.
