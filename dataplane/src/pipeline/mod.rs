@@ -2,7 +2,10 @@
 //! tests, benches and fuzzers drive exactly what the workers run.
 
 mod inbound;
+mod look_ahead;
 mod outbound;
+
+pub(crate) use look_ahead::prefetch_whole;
 
 use crate::frame::{Mac, OUTER_V4_LEN};
 use crate::lan::{LanView, NextHop};
