@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand, value_parser};
 use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
+use crate::forwarding::l2fwd::{self, L2fwdArgs};
+use crate::forwarding::pinning::{self, PinningArgs};
 use crate::model::{self, Mutant, Scope};
 use crate::scenarios::{cost, demo, flood};
 use crate::simulate::{self, Seeds};
@@ -56,6 +58,10 @@ enum Verb {
     Simulate(Box<SimulateArgs>),
     /// Judges audit logs of a gateway by the schema, the table of transitions and the invariants, and by nothing else.
     CheckEvents(CheckEventsArgs),
+    /// Packets per second of our worker against plain AF_XDP forwarding between the same two ports.
+    L2fwd(L2fwdArgs),
+    /// Tries settings of the worker on this machine, and recommends a configuration.
+    Pinning(PinningArgs),
     /// Removes what killed runs left: network namespaces, processes, files.
     Sweep,
 }
@@ -195,6 +201,8 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
         Verb::CheckEvents(args) => return Ok(check_events::run(&args)),
+        Verb::L2fwd(args) => measured(|interrupt| l2fwd::run(&args, interrupt)),
+        Verb::Pinning(args) => measured(|interrupt| pinning::run(&args, interrupt)),
         Verb::Sweep => sweep(),
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
         Verb::Model(args) => run_model(args.deep),
@@ -211,6 +219,12 @@ fn run_cost(args: CostArgs) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let CostArgs { sessions, rounds, per_round, storm, json } = args;
     cost::run(&cost::Options { sessions, rounds, per_round, storm, json }, &interrupt)
+}
+
+/// Measurements in namespaces of their own.
+fn measured(run: impl FnOnce(Interrupt) -> Result<()>) -> Result<()> {
+    requirements::check()?;
+    run(Interrupt::install()?)
 }
 
 fn sweep() -> Result<()> {
@@ -346,5 +360,11 @@ mod tests {
         assert!(simulate("--sessions", "0").is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "check-events", "-", "--lateness", "2s"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "check-events"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "l2fwd", "--rounds", "5", "--json"]).is_ok());
+        assert!(
+            Cli::try_parse_from(["jvpn-bench", "l2fwd", "--rounds", "4"]).is_err(),
+            "no median of so few"
+        );
+        assert!(Cli::try_parse_from(["jvpn-bench", "pinning", "--seconds", "1"]).is_ok());
     }
 }

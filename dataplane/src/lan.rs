@@ -1,6 +1,7 @@
 //! The LAN as workers see it: an immutable view of routes and neighbours, replaced as a whole when it changes.
 
 use crate::frame::Mac;
+use crate::spread::Spread;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
@@ -40,7 +41,7 @@ pub enum NextHop {
 pub struct LanView {
     /// Longest prefix first.
     routes: Vec<LanRoute>,
-    neighbours: HashMap<Ipv4Addr, Mac>,
+    neighbours: HashMap<Ipv4Addr, Mac, Spread>,
 }
 
 impl LanView {
@@ -48,7 +49,7 @@ impl LanView {
     #[must_use]
     pub fn new(mut routes: Vec<LanRoute>, neighbours: HashMap<Ipv4Addr, Mac>) -> Self {
         routes.sort_by_key(|route| std::cmp::Reverse(route.mask));
-        Self { routes, neighbours }
+        Self { routes, neighbours: neighbours.into_iter().collect() }
     }
 
     /// Where a packet for `destination` goes. Constant work for the few routes that a LAN port has.

@@ -18,6 +18,7 @@ pub mod port;
 pub mod replace;
 pub mod run;
 pub mod slots;
+pub mod spread;
 pub mod status;
 pub mod tables;
 pub mod tuning;

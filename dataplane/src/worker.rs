@@ -149,7 +149,10 @@ impl Worker {
         self.wan.receive(&mut self.batch, self.batch_len);
         let handled = self.batch.len();
         let now = (self.clock)();
-        while let Some(mut frame) = self.batch.pop() {
+        loop {
+            let (port, batch) = (&self.wan, &self.batch);
+            self.pipeline.look_ahead_inbound(|ahead| Some(port.peek(nth_from_end(batch, ahead)?)));
+            let Some(mut frame) = self.batch.pop() else { break };
             let mut lan_frame = self.lan_frame.take().or_else(|| self.lan.take_free());
             let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
             let verdict = {
@@ -168,7 +171,10 @@ impl Worker {
         self.lan.receive(&mut self.batch, self.batch_len);
         let handled = self.batch.len();
         let now = (self.clock)();
-        while let Some(mut frame) = self.batch.pop() {
+        loop {
+            let (port, batch) = (&self.lan, &self.batch);
+            self.pipeline.look_ahead_outbound(|ahead| Some(port.peek(nth_from_end(batch, ahead)?)));
+            let Some(mut frame) = self.batch.pop() else { break };
             let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
             let verdict = {
                 let octets = self.lan.octets(&mut frame);
@@ -246,4 +252,10 @@ impl Worker {
         let _woken = poll(&mut fds, timeout);
         let _rang = self.links.queues.bell.silence();
     }
+}
+
+/// The frame whose turn comes after `n` others.
+#[inline]
+fn nth_from_end(batch: &[RxFrame], n: usize) -> Option<&RxFrame> {
+    batch.get(batch.len().checked_sub(n + 1)?)
 }

@@ -27,6 +27,7 @@ pub mod inject;
 pub mod interrupt;
 pub mod netns;
 pub mod process;
+pub mod redirect;
 pub mod registry;
 pub mod requirements;
 pub mod tool;

@@ -9,6 +9,8 @@ use jvpn_abi::steer::ETHERNET_LEN;
 use jvpn_abi::tables::{Context, SteeringMark, WINDOW_WORDS};
 use jvpn_abi::wire::{DATA_HEADER_LEN, be32, be64};
 
+/// Frames ahead at which the frame's own first lines are asked for: the kernel wrote them on another CPU, perhaps.
+const FRAME_AHEAD: usize = 12;
 /// Frames ahead at which the tables are asked for: what each stage reads, the stage before it has brought.
 const TABLES_AHEAD: usize = 8;
 /// The binding itself.
@@ -31,12 +33,14 @@ impl Pipeline {
     /// To be called before a frame from the WAN is handled; `frame(n)` is the n-th behind it in the batch.
     #[inline]
     pub fn look_ahead_inbound<'a>(&self, frame: impl Fn(usize) -> Option<&'a [u8]>) {
+        frame(FRAME_AHEAD).into_iter().for_each(prefetch_head);
         self.look_ahead(|ahead| sealed(frame(ahead)?));
     }
 
     /// To be called before a frame from the LAN is handled; `frame(n)` is the n-th behind it in the batch.
     #[inline]
     pub fn look_ahead_outbound<'a>(&self, frame: impl Fn(usize) -> Option<&'a [u8]>) {
+        frame(FRAME_AHEAD).into_iter().for_each(prefetch_head);
         self.look_ahead(|ahead| {
             let mark = SteeringMark::decode(frame(ahead)?)?;
             Some(Hint { slot_index: mark.slot_index, counter: None })
@@ -87,6 +91,12 @@ fn prefetch_context(context: &Context, counter: Option<u64>) {
             prefetch(&keys.send_counter);
         }
     }
+}
+
+/// The two lines that have a frame's headers.
+#[inline]
+fn prefetch_head(frame: &[u8]) {
+    frame.iter().step_by(64).take(2).for_each(prefetch);
 }
 
 /// Every line of a value.

@@ -4,6 +4,7 @@
 mod inbound;
 mod look_ahead;
 mod outbound;
+mod tally;
 
 pub(crate) use look_ahead::prefetch_whole;
 
@@ -19,6 +20,7 @@ use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tally::Tally;
 
 /// Octets in front of the plaintext in an outer IPv4 frame.
 pub const SEALED_AT: usize = OUTER_V4_LEN + DATA_HEADER_LEN;
@@ -58,6 +60,7 @@ pub struct Pipeline {
     // Cells, so that a packet's handling borrows the worker's slots without counting references.
     missed: Cell<bool>,
     confirmed_any: Cell<bool>,
+    tally: Tally,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -95,6 +98,7 @@ impl Pipeline {
             misses,
             missed: Cell::new(false),
             confirmed_any: Cell::new(false),
+            tally: Tally::default(),
         }
     }
 
@@ -130,8 +134,9 @@ impl Pipeline {
         std::mem::replace(&mut self.lan, lan)
     }
 
-    /// What happened since the last call that others must be told.
+    /// What happened since the last call that others must be told. To be called before the next batch boundary.
     pub fn after_batch(&mut self) -> AfterBatch {
+        self.tally.end_batch(&self.tables.contexts);
         AfterBatch { confirmed: self.confirmed_any.take(), missed: self.missed.take() }
     }
 

@@ -6,7 +6,6 @@ use crate::frame::{InnerV4, decrement_ttl};
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::ETHERNET_LEN;
 use jvpn_abi::tables::SteeringMark;
-use std::sync::atomic::Ordering;
 
 impl Pipeline {
     /// Handles one frame from the LAN port, which XDP marked with a slot. `wan_out` is a TX frame of the WAN port.
@@ -48,9 +47,7 @@ impl Pipeline {
         decrement_ttl(packet);
         let packet = packet.get(..inner.len).ok_or(DropReason::InnerMalformed)?;
         let len = seal_into(slot, context, packet, wan_out)?;
-        // Several workers may seal for one binding.
-        context.packets_out.fetch_add(1, Ordering::Relaxed);
-        context.bytes_out.fetch_add(inner.len as u64, Ordering::Relaxed);
+        self.tally.sealed(&self.tables.contexts, slot.slot.index(), inner.len);
         Ok(len)
     }
 }

@@ -226,6 +226,16 @@ impl Port {
         octets
     }
 
+    /// The octets of a received frame, to look at.
+    #[must_use]
+    pub fn peek<'a>(&'a self, frame: &'a RxFrame) -> &'a [u8] {
+        // SAFETY: the token proves that the frame is in no ring, and whoever writes to it borrows the token for that.
+        let data = unsafe { self.umem.data(&frame.0) };
+        let octets = data.contents();
+        // SAFETY: the octets live in the UMEM for 'a, and 'a borrows the token.
+        unsafe { std::slice::from_raw_parts(octets.as_ptr(), octets.len()) }
+    }
+
     /// Gives a received frame back; it reaches the fill ring at the next [`Self::flush`].
     pub fn recycle(&mut self, frame: RxFrame) {
         self.to_fill.push(frame.0);
