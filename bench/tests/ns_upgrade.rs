@@ -70,11 +70,11 @@ fn is_empty_or_gone(dir: &Path) -> bool {
     !dir.exists()
 }
 
-/// R1.2, R5.1: twenty replacements of the XDP programs under traffic: another program each time, not one packet lost,
+/// R0.5, R1.2: twenty replacements of the XDP programs under traffic: another program each time, not one packet lost,
 /// nothing happens to the session. A table of another contract version is refused, with both versions named.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
-fn r5_1_a_program_is_replaced_without_losing_a_packet() {
+fn r0_5_a_program_is_replaced_without_losing_a_packet() {
     let lab = Lab::attached();
     let heartbeat = lab.heartbeat();
     let (before, missing_before) = (lab.snapshot(), missing(&heartbeat));

@@ -4,6 +4,7 @@
 //! plane's decision, which reaches it through the shared tables alone.
 
 pub mod attach;
+pub mod boundary;
 pub mod config;
 pub mod frame;
 pub mod gauges;

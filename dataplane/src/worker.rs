@@ -3,6 +3,7 @@
 //! A batch boundary is the top of the loop: every frame of the batch before has been handed to its TX ring. There the
 //! worker takes over what the installer handed out and reports which unbind it has passed.
 
+use crate::boundary::Boundary;
 use crate::gauges::{BATCHES_BETWEEN_LOOKS, PortGauges};
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
@@ -53,7 +54,7 @@ pub struct Worker {
     wan_frame: Option<TxFrame>,
     lan_frame: Option<TxFrame>,
     clock: fn() -> BootTime,
-    reported: (u64, u64),
+    passed: Boundary,
     batch_len: usize,
     /// How long the ports are polled after the last frame before the worker sleeps, ns.
     busy_poll_ns: u64,
@@ -85,7 +86,7 @@ impl Worker {
             wan_frame: None,
             lan_frame: None,
             clock,
-            reported: (0, 0),
+            passed: Boundary::default(),
             batch_len,
             busy_poll_ns: 0,
             last_frame: BootTime(0),
@@ -127,17 +128,12 @@ impl Worker {
         let batches = report.batches.load(Ordering::Relaxed).wrapping_add(1);
         report.batches.store(batches, Ordering::Relaxed);
         let looks = batches.is_multiple_of(BATCHES_BETWEEN_LOOKS);
-        // Read before the next batch begins: words stored before this sequence was raised are seen by that batch.
-        let unbind = self.tables.reports().requested_unbind_seq.load(Ordering::SeqCst);
-        let installed = self.pipeline.apply(&self.links.queues).unwrap_or(self.reported.1);
+        let tells = self.passed.pass(&self.tables, self.index, &mut self.pipeline, &self.links.queues);
         while let Some(view) = self.links.lan_views.pop() {
             let old = self.pipeline.replace_lan(view);
             let _full = self.links.lan_retired.push(old);
         }
-        if (unbind, installed) != self.reported {
-            report.install_seq.store(installed, Ordering::Release);
-            report.unbind_seq.store(unbind, Ordering::Release);
-            self.reported = (unbind, installed);
+        if tells {
             self.links.report_bell.ring();
         }
         if looks {

@@ -156,7 +156,7 @@ mod tests {
 
     /// Every alternative once, the default first; a difference that is noise recommends the default.
     #[test]
-    fn r5_1_settings_and_recommendation() {
+    fn r0_5_settings_and_recommendation() {
         let mut rows = settings(&[0, 1], 1);
         let shown: Vec<_> =
             rows.iter().map(|row| (row.worker_cpu, row.generator_cpu, row.batch, row.busy_poll)).collect();
