@@ -7,13 +7,18 @@ use super::ours::Ours;
 use super::plain::Plain;
 use anyhow::{Context as _, Result};
 use jvpn_dataplane::tuning::Tuning;
-use jvpn_rig::{Interrupt, Namespace, Rig};
+use jvpn_rig::{Interrupt, Namespace, Rig, wait};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::time::{Duration, Instant};
 
 /// Before the window begins: rings and caches are as they stay.
 const WARM_UP: Duration = Duration::from_millis(300);
+
+/// How long the first packets may take: on a machine that other work shares, a thread may wait for its CPU.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+/// More than a stray packet of the kernel's own.
+const FIRST_PACKETS: u64 = 1_000;
 
 /// How often an interrupt is looked for.
 const STEP: Duration = Duration::from_millis(100);
@@ -61,6 +66,16 @@ enum Running {
     Ours(Box<Ours>),
 }
 
+impl Running {
+    /// For a measurement in which nothing came out.
+    fn shown(&self) -> String {
+        match self {
+            Self::Plain(_) => "plain forwarding".to_owned(),
+            Self::Ours(ours) => ours.counters(),
+        }
+    }
+}
+
 impl Lab {
     pub(super) fn create(interrupt: Interrupt) -> Result<Self> {
         Ok(Self { rig: Rig::create()?, interrupt })
@@ -81,6 +96,11 @@ impl Lab {
         let target = self.rig.gateway().run(|| mac(self.gateway_port(setting.direction)))??;
         let (direction, size, cpu) = (setting.direction, setting.size, setting.generator_cpu);
         let generator = source.0.run(|| Generator::start(source.1, direction, size, target, cpu))??;
+        let before = received(sink)?;
+        wait::until("packets come out", FIRST_PATIENCE, &self.interrupt, || {
+            Ok((received(sink)? > before + FIRST_PACKETS).then_some(()))
+        })
+        .with_context(|| running.shown())?;
         self.rest(WARM_UP)?;
         let (packets, time, began) = (received(sink)?, cpu_time(&running)?, Instant::now());
         self.rest(setting.window)?;

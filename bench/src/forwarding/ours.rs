@@ -9,11 +9,11 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
 use bytemuck::Zeroable;
 use crossbeam_queue::ArrayQueue;
-use jvpn_abi::Endpoint;
 use jvpn_abi::tables::{
     BindingEntry, BindingWord, Context, InstallEntry, InstallOp, KeyRing, NEXT_HOP_KNOWN, Reports,
 };
 use jvpn_abi::wire::Suite;
+use jvpn_abi::{DropReason, Endpoint};
 use jvpn_dataplane::attach::Steering;
 use jvpn_dataplane::frame::Mac;
 use jvpn_dataplane::port::{BusyPoll, Port, PortOptions};
@@ -37,8 +37,9 @@ pub(super) struct Ours {
     thread: JoinHandle<Result<()>>,
     id: Pid,
     links: Arc<WorkerLinks>,
+    tables: Arc<Tables>,
     _installer: Installer,
-    _steering: Steering,
+    steering: Steering,
 }
 
 impl Ours {
@@ -95,11 +96,24 @@ impl Ours {
             Ok(())
         });
         let id = told.recv().map_err(|_| anyhow!("the worker did not start"))?;
-        Ok(Self { thread, id, links, _installer: installer, _steering: steering })
+        Ok(Self { thread, id, links, tables, _installer: installer, steering })
     }
 
     pub(super) const fn thread(&self) -> Pid {
         self.id
+    }
+
+    /// What became of packets, by reason: for a measurement in which nothing came out.
+    pub(super) fn counters(&self) -> String {
+        let report = self.tables.report(0);
+        let of_worker = DropReason::ALL.iter().filter_map(|reason| {
+            Some((reason, report.counters.get(reason.number() as usize)?.load(Ordering::Relaxed)))
+        });
+        let of_worker: Vec<_> =
+            of_worker.filter(|(_, n)| *n > 0).map(|(reason, n)| format!("{} {n}", reason.name())).collect();
+        let of_xdp = self.steering.counters().unwrap_or_default().into_iter().filter(|(_, n)| *n > 0);
+        let of_xdp: Vec<_> = of_xdp.map(|(reason, n)| format!("{} {n}", reason.name())).collect();
+        format!("worker: {}; XDP: {}", of_worker.join(", "), of_xdp.join(", "))
     }
 
     pub(super) fn stop(self) -> Result<()> {
