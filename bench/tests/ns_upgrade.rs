@@ -169,3 +169,29 @@ fn second_data_plane_is_refused(lab: &Lab) {
     assert!(!output.status.success() && said.contains("another process uses this queue"), "{said}");
     assert_eq!(program_id(lab), program, "the first one's program is in place");
 }
+
+/// CPU ticks that a process has used (fields 14 and 15 of /proc/PID/stat, 100 per second).
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// R0.5: with a session and no traffic the three processes together use less than 1 % of a CPU, busy polling configured.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_5_an_idle_gateway_rests() {
+    const IDLE: Duration = Duration::from_secs(10);
+    let mut lab = Lab::prepare();
+    lab.edit(Role::DataPlane, "[wan]", "[tuning]\nbusy_poll = 50\n\n[wan]");
+    lab.launch_all();
+    let pids = Role::ALL.map(|role| lab.deployment.pid(role).unwrap());
+    let before = pids.map(ticks);
+    // Time without events is what is measured.
+    std::thread::sleep(IDLE);
+    let used: Vec<u64> = pids.into_iter().zip(before).map(|(pid, before)| ticks(pid) - before).collect();
+    eprintln!("  ticks of 10 ms in 10 s: {used:?}");
+    assert!(used.iter().sum::<u64>() < 10, "1 % of ten seconds are 10 ticks: {used:?}");
+    lab.finish();
+}

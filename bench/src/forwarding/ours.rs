@@ -86,8 +86,15 @@ impl Ours {
             levels: Default::default(),
             statistics: Mutex::default(),
         });
-        let worker = Worker::new(0, (wan, lan), pipeline, tables, Arc::clone(&links), jvpn_host::clock::now)
-            .tuned(tuning);
+        let worker = Worker::new(
+            0,
+            (wan, lan),
+            pipeline,
+            Arc::clone(&tables),
+            Arc::clone(&links),
+            jvpn_host::clock::now,
+        )
+        .tuned(tuning);
         let (tell, told) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             pin(cpu)?;
