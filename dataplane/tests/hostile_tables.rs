@@ -10,10 +10,29 @@ use jvpn_dataplane::pipeline::Verdict;
 use proptest::prelude::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The cells of a CONTEXT, as a writer without manners sees them.
-fn cells(context: &Context) -> &[AtomicU64] {
-    // SAFETY: a CONTEXT is nothing but u64 cells (its size is asserted in `jvpn_abi`), all of which may be stored to.
-    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(context).cast(), size_of::<Context>() / 8) }
+/// A cell of a CONTEXT: one of those that a worker reads, or a word of a window.
+fn cell(context: &Context, place: usize) -> &AtomicU64 {
+    let [even, odd] = &context.keys;
+    let named = [
+        &context.tag,
+        &context.confirmed,
+        &context.next_hop_mac,
+        &context.send_key,
+        &context.packets_in,
+        &context.packets_out,
+        &context.probes,
+        &even.send_counter,
+        &even.key_number_plus_one,
+        &even.window_lock,
+        &even.window_end,
+        &even.received,
+        &odd.send_counter,
+        &odd.key_number_plus_one,
+        &odd.window_lock,
+        &odd.window_end,
+    ];
+    let window = &even.window[place / 32 % even.window.len()];
+    named.get(place % 32).copied().unwrap_or(window)
 }
 
 /// What a hostile or dying process leaves: mostly words that mean something.
@@ -38,8 +57,7 @@ fn scribble(bench: &Bench, (table, place, word): (u8, usize, u64)) {
     match table {
         0 | 1 => {
             let slot = if table == 0 { slot().index() as usize } else { place % contexts.len() };
-            let cells = cells(&contexts[slot]);
-            cells[place / 64 % cells.len()].store(word, Ordering::SeqCst);
+            cell(&contexts[slot], place).store(word, Ordering::SeqCst);
         }
         2 => {
             let slot = u32::try_from(place / BINDING_WORDS).unwrap_or(0) % SLOTS;
