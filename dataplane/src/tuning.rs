@@ -107,9 +107,9 @@ impl Tuning {
 mod tests {
     use super::*;
 
-    /// R5.1: each field wrong, once: the error names it.
+    /// R0.5: each field wrong, once: the error names it.
     #[test]
-    fn r5_1_every_tuning_field_is_checked() {
+    fn r0_5_every_tuning_field_is_checked() {
         let good = Tuning::default();
         good.validate(0).unwrap();
         good.validate(64).unwrap();
