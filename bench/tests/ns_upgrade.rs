@@ -154,6 +154,69 @@ fn r1_2_a_restart_keeps_link_and_session_and_reports_its_gap() {
     assert!(is_empty_or_gone(&dir));
 }
 
+/// How the gateway's WAN port is attached, as the kernel shows it: `xdp` is native.
+fn kernel_mode(lab: &Lab) -> &'static str {
+    let shown = IP.run(Some(lab.rig.gateway()), &["link", "show", "dev", "wan0"]).unwrap();
+    match (shown.contains("prog/xdp id "), shown.contains("xdpgeneric")) {
+        (true, true) => "generic",
+        (true, false) => "native",
+        (false, _) => "none",
+    }
+}
+
+/// R1.2, R8.1: a data plane that was killed has left its links; the next one, under another `mode`, takes over what fits
+/// and attaches the rest anew. A port without AF_XDP keeps no link.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r1_2_a_restart_in_another_mode_leaves_no_link_behind() {
+    let mut lab = Lab::prepare();
+    lab.edit(Role::ControlPlane, "preset = \"edge\"", PATIENT);
+    lab.edit(Role::DataPlane, "workers = 2", "mode = \"auto\"\nworkers = 2");
+    lab.launch_all();
+    let heartbeat = lab.heartbeat();
+    let before = lab.snapshot();
+    // As configured, as the kernel shows it, as the link came about.
+    let turns = [
+        ("generic", "generic", "attached"),
+        ("auto", "generic", "replaced"),
+        ("require-native", "native", "attached"),
+        ("auto", "native", "replaced"),
+    ];
+    let mut mode = "auto";
+    for (next, shown, attachment) in turns {
+        lab.kill(Role::DataPlane);
+        lab.edit(Role::DataPlane, &format!("mode = \"{mode}\""), &format!("mode = \"{next}\""));
+        mode = next;
+        lab.launch(Role::DataPlane);
+        lab.await_replies(&heartbeat, 50);
+        let status = lab.data_plane_status();
+        assert_eq!(kernel_mode(&lab), shown, "{next}");
+        assert_eq!(
+            (&status["xdp_mode"], &status["xdp_attachment"]),
+            (&shown.into(), &attachment.into()),
+            "{next}"
+        );
+        assert_eq!(lab.snapshot(), before, "nothing happened to the session");
+        let output = replace_program(&lab);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let dir = pins(&lab);
+    drop(heartbeat);
+    // The control plane's socket is not shared under AF_XDP.
+    lab.kill(Role::DataPlane);
+    lab.kill(Role::ControlPlane);
+    lab.edit(Role::DataPlane, &format!("mode = \"{mode}\""), "mode = \"no-af-xdp\"");
+    lab.launch(Role::DataPlane);
+    assert_eq!((kernel_mode(&lab), &lab.data_plane_status()["xdp_mode"]), ("none", &"none".into()));
+    assert!(!dir.join("link-wan").exists() && !dir.join("link-lan").exists());
+    let output = replace_program(&lab);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("no XDP program on either port"), "{said}");
+    lab.launch(Role::ControlPlane);
+    lab.finish();
+    assert!(is_empty_or_gone(&dir));
+}
+
 /// With sockets of its own it gets as far as the queues, which are taken.
 fn second_data_plane_is_refused(lab: &Lab) {
     let file = lab.places.config_dir.join(Role::DataPlane.config_file());

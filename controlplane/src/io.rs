@@ -380,7 +380,11 @@ impl Shell {
                 TableEvent::DataPlaneUp { .. } => self.gap.up(now),
                 TableEvent::Installed { seq } => self.gap.installed(seq, now),
                 TableEvent::InstallRefused { seq } => self.gap.refused(seq, now),
-                _ => None,
+                // An adopted data plane never went away.
+                TableEvent::Adopted { .. }
+                | TableEvent::Quiesced { .. }
+                | TableEvent::Confirmed { .. }
+                | TableEvent::DataPlaneLost => None,
             };
             if let Some(Gap { gap_ms, away_ms, bindings_kept }) = ended {
                 tracing::info!(gap_ms, away_ms, bindings_kept, "the next data plane forwards");

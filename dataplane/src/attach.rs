@@ -252,7 +252,7 @@ impl Steering {
                     );
                 }
                 Hold::Unwanted => self.pins.iter().for_each(|pins| pins.unpin(name)),
-                own => *hold = own,
+                own @ (Hold::Nothing | Hold::Process(_) | Hold::Pin) => *hold = own,
             }
         }
         let Some(pins) = &mut self.pins else { return Ok(()) };

@@ -431,9 +431,12 @@ struct Crew<'a> {
     bells: &'a Bells,
 }
 
+/// Workers, and the threads that they run on.
+type Started = (Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>);
+
 impl Crew<'_> {
     /// A worker for each pair of queues.
-    fn start<W, L>(&self, wan: Vec<W>, lan: Vec<L>) -> Result<(Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>)>
+    fn start<W, L>(&self, wan: Vec<W>, lan: Vec<L>) -> Result<Started>
     where
         W: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
         L: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
