@@ -9,6 +9,8 @@ use clap::{Args, Parser, Subcommand, value_parser};
 use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
+use crate::forwarding::l2fwd::{self, L2fwdArgs};
+use crate::forwarding::pinning::{self, PinningArgs};
 use crate::model::{self, Mutant, Scope};
 use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak, throughput};
 use crate::simulate::{self, Seeds};
@@ -104,6 +106,10 @@ enum Verb {
     /// and shows Welch's t over both. Beyond 4.5 they differ. Two comparisons that stop early are measured beside ours and
     /// must be found. Use a release build on a quiet machine.
     Timing(TimingArgs),
+    /// Packets per second of our worker against plain AF_XDP forwarding between the same two ports.
+    L2fwd(L2fwdArgs),
+    /// Tries settings of the worker on this machine, and recommends a configuration.
+    Pinning(PinningArgs),
     /// Removes what killed runs left: network namespaces, processes, files.
     Sweep,
 }
@@ -392,6 +398,8 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
         Verb::CheckEvents(args) => return Ok(check_events::run(&args)),
+        Verb::L2fwd(args) => measured(|interrupt| l2fwd::run(&args, interrupt)),
+        Verb::Pinning(args) => measured(|interrupt| pinning::run(&args, interrupt)),
         Verb::Sweep => sweep(),
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
         Verb::Model(args) => run_model(args.deep),
@@ -416,6 +424,12 @@ fn run_cost(args: CostArgs) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let CostArgs { sessions, rounds, per_round, storm, json } = args;
     cost::run(&cost::Options { sessions, rounds, per_round, storm, json }, &interrupt)
+}
+
+/// Measurements in namespaces of their own.
+fn measured(run: impl FnOnce(Interrupt) -> Result<()>) -> Result<()> {
+    requirements::check()?;
+    run(Interrupt::install()?)
 }
 
 fn sweep() -> Result<()> {
@@ -641,5 +655,11 @@ mod tests {
         assert!(recovery(&["--judge", "x", "--resume"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "emulator"]).is_err(), "to do what?");
         assert!(Cli::try_parse_from(["jvpn-bench", "compare", "a"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "l2fwd", "--rounds", "5", "--json"]).is_ok());
+        assert!(
+            Cli::try_parse_from(["jvpn-bench", "l2fwd", "--rounds", "4"]).is_err(),
+            "no median of so few"
+        );
+        assert!(Cli::try_parse_from(["jvpn-bench", "pinning", "--seconds", "1"]).is_ok());
     }
 }

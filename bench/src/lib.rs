@@ -9,6 +9,7 @@ pub mod check_events;
 pub mod cli;
 pub mod deployment;
 pub mod events;
+pub mod forwarding;
 pub mod model;
 pub mod peers;
 pub mod report;

@@ -90,6 +90,9 @@ enum Command {
         /// A status socket
         #[arg(long, value_name = "PATH")]
         socket: Option<PathBuf>,
+        /// The data plane's default socket alone: its workers, rings, counters and the traffic of each binding
+        #[arg(long, conflicts_with = "socket")]
+        dataplane: bool,
     },
     /// On a gateway: list its sessions
     #[command(after_help = "Example:\n  jvpn sessions")]
@@ -181,7 +184,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Pubkey => pubkey(),
         Command::Up { config } => up(&config),
         Command::Down { socket } => down(&socket),
-        Command::Status { json, socket } => status(json, socket.as_deref()),
+        Command::Status { json, dataplane: true, .. } => status(json, Some(Path::new(DEFAULT_SOCKETS[2]))),
+        Command::Status { json, socket, .. } => status(json, socket.as_deref()),
         Command::Sessions { gateway } => gateway.show("sessions", &[]),
         Command::Session { id, timeline, gateway } => {
             gateway.show(&format!("session {id}"), if timeline { &[] } else { &["timeline"] })
@@ -327,5 +331,7 @@ mod tests {
         }
         assert!(Cli::try_parse_from(["jvpn", "up"]).is_err(), "a configuration must be named");
         assert!(Cli::try_parse_from(["jvpn", "status", "--json"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn", "status", "--dataplane", "--json"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn", "status", "--dataplane", "--socket", "/x"]).is_err());
     }
 }

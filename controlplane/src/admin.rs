@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::engine::{AdminCommand, ContextView, Engine, Status};
+use crate::gap::Gap;
 use jvpn_abi::BootTime;
 use jvpn_host::memory::Memory;
 use jvpn_session::messages::SessionId;
@@ -79,6 +80,8 @@ pub struct Surroundings {
     pub abuse: Option<(u64, u64)>,
     /// Whether keys in this process's memory may reach a swap device.
     pub memory: Memory,
+    /// Replacements of the data plane that this process saw, and the last one.
+    pub gap: (u64, Option<Gap>),
 }
 
 /// Answers one request line.
@@ -133,6 +136,8 @@ fn status(status: Status, around: &Surroundings) -> Value {
         if let Some((sent, dropped)) = around.abuse {
             fields.insert("abuse_summaries".into(), json!({ "sent": sent, "dropped": dropped }));
         }
+        let (restarts, last) = around.gap;
+        fields.insert("data_plane_restarts".into(), json!({ "count": restarts, "last": last }));
         fields.insert("memory_locked".into(), json!(around.memory == Memory::Locked));
     }
     document
@@ -203,6 +208,7 @@ mod tests {
             datagrams_unsent: 0,
             abuse: None,
             memory: Memory::Locked,
+            gap: (0, None),
         };
         let mut ask = |line: &str| {
             answer(line, &mut engine, &config, &around, BootTime::from_millis(1), &testing::NoContext)

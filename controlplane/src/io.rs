@@ -8,6 +8,7 @@ use crate::admin::{self, Surroundings};
 use crate::audit::AuditHandle;
 use crate::config::Config;
 use crate::engine::{Engine, TableCommand, TableEvent};
+use crate::gap::{Gap, GapMeter};
 use crate::journal::{Completeness, Journal, JournalError};
 use crate::store::Scan;
 use crate::store::writer::StoreWriter;
@@ -90,6 +91,7 @@ pub struct Shell {
     unsent: u64,
     abuse: Option<AbuseHook>,
     memory: Memory,
+    gap: GapMeter,
     config: Config,
 }
 
@@ -123,6 +125,7 @@ impl Shell {
             unsent: 0,
             abuse,
             memory,
+            gap: GapMeter::default(),
             config,
         }
     }
@@ -348,6 +351,7 @@ impl Shell {
             self.last_contexts = Some(last);
         }
         self.next_connect = clock::now();
+        self.gap.lost(clock::now());
         self.engine.handle_table_event(
             clock::now(),
             TableEvent::DataPlaneLost,
@@ -371,6 +375,20 @@ impl Shell {
             }
             self.engine.handle_table_event(now, event, &contexts(&self.tables, &self.last_contexts));
             self.drain();
+            // What followed from the event has been carried out: a binding that was installed is stored.
+            let ended = match event {
+                TableEvent::DataPlaneUp { .. } => self.gap.up(now),
+                TableEvent::Installed { seq } => self.gap.installed(seq, now),
+                TableEvent::InstallRefused { seq } => self.gap.refused(seq, now),
+                // An adopted data plane never went away.
+                TableEvent::Adopted { .. }
+                | TableEvent::Quiesced { .. }
+                | TableEvent::Confirmed { .. }
+                | TableEvent::DataPlaneLost => None,
+            };
+            if let Some(Gap { gap_ms, away_ms, bindings_kept }) = ended {
+                tracing::info!(gap_ms, away_ms, bindings_kept, "the next data plane forwards");
+            }
         }
     }
 
@@ -435,6 +453,9 @@ impl Shell {
                     }
                     continue;
                 }
+                if let TableCommand::Install { seq, entry } = &command {
+                    self.gap.installing(*seq, entry.op);
+                }
                 if let Some(tables) = &mut self.tables {
                     refused.extend(tables.carry_out(command));
                 }
@@ -473,7 +494,8 @@ impl Shell {
     }
 
     fn answer_status(&mut self) {
-        let Self { status, engine, tables, last_contexts, audit, unsent, abuse, memory, config, .. } = self;
+        let Self { status, engine, tables, last_contexts, audit, unsent, abuse, memory, config, gap, .. } =
+            self;
         let around = Surroundings {
             node_id: config.node_id.clone(),
             data_plane_connected: tables.is_some(),
@@ -481,6 +503,7 @@ impl Shell {
             datagrams_unsent: *unsent,
             abuse: abuse.as_ref().map(AbuseHook::counts),
             memory: *memory,
+            gap: gap.shown(),
         };
         status.serve_waiting(|request| {
             let view = contexts(tables, last_contexts);

@@ -11,6 +11,7 @@ pub mod audit;
 pub mod config;
 pub mod edge;
 pub mod engine;
+pub mod gap;
 pub mod io;
 pub mod journal;
 pub mod limits;

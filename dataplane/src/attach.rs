@@ -4,9 +4,11 @@ use crate::config::{Config, Limits};
 use crate::frame::Mac;
 use crate::ladder::{Mode, Standing, Step, Why};
 use crate::netlink::{Link, Netlink};
+use crate::pins::{Pins, TABLES};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
-use aya::programs::xdp::XdpLinkId;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -16,13 +18,13 @@ use jvpn_abi::{CONTRACT_VERSION, DropReason};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// The XDP object, built by this crate's build script.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("JVPN_XDP_OBJECT"));
+pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("JVPN_XDP_OBJECT"));
 
 /// The loaded and attached XDP programs with their tables.
 pub struct Steering {
     bpf: Ebpf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    attached: [Option<XdpLinkId>; 2],
+    attached: [Hold; 2],
     /// The WAN interface.
     pub wan: Link,
     /// Where the WAN port stands.
@@ -31,6 +33,35 @@ pub struct Steering {
     pub lan: Link,
     /// Where the LAN port stands.
     pub lan_standing: Standing,
+    /// How the links came about.
+    pub attachment: Attachment,
+    /// `None`: nothing is pinned, the programs go with the process.
+    pins: Option<Pins>,
+}
+
+/// How the programs came to their interfaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attachment {
+    /// Attached by this process.
+    Attached,
+    /// The link of at least one port is that of an earlier process; its program was replaced in one step.
+    Replaced,
+}
+
+/// What holds the program of a port at its interface.
+#[derive(Debug)]
+enum Hold {
+    /// Nothing does: the port is without one.
+    Nothing,
+    /// This process.
+    Process(XdpLinkId),
+    /// Its pin.
+    Pin,
+    /// The pin of an earlier process, whose program is still there.
+    Left(PinnedLink),
+    /// The same, on a port that is to be without one.
+    Unwanted,
 }
 
 /// Names of the programs, by port.
@@ -84,7 +115,8 @@ pub fn load(slots: u32) -> Result<Ebpf> {
 }
 
 impl Steering {
-    /// Loads, fills GATE, attaches to both ports as the configuration and the host allow it. `queues` are those of the workers.
+    /// Loads, fills GATE, attaches to both ports as the configuration and the host allow it. `queues` are those of the
+    /// workers.
     ///
     /// # Errors
     /// If an interface or a queue is missing, the kernel refuses the tables, or a port would have to fall further than it
@@ -101,21 +133,29 @@ impl Steering {
         write_gate(&mut bpf, config, lan_mac)?;
         let logger =
             if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
+        let mut pins = pins(config, netlink.link(&config.wan.interface)?.index);
         let interfaces = [&config.wan.interface, &config.lan.interface];
-        let mut attached = [None, None];
+        let mut attached = [Hold::Nothing, Hold::Nothing];
         let mut standings = [Standing::top(), Standing::top()];
         for (side, ((place, standing), interface)) in
             attached.iter_mut().zip(&mut standings).zip(interfaces).enumerate()
         {
-            if config.mode != Mode::NoAfXdp {
-                netlink.link(interface)?;
-            }
-            *place = attach(&mut bpf, PROGRAMS[side], interface, config.mode, standing)?;
+            let link = match netlink.link(interface) {
+                Ok(link) => Some(link),
+                Err(_) if config.mode == Mode::NoAfXdp => None,
+                Err(error) => return Err(error.into()),
+            };
+            let left = left(pins.as_mut(), PROGRAMS[side], link.as_ref());
+            let port = Port { name: PROGRAMS[side], interface, mode: config.mode };
+            *place = port.attach(&mut bpf, pins.as_ref(), left, standing)?;
         }
         let [wan, lan] = interfaces.map(|name| netlink.link(name));
         let [wan_standing, lan_standing] = standings;
         let nothing = |_| Link { index: 0, mac: Mac::default(), rx_queues: 0, mtu: 0, xdp: None };
-        let steering = Self {
+        let is_left = |hold: &Hold| matches!(hold, Hold::Left(_));
+        let attachment =
+            if attached.iter().any(is_left) { Attachment::Replaced } else { Attachment::Attached };
+        let mut steering = Self {
             bpf,
             logger,
             attached,
@@ -123,7 +163,15 @@ impl Steering {
             wan_standing,
             lan: if config.mode == Mode::NoAfXdp { lan.unwrap_or_else(nothing) } else { lan? },
             lan_standing,
+            attachment,
+            pins,
         };
+        for side in [Side::Wan, Side::Lan] {
+            if !steering.is_attached(side) {
+                // What is there is not ours, or will not stay.
+                steering.shown(side).xdp = None;
+            }
+        }
         steering.check_queues(config, queues)?;
         Ok(steering)
     }
@@ -156,8 +204,8 @@ impl Steering {
 
     /// Whether a program steers frames of this port into sockets.
     #[must_use]
-    pub fn is_attached(&self, side: Side) -> bool {
-        self.attached[side as usize].is_some()
+    pub const fn is_attached(&self, side: Side) -> bool {
+        !matches!(self.attached[side as usize], Hold::Nothing | Hold::Unwanted)
     }
 
     /// Takes the program of a port away: a port without sockets must not steer.
@@ -165,17 +213,69 @@ impl Steering {
     /// # Errors
     /// If the kernel refuses.
     pub fn detach(&mut self, side: Side) -> Result<()> {
-        let Some(link) = self.attached[side as usize].take() else { return Ok(()) };
         let name = PROGRAMS[side as usize];
-        let program: &mut Xdp = self
-            .bpf
-            .program_mut(name)
-            .ok_or_else(|| anyhow!("the XDP object has no program {name}"))?
-            .try_into()?;
-        program.detach(link).with_context(|| format!("taking the XDP program '{name}' away"))?;
-        let shown = if side == Side::Wan { &mut self.wan } else { &mut self.lan };
-        shown.xdp = None;
+        match std::mem::replace(&mut self.attached[side as usize], Hold::Nothing) {
+            Hold::Nothing => return Ok(()),
+            Hold::Process(link) => {
+                let program: &mut Xdp = program(&mut self.bpf, name)?;
+                program.detach(link).with_context(|| format!("taking the XDP program '{name}' away"))?;
+            }
+            Hold::Pin | Hold::Left(_) | Hold::Unwanted => self.pins.iter().for_each(|pins| pins.unpin(name)),
+        }
+        self.shown(side).xdp = None;
         Ok(())
+    }
+
+    const fn shown(&mut self, side: Side) -> &mut Link {
+        match side {
+            Side::Wan => &mut self.wan,
+            Side::Lan => &mut self.lan,
+        }
+    }
+
+    /// Puts these programs into the place of those that an earlier process left, in one step each, and pins their tables.
+    /// Call it once the sockets are open: until then another process might own them, and nothing has been changed.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn take_over(&mut self) -> Result<()> {
+        for (name, hold) in PROGRAMS.into_iter().zip(&mut self.attached) {
+            match std::mem::replace(hold, Hold::Nothing) {
+                Hold::Left(link) => {
+                    let program: &mut Xdp = program(&mut self.bpf, name)?;
+                    let link = XdpLink::try_from(FdLink::from(link))?;
+                    program.attach_to_link(link).with_context(|| format!("link of the {name} port"))?;
+                    *hold = Hold::Pin;
+                    tracing::info!(
+                        port = name,
+                        "the program of an earlier process was replaced; the link stayed up"
+                    );
+                }
+                Hold::Unwanted => self.pins.iter().for_each(|pins| pins.unpin(name)),
+                own @ (Hold::Nothing | Hold::Process(_) | Hold::Pin) => *hold = own,
+            }
+        }
+        let Some(pins) = &mut self.pins else { return Ok(()) };
+        pins.own();
+        let dir = pins.clear_tables(CONTRACT_VERSION)?;
+        for name in TABLES {
+            let map = self.bpf.map(name).ok_or_else(|| anyhow!("the XDP object has no map {name}"))?;
+            map.pin(dir.join(name)).with_context(|| format!("cannot pin table {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the programs stay attached if this process dies.
+    #[must_use]
+    pub const fn is_pinned(&self) -> bool {
+        self.pins.is_some()
+    }
+
+    /// Leaves the programs attached when this is dropped, for the next process.
+    pub const fn keep(&mut self) {
+        if let Some(pins) = &mut self.pins {
+            pins.keep();
+        }
     }
 
     /// Puts a socket into the XSKMAP of a port.
@@ -292,43 +392,124 @@ pub fn set_gate(bpf: &mut Ebpf, gate: Gate) -> Result<()> {
     table.set(0, GateValue(gate), 0).context("GATE")
 }
 
-/// Attaches a program as high on the ladder as it goes. `None` if the port has to do without.
-fn attach(
-    bpf: &mut Ebpf,
-    program: &str,
-    interface: &str,
-    mode: Mode,
-    standing: &mut Standing,
-) -> Result<Option<XdpLinkId>> {
-    if mode == Mode::NoAfXdp {
-        standing.fall(interface, Step::NoAfXdp, Why::Configured, "mode = \"no-af-xdp\"");
-        return Ok(None);
+/// Pins are worth having, not worth refusing to start.
+fn pins(config: &Config, wan_index: u32) -> Option<Pins> {
+    if config.pin_dir.as_os_str().is_empty() {
+        return None;
     }
-    let steer: &mut Xdp = bpf
-        .program_mut(program)
-        .ok_or_else(|| anyhow!("the XDP object has no program {program}"))?
-        .try_into()?;
-    steer.load().with_context(|| format!("the kernel's verifier refused the XDP program '{program}'"))?;
-    if mode == Mode::Generic {
-        standing.fall(interface, Step::Generic, Why::Configured, "mode = \"generic\"");
-    } else {
-        let native = match steer.attach(interface, XdpMode::Driver) {
-            Ok(link) => return Ok(Some(link)),
-            Err(error) => chain(&error),
-        };
-        if mode == Mode::RequireNative {
-            bail!(
-                "{interface} takes no native XDP program ({native}), and mode = \"require-native\" allows nothing \
-                 slower: use another NIC or driver, or mode = \"auto\""
-            );
-        }
-        standing.fall(interface, Step::Generic, Why::NoNativeXdp, native);
-    }
-    match steer.attach(interface, XdpMode::Skb) {
-        Ok(link) => Ok(Some(link)),
+    match Pins::make(&config.pin_dir, wan_index) {
+        Ok(pins) => Some(pins),
         Err(error) => {
-            standing.fall(interface, Step::NoAfXdp, Why::NoXdp, chain(&error));
-            Ok(None)
+            tracing::warn!("XDP goes with this process, a restart attaches it anew: {error:#}");
+            None
+        }
+    }
+}
+
+/// The link that an earlier process left on a port, and how its program is attached.
+fn left(
+    pins: Option<&mut Pins>,
+    name: &str,
+    link: Option<&Link>,
+) -> Option<(PinnedLink, Option<&'static str>)> {
+    let (pins, link) = (pins?, link?);
+    let left = pins.link(name, link.index)?;
+    // Not ours yet: if this start fails, whoever runs there goes on.
+    pins.keep();
+    Some((left, link.xdp))
+}
+
+fn program<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
+    let program: &mut Xdp =
+        bpf.program_mut(name).ok_or_else(|| anyhow!("the XDP object has no program {name}"))?.try_into()?;
+    if program.fd().is_err() {
+        program.load().with_context(|| format!("the kernel's verifier refused the XDP program '{name}'"))?;
+    }
+    Ok(program)
+}
+
+/// A port that is to get its program.
+struct Port<'a> {
+    name: &'static str,
+    interface: &'a str,
+    mode: Mode,
+}
+
+impl Port<'_> {
+    /// Attaches the program as high on the ladder as it goes, or stays where an earlier process left it, if that is where
+    /// the configuration allows it.
+    fn attach(
+        &self,
+        bpf: &mut Ebpf,
+        pins: Option<&Pins>,
+        left: Option<(PinnedLink, Option<&'static str>)>,
+        standing: &mut Standing,
+    ) -> Result<Hold> {
+        let (interface, generic) = (self.interface, Some("generic"));
+        match self.mode {
+            Mode::NoAfXdp => {
+                standing.fall(interface, Step::NoAfXdp, Why::Configured, "mode = \"no-af-xdp\"");
+                return Ok(if left.is_some() { Hold::Unwanted } else { Hold::Nothing });
+            }
+            Mode::Generic => standing.fall(interface, Step::Generic, Why::Configured, "mode = \"generic\""),
+            Mode::Auto | Mode::RequireNative => {}
+        }
+        match left {
+            Some((link, xdp)) if xdp == generic && self.mode == Mode::Auto => {
+                let said = "an earlier process left it so; stop the data plane (SIGTERM) before a start to try again";
+                standing.fall(interface, Step::Generic, Why::NoNativeXdp, said);
+                return Ok(Hold::Left(link));
+            }
+            Some((link, Some(xdp))) if (Some(xdp) == generic) == (self.mode == Mode::Generic) => {
+                return Ok(Hold::Left(link));
+            }
+            // A link keeps its mode: another one takes another link.
+            Some((link, _)) => {
+                tracing::info!(
+                    interface,
+                    "the link of an earlier process is of another mode: attaching anew"
+                );
+                pins.into_iter().for_each(|pins| pins.unpin(self.name));
+                drop(link);
+            }
+            None => {}
+        }
+        let Some(link) = self.attach_anew(program(bpf, self.name)?, standing)? else {
+            return Ok(Hold::Nothing);
+        };
+        let Some(pins) = pins else { return Ok(Hold::Process(link)) };
+        // aya falls back silently to an attachment without a link, which cannot be pinned.
+        let link: FdLink = program(bpf, self.name)?
+            .take_link(link)?
+            .try_into()
+            .with_context(|| format!("the kernel gave no BPF link for {interface}; set pin_dir = \"\""))?;
+        let path = pins.link_path(self.name);
+        link.pin(&path).with_context(|| format!("cannot pin {}", path.display()))?;
+        Ok(Hold::Pin)
+    }
+
+    /// `None` if the port has to do without.
+    fn attach_anew(&self, steer: &mut Xdp, standing: &mut Standing) -> Result<Option<XdpLinkId>> {
+        let interface = self.interface;
+        if self.mode != Mode::Generic {
+            let native = match steer.attach(interface, XdpMode::Driver) {
+                Ok(link) => return Ok(Some(link)),
+                Err(error) => chain(&error),
+            };
+            if self.mode == Mode::RequireNative {
+                bail!(
+                    "{interface} takes no native XDP program ({native}), and mode = \"require-native\" allows nothing \
+                     slower: use another NIC or driver, or mode = \"auto\""
+                );
+            }
+            standing.fall(interface, Step::Generic, Why::NoNativeXdp, native);
+        }
+        match steer.attach(interface, XdpMode::Skb) {
+            Ok(link) => Ok(Some(link)),
+            Err(error) => {
+                standing.fall(interface, Step::NoAfXdp, Why::NoXdp, chain(&error));
+                Ok(None)
+            }
         }
     }
 }

@@ -24,6 +24,9 @@ pub struct Config {
     /// Unix socket for `jvpn status`.
     #[serde(default = "default_status_socket")]
     pub status_socket: PathBuf,
+    /// Directory in a BPF file system for links and tables that outlive the process; empty = nothing outlives it.
+    #[serde(default = "default_pin_dir")]
+    pub pin_dir: PathBuf,
     /// Workers, one per queue of each port; 0 = as many as the port with fewer queues has.
     #[serde(default)]
     pub workers: usize,
@@ -153,6 +156,9 @@ fn default_control_socket() -> PathBuf {
 }
 fn default_status_socket() -> PathBuf {
     "/run/jvpn/dataplane-status.sock".into()
+}
+fn default_pin_dir() -> PathBuf {
+    "/sys/fs/bpf/jvpn".into()
 }
 fn default_user() -> String {
     "jvpn".to_owned()

@@ -1,6 +1,7 @@
 //! The LAN as workers see it: an immutable view of routes and neighbours, replaced as a whole when it changes.
 
 use crate::frame::{Address, Mac};
+use crate::spread::Spread;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -50,7 +51,7 @@ pub enum NextHop {
 pub struct LanView {
     /// Longest prefix first.
     routes: Vec<LanRoute>,
-    neighbours: HashMap<Address, Mac>,
+    neighbours: HashMap<Address, Mac, Spread>,
 }
 
 impl LanView {
@@ -58,7 +59,7 @@ impl LanView {
     #[must_use]
     pub fn new(mut routes: Vec<LanRoute>, neighbours: HashMap<Address, Mac>) -> Self {
         routes.sort_by_key(|route| std::cmp::Reverse(route.mask));
-        Self { routes, neighbours }
+        Self { routes, neighbours: neighbours.into_iter().collect() }
     }
 
     /// Everything goes to one station: the host at the other end.

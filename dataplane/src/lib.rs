@@ -4,21 +4,26 @@
 //! plane's decision, which reaches it through the shared tables alone.
 
 pub mod attach;
+pub mod boundary;
 pub mod config;
 pub mod frame;
+pub mod gauges;
 pub mod host_side;
 pub mod ladder;
 pub mod lan;
 pub mod managed;
 pub mod neighbours;
 pub mod netlink;
+pub mod pins;
 pub mod pipeline;
 pub mod plan;
 pub mod port;
+pub mod replace;
 pub mod routes;
 pub mod run;
 pub mod sides;
 pub mod slots;
+pub mod spread;
 pub mod status;
 pub mod tables;
 pub mod tuning;

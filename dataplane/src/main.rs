@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use jvpn_dataplane::config::Config;
-use jvpn_dataplane::{plan, run};
+use jvpn_dataplane::{plan, replace, run};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +11,8 @@ use std::process::ExitCode;
 /// AF_XDP sockets and forwards them on pinned workers.
 ///
 /// It needs root (CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK). Start it before jvpn-controlplane, which gets its
-/// descriptors over control_socket and needs no privilege at all. Ending it (Ctrl-C) detaches everything.
+/// descriptors over control_socket and needs no privilege at all. Ending it (Ctrl-C) detaches everything;
+/// SIGUSR2 ends it for a restart: XDP stays attached, and the next process takes it over.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -44,6 +45,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Plan(plan::Command),
+    ReplaceProgram(replace::Command),
 }
 
 fn main() -> ExitCode {
@@ -65,9 +67,10 @@ fn main() -> ExitCode {
 
 fn start() -> Result<()> {
     let args = Args::parse();
-    let file = match (args.command, args.config) {
+    let (file, replaces) = match (args.command, args.config) {
         (Some(Command::Plan(command)), _) => return plan::run(&command),
-        (None, Some(file)) => file,
+        (Some(Command::ReplaceProgram(command)), _) => (command.config, true),
+        (None, Some(file)) => (file, false),
         (None, None) => bail!("--config FILE is missing"),
     };
     let config: Config = jvpn_host::config::load(&file)?;
@@ -78,6 +81,11 @@ fn start() -> Result<()> {
         bail!(
             "must be started as root: loading XDP programs needs CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW and CAP_IPC_LOCK"
         );
+    }
+    if replaces {
+        let ports = replace::replace(&config).context("the programs stay as they are")?;
+        tracing::info!(?ports, "XDP programs replaced");
+        return Ok(());
     }
     run::run(&config).context("data plane")
 }

@@ -45,6 +45,7 @@ const HELLO_PATIENCE_S: u16 = 2;
 /// If something it needs is missing; the message says what to do.
 pub fn run(config: &Config) -> Result<()> {
     let shutdown = signals::shutdown_stream().context("signal handlers")?;
+    let restart = signals::restart_stream().context("signal handlers")?;
     let (allowed, _) = jvpn_host::privileges::lookup(&config.control_plane_user)?;
     let listener = HandoverListener::bind(&config.control_socket, allowed.as_raw())?;
     let status_listener = StatusListener::bind(&config.status_socket, 0o600)
@@ -53,7 +54,12 @@ pub fn run(config: &Config) -> Result<()> {
     let mut gateway = Gateway::prepare(config, seats)?;
     tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
     loop {
-        let rang = gateway.wait(&listener, &status_listener, &shutdown);
+        let rang = gateway.wait(&listener, &status_listener, [&shutdown, &restart]);
+        if rang.restart {
+            tracing::info!("ending for a restart: XDP stays attached");
+            gateway.steering.keep();
+            break;
+        }
         if rang.shutdown {
             tracing::info!("ending: detaching XDP and closing sockets");
             break;
@@ -94,6 +100,7 @@ struct Rang {
     listener: bool,
     status: bool,
     shutdown: bool,
+    restart: bool,
     connection_closed: bool,
 }
 
@@ -153,6 +160,7 @@ impl<'a> Gateway<'a> {
         let mut steering = Steering::attach(config, &queues)?;
         let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(steering.table("ROUTES")?)?);
         let Sides { wan, lan, modes, udp, host } = Sides::open(config, &mut steering, host, &routes, &seats)?;
+        steering.take_over()?;
         Ok(Self {
             config,
             steering,
@@ -172,12 +180,13 @@ impl<'a> Gateway<'a> {
         &self,
         listener: &HandoverListener,
         status: &StatusListener,
-        shutdown: &std::os::unix::net::UnixStream,
+        [shutdown, restart]: [&std::os::unix::net::UnixStream; 2],
     ) -> Rang {
         let mut fds = vec![
             PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(status.listener().as_fd(), PollFlags::POLLIN),
             PollFd::new(shutdown.as_fd(), PollFlags::POLLIN),
+            PollFd::new(restart.as_fd(), PollFlags::POLLIN),
         ];
         if let Some(connection) = &self.connection {
             fds.push(PollFd::new(connection.as_fd(), PollFlags::POLLIN));
@@ -190,8 +199,8 @@ impl<'a> Gateway<'a> {
         }
         let any = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
         // After its HELLO a control plane sends nothing more: anything on the connection is its end.
-        let connection_closed = self.connection.is_some() && any(3);
-        Rang { listener: any(0), status: any(1), shutdown: any(2), connection_closed }
+        let connection_closed = self.connection.is_some() && any(4);
+        Rang { listener: any(0), status: any(1), shutdown: any(2), restart: any(3), connection_closed }
     }
 
     fn accept(&mut self, listener: &HandoverListener, allowed_uid: u32) -> Result<()> {
@@ -422,7 +431,7 @@ struct Crew<'a> {
     bells: &'a Bells,
 }
 
-/// What each worker shares with the rest, and the threads.
+/// Workers, and the threads that they run on.
 type Started = (Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>);
 
 impl Crew<'_> {
@@ -441,6 +450,7 @@ impl Crew<'_> {
                 report_bell: self.bells.report.try_clone()?,
                 neighbour_bell: self.bells.neighbours.try_clone()?,
                 stop: AtomicBool::new(false),
+                levels: Default::default(),
                 statistics: Mutex::default(),
             });
             let tables = Arc::clone(self.tables);

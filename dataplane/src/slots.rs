@@ -147,6 +147,13 @@ impl SlotContext {
         self.keys[usize::from(phase)].as_deref()
     }
 
+    /// Has the keys and prefixes brought into the cache.
+    #[inline]
+    pub(crate) fn prefetch_keys(&self) {
+        self.keys.iter().flatten().for_each(|keys| crate::pipeline::prefetch_whole::<KeySet>(keys));
+        self.prefixes.iter().take(1).for_each(crate::pipeline::prefetch_whole);
+    }
+
     /// The keys of a number.
     #[must_use]
     #[inline]

@@ -8,7 +8,7 @@ use crate::worker::WorkerLinks;
 use jvpn_abi::DropReason;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What the status is made of.
 #[derive(Debug)]
@@ -68,7 +68,10 @@ pub fn status(source: &StatusSource<'_>) -> Value {
                 "falls": lan.falls,
             },
         },
+        "xdp_attachment": source.steering.attachment,
+        "xdp_pinned": source.steering.is_pinned(),
         "workers": workers,
+        "bindings": source.tables.map(bindings),
         "xdp_counters": xdp_counters,
     })
 }
@@ -83,6 +86,7 @@ fn worker(source: &StatusSource<'_>, tables: &Tables, index: usize) -> Value {
         .collect();
     let kernel = source.links.get(index).and_then(|links| links.statistics.lock().ok().map(|shown| *shown));
     let (wan, lan) = kernel.unwrap_or_default();
+    let levels = source.links.get(index).map(|links| &links.levels);
     json!({
         "cpu": source.seats.get(index).map(|seat| seat.cpu),
         "queue": source.seats.get(index).map(|seat| seat.queue),
@@ -91,5 +95,35 @@ fn worker(source: &StatusSource<'_>, tables: &Tables, index: usize) -> Value {
         "batches": report.batches.load(Ordering::Relaxed),
         "counters": counters,
         "kernel": { "wan": wan, "lan": lan },
+        "rings": levels.map(|(wan, lan)| json!({ "wan": wan.shown(), "lan": lan.shown() })),
     })
+}
+
+/// Slots that are shown, those with most octets first.
+const SLOTS_SHOWN: usize = 64;
+
+/// Traffic of the bindings, as CONTEXT has it. The data plane knows slots; whose they are says `jvpn sessions`.
+fn bindings(tables: &Tables) -> Value {
+    // Only CONTEXT of bound slots is looked at: the memory of the others does not exist until it is touched.
+    let bound = (0..tables.bindings.slots()).filter(|slot| tables.bindings.word(*slot).is_bound());
+    let mut shown: Vec<(u64, Value)> = bound
+        .filter_map(|slot| Some((slot, tables.contexts.get(slot as usize)?)))
+        .map(|(slot, context)| {
+            let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let (bytes_in, bytes_out) = (of(&context.bytes_in), of(&context.bytes_out));
+            let row = json!({
+                "slot": slot,
+                "packets_in": of(&context.packets_in),
+                "bytes_in": bytes_in,
+                "packets_out": of(&context.packets_out),
+                "bytes_out": bytes_out,
+                "failed_opens": of(&context.failed_opens),
+            });
+            (bytes_in.wrapping_add(bytes_out), row)
+        })
+        .collect();
+    let count = shown.len();
+    shown.sort_by_key(|(octets, _)| std::cmp::Reverse(*octets));
+    let rows: Vec<Value> = shown.into_iter().take(SLOTS_SHOWN).map(|(_, row)| row).collect();
+    json!({ "count": count, "shown": rows })
 }

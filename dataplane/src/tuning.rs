@@ -107,13 +107,14 @@ impl Tuning {
 mod tests {
     use super::*;
 
-    /// R5.1: each field wrong, once: the error names it.
+    /// R0.5: each field wrong, once: the error names it.
     #[test]
-    fn r5_1_every_tuning_field_is_checked() {
+    fn r0_5_every_tuning_field_is_checked() {
+        type Edit = fn(&mut Tuning);
         let good = Tuning::default();
         good.validate(0).unwrap();
         good.validate(64).unwrap();
-        let cases: [(&str, fn(&mut Tuning)); 8] = [
+        let cases: [(&str, Edit); 8] = [
             ("queues", |t| t.queues = vec![0]),
             ("queues", |t| t.queues = vec![1, 1]),
             ("queues", |t| t.queues = vec![0, 64]),

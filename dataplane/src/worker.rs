@@ -3,6 +3,8 @@
 //! A batch boundary is the top of the loop: every frame of the batch before has been handed to its TX ring. There the
 //! worker takes over what the installer handed out and reports which unbind it has passed.
 
+use crate::boundary::Boundary;
+use crate::gauges::{BATCHES_BETWEEN_LOOKS, PortGauges};
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
 use crate::port::{PortStatistics, QueuePort};
@@ -33,7 +35,9 @@ pub struct WorkerLinks {
     pub neighbour_bell: Doorbell,
     /// Set to end the worker.
     pub stop: AtomicBool,
-    /// Kernel statistics of both sockets, (WAN, LAN), refreshed when the worker goes to sleep.
+    /// How full the rings are, (WAN, LAN), looked at as `statistics` are.
+    pub levels: (PortGauges, PortGauges),
+    /// Kernel statistics of both sockets, (WAN, LAN), refreshed when the worker goes to sleep and every so many batches.
     pub statistics: Mutex<(PortStatistics, PortStatistics)>,
 }
 
@@ -51,7 +55,7 @@ pub struct Worker<W: QueuePort, L: QueuePort> {
     wan_frame: Option<W::Tx>,
     lan_frame: Option<L::Tx>,
     clock: fn() -> BootTime,
-    reported: (u64, u64),
+    passed: Boundary,
     batch_len: usize,
     /// How long the ports are polled after the last frame before the worker sleeps, ns.
     busy_poll_ns: u64,
@@ -83,7 +87,7 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
             wan_frame: None,
             lan_frame: None,
             clock,
-            reported: (0, 0),
+            passed: Boundary::default(),
             batch_len,
             busy_poll_ns: 0,
             last_frame: BootTime(0),
@@ -123,19 +127,19 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
     /// Everything of the batch before has left for its ring: pass on what waited for that.
     fn boundary(&mut self) {
         let report = self.tables.report(self.index);
-        report.batches.store(report.batches.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        // Read before the next batch begins: words stored before this sequence was raised are seen by that batch.
-        let unbind = self.tables.reports().requested_unbind_seq.load(Ordering::SeqCst);
-        let installed = self.pipeline.apply(&self.links.queues).unwrap_or(self.reported.1);
+        let batches = report.batches.load(Ordering::Relaxed).wrapping_add(1);
+        report.batches.store(batches, Ordering::Relaxed);
+        let looks = batches.is_multiple_of(BATCHES_BETWEEN_LOOKS);
+        let tells = self.passed.pass(&self.tables, self.index, &mut self.pipeline, &self.links.queues);
         while let Some(view) = self.links.lan_views.pop() {
             let old = self.pipeline.replace_lan(view);
             let _full = self.links.lan_retired.push(old);
         }
-        if (unbind, installed) != self.reported {
-            report.install_seq.store(installed, Ordering::Release);
-            report.unbind_seq.store(unbind, Ordering::Release);
-            self.reported = (unbind, installed);
+        if tells {
             self.links.report_bell.ring();
+        }
+        if looks {
+            self.look();
         }
     }
 
@@ -143,7 +147,10 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         self.wan.receive(&mut self.wan_batch, self.batch_len);
         let handled = self.wan_batch.len();
         let now = (self.clock)();
-        while let Some(mut frame) = self.wan_batch.pop() {
+        loop {
+            let (port, batch) = (&self.wan, &self.wan_batch);
+            self.pipeline.look_ahead_inbound(|ahead| Some(port.peek(nth_from_end(batch, ahead)?)));
+            let Some(mut frame) = self.wan_batch.pop() else { break };
             let mut lan_frame = self.lan_frame.take().or_else(|| self.lan.take_free());
             let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
             let verdict = {
@@ -162,7 +169,10 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         self.lan.receive(&mut self.lan_batch, self.batch_len);
         let handled = self.lan_batch.len();
         let now = (self.clock)();
-        while let Some(mut frame) = self.lan_batch.pop() {
+        loop {
+            let (port, batch) = (&self.lan, &self.lan_batch);
+            self.pipeline.look_ahead_outbound(|ahead| Some(port.peek(nth_from_end(batch, ahead)?)));
+            let Some(mut frame) = self.lan_batch.pop() else { break };
             // One turn, but for a packet that is cut into pieces.
             let mut piece = Some(0);
             while let Some(start) = piece {
@@ -221,12 +231,19 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         }
     }
 
+    /// Notes what others may want to know of the ports.
+    fn look(&mut self) {
+        self.links.levels.0.look(&mut self.wan);
+        self.links.levels.1.look(&mut self.lan);
+        if let Ok(mut shown) = self.links.statistics.try_lock() {
+            *shown = (self.wan.statistics(), self.lan.statistics());
+        }
+    }
+
     /// Waits for frames or a doorbell. Frames that the kernel did not take yet are tried again soon.
     fn wait(&mut self, at_most: Option<PollTimeout>) {
-        if at_most.is_none()
-            && let Ok(mut shown) = self.links.statistics.try_lock()
-        {
-            *shown = (self.wan.statistics(), self.lan.statistics());
+        if at_most.is_none() {
+            self.look();
         }
         let waiting = self.wan.unsent() + self.lan.unsent() > 0;
         let timeout = at_most.unwrap_or(if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE });
@@ -239,4 +256,10 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         let _woken = poll(&mut fds, timeout);
         let _rang = self.links.queues.bell.silence();
     }
+}
+
+/// The frame whose turn comes after `n` others.
+#[inline]
+fn nth_from_end<F>(batch: &[F], n: usize) -> Option<&F> {
+    batch.get(batch.len().checked_sub(n + 1)?)
 }

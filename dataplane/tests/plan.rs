@@ -1,4 +1,4 @@
-//! R5.1: what `jvpn-dataplane plan` decides for machines that were described, not owned.
+//! R0.5: what `jvpn-dataplane plan` decides for machines that were described, not owned.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use jvpn_dataplane::plan::{
@@ -37,7 +37,7 @@ fn find<'a>(plan: &'a Plan, part: &str) -> Option<&'a Advice> {
 
 /// One worker, away from CPU 0, ordinary pages, and the one thing that everybody gets wrong with veth.
 #[test]
-fn r5_1_plan_for_a_veth_with_one_queue() {
+fn r0_5_plan_for_a_veth_with_one_queue() {
     let facts = veth();
     let plan = decide(&facts, &wishes(&facts));
     assert_eq!(cpus(&plan), [1]);
@@ -54,7 +54,7 @@ fn r5_1_plan_for_a_veth_with_one_queue() {
 /// Eight queues on node 1 with isolated CPUs there: each worker is near its device on an isolated CPU with memory of that
 /// node, and the interrupts are to follow.
 #[test]
-fn r5_1_plan_for_a_device_on_the_second_node() {
+fn r0_5_plan_for_a_device_on_the_second_node() {
     let facts = two_sockets();
     let plan = decide(&facts, &wishes(&facts));
     assert_eq!(cpus(&plan), (24..32).collect::<Vec<_>>());
@@ -73,7 +73,7 @@ fn r5_1_plan_for_a_device_on_the_second_node() {
 
 /// A chosen CPU on the wrong node is said; interrupts that are where they belong are not.
 #[test]
-fn r5_1_what_was_chosen_badly_is_said() {
+fn r0_5_what_was_chosen_badly_is_said() {
     let mut facts = two_sockets();
     for interface in &mut facts.interfaces {
         interface.irqs.iter_mut().enumerate().for_each(|(queue, irq)| irq.affinity = vec![24 + queue]);
@@ -95,7 +95,7 @@ fn r5_1_what_was_chosen_badly_is_said() {
 
 /// A virtual machine: LRO must go, native XDP needs spare channels, memory may not be locked, nothing can be pinned.
 #[test]
-fn r5_1_plan_for_a_virtual_machine() {
+fn r0_5_plan_for_a_virtual_machine() {
     let facts = virtual_machine();
     let plan = decide(&facts, &wishes(&facts));
     assert_eq!(cpus(&plan), [0, 1, 2, 3]);
@@ -110,7 +110,7 @@ fn r5_1_plan_for_a_virtual_machine() {
 
 /// Queues without a worker drop packets, workers without a queue do not start: both are said before it happens.
 #[test]
-fn r5_1_queues_and_workers_that_do_not_fit() {
+fn r0_5_queues_and_workers_that_do_not_fit() {
     let facts = two_sockets();
     let few = decide(&facts, &Wishes { workers: 2, ..wishes(&facts) });
     let advice = find(&few, "8 receive queues, 2 of which have a worker").unwrap();
@@ -133,7 +133,7 @@ fn r5_1_queues_and_workers_that_do_not_fit() {
 }
 
 #[test]
-fn r5_1_huge_pages_as_asked_for() {
+fn r0_5_huge_pages_as_asked_for() {
     let facts = two_sockets();
     let with = |huge_pages, free| {
         let mut facts = facts.clone();
@@ -166,7 +166,7 @@ fn drivers() {
 
 /// The text has each fact, each seat and each command; a machine of which nothing is known is shown as that.
 #[test]
-fn r5_1_the_plan_as_text() {
+fn r0_5_the_plan_as_text() {
     for facts in [veth(), two_sockets(), virtual_machine()] {
         let plan = decide(&facts, &wishes(&facts));
         let shown = text(&facts, &plan);
@@ -188,7 +188,7 @@ fn r5_1_the_plan_as_text() {
 
 /// Recorded facts survive their own notation: `plan --json` of a machine can be made into a test.
 #[test]
-fn r5_1_facts_can_be_recorded() {
+fn r0_5_facts_can_be_recorded() {
     for facts in [veth(), two_sockets(), virtual_machine()] {
         let again: Facts = serde_json::from_str(&serde_json::to_string(&facts).unwrap()).unwrap();
         assert_eq!(again, facts);

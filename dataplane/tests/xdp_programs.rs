@@ -379,3 +379,17 @@ fn a_fenced_node_is_silent() {
     x.run("wan", &good);
     assert_eq!(x.counters()[&DropReason::NoSocket], 1);
 }
+
+/// R0.5: every table of the object is pinned, so that a program that replaces another finds all of them; those of the
+/// compiler and of the log are its own.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn r0_5_every_table_is_pinned() {
+    let bpf = attach::load(SLOTS).unwrap();
+    let own = |name: &str| name.starts_with('.') || name.starts_with("AYA_LOG");
+    let mut found: Vec<&str> = bpf.maps().map(|(name, _)| name).filter(|name| !own(name)).collect();
+    found.sort_unstable();
+    let mut pinned = jvpn_dataplane::pins::TABLES;
+    pinned.sort_unstable();
+    assert_eq!(found, pinned);
+}

@@ -70,7 +70,7 @@ fn data_plane(text: &str) {
         Ok(config) => match config.validate() {
             Err(message) => refused(&message),
             Ok(()) => {
-                assert!(config.workers > 0 && config.tunnel.pools().is_ok());
+                assert!(config.workers <= jvpn_abi::tables::MAX_WORKERS && config.tunnel.pools().is_ok());
             }
         },
     }

@@ -30,6 +30,7 @@ pub mod interrupt;
 pub mod netns;
 pub mod priority;
 pub mod process;
+pub mod redirect;
 pub mod registry;
 pub mod requirements;
 pub mod site;

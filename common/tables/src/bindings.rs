@@ -36,6 +36,13 @@ impl Bindings {
             .map_or(BindingWord::UNBOUND, |word| BindingWord(word.load(Ordering::Acquire)))
     }
 
+    /// Where the word of a slot stands, for whoever wants it brought into the cache.
+    #[must_use]
+    #[inline]
+    pub fn cell(&self, slot_index: u32) -> Option<&AtomicU64> {
+        self.words.get(slot_index as usize * BINDING_WORDS)
+    }
+
     /// Unbinds: from this store on nothing of the slot is accepted by a batch that begins.
     pub fn unbind(&self, slot_index: u32) {
         if let Some(word) = self.words.get(slot_index as usize * BINDING_WORDS) {

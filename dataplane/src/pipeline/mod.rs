@@ -2,7 +2,11 @@
 //! tests, benches and fuzzers drive exactly what the workers run.
 
 mod inbound;
+mod look_ahead;
 mod outbound;
+mod tally;
+
+pub(crate) use look_ahead::prefetch_whole;
 
 use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
 use crate::lan::{LanView, NextHop};
@@ -16,6 +20,7 @@ use jvpn_abi::{BootTime, DropReason};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tally::Tally;
 
 /// Errors that one worker sends back, at most (RFC 1812 §4.3.2.8, RFC 4443 §2.4(f)).
 const ICMP_ERRORS: Rate = Rate { per_second: 200, burst: 50 };
@@ -111,6 +116,7 @@ pub struct Pipeline {
     // Cells, so that a packet's handling borrows the worker's slots without counting references.
     missed: Cell<bool>,
     confirmed_any: Cell<bool>,
+    tally: Tally,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -150,6 +156,7 @@ impl Pipeline {
             icmp_errors: Cell::new(Bucket::default()),
             missed: Cell::new(false),
             confirmed_any: Cell::new(false),
+            tally: Tally::default(),
         }
     }
 
@@ -192,8 +199,9 @@ impl Pipeline {
         std::mem::replace(&mut self.lan, lan)
     }
 
-    /// What happened since the last call that others must be told.
+    /// What happened since the last call that others must be told. To be called before the next batch boundary.
     pub fn after_batch(&mut self) -> AfterBatch {
+        self.tally.end_batch(&self.tables.contexts);
         AfterBatch { confirmed: self.confirmed_any.take(), missed: self.missed.take() }
     }
 

@@ -7,7 +7,6 @@ use crate::slots::SlotContext;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::ETHERNET_LEN;
 use jvpn_abi::tables::{Context, SteeringMark};
-use std::sync::atomic::Ordering;
 
 impl Pipeline {
     /// Handles one frame from the LAN port, which XDP marked with a slot. `wan_out` is a TX frame of the WAN port,
@@ -85,9 +84,7 @@ impl Pipeline {
         inner.take_hop(packet);
         clamp_mss(packet, inner, self.path_mtu(context));
         let len = seal_into(slot, context, packet, inner.ecn, wan_out)?;
-        // Several workers may seal for one binding.
-        context.packets_out.fetch_add(1, Ordering::Relaxed);
-        context.bytes_out.fetch_add(inner.len as u64, Ordering::Relaxed);
+        self.tally.sealed(&self.tables.contexts, slot.slot.index(), inner.len);
         Ok(len)
     }
 

@@ -80,9 +80,9 @@ mod tests {
         }
     }
 
-    /// R5.1: near the device, whole cores first, isolated ones before others, CPU 0 when nothing else is left.
+    /// R0.2: near the device, whole cores first, isolated ones before others, CPU 0 when nothing else is left.
     #[test]
-    fn r5_1_workers_sit_near_their_device() {
+    fn r0_2_workers_sit_near_their_device() {
         let mut cpus = two_nodes();
         assert_eq!(choose_cpus(&cpus, Some(1), 2), [2, 3]);
         assert_eq!(choose_cpus(&cpus, Some(1), 3), [2, 3, 6]);

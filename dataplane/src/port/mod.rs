@@ -16,6 +16,7 @@ pub use mode::AfXdpMode;
 pub use options::{BusyPoll, PortOptions, ZeroCopy};
 pub use queue::QueuePort;
 
+use crate::gauges::RingLevels;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -231,6 +232,16 @@ impl Port {
         octets
     }
 
+    /// The octets of a received frame, to look at.
+    #[must_use]
+    pub fn peek<'a>(&'a self, frame: &'a RxFrame) -> &'a [u8] {
+        // SAFETY: the token proves that the frame is in no ring, and whoever writes to it borrows the token for that.
+        let data = unsafe { self.umem.data(&frame.0) };
+        let octets = data.contents();
+        // SAFETY: the octets live in the UMEM for 'a, and 'a borrows the token.
+        unsafe { std::slice::from_raw_parts(octets.as_ptr(), octets.len()) }
+    }
+
     /// Gives a received frame back; it reaches the fill ring at the next [`Self::flush`].
     pub fn recycle(&mut self, frame: RxFrame) {
         self.to_fill.push(frame.0);
@@ -315,6 +326,19 @@ impl Port {
         let done = unsafe { self.completion.consume(&mut self.scratch) };
         self.free.extend_from_slice(&self.scratch[..done]);
         self.in_flight = self.in_flight.saturating_sub(done);
+    }
+
+    /// Frames in each ring, now.
+    #[must_use]
+    pub fn levels(&mut self) -> RingLevels {
+        RingLevels {
+            rx: self.rx.nb_avail_exact(),
+            fill: RING.saturating_sub(self.fill.nb_free_exact()),
+            tx: RING.saturating_sub(self.tx.nb_free_exact()),
+            completion: self.completion.nb_avail_exact(),
+            free: u32::try_from(self.free.len()).unwrap_or(u32::MAX),
+            size: RING,
+        }
     }
 
     /// Counters that the kernel keeps for this socket.

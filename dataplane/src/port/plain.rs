@@ -2,6 +2,7 @@
 //! it works wherever the kernel has sockets and TUN devices. The pipeline does not know the difference: it gets frames.
 
 use super::{PortStatistics, QueuePort};
+use crate::gauges::RingLevels;
 use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
@@ -55,6 +56,7 @@ pub struct PlainPort<E> {
     free_rx: Vec<Buffer>,
     free_tx: Vec<Buffer>,
     to_send: Vec<Buffer>,
+    size: u32,
     refused: u64,
 }
 
@@ -70,6 +72,7 @@ impl<E> PlainPort<E> {
             free_rx: buffers(batch),
             free_tx: buffers(sending),
             to_send: Vec::with_capacity(sending),
+            size: u32::try_from(sending).unwrap_or(u32::MAX),
             refused: 0,
         }
     }
@@ -105,6 +108,10 @@ impl<E: End> QueuePort for PlainPort<E> {
 
     fn octets<'a>(&'a self, frame: &'a mut PlainRx) -> &'a mut [u8] {
         frame.0.octets.get_mut(frame.0.frame.clone()).unwrap_or_default()
+    }
+
+    fn peek<'a>(&'a self, frame: &'a PlainRx) -> &'a [u8] {
+        frame.0.octets.get(frame.0.frame.clone()).unwrap_or_default()
     }
 
     fn recycle(&mut self, frame: PlainRx) {
@@ -145,6 +152,19 @@ impl<E: End> QueuePort for PlainPort<E> {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.end.fd()
+    }
+
+    /// The kernel's queues are its own; these are the buffers in front of them.
+    fn levels(&mut self) -> RingLevels {
+        let count = |buffers: &[Buffer]| u32::try_from(buffers.len()).unwrap_or(u32::MAX);
+        RingLevels {
+            rx: 0,
+            fill: count(&self.free_rx),
+            tx: count(&self.to_send),
+            completion: 0,
+            free: count(&self.free_tx),
+            size: self.size,
+        }
     }
 
     fn statistics(&self) -> PortStatistics {

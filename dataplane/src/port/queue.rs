@@ -1,6 +1,7 @@
 //! What a worker needs of a port's queue, whichever way frames come: AF_XDP rings, or plain descriptors of the kernel.
 
 use super::{Port, PortStatistics, RxFrame, TxFrame};
+use crate::gauges::RingLevels;
 use std::os::fd::BorrowedFd;
 
 /// One queue of a port. Frames are linear tokens: what is received is recycled, what is taken is transmitted or put back.
@@ -14,6 +15,8 @@ pub trait QueuePort {
     fn receive(&mut self, into: &mut Vec<Self::Rx>, most: usize);
     /// The octets of a received frame.
     fn octets<'a>(&'a self, frame: &'a mut Self::Rx) -> &'a mut [u8];
+    /// The octets of a received frame, to look at.
+    fn peek<'a>(&'a self, frame: &'a Self::Rx) -> &'a [u8];
     /// Gives a received frame back.
     fn recycle(&mut self, frame: Self::Rx);
     /// A free frame to send with.
@@ -28,6 +31,8 @@ pub trait QueuePort {
     fn unsent(&mut self) -> usize;
     /// Readable when frames wait.
     fn fd(&self) -> BorrowedFd<'_>;
+    /// Frames in each ring, now.
+    fn levels(&mut self) -> RingLevels;
     /// Counters that the kernel keeps for this queue.
     fn statistics(&self) -> PortStatistics;
 }
@@ -43,6 +48,10 @@ impl QueuePort for Port {
     #[inline]
     fn octets<'a>(&'a self, frame: &'a mut RxFrame) -> &'a mut [u8] {
         Self::octets(self, frame)
+    }
+    #[inline]
+    fn peek<'a>(&'a self, frame: &'a RxFrame) -> &'a [u8] {
+        Self::peek(self, frame)
     }
     #[inline]
     fn recycle(&mut self, frame: RxFrame) {
@@ -70,6 +79,9 @@ impl QueuePort for Port {
     }
     fn fd(&self) -> BorrowedFd<'_> {
         Self::fd(self)
+    }
+    fn levels(&mut self) -> RingLevels {
+        Self::levels(self)
     }
     fn statistics(&self) -> PortStatistics {
         Self::statistics(self).unwrap_or_default()

@@ -1,0 +1,46 @@
+//! Packets per second through the kernel: one worker between two veth ports, fed by an AF_XDP generator. `l2fwd` compares
+//! ours with plain forwarding, `pinning` compares settings of ours with each other.
+
+mod edge;
+mod generator;
+pub mod l2fwd;
+mod lab;
+mod ours;
+pub mod pinning;
+mod plain;
+
+use serde::Serialize;
+
+/// Which way packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Sealed DATA from the WAN is opened and leaves by the LAN port.
+    Decrypt,
+    /// Plain packets from the LAN are sealed and leave by the WAN port.
+    Encrypt,
+}
+
+/// The middle of the values; 0 without any.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match (sorted.get(middle), sorted.len() % 2) {
+        (None, _) => 0.0,
+        (Some(upper), 0) => f64::midpoint(*upper, sorted.get(middle - 1).copied().unwrap_or(*upper)),
+        (Some(only), _) => *only,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn medians() {
+        assert!((median(&[3.0, 1.0, 2.0]) - 2.0).abs() < 1e-9);
+        assert!((median(&[4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < 1e-9);
+        assert!(median(&[]).abs() < 1e-9);
+    }
+}

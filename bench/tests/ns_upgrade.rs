@@ -1,0 +1,260 @@
+//! Upgrade and restart of the data plane under traffic, with the three real processes in real namespaces. Needs root and
+//! the binaries; run serially by `cargo xtask test`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+#[allow(dead_code, reason = "shared with the tests of resilience")]
+#[path = "ns_resilience/lab.rs"]
+mod lab;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use jvpn_bench::deployment::{self, Role};
+use jvpn_bench::peers::heartbeat::Heartbeat;
+use jvpn_rig::tool::IP;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use lab::{Lab, report_gap};
+
+/// Where data planes pin what outlives them.
+const PINS: &str = "/sys/fs/bpf/jvpn";
+/// A client that probes so rarely does not notice a restart.
+const PATIENT: &str = "preset = \"edge\"\nprobe_traffic = \"20s\"";
+/// Replacements under traffic.
+const REPLACEMENTS: usize = 20;
+
+/// Markers that are missing: the fewest that were seen under way at any moment of a while.
+fn missing(heartbeat: &Heartbeat) -> u64 {
+    let looks = (0..400).map(|_| {
+        std::thread::sleep(Duration::from_millis(1));
+        let received = heartbeat.received();
+        heartbeat.sent().saturating_sub(received)
+    });
+    looks.min().unwrap_or(u64::MAX)
+}
+
+fn replace_program(lab: &Lab) -> Output {
+    let mut command = Command::new(deployment::find_programs().unwrap().join("jvpn-dataplane"));
+    command.args(["replace-program", "--config"]);
+    command.arg(lab.places.config_dir.join(Role::DataPlane.config_file()));
+    lab.rig.gateway().apply_to(&mut command);
+    command.output().unwrap()
+}
+
+/// The pins of this lab's data plane.
+fn pins(lab: &Lab) -> PathBuf {
+    let namespace = lab
+        .rig
+        .gateway()
+        .run(|| std::os::unix::fs::MetadataExt::ino(&fs::metadata("/proc/thread-self/ns/net").unwrap()))
+        .unwrap();
+    let mine =
+        |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&format!("{namespace}-"));
+    let found: Vec<PathBuf> =
+        fs::read_dir(PINS).unwrap().flatten().map(|entry| entry.path()).filter(mine).collect();
+    let [dir] = found.as_slice() else { panic!("not one directory of pins: {found:?}") };
+    dir.clone()
+}
+
+/// ID of the program on the gateway's WAN interface, as the kernel shows it.
+fn program_id(lab: &Lab) -> String {
+    let shown = IP.run(Some(lab.rig.gateway()), &["link", "show", "dev", "wan0"]).unwrap();
+    let (_, rest) = shown.split_once("prog/xdp id ").unwrap_or_else(|| panic!("no program: {shown}"));
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+fn is_empty_or_gone(dir: &Path) -> bool {
+    !dir.exists()
+}
+
+/// R0.5, R1.2: twenty replacements of the XDP programs under traffic: another program each time, not one packet lost,
+/// nothing happens to the session. A table of another contract version is refused, with both versions named.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_5_a_program_is_replaced_without_losing_a_packet() {
+    let lab = Lab::attached();
+    let heartbeat = lab.heartbeat();
+    let (before, missing_before) = (lab.snapshot(), missing(&heartbeat));
+    let mut ids = vec![program_id(&lab)];
+    for _ in 0..REPLACEMENTS {
+        let output = replace_program(&lab);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        ids.push(program_id(&lab));
+    }
+    lab.await_replies(&heartbeat, 100);
+    ids.dedup();
+    assert_eq!(ids.len(), REPLACEMENTS + 1, "each replacement is another program");
+    assert_eq!(missing(&heartbeat), missing_before, "markers were lost");
+    assert_eq!(lab.snapshot(), before);
+
+    let dir = pins(&lab);
+    let ours = jvpn_abi::CONTRACT_VERSION;
+    fs::rename(dir.join(format!("v{ours}")), dir.join("v9999")).unwrap();
+    let output = replace_program(&lab);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("version 9999") && said.contains(&format!("of {ours};")), "{said}");
+    assert_eq!(program_id(&lab), *ids.last().unwrap(), "nothing was changed");
+    fs::rename(dir.join("v9999"), dir.join(format!("v{ours}"))).unwrap();
+    lab.await_replies(&heartbeat, 50);
+    drop(heartbeat);
+    lab.finish();
+    assert!(is_empty_or_gone(&dir), "an ordered end leaves nothing pinned");
+}
+
+/// R1.2, R7.3: a restart by SIGUSR2 and one by SIGKILL under traffic: the link stays attached, the next process replaces
+/// its program, the session goes on, and the control plane reports the gap. A second data plane on the same interfaces
+/// changes nothing for the first.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r1_2_a_restart_keeps_link_and_session_and_reports_its_gap() {
+    let mut lab = Lab::prepare();
+    lab.edit(Role::ControlPlane, "preset = \"edge\"", PATIENT);
+    lab.launch_all();
+    let heartbeat = lab.heartbeat();
+    let before = lab.snapshot();
+    assert_eq!(lab.data_plane_status()["xdp_attachment"], "attached");
+    assert_eq!(lab.data_plane_status()["xdp_pinned"], true);
+    for (round, kills) in [(1, false), (2, true)] {
+        let (program, from) = (program_id(&lab), Instant::now());
+        if kills {
+            lab.kill(Role::DataPlane);
+        } else {
+            let pid = Pid::from_raw(i32::try_from(lab.deployment.pid(Role::DataPlane).unwrap()).unwrap());
+            kill(pid, Signal::SIGUSR2).unwrap();
+            // The second signal comes after the first was heeded, or finds nobody.
+            lab.end(Role::DataPlane);
+        }
+        assert_eq!(program_id(&lab), program, "the program stays attached without its process");
+        lab.launch(Role::DataPlane);
+        lab.await_replies(&heartbeat, 50);
+        report_gap(if kills { "killed" } else { "SIGUSR2" }, &heartbeat, from);
+        assert_ne!(program_id(&lab), program);
+        assert_eq!(lab.data_plane_status()["xdp_attachment"], "replaced");
+        assert_eq!(lab.snapshot(), before, "nothing happened to the session");
+        let reported = lab.control_plane_status()["data_plane_restarts"].clone();
+        eprintln!("  reported: {reported}");
+        assert_eq!(reported["count"], round);
+        assert_eq!(reported["last"]["bindings_kept"], 1);
+        let gap = Duration::from_millis(reported["last"]["gap_ms"].as_u64().unwrap());
+        assert!(
+            gap < from.elapsed() && reported["last"]["away_ms"].as_u64().unwrap() <= gap.as_millis() as u64
+        );
+    }
+
+    second_data_plane_is_refused(&lab);
+    lab.await_replies(&heartbeat, 50);
+    assert_eq!(lab.snapshot(), before);
+    let dir = pins(&lab);
+    drop(heartbeat);
+    lab.finish();
+    assert!(is_empty_or_gone(&dir));
+}
+
+/// How the gateway's WAN port is attached, as the kernel shows it: `xdp` is native.
+fn kernel_mode(lab: &Lab) -> &'static str {
+    let shown = IP.run(Some(lab.rig.gateway()), &["link", "show", "dev", "wan0"]).unwrap();
+    match (shown.contains("prog/xdp id "), shown.contains("xdpgeneric")) {
+        (true, true) => "generic",
+        (true, false) => "native",
+        (false, _) => "none",
+    }
+}
+
+/// R1.2, R8.1: a data plane that was killed has left its links; the next one, under another `mode`, takes over what fits
+/// and attaches the rest anew. A port without AF_XDP keeps no link.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r1_2_a_restart_in_another_mode_leaves_no_link_behind() {
+    let mut lab = Lab::prepare();
+    lab.edit(Role::ControlPlane, "preset = \"edge\"", PATIENT);
+    lab.edit(Role::DataPlane, "workers = 2", "mode = \"auto\"\nworkers = 2");
+    lab.launch_all();
+    let heartbeat = lab.heartbeat();
+    let before = lab.snapshot();
+    // As configured, as the kernel shows it, as the link came about.
+    let turns = [
+        ("generic", "generic", "attached"),
+        ("auto", "generic", "replaced"),
+        ("require-native", "native", "attached"),
+        ("auto", "native", "replaced"),
+    ];
+    let mut mode = "auto";
+    for (next, shown, attachment) in turns {
+        lab.kill(Role::DataPlane);
+        lab.edit(Role::DataPlane, &format!("mode = \"{mode}\""), &format!("mode = \"{next}\""));
+        mode = next;
+        lab.launch(Role::DataPlane);
+        lab.await_replies(&heartbeat, 50);
+        let status = lab.data_plane_status();
+        assert_eq!(kernel_mode(&lab), shown, "{next}");
+        assert_eq!(
+            (&status["xdp_mode"], &status["xdp_attachment"]),
+            (&shown.into(), &attachment.into()),
+            "{next}"
+        );
+        assert_eq!(lab.snapshot(), before, "nothing happened to the session");
+        let output = replace_program(&lab);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let dir = pins(&lab);
+    drop(heartbeat);
+    // The control plane's socket is not shared under AF_XDP.
+    lab.kill(Role::DataPlane);
+    lab.kill(Role::ControlPlane);
+    lab.edit(Role::DataPlane, &format!("mode = \"{mode}\""), "mode = \"no-af-xdp\"");
+    lab.launch(Role::DataPlane);
+    assert_eq!((kernel_mode(&lab), &lab.data_plane_status()["xdp_mode"]), ("none", &"none".into()));
+    assert!(!dir.join("link-wan").exists() && !dir.join("link-lan").exists());
+    let output = replace_program(&lab);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("no XDP program on either port"), "{said}");
+    lab.launch(Role::ControlPlane);
+    lab.finish();
+    assert!(is_empty_or_gone(&dir));
+}
+
+/// With sockets of its own it gets as far as the queues, which are taken.
+fn second_data_plane_is_refused(lab: &Lab) {
+    let file = lab.places.config_dir.join(Role::DataPlane.config_file());
+    let text = fs::read_to_string(&file).unwrap().replace(".sock\"", "-2.sock\"");
+    let second = file.with_file_name("second.toml");
+    fs::write(&second, text).unwrap();
+    let program = program_id(lab);
+    let mut command = Command::new(deployment::find_programs().unwrap().join("jvpn-dataplane"));
+    command.arg("--config").arg(second);
+    lab.rig.gateway().apply_to(&mut command);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("another process uses this queue"), "{said}");
+    assert_eq!(program_id(lab), program, "the first one's program is in place");
+}
+
+/// CPU ticks that a process has used (fields 14 and 15 of /proc/PID/stat, 100 per second).
+fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let fields: Vec<&str> = fields.split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// R0.5: with a session and no traffic the three processes together use less than 1 % of a CPU, busy polling configured.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_5_an_idle_gateway_rests() {
+    const IDLE: Duration = Duration::from_secs(10);
+    let mut lab = Lab::prepare();
+    lab.edit(Role::DataPlane, "[wan]", "[tuning]\nbusy_poll = 50\n\n[wan]");
+    lab.launch_all();
+    let pids = Role::ALL.map(|role| lab.deployment.pid(role).unwrap());
+    let before = pids.map(ticks);
+    // Time without events is what is measured.
+    std::thread::sleep(IDLE);
+    let used: Vec<u64> = pids.into_iter().zip(before).map(|(pid, before)| ticks(pid) - before).collect();
+    eprintln!("  ticks of 10 ms in 10 s: {used:?}");
+    assert!(used.iter().sum::<u64>() < 10, "1 % of ten seconds are 10 ticks: {used:?}");
+    lab.finish();
+}

@@ -1,0 +1,200 @@
+//! What outlives the process in the kernel: the XDP links and the tables of the programs, pinned in a BPF file system.
+//!
+//! A pinned link stays attached when the process dies, so that its successor replaces the program in one step instead of
+//! attaching again, which takes the link down for seconds on some devices. Pinned tables let another program take the
+//! place of the running one without the data plane noticing (`replace-program`). Their directory is named after the
+//! contract version: a program of another one does not find them.
+//!
+//! `pin_dir/<network namespace>-<WAN interface index>/link-wan`, `…/link-lan`, `…/v<contract version>/<table>`
+
+use anyhow::{Context as _, Result};
+use aya::programs::links::PinnedLink;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The tables that the programs share with user space.
+pub const TABLES: [&str; 10] = [
+    "BINDINGS", "GATE", "ROUTES", "LIMITS", "SOURCES", "HANDLES", "EDGE", "COUNTERS", "WAN_XSKS", "LAN_XSKS",
+];
+/// Start of a link's name.
+const LINK: &str = "link-";
+/// BPF_OBJ_GET (linux/bpf.h).
+const BPF_OBJ_GET: libc::c_int = 7;
+
+/// The pins of one data plane. Dropping them removes them, and with them the attachment, unless they are kept.
+#[derive(Debug)]
+pub struct Pins {
+    dir: PathBuf,
+    kept: bool,
+}
+
+impl Pins {
+    /// Pins for the data plane of this network namespace whose WAN interface has this index. Removes what dead ones
+    /// left whose device is gone.
+    ///
+    /// # Errors
+    /// If the directory cannot be made: it must lie in a BPF file system.
+    pub fn make(root: &Path, wan_index: u32) -> Result<Self> {
+        sweep(root);
+        let dir = Self::dir(root, wan_index)?;
+        fs::create_dir_all(&dir).with_context(|| {
+            format!("cannot pin in {} (is a BPF file system mounted there? 'plan' shows it)", dir.display())
+        })?;
+        Ok(Self { dir, kept: false })
+    }
+
+    /// The pins of a data plane that runs, to look at; dropping these changes nothing.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn of_running(root: &Path, wan_index: u32) -> Result<Self> {
+        let dir = Self::dir(root, wan_index)?;
+        fs::metadata(&dir).with_context(|| {
+            format!("{} is not there: no data plane that pins runs on this interface", dir.display())
+        })?;
+        Ok(Self { dir, kept: true })
+    }
+
+    fn dir(root: &Path, wan_index: u32) -> Result<PathBuf> {
+        let namespace = fs::metadata("/proc/thread-self/ns/net").context("network namespace")?.ino();
+        Ok(root.join(format!("{namespace}-{wan_index}")))
+    }
+
+    /// From now on dropping leaves everything attached, for the next process.
+    pub const fn keep(&mut self) {
+        self.kept = true;
+    }
+
+    /// From now on dropping removes everything.
+    pub const fn own(&mut self) {
+        self.kept = false;
+    }
+
+    /// Where the link of a port is pinned.
+    #[must_use]
+    pub fn link_path(&self, port: &str) -> PathBuf {
+        self.dir.join(format!("{LINK}{port}"))
+    }
+
+    /// The link that an earlier process left on this interface. One of another interface is removed.
+    #[must_use]
+    pub fn link(&self, port: &str, interface_index: u32) -> Option<PinnedLink> {
+        let path = self.link_path(port);
+        if linked_interface(&path).ok()? == interface_index {
+            return PinnedLink::from_pin(&path).ok();
+        }
+        tracing::info!(path = %path.display(), "removing the link of an interface that is gone");
+        self.unpin(port);
+        None
+    }
+
+    /// Whether a link of this port is pinned, of whichever interface.
+    #[must_use]
+    pub fn has_link(&self, port: &str) -> bool {
+        self.link_path(port).exists()
+    }
+
+    /// Removes the link of a port, and with it the attachment, if nobody holds it.
+    pub fn unpin(&self, port: &str) {
+        let _gone = fs::remove_file(self.link_path(port));
+    }
+
+    /// Where the tables of a contract version are pinned.
+    #[must_use]
+    pub fn tables_dir(&self, version: u32) -> PathBuf {
+        self.dir.join(format!("v{version}"))
+    }
+
+    /// Contract versions of the tables that are pinned.
+    #[must_use]
+    pub fn versions(&self) -> Vec<u32> {
+        let version = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok();
+        let mut versions: Vec<u32> = entries(&self.dir).iter().filter_map(version).collect();
+        versions.sort_unstable();
+        versions
+    }
+
+    /// Removes the tables of an earlier process, whatever their version, and makes room for those of `version`.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn clear_tables(&self, version: u32) -> Result<PathBuf> {
+        for old in self.versions() {
+            remove_tree(&self.tables_dir(old));
+        }
+        let dir = self.tables_dir(version);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot pin in {}", dir.display()))?;
+        Ok(dir)
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if !self.kept {
+            remove_tree(&self.dir);
+        }
+    }
+}
+
+/// Removes directories whose links all lead to a device that is gone.
+fn sweep(root: &Path) {
+    for dir in entries(root) {
+        let links: Vec<PathBuf> = entries(&dir)
+            .into_iter()
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK)))
+            .collect();
+        let is_dead = |path: &PathBuf| linked_interface(path).is_ok_and(|index| index == 0);
+        if !links.is_empty() && links.iter().all(is_dead) {
+            tracing::info!(dir = %dir.display(), "removing what a data plane left whose interfaces are gone");
+            remove_tree(&dir);
+        }
+    }
+}
+
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).map(|found| found.flatten().map(|entry| entry.path()).collect()).unwrap_or_default()
+}
+
+/// Removes a directory of pins with what is in it, at most two deep.
+fn remove_tree(dir: &Path) {
+    for path in entries(dir) {
+        if fs::remove_file(&path).is_err() {
+            remove_tree(&path);
+        }
+    }
+    if let Err(error) = fs::remove_dir(dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %dir.display(), %error, "cannot remove pins");
+    }
+}
+
+/// Index of the interface that a pinned XDP link is attached to; 0 = it is gone. aya does not tell.
+fn linked_interface(path: &Path) -> io::Result<u32> {
+    /// `union bpf_attr` as BPF_OBJ_GET reads it.
+    #[repr(C)]
+    struct Attributes {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attributes = Attributes { path: name.as_ptr() as u64, fd: 0, flags: 0 };
+    // SAFETY: the attributes and the name that they point at are valid for the call and sized as it is told.
+    let raw =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, &raw mut attributes, size_of::<Attributes>()) };
+    let raw = i32::try_from(raw).map_err(io::Error::other)?;
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: bpf(2) just returned this descriptor; nobody else owns it.
+    let link = unsafe { OwnedFd::from_raw_fd(raw) };
+    let shown = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let index = shown.lines().find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok());
+    index.ok_or_else(|| io::Error::other(format!("{} is not an XDP link", path.display())))
+}
