@@ -263,6 +263,15 @@ impl Column {
         let same = lab.attached("a path of IPv4 again", remote_is(GATEWAY_WAN.into()));
         assert_eq!(same, session);
         self.traffic(&lab, &why("IPv4 again"));
+        // What a killed data plane left in the kernel is no hindrance to the next one.
+        lab.deployment.kill(Role::DataPlane).unwrap();
+        lab.deployment.launch(&lab.rig, Role::DataPlane, &lab.interrupt).unwrap();
+        let same = lab.attached("the session after a restart", remote_is(GATEWAY_WAN.into()));
+        assert_eq!(same, session, "R7.3: a restarted data plane goes on");
+        for side in ["wan", "lan"] {
+            assert_eq!(lab.data_plane()["ports"][side]["step"], *step, "{side} after a restart");
+        }
+        self.traffic(&lab, &why("IPv4, data plane restarted"));
         lab.deployment.stop().unwrap();
         let links = IP.run(Some(lab.rig.gateway()), &["-brief", "link"]).unwrap();
         let left: Vec<&str> = links.lines().filter(|line| line.starts_with("jvpn")).collect();

@@ -46,10 +46,15 @@ impl Neighbours {
         Ok(Self { index, links, misses, bell, ask, listen, managed: Managed::default(), last: None })
     }
 
-    /// Runs until `stop`; rings on the bell wake it. Takes back what it made the kernel keep.
-    pub fn run(mut self, stop: &AtomicBool) {
+    /// The first look: every worker gets a view. Call it before anything can be bound; a worker without one takes each
+    /// destination for unreachable and says so to the sender.
+    pub fn begin(&mut self) {
         self.forget_leftovers();
         self.refresh();
+    }
+
+    /// Runs until `stop`; rings on the bell wake it. Takes back what it made the kernel keep.
+    pub fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
             let mut fds = [
                 PollFd::new(self.listen.as_fd(), PollFlags::POLLIN),

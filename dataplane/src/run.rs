@@ -373,7 +373,8 @@ impl<'a> Gateway<'a> {
             }
         } else {
             let (index, bell) = (self.steering.lan.index, bells.neighbours.try_clone()?);
-            let neighbours = Neighbours::new(index, links.clone(), misses, bell).context("rtnetlink")?;
+            let mut neighbours = Neighbours::new(index, links.clone(), misses, bell).context("rtnetlink")?;
+            neighbours.begin();
             handles.push(named("neighbours", {
                 let stop = Arc::clone(&stop);
                 move || neighbours.run(&stop)
