@@ -1,0 +1,280 @@
+//! What each verb may be told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, value_parser};
+
+use crate::model::Mutant;
+use crate::scenarios::{flood, sessions};
+use crate::simulate::Seeds;
+use crate::simulation::churn::Profile;
+use crate::swarm::network::MEMBERS_MAX;
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Repeats the recoveries so many times and shows median and maximum per cause.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = value_parser!(u32).range(1..=1000))]
+    pub(super) repeat: u32,
+    /// Leaves network and processes standing at the end and prints how to enter them.
+    #[arg(long)]
+    pub(super) keep: bool,
+    /// Removes what `--keep` left, and does nothing else.
+    #[arg(long, conflicts_with_all = ["keep", "repeat"])]
+    pub(super) down: bool,
+    /// Size of the download, MiB.
+    #[arg(long, default_value_t = 512, value_name = "MIB", value_parser = value_parser!(u64).range(8..=65_536))]
+    pub(super) download_mib: u64,
+    /// Where report, events, logs and configuration go.
+    #[arg(long, default_value = "target/demo", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TimingArgs {
+    /// Timed calls of each comparison.
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = value_parser!(u32).range(1_000..=100_000_000))]
+    pub(super) samples: u32,
+    /// Seed of the order in which the two classes come.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CostArgs {
+    /// Numbers of sessions to measure with, one after the other.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 65_536], value_name = "N,N,…",
+        value_parser = value_parser!(u32).range(100..=65_536))]
+    pub(super) sessions: Vec<u32>,
+    /// Rounds of each measurement; the median counts.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = value_parser!(u32).range(5..=101))]
+    pub(super) rounds: u32,
+    /// Births, reattaches and rekeys in one round.
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = value_parser!(u32).range(10..=10_000))]
+    pub(super) per_round: u32,
+    /// Sessions that lose their path at the same moment; 0 leaves the storm out.
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = value_parser!(u32).range(0..=65_536))]
+    pub(super) storm: u32,
+    /// Writes every round, the machine and the versions to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ThroughputArgs {
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = value_parser!(u32).range(1..=101))]
+    pub(super) rounds: u32,
+    /// Milliseconds of each TCP measurement, and of four of UDP.
+    #[arg(long, default_value_t = 2_000, value_name = "MS", value_parser = value_parser!(u64).range(200..=60_000))]
+    pub(super) span_ms: u64,
+    /// Writes every round, the machine and the versions to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Where logs and configuration go.
+    #[arg(long, default_value = "target/throughput", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FloodArgs {
+    /// Honest sessions.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u16).range(1..=4000))]
+    pub(super) sessions: u16,
+    /// Only these attacks, in this order; all of them otherwise.
+    #[arg(long = "attack", value_name = "ATTACK", value_enum)]
+    pub(super) attacks: Vec<flood::Attack>,
+    /// Seconds of the quiet run and of each attack.
+    #[arg(long, default_value_t = 10, value_name = "S", value_parser = value_parser!(u64).range(1..=3600))]
+    pub(super) seconds: u64,
+    /// Datagrams per second of an attacker; as many as one thread sends otherwise.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    pub(super) rate: Option<u32>,
+    /// Milliseconds between two markers of a session: the resolution of outages.
+    #[arg(long, default_value_t = 20, value_name = "MS", value_parser = value_parser!(u64).range(1..=1000))]
+    pub(super) marker_ms: u64,
+    /// Determines what the attackers send.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where result, audit, histograms, logs and configuration go.
+    #[arg(long, default_value = "target/flood", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SessionsArgs {
+    /// Sessions; with `--search` the most that are tried, all that the tables hold unless given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=MEMBERS_MAX as i64))]
+    pub(super) sessions: Option<u32>,
+    /// Looks for the highest number of sessions that this machine sustains.
+    #[arg(long)]
+    pub(super) search: bool,
+    /// A [policy] for the gateway, or a configuration that has one; a policy without limits in a storm's way otherwise.
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// Handshakes begun per second; the node's own limit is 500, and from 250 on it asks for cookies.
+    #[arg(long, default_value_t = 450, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000))]
+    pub(super) births_per_second: u32,
+    /// Milliseconds between two markers of a session; chosen so that there are at most 5,000 per second in all otherwise.
+    #[arg(long, value_name = "MS", value_parser = value_parser!(u64).range(10..=600_000))]
+    pub(super) marker_ms: Option<u64>,
+    /// Seconds for which all sessions are held in peace.
+    #[arg(long, default_value_t = 10, value_name = "S", value_parser = value_parser!(u64).range(1..=86_400))]
+    pub(super) steady: u64,
+    /// Only these storms, in this order; all of them otherwise.
+    #[arg(long = "storm", value_name = "STORM", value_enum, conflicts_with = "search")]
+    pub(super) storms: Vec<sessions::Storm>,
+    /// Longest time from the kill of the control plane until all are adopted, for up to 10,000 sessions; more in
+    /// proportion.
+    #[arg(long, default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(super) adoption_bound: Duration,
+    /// Determines the keys of the peers.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where result, audit, histograms, logs and configuration go.
+    #[arg(long, default_value = "target/sessions", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SoakArgs {
+    /// Minutes of churn; parts of one are allowed.
+    #[arg(long, default_value_t = 10.0, value_name = "M", value_parser = minutes)]
+    pub(super) minutes: f64,
+    /// Sessions at any moment.
+    #[arg(long, default_value_t = 240, value_name = "N", value_parser = value_parser!(u32).range(12..=1_000))]
+    pub(super) sessions: u32,
+    /// Determines the keys of the peers.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where result, audit, logs and configuration go.
+    #[arg(long, default_value = "target/soak", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+fn minutes(text: &str) -> Result<f64, String> {
+    let minutes: f64 = text.parse().map_err(|_| "no number".to_owned())?;
+    if (0.2..=10_080.0).contains(&minutes) { Ok(minutes) } else { Err("0.2 to 10080 minutes".to_owned()) }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EmulatorArgs {
+    /// Measures delay, jitter, loss, bursts, reordering, duplication, rate and capacity against what was asked.
+    #[arg(long, required_unless_present = "profile")]
+    pub(super) self_test: bool,
+    /// Checks this profile (a built-in name or a file) and shows what it amounts to.
+    #[arg(long, value_name = "P", conflicts_with = "self_test")]
+    pub(super) profile: Option<String>,
+    /// Determines all chance.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// Writes the self-test to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecoveryArgs {
+    /// Only these causes, in this order, or `all`.
+    #[arg(long = "cause", value_delimiter = ',', default_value = "all", value_name = "C")]
+    pub(super) causes: Vec<String>,
+    /// Emulated round-trip times, ms; 0 adds no delay.
+    #[arg(long = "rtt", value_delimiter = ',', default_value = "50", value_name = "MS",
+        value_parser = value_parser!(u64).range(0..=2000))]
+    pub(super) rtts: Vec<u64>,
+    /// Incidents per cause and round-trip time.
+    #[arg(long, default_value_t = 30, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
+    pub(super) trials: u32,
+    /// Determines all chance of the bench.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// The content of the gateway's [policy]; the default policy otherwise.
+    #[arg(long, value_name = "FILE")]
+    pub(super) policy: Option<PathBuf>,
+    /// What the paths are like, apart from the delay: a built-in profile or a file.
+    #[arg(long, default_value = "plain", value_name = "P")]
+    pub(super) profile: String,
+    /// Clients at once.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
+    pub(super) clients: u8,
+    /// Goes on with the run that is in the directory.
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Judges the raw files of this directory once more, and does nothing else.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "policy", "causes"])]
+    pub(super) judge: Option<PathBuf>,
+    /// Where result, report, events, histograms, logs and configuration go.
+    #[arg(long, default_value = "target/recovery", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompareArgs {
+    /// The result that is there: `result.json`, or its directory.
+    #[arg(value_name = "A")]
+    pub(super) before: PathBuf,
+    /// The result that is new.
+    #[arg(value_name = "B")]
+    pub(super) after: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ModelArgs {
+    /// Explores larger bounds: minutes instead of seconds, in a release build.
+    #[arg(long)]
+    pub(super) deep: bool,
+    /// Prints, step by step, how this seeded bug is found, and does nothing else.
+    #[arg(long, value_name = "MUTANT", conflicts_with = "deep", value_parser = mutant)]
+    pub(super) trace: Option<Mutant>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SimulateArgs {
+    /// Hosts of each world, one session each.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u64).range(1..=60_000))]
+    pub(super) sessions: u64,
+    /// Virtual minutes of churn.
+    #[arg(long, default_value_t = 10, value_name = "M", value_parser = value_parser!(u64).range(1..=10_080))]
+    pub(super) minutes: u64,
+    /// Worlds, from the first to the last.
+    #[arg(long, default_value = "0..199", value_name = "FIRST..LAST")]
+    pub(super) seeds: Seeds,
+    /// How the hosts live.
+    #[arg(long, default_value = "mobile", value_name = "NAME", value_parser = profile)]
+    pub(super) profile: Profile,
+    /// Worlds at once; as many as there are cores unless given.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1_024))]
+    pub(super) threads: Option<u16>,
+    /// Takes X25519 instead of the cheap Diffie-Hellman of simulations.
+    #[arg(long)]
+    pub(super) real_keys: bool,
+    /// Writes the audit log there, as JSON lines, and the policy beside it; of several worlds each its own, the seed in
+    /// the name of the file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) events: Option<PathBuf>,
+    /// Writes the figures there, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(super) json: Option<PathBuf>,
+    /// Prints the timeline of every step on standard error: for one seed.
+    #[arg(long)]
+    pub(super) trace: bool,
+}
+
+fn profile(name: &str) -> Result<Profile, String> {
+    let names = || Profile::ALL.map(|profile| format!("{} ({})", profile.name, profile.about)).join(", ");
+    Profile::named(name).ok_or_else(|| format!("there are: {}", names()))
+}
+
+fn mutant(name: &str) -> Result<Mutant, String> {
+    let names = || Mutant::ALL.map(Mutant::name).join(", ");
+    Mutant::named(name).ok_or_else(|| format!("there are: {}", names()))
+}
