@@ -19,9 +19,8 @@ use crate::forwarding::l2fwd::{self, L2fwdArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
 use crate::model::{self, Mutant, Scope};
 use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak, throughput};
-use crate::simulate::{self, Seeds};
+use crate::simulate;
 use crate::simulation::KeyKind;
-use crate::simulation::churn::Profile;
 use crate::swarm::network::MEMBERS_MAX;
 use crate::{timeline, timing};
 
