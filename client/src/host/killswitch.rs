@@ -119,9 +119,12 @@ impl KillSwitch {
         rules
     }
 
-    /// What the host may forward for others: into the tunnel, and to what is excluded.
+    /// What the host may forward for others: into the tunnel, out of it, and to what is excluded. What comes out of the
+    /// tunnel has left it already, where its sender wanted it to: it is no traffic of this side that could go around it.
     fn forward(&self) -> Vec<Vec<Value>> {
-        let mut rules = vec![vec![meta("oifname", &json!(self.interface)), accept()]];
+        let tunnel = json!(self.interface);
+        let mut rules =
+            vec![vec![meta("oifname", &tunnel), accept()], vec![meta("iifname", &tunnel), accept()]];
         rules.extend(self.exempt());
         rules.push(vec![json!({ "counter": null }), json!({ "drop": null })]);
         rules
@@ -266,6 +269,21 @@ mod tests {
         let strict = KillSwitch { local_network: false, ..switch() };
         assert!(!rules(&strict, "output").iter().any(|rule| rule.to_string().contains("224.0.0.0")));
         assert!(!rules(&switch(), "forward").iter().any(|rule| rule.to_string().contains("mark")));
+    }
+
+    /// What is forwarded passes in both directions of the tunnel; the host's own packets have no device that they came in by.
+    #[test]
+    fn r7_1_answers_out_of_the_tunnel_are_forwarded() {
+        let accepts = |chain: &str, key: &str| {
+            rules(&switch(), chain).iter().any(|rule| {
+                let left = &rule["expr"][0]["match"];
+                left["left"]["meta"]["key"] == key
+                    && left["right"] == "jvpn0"
+                    && rule["expr"][1] == json!({ "accept": null })
+            })
+        };
+        assert!(accepts("forward", "oifname") && accepts("forward", "iifname"));
+        assert!(accepts("output", "oifname") && !accepts("output", "iifname"));
     }
 
     #[test]

@@ -83,6 +83,48 @@ fn r7_1_the_kill_switch_outlives_the_agent() {
     assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
 }
 
+/// A network behind this host, of a thread's own: its host asks `to` and hears an answer, or not.
+fn ask_from_behind(to: &'static str) -> Result<usize, ErrorKind> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (ready, is_ready) = std::sync::mpsc::channel::<()>();
+    let behind = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        tell.send(nix::unistd::gettid()).unwrap();
+        is_ready.recv().unwrap();
+        ip("addr add 172.31.0.2/24 dev inner");
+        ip("link set inner up");
+        ip("route add default via 172.31.0.1");
+        answer(to)
+    });
+    ip(&format!("link add outer type veth peer name inner netns {}", told.recv().unwrap()));
+    ip("addr add 172.31.0.1/24 dev outer");
+    ip("link set outer up");
+    ready.send(()).unwrap();
+    let answer = behind.join().unwrap();
+    ip("link del outer");
+    answer
+}
+
+/// R7.1: who is behind this host gets answers out of the tunnel, and cannot get around it either.
+#[test]
+fn r7_1_the_kill_switch_forwards_answers_and_nothing_beside() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.configure("[traffic]\nkill_switch = true\n");
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    rig.start();
+    rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+    assert_eq!(ask_from_behind("192.168.50.1:7"), Ok(3), "through the tunnel and back");
+    let dropped = || {
+        let rules = output("nft", "list chain inet jvpn-jvpn0 forward");
+        let counted = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        counted.parse::<u64>().unwrap()
+    };
+    assert_eq!(dropped(), 0);
+    assert!(ask_from_behind("10.0.2.1:4500").is_err());
+    assert!(dropped() > 0, "beside the tunnel");
+    rig.stop();
+}
+
 /// A client that cannot start opens the host again, for nobody asked for more than it could do.
 #[test]
 fn a_client_that_cannot_start_leaves_no_kill_switch() {
