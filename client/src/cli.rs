@@ -78,6 +78,9 @@ enum Command {
         /// The agent's status socket
         #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKETS[0])]
         socket: PathBuf,
+        /// The agent's configuration: names the socket, and what to take back where a dead agent's record is damaged
+        #[arg(long, short, value_name = "FILE", conflicts_with = "socket")]
+        config: Option<PathBuf>,
     },
     /// Show what an agent, control plane or data plane is doing
     ///
@@ -183,7 +186,11 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Genkey => genkey(),
         Command::Pubkey => pubkey(),
         Command::Up { config } => up(&config),
-        Command::Down { socket } => down(&socket),
+        Command::Down { socket, config: None } => down(&socket, None),
+        Command::Down { config: Some(path), .. } => {
+            let config = Config::load(&path)?;
+            down(&config.status_socket, Some(&config))
+        }
         Command::Status { json, dataplane: true, .. } => status(json, Some(Path::new(DEFAULT_SOCKETS[2]))),
         Command::Status { json, socket, .. } => status(json, socket.as_deref()),
         Command::Sessions { gateway } => gateway.show("sessions", &[]),
@@ -250,10 +257,10 @@ fn up(path: &Path) -> anyhow::Result<()> {
     io::run(&config)
 }
 
-fn down(socket: &Path) -> anyhow::Result<()> {
+fn down(socket: &Path, config: Option<&Config>) -> anyhow::Result<()> {
     let answer = jvpn_host::status::query_within(socket, "down", DOWN_PATIENCE);
     if let Err(StatusError::Unreachable { .. }) = &answer {
-        let done = host::undo(socket).map_err(|left| {
+        let done = host::undo(socket, config).map_err(|left| {
             anyhow::anyhow!(
                 "no agent runs at {}, and not all that it left could be taken back: {left}",
                 socket.display()
@@ -268,7 +275,8 @@ fn down(socket: &Path) -> anyhow::Result<()> {
     match (answer.get("ok").and_then(serde_json::Value::as_bool), answer.get("left")) {
         (Some(true), _) => Ok(()),
         (_, Some(left)) => bail!(
-            "the agent at {} has ended, but this is still there: {left}; the next 'jvpn up' removes it",
+            "the agent at {} has ended, but this is still there: {left}; 'jvpn down' tries again, and \
+             the next 'jvpn up' removes it",
             socket.display()
         ),
         (_, None) => bail!("the process at {} did not end: {answer}", socket.display()),
@@ -330,6 +338,8 @@ mod tests {
             assert!(help.contains(word), "--help does not mention {word}");
         }
         assert!(Cli::try_parse_from(["jvpn", "up"]).is_err(), "a configuration must be named");
+        assert!(Cli::try_parse_from(["jvpn", "down", "--config", "/x"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn", "down", "--config", "/x", "--socket", "/y"]).is_err());
         assert!(Cli::try_parse_from(["jvpn", "status", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn", "status", "--dataplane", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn", "status", "--dataplane", "--socket", "/x"]).is_err());

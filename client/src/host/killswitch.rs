@@ -4,6 +4,7 @@
 //! transaction, so there is no moment without it, and removed by name.
 
 use super::tool;
+use crate::link::model::is_private;
 use jvpn_session::messages::Prefix;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -33,7 +34,7 @@ pub struct KillSwitch {
     pub peers: BTreeSet<(IpAddr, u16)>,
     /// What is excluded from the tunnel.
     pub exclude: Vec<Prefix>,
-    /// Networks that the uplinks are connected to, if they are exempt.
+    /// Networks that the uplinks are connected to, if they are exempt: those that are private.
     pub local: BTreeSet<(IpAddr, u8)>,
     /// Whether multicast and broadcast of those networks are exempt too.
     pub local_network: bool,
@@ -67,6 +68,13 @@ pub fn install(switch: &KillSwitch) -> Result<(), KillSwitchError> {
 /// If nft is missing or the kernel refuses.
 pub fn remove(table: &str) -> Result<(), KillSwitchError> {
     apply("removed", &json!({ "nftables": cleared(table) }))
+}
+
+/// Whether the host has nftables at all.
+#[must_use]
+pub fn is_available() -> bool {
+    tool::run("nft", &["--version"], &[])
+        .map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |()| true)
 }
 
 fn apply(what: &'static str, ruleset: &Value) -> Result<(), KillSwitchError> {
@@ -119,9 +127,12 @@ impl KillSwitch {
         rules
     }
 
-    /// What the host may forward for others: into the tunnel, and to what is excluded.
+    /// What the host may forward for others: into the tunnel, out of it, and to what is excluded. What comes out of the
+    /// tunnel has left it already, where its sender wanted it to: it is no traffic of this side that could go around it.
     fn forward(&self) -> Vec<Vec<Value>> {
-        let mut rules = vec![vec![meta("oifname", &json!(self.interface)), accept()]];
+        let tunnel = json!(self.interface);
+        let mut rules =
+            vec![vec![meta("oifname", &tunnel), accept()], vec![meta("iifname", &tunnel), accept()]];
         rules.extend(self.exempt());
         rules.push(vec![json!({ "counter": null }), json!({ "drop": null })]);
         rules
@@ -166,7 +177,7 @@ impl KillSwitch {
     fn exempt(&self) -> Vec<Vec<Value>> {
         let excluded = self.exclude.iter().map(|prefix| (prefix.addr, prefix.len));
         excluded
-            .chain(self.local.iter().copied())
+            .chain(self.local.iter().copied().filter(|(addr, len)| is_private(*addr, *len)))
             .map(|(addr, len)| vec![destination(addr, len), accept()])
             .collect()
     }
@@ -266,6 +277,36 @@ mod tests {
         let strict = KillSwitch { local_network: false, ..switch() };
         assert!(!rules(&strict, "output").iter().any(|rule| rule.to_string().contains("224.0.0.0")));
         assert!(!rules(&switch(), "forward").iter().any(|rule| rule.to_string().contains("mark")));
+    }
+
+    /// A network that DHCP makes large lets nothing public out.
+    #[test]
+    fn r7_1_large_networks_of_uplinks_stay_shut() {
+        let local = [("0.0.0.0", 1), ("128.0.0.0", 1), ("2000::", 3), ("192.168.7.0", 24), ("fd00:7::", 64)];
+        let local = local.into_iter().map(|(addr, len)| (addr.parse().unwrap(), len)).collect();
+        let switch = KillSwitch { local, exclude: Vec::new(), ..switch() };
+        for chain in ["output", "forward"] {
+            let text = rules(&switch, chain).iter().map(ToString::to_string).collect::<String>();
+            assert!(text.contains("192.168.7.0") && text.contains("fd00:7::"), "{text}");
+            for public in ["\"0.0.0.0\"", "\"128.0.0.0\"", "\"2000::\""] {
+                assert!(!text.contains(public), "{chain} exempts {public}: {text}");
+            }
+        }
+    }
+
+    /// What is forwarded passes in both directions of the tunnel; the host's own packets have no device that they came in by.
+    #[test]
+    fn r7_1_answers_out_of_the_tunnel_are_forwarded() {
+        let accepts = |chain: &str, key: &str| {
+            rules(&switch(), chain).iter().any(|rule| {
+                let left = &rule["expr"][0]["match"];
+                left["left"]["meta"]["key"] == key
+                    && left["right"] == "jvpn0"
+                    && rule["expr"][1] == json!({ "accept": null })
+            })
+        };
+        assert!(accepts("forward", "oifname") && accepts("forward", "iifname"));
+        assert!(accepts("output", "oifname") && !accepts("output", "iifname"));
     }
 
     #[test]

@@ -9,17 +9,32 @@ pub mod record;
 pub mod resolv;
 mod tool;
 
+use crate::config::Config;
 use record::Record;
 use std::path::Path;
 
 /// Takes back what a dead agent with this status socket left; what was done, in words. `None`: it left no record.
 ///
+/// `config`: what it was configured with, which counts where its record cannot be read.
+///
 /// # Errors
 /// With what could not be taken back, and why.
-pub fn undo(socket: &Path) -> Result<Option<Vec<String>>, String> {
+pub fn undo(socket: &Path, config: Option<&Config>) -> Result<Option<Vec<String>>, String> {
     let path = Record::path(socket);
-    let Some(record) = Record::read(&path).map_err(|error| error.to_string())? else { return Ok(None) };
     let mut done = Vec::new();
+    let record = match (Record::read(&path), config) {
+        (Ok(Some(record)), _) => record,
+        (Ok(None), _) => return Ok(None),
+        (Err(error), Some(config)) => {
+            done.push(format!("{error}; went by the configuration instead"));
+            Record::as_configured(config)
+        }
+        (Err(error), None) => {
+            return Err(format!(
+                "{error}; 'jvpn down --config FILE' takes back what the agent's configuration names"
+            ));
+        }
+    };
     let mut failed = Vec::new();
     match crate::link::Links::open(Vec::new(), Vec::new(), record.first_table) {
         Ok(_) => done.push("routes and rules".to_owned()),

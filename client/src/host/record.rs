@@ -1,6 +1,8 @@
 //! What is to be taken back, written down before it is done: a file beside the status socket, so that `jvpn down` finds
 //! it by the socket that it was told.
 
+use super::{dns, killswitch};
+use crate::config::Config;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -30,6 +32,19 @@ impl Record {
         let mut path = socket.as_os_str().to_owned();
         path.push(".undo");
         path.into()
+    }
+
+    /// What an agent with this configuration may have left, where its own record says nothing.
+    #[must_use]
+    pub fn as_configured(config: &Config) -> Self {
+        let (interface, resolv_conf) = (&config.interface.name, &config.dns.resolv_conf);
+        Self {
+            first_table: config.interface.table,
+            // Removing one that is not there is no error, unless there is nothing to remove it with, nor to make it.
+            kill_switch: killswitch::is_available().then(|| killswitch::table_name(interface)),
+            dns: dns::is_ours(resolv_conf, interface).then(|| interface.clone()),
+            resolv_conf: resolv_conf.clone(),
+        }
     }
 
     /// Reads a record; `None` if there is none.

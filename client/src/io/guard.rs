@@ -40,11 +40,11 @@ impl Guard {
     pub(super) fn start(config: &Config, peers: BTreeSet<(IpAddr, u16)>) -> anyhow::Result<Self> {
         let path = Record::path(&config.status_socket);
         let interface = config.interface.name.clone();
-        let old = Record::read(&path).unwrap_or_else(|error| {
-            tracing::warn!(%error, "what an agent before left is unknown");
-            None
-        });
         let table = killswitch::table_name(&interface);
+        let old = Record::read(&path).unwrap_or_else(|error| {
+            tracing::warn!(%error, "what an agent before left is unknown; taking back what this configuration names");
+            Some(Record::as_configured(config))
+        });
         let wanted = config.traffic.kill_switch.then(|| table.clone());
         let left = old.as_ref().and_then(|old| old.kill_switch.clone());
         let mut guard = Self {
@@ -192,9 +192,9 @@ impl Guard {
         })
     }
 
-    /// Takes everything back; what could not be, in words.
-    pub(super) fn finish(mut self) -> Vec<String> {
-        let mut left = Vec::new();
+    /// Takes everything back; what could not be, in words. `left`: what of the tunnel is still there. While anything is, the
+    /// kill switch stays, as after a crash: what could not be taken back must not let traffic out.
+    pub(super) fn finish(mut self, mut left: Vec<String>) -> Vec<String> {
         if let Some(interface) = self.record.dns.take() {
             match dns::restore(&self.dns.resolv_conf, &interface) {
                 Ok(Outcome::NotOurs) => {
@@ -203,20 +203,26 @@ impl Guard {
                 Ok(Outcome::Restored | Outcome::Removed) => {}
                 Err(error) => {
                     self.record.dns = Some(interface);
-                    left.push(error.to_string());
+                    left.push(format!("{}: {error}", self.dns.resolv_conf.display()));
                 }
             }
         }
         if self.switch.is_some()
             && let Some(table) = &self.record.kill_switch
         {
-            match killswitch::remove(table) {
-                Ok(()) => self.switch = None,
-                Err(error) => left.push(error.to_string()),
+            if !left.is_empty() {
+                left.push(format!(
+                    "the kill switch (nftables table inet {table}), held back because of that: the host stays shut; \
+                     'jvpn down' tries again"
+                ));
+            } else if let Err(error) = killswitch::remove(table) {
+                left.push(error.to_string());
             }
         }
         if left.is_empty() {
             Record::remove(&self.path);
+        } else {
+            self.write_record();
         }
         left
     }

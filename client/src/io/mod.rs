@@ -497,7 +497,7 @@ impl Shell {
             Err(error) => left.push(format!("unknown, since the host cannot be looked at: {error}")),
         }
         // Last: nothing is let out while anything of the tunnel is still there.
-        left.extend(guard.finish());
+        let left = guard.finish(left);
         let document = if left.is_empty() {
             tracing::info!("ended; device, routes and rules removed");
             json!({ "ok": true, "message": "ended" })

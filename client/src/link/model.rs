@@ -3,7 +3,7 @@
 use crate::paths::LinkState;
 use jvpn_session::messages::Prefix;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,8 +188,8 @@ pub(super) const fn is_link_local(addr: IpAddr) -> bool {
 #[must_use]
 pub const fn anywhere(like: IpAddr) -> IpAddr {
     match like {
-        IpAddr::V4(_) => IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 
@@ -275,6 +275,26 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
 pub fn networks(snapshot: &Snapshot, devices: &BTreeSet<u32>) -> BTreeSet<(IpAddr, u8)> {
     let on_them = snapshot.addresses.iter().filter(|address| devices.contains(&address.device));
     on_them.map(|address| (network(address.addr, address.len), address.len)).collect()
+}
+
+/// Where the hosts of a private network are: RFC 1918, RFC 3927, RFC 4193, RFC 4291 §2.5.6. Not the carriers' 100.64.0.0/10
+/// (RFC 6598): who lives there is the carrier's choice, not the user's.
+const PRIVATE: [Prefix; 6] = [
+    Prefix { addr: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), len: 8 },
+    Prefix { addr: IpAddr::V4(Ipv4Addr::new(172, 16, 0, 0)), len: 12 },
+    Prefix { addr: IpAddr::V4(Ipv4Addr::new(192, 168, 0, 0)), len: 16 },
+    Prefix { addr: IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), len: 16 },
+    Prefix { addr: IpAddr::V6(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0)), len: 7 },
+    Prefix { addr: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), len: 10 },
+];
+
+/// Whether a network lies in private space as a whole, and may be exempt as the uplink's own.
+///
+/// Whoever answers the host's DHCP request says how large that is. Were all of it exempt, a network 0.0.0.0/1 would draw
+/// half the Internet around the tunnel (TunnelCrack, LocalNet attack: CVE-2023-36672, CVE-2023-35838).
+#[must_use]
+pub fn is_private(addr: IpAddr, len: u8) -> bool {
+    PRIVATE.iter().any(|private| len >= private.len && private.contains(addr))
 }
 
 /// Routes into the tunnel. A default route becomes its two halves, so that it wins over the host's own without
@@ -416,6 +436,31 @@ mod tests {
         let routes: Vec<_> =
             tunnel_routes(254, 9, &own, &into).iter().map(|r| format!("{}/{}", r.dst, r.len)).collect();
         assert_eq!(routes, ["0.0.0.0/1", "128.0.0.0/1", "192.168.50.0/24"], "no IPv6 without an address");
+    }
+
+    /// A network is private as a whole or not at all, whatever its address is.
+    #[test]
+    fn r7_1_private_networks() {
+        for private in ["10.0.1.2/24", "10.0.0.0/8", "172.31.9.9/12", "192.168.0.1/16", "169.254.7.7/16"] {
+            let prefix: Prefix = private.parse().unwrap();
+            assert!(is_private(prefix.addr, prefix.len), "{private}");
+        }
+        for public in
+            ["0.0.0.0/1", "128.0.0.0/1", "10.0.0.1/7", "172.16.0.1/11", "192.168.0.1/15", "0.0.0.0/0"]
+        {
+            let prefix: Prefix = public.parse().unwrap();
+            assert!(!is_private(prefix.addr, prefix.len), "{public}");
+        }
+        for public in
+            ["100.64.0.1/10", "172.32.0.1/16", "192.0.2.1/32", "127.0.0.1/8", "2001:db8::1/64", "fe80::1/9"]
+        {
+            let prefix: Prefix = public.parse().unwrap();
+            assert!(!is_private(prefix.addr, prefix.len), "{public}");
+        }
+        for private in ["fd00::1/64", "fc00::/7", "fe80::1/64"] {
+            let prefix: Prefix = private.parse().unwrap();
+            assert!(is_private(prefix.addr, prefix.len), "{private}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! DHCP request can set one (option 121), so that traffic went around the tunnel. Here nothing in the main table counts
 //! but what this one leaves to it.
 
-use super::model::{Route, RouteKind, Rule, network};
+use super::model::{Route, RouteKind, Rule, is_private, network};
 use jvpn_session::messages::Prefix;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,7 +16,7 @@ pub struct TrafficSetup {
     pub into: Vec<Prefix>,
     /// Around it.
     pub exclude: Vec<Prefix>,
-    /// Whether the networks of the uplinks go around it.
+    /// Whether the networks of the uplinks go around it, as far as they are private.
     pub local_network: bool,
 }
 
@@ -83,7 +83,7 @@ impl TrafficSetup {
         for prefix in self.exclude.iter().chain(&LINK_ONLY) {
             add(route(prefix.addr, prefix.len, RouteKind::Throw));
         }
-        for (addr, len) in local.iter().filter(|_| self.local_network) {
+        for (addr, len) in local.iter().filter(|(addr, len)| self.local_network && is_private(*addr, *len)) {
             add(route(*addr, *len, RouteKind::Throw));
         }
         routes.into_values().collect()
@@ -138,6 +138,19 @@ mod tests {
         assert_eq!(closed.rules(9, 71).len(), 2);
         assert!(TrafficSetup::default().rules(9, 71).is_empty());
         assert!(TrafficSetup::default().routes(9, 5, &[], &local).is_empty());
+    }
+
+    /// R7.1: a network that DHCP makes large draws nothing public around the tunnel, nor what lies in it.
+    #[test]
+    fn r7_1_a_large_network_of_an_uplink_is_not_exempt() {
+        let into = EVERYTHING.into();
+        let setup = TrafficSetup { into, exclude: Vec::new(), local_network: true };
+        let local = [("0.0.0.0", 1), ("128.0.0.0", 1), ("8.0.0.0", 6), ("2000::", 3), ("192.168.7.0", 24)];
+        let local = local.into_iter().map(|(addr, len)| (addr.parse().unwrap(), len)).collect();
+        let routes = setup.routes(9, 5, &prefixes(&["10.77.0.2/32"]), &local);
+        let thrown = routes.into_iter().filter(|route| route.kind == RouteKind::Throw).collect();
+        let expected = ["Throw 192.168.7.0/24 dev 0", "Throw fe80::/10 dev 0", "Throw ff00::/8 dev 0"];
+        assert_eq!(text(&thrown), expected);
     }
 
     proptest! {

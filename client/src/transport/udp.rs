@@ -10,6 +10,9 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike,
     SockaddrStorage, recvmmsg, sendmmsg, sendmsg, setsockopt, sockopt,
 };
+use rustix::net::sockopt::{
+    Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -44,6 +47,9 @@ impl std::fmt::Debug for Udp {
 impl Udp {
     /// Opens a socket on `device` towards `gateway`. Its datagrams carry `mark`, by which a kill switch lets them pass.
     ///
+    /// They are never cut into fragments, neither here nor on the way: one that the device does not carry is refused
+    /// (EMSGSIZE), counted as a send error, and the socket goes on.
+    ///
     /// With `offload` several datagrams cross the host's stack as one, as far as the kernel has that.
     ///
     /// # Errors
@@ -57,6 +63,7 @@ impl Udp {
         let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
         socket.bind_device(Some(device.as_bytes()))?;
         socket.set_mark(mark)?;
+        forbid_fragments(&socket, gateway)?;
         // Forced sizes need CAP_NET_ADMIN and are not bounded by sysctl; without it the ordinary ones do.
         if socket.set_recv_buffer_size(SOCKET_BUFFER).is_err()
             || socket.set_send_buffer_size(SOCKET_BUFFER).is_err()
@@ -288,6 +295,16 @@ impl Transport for Udp {
     }
 }
 
+/// DF on every datagram, whatever path MTU the kernel believes in: that comes from ICMP, which anybody may forge, and the
+/// search for the inner MTU finds what the path carries (RFC 8899 §4.6).
+fn forbid_fragments(socket: &Socket, gateway: SocketAddr) -> io::Result<()> {
+    match gateway {
+        SocketAddr::V4(_) => set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::PROBE)?,
+        SocketAddr::V6(_) => set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::PROBE)?,
+    }
+    Ok(())
+}
+
 /// Sizes beyond `net.core.{r,w}mem_max`, where the capability for it is there.
 fn force_buffers(socket: &Socket) {
     let forced = setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER)
@@ -315,3 +332,7 @@ fn endpoint(addr: &SockaddrStorage) -> Option<Endpoint> {
     debug_assert!(addr.family().is_some(), "a received datagram has a source");
     v4.or(v6).map(Endpoint::from)
 }
+
+#[cfg(test)]
+#[path = "udp_tests.rs"]
+mod tests;

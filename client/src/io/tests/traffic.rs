@@ -1,6 +1,7 @@
 //! What goes into the tunnel, what may leave beside it, and what is as before when the client is gone or killed.
 
 use super::{Rig, attached_over, echo, ip};
+use crate::config::Config;
 use crate::host;
 use std::io::ErrorKind;
 use std::net::UdpSocket;
@@ -70,17 +71,59 @@ fn r7_1_the_kill_switch_outlives_the_agent() {
 
     rig.kill();
     shut();
-    let done = host::undo(&rig.socket()).unwrap().expect("a record");
+    let done = host::undo(&rig.socket(), None).unwrap().expect("a record");
     assert!(done.iter().any(|what| what.contains("kill switch")), "{done:?}");
     assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
     assert_eq!(super::rules_and_routes(), "", "its rules are gone as well");
-    assert_eq!(host::undo(&rig.socket()), Ok(None), "nothing is left to take back");
+    assert_eq!(host::undo(&rig.socket(), None), Ok(None), "nothing is left to take back");
 
     rig.start();
     rig.wait_for("the tunnel coming up after all", |s| s["state"] == "ATTACHED");
     shut();
     rig.stop();
     assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
+}
+
+/// A network behind this host, of a thread's own: its host asks `to` and hears an answer, or not.
+fn ask_from_behind(to: &'static str) -> Result<usize, ErrorKind> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (ready, is_ready) = std::sync::mpsc::channel::<()>();
+    let behind = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        tell.send(nix::unistd::gettid()).unwrap();
+        is_ready.recv().unwrap();
+        ip("addr add 172.31.0.2/24 dev inner");
+        ip("link set inner up");
+        ip("route add default via 172.31.0.1");
+        answer(to)
+    });
+    ip(&format!("link add outer type veth peer name inner netns {}", told.recv().unwrap()));
+    ip("addr add 172.31.0.1/24 dev outer");
+    ip("link set outer up");
+    ready.send(()).unwrap();
+    let answer = behind.join().unwrap();
+    ip("link del outer");
+    answer
+}
+
+/// R7.1: who is behind this host gets answers out of the tunnel, and cannot get around it either.
+#[test]
+fn r7_1_the_kill_switch_forwards_answers_and_nothing_beside() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.configure("[traffic]\nkill_switch = true\n");
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    rig.start();
+    rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+    assert_eq!(ask_from_behind("192.168.50.1:7"), Ok(3), "through the tunnel and back");
+    let dropped = || {
+        let rules = output("nft", "list chain inet jvpn-jvpn0 forward");
+        let counted = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+        counted.parse::<u64>().unwrap()
+    };
+    assert_eq!(dropped(), 0);
+    assert!(ask_from_behind("10.0.2.1:4500").is_err());
+    assert!(dropped() > 0, "beside the tunnel");
+    rig.stop();
 }
 
 /// A client that cannot start opens the host again, for nobody asked for more than it could do.
@@ -135,6 +178,70 @@ fn r7_1_a_full_tunnel_leaks_nothing() {
     assert_eq!(output("ip", "-6 -N rule show").matches("proto 74").count(), 0);
 }
 
+/// R7.1: what could not be taken back keeps the host shut, also when the agent ends in order, and says so; `jvpn down` opens
+/// it once that is mended.
+#[test]
+fn r7_1_what_is_left_keeps_the_host_shut() {
+    let Some(mut rig) = Rig::new() else { return };
+    let path = rig.folder.path().join("resolv.conf");
+    let before = rig.folder.path().join("resolv.conf.before-jvpn");
+    std::fs::write(&path, "nameserver 10.0.2.53\n").unwrap();
+    rig.configure(&format!(
+        "[traffic]\nkill_switch = true\n[dns]\nservers = [\"10.77.0.1\"]\nresolv_conf = \"{}\"\n",
+        path.display()
+    ));
+    rig.start();
+    rig.wait_for("the name servers", |s| s["traffic"]["name_servers"]["in_place"] == true);
+    std::fs::rename(&before, rig.folder.path().join("away")).unwrap();
+    let answer = jvpn_host::status::query(&rig.socket(), "down").unwrap();
+    let left = answer["left"].to_string();
+    assert!(
+        left.contains("before-jvpn") && left.contains("held back") && left.contains("jvpn-jvpn0"),
+        "{left}"
+    );
+    assert!(rig.client.take().unwrap().wait().unwrap().success());
+    assert_eq!(send_beside(BESIDE), Err(ErrorKind::PermissionDenied));
+
+    let still = host::undo(&rig.socket(), None).unwrap_err();
+    assert!(still.contains("before-jvpn"), "{still}");
+    assert_eq!(send_beside(BESIDE), Err(ErrorKind::PermissionDenied));
+    std::fs::rename(rig.folder.path().join("away"), &before).unwrap();
+    host::undo(&rig.socket(), None).unwrap().expect("a record");
+    assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "nameserver 10.0.2.53\n");
+}
+
+/// R7.1: with a damaged record `jvpn down` says so and goes by the configuration; so does the next start.
+#[test]
+fn r7_1_a_damaged_record_is_no_dead_end() {
+    let Some(mut rig) = Rig::new() else { return };
+    let plain = std::fs::read_to_string(rig.folder.path().join("client.toml")).unwrap();
+    rig.configure("[traffic]\nkill_switch = true\n");
+    let config = Config::load(&rig.folder.path().join("client.toml")).unwrap();
+    let record = host::record::Record::path(&rig.socket());
+    let killed_and_damaged = |rig: &mut Rig| {
+        rig.start();
+        rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
+        rig.kill();
+        std::fs::write(&record, "{").unwrap();
+    };
+    killed_and_damaged(&mut rig);
+    let error = host::undo(&rig.socket(), None).unwrap_err();
+    assert!(error.contains("agent.sock.undo") && error.contains("--config"), "{error}");
+    assert_eq!(send_beside(BESIDE), Err(ErrorKind::PermissionDenied), "nothing is guessed");
+    let done = host::undo(&rig.socket(), Some(&config)).unwrap().expect("a record").join("; ");
+    assert!(done.contains("agent.sock.undo") && done.contains("inet jvpn-jvpn0"), "{done}");
+    assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
+    assert_eq!((super::rules_and_routes().as_str(), record.exists()), ("", false));
+
+    killed_and_damaged(&mut rig);
+    std::fs::write(rig.folder.path().join("client.toml"), plain).unwrap();
+    rig.start();
+    rig.wait_for("the tunnel coming up without a kill switch", |s| s["state"] == "ATTACHED");
+    assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
+    rig.stop();
+}
+
 /// Single prefixes go into the tunnel and the rest does not; the local network stays reachable if that is wanted.
 #[test]
 fn a_split_tunnel_takes_its_prefixes_and_spares_the_local_network() {
@@ -177,7 +284,7 @@ fn name_servers_are_set_and_restored() {
     assert!(text().contains("10.77.0.1"), "a killed client takes nothing back");
     up(&mut rig);
     rig.kill();
-    host::undo(&rig.socket()).unwrap().expect("a record");
+    host::undo(&rig.socket(), None).unwrap().expect("a record");
     assert_eq!(text(), BEFORE, "two kills later the first one comes back");
 
     up(&mut rig);
