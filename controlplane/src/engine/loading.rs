@@ -161,7 +161,9 @@ impl Engine {
             }
             Err(StoreError::Conflict { .. }) => {
                 // Somebody else wrote it: it is not ours to load.
-                loads.remove(&id);
+                if let Some(loading) = loads.remove(&id) {
+                    self.world.report_moved(now, id, loading.stored.term);
+                }
                 tracing::error!(session = %id, "its record was changed by somebody else; it is not loaded");
             }
             Err(StoreError::Unavailable { .. } | StoreError::Damaged { .. }) => {
@@ -256,6 +258,13 @@ impl World {
         let rivals = self.rivals.remove(key).unwrap_or_default();
         let live = self.peers.get_mut(key).and_then(|peer| peer.live.replace(id));
         live.into_iter().chain(rivals).filter(|other| *other != id).collect()
+    }
+
+    /// A session that this node owned up to `term` is somebody else's: the end of its record here.
+    fn report_moved(&mut self, now: BootTime, id: SessionId, term: u32) {
+        let session = Some((id, StateVersion::first(term)));
+        let (reason, kind) = (Some(Reason::OwnerTakeover), AuditKind::OwnerTransferred { term });
+        self.lines.push_back(AuditEvent { at: now, session, reason, kind }.into());
     }
 
     /// Whether a stored session may be loaded: how long it has lived, or why it ends.
