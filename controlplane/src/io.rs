@@ -2,6 +2,9 @@
 //!
 //! One thread. Every input is handed to the engine, then its commands are carried out, then its answers are sent, then
 //! its audit lines are passed on: in this order an answer never overtakes the binding that it announces.
+//!
+//! A timer is judged by what was reported before its moment: to handle a datagram may mean to wait for the disk, and a
+//! report that came meanwhile is no late one. So reports are read again before timers, and between datagrams.
 
 use crate::abuse::hook::AbuseHook;
 use crate::admin::{self, Surroundings};
@@ -38,6 +41,9 @@ const JOURNAL_SPARE: u32 = 1_024;
 const EDGE_EVERY: Duration = Duration::from_secs(1);
 /// Datagrams handled before the reports are looked at again.
 const DATAGRAMS_PER_TURN: usize = 64;
+/// The same, as time: a datagram may let timers of its session fire. Far below the 100 ms
+/// that the workers may take to let a binding go.
+const REPORTS_EVERY: Duration = Duration::from_millis(5);
 /// Datagrams handled before workers and installer are woken for what they caused.
 const DATAGRAMS_PER_RING: usize = 16;
 /// Longest sleep: what depends on CONTEXT without a timer is at most this late.
@@ -145,7 +151,7 @@ impl Shell {
             if woken.lost {
                 self.lose_data_plane()?;
             }
-            self.reports();
+            self.reports(clock::now());
             if woken.stored {
                 self.store_outcomes();
             }
@@ -153,11 +159,7 @@ impl Shell {
                 self.datagrams()?;
             }
             self.edge();
-            let now = clock::now();
-            if self.engine.poll_timeout().is_some_and(|due| due <= now) {
-                self.engine.handle_timeout(now, &contexts(&self.tables, &self.last_contexts));
-                self.drain();
-            }
+            self.timers(clock::now());
             if woken.status {
                 self.answer_status();
             }
@@ -225,7 +227,8 @@ impl Shell {
                     "going on from JOURNAL; forwarding was not interrupted"
                 );
                 tables.clear(Some(&kept))?;
-                self.match_store(now, completeness);
+                let stored = self.stored.take();
+                self.engine.match_store(now, stored, completeness);
             }
             unusable => {
                 journal.begin(node_key);
@@ -243,30 +246,6 @@ impl Shell {
         self.tables = Some(tables);
         self.drain();
         Ok(())
-    }
-
-    /// JOURNAL is what counts: a stored record without its session is left from one that ended. Unless JOURNAL is
-    /// incomplete, because records were damaged or its writer died while it was loading: then it is loaded.
-    fn match_store(&mut self, now: BootTime, completeness: Completeness) {
-        let Some(Scan { sessions, unreadable }) = self.stored.take() else {
-            match completeness {
-                Completeness::Incomplete => self.engine.store_is_unreadable(),
-                Completeness::Complete => {}
-            }
-            return;
-        };
-        let mut unknown = Vec::new();
-        for (id, record) in sessions {
-            if self.engine.match_stored(id, &record) {
-                continue;
-            }
-            match completeness {
-                Completeness::Incomplete => unknown.push((id, record)),
-                Completeness::Complete => self.engine.forget_stored(id, record.version),
-            }
-        }
-        self.engine.judge_unreadable(now, unreadable);
-        self.engine.load_stored(now, unknown);
     }
 
     /// The memory of every stored session is gone: they are loaded, for their clients to take over.
@@ -344,7 +323,7 @@ impl Shell {
         }
         tracing::warn!("the data plane is gone; waiting for the next one");
         // What it confirmed before its end counts.
-        self.reports();
+        self.reports(clock::now());
         if let Some(tables) = self.tables.take() {
             let (legacy, last) = tables.into_legacy();
             self.legacy = Some(legacy);
@@ -361,15 +340,31 @@ impl Shell {
         Ok(())
     }
 
-    /// Hands every report of the data plane to the engine.
-    fn reports(&mut self) {
+    /// What is due at `now`, judged by every report that was there at `now`.
+    fn timers(&mut self, now: BootTime) {
+        if self.is_due(now) {
+            self.reports(now);
+        }
+        // The reports may have settled what was due.
+        if self.is_due(now) {
+            self.engine.handle_timeout(now, &contexts(&self.tables, &self.last_contexts));
+            self.drain();
+        }
+    }
+
+    fn is_due(&self, now: BootTime) -> bool {
+        self.engine.poll_timeout().is_some_and(|due| due <= now)
+    }
+
+    /// Hands every report of the data plane to the engine, all as of `now`, a moment just read: what it decides about one
+    /// does not depend on how many stood before it.
+    fn reports(&mut self, now: BootTime) {
         let mut events = Vec::new();
         let Some(tables) = &mut self.tables else { return };
         // Silenced before reading: what comes later rings again.
         let _rang = tables.report_bell().silence();
         tables.poll_events(&mut events);
         for event in events {
-            let now = clock::now();
             if matches!(event, TableEvent::DataPlaneUp { .. } | TableEvent::Adopted { .. }) {
                 tracing::info!("data plane is up");
             }
@@ -407,7 +402,8 @@ impl Shell {
     }
 
     fn datagrams(&mut self) -> Result<(), RunError> {
-        self.edge_due.get_or_insert(clock::now().after(EDGE_EVERY));
+        let mut read_at = clock::now();
+        self.edge_due.get_or_insert(read_at.after(EDGE_EVERY));
         for handled in 0..DATAGRAMS_PER_TURN {
             if handled % DATAGRAMS_PER_RING == 0 {
                 self.ring_bells();
@@ -416,9 +412,14 @@ impl Shell {
             let received = udp::receive(tables.udp(), &mut self.buffer)
                 .map_err(|cause| RunError::System { step: "receive a datagram", cause })?;
             let Some(received) = received else { return Ok(()) };
+            let now = clock::now();
+            if now.since(read_at) >= REPORTS_EVERY {
+                self.reports(now);
+                read_at = now;
+            }
             let view = contexts(&self.tables, &self.last_contexts);
             let datagram = self.buffer.get(..received.len).unwrap_or_default();
-            self.engine.handle_datagram(clock::now(), received.remote, received.local, datagram, &view);
+            self.engine.handle_datagram(now, received.remote, received.local, datagram, &view);
             self.drain();
         }
         Ok(())

@@ -239,6 +239,7 @@ impl Checker {
             | Kind::RecoveryComplete
             | Kind::Termination { .. }
             | Kind::Owner { .. }
+            | Kind::Transferred { .. }
             | Kind::Summarised
             | Kind::Other => {
                 if let Some((key, version)) = record.session {

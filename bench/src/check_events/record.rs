@@ -108,8 +108,12 @@ pub(super) enum Kind {
         lifetime_ms: u64,
         switches: u64,
     },
-    /// The node became the session's owner, or another did.
+    /// The node became the session's owner.
     Owner {
+        term: u64,
+    },
+    /// Another did.
+    Transferred {
         term: u64,
     },
     /// Written at once or later, as a summary of many.
@@ -152,7 +156,8 @@ impl Record {
                 lifetime_ms: number("total_lifetime_ms")?,
                 switches: number("total_switches")?,
             },
-            "SESSION_OWNER_ACQUIRED" | "SESSION_OWNER_TRANSFERRED" => Kind::Owner { term: number("term")? },
+            "SESSION_OWNER_ACQUIRED" => Kind::Owner { term: number("term")? },
+            "SESSION_OWNER_TRANSFERRED" => Kind::Transferred { term: number("term")? },
             "REATTACH_REJECT" | "SECURITY_EVENT" | "RATE_LIMIT_EVENT" | "POLICY_EVENT" => Kind::Summarised,
             _ => Kind::Other,
         };

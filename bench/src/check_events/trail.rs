@@ -147,6 +147,7 @@ impl Trail {
                 self.termination(scene, version, &record, lifetime_ms, switches);
             }
             Kind::Owner { term } => self.owner(scene, version, term),
+            Kind::Transferred { term } => self.transferred(scene, version, term),
             Kind::Summarised => self.summary(scene, version, record.at_ms),
             Kind::NodeStarted
             | Kind::TelemetryDegraded { .. }
@@ -157,9 +158,13 @@ impl Trail {
         self.place = (Rc::clone(scene.file), scene.line);
     }
 
-    /// Whether nothing is missing between the last event and one with this version.
+    /// Whether nothing is missing between the last event and one with this version. Behind an older one nothing is: it is
+    /// wrong itself, or late.
     fn is_next(&self, version: Version) -> bool {
         self.version.is_none_or(|last| {
+            if version <= last {
+                return true;
+            }
             let next = if version.term() == last.term() { last.sequence() + 1 } else { 0 };
             version.sequence() <= next && version.term() <= last.term() + 1
         })
@@ -360,6 +365,20 @@ impl Trail {
         if term != version.term() {
             let found = format!("term {term} with version {version}");
             scene.blame(Check::Term, format!("term {}, that of the version", version.term()), found);
+        }
+    }
+
+    /// A node that lost its memory finds that another has taken the session: it names the term it had, not the version,
+    /// which nobody stored.
+    fn transferred(&mut self, scene: &mut Scene<'_>, version: Version, term: u64) {
+        let is_named = (version.term(), version.sequence()) == (term, 0);
+        let is_found = is_named && scene.losses.started_since(self.seen_at);
+        let is_not_older = self.version.is_none_or(|last| term >= last.term());
+        if is_found && is_not_older && !self.is_terminated() {
+            self.lose_track();
+            self.version = self.version.max(Some(version));
+        } else {
+            self.owner(scene, version, term);
         }
     }
 

@@ -385,6 +385,46 @@ fn r7_3_a_bound_is_not_judged_across_a_gap() {
     late(false).refused(Check::Bounded, 4);
 }
 
+/// R7.3, R1.6: a line of an older term, written late, is no gap: it excuses no bound.
+#[test]
+fn r7_3_a_late_line_of_an_older_term_excuses_no_bound() {
+    let mut log = Log::attached();
+    let seen_ms = log.at_ms - 10;
+    log.node("NODE_STARTED", &json!({}));
+    (log.state, log.version) = (json!(null), 1 << 40);
+    log.change("RECOVERING", "OWNER_RESTART");
+    let fields = json!({ "remote": "192.0.2.1:7", "retry_after_ms": 9, "suppressed": 1 });
+    log.version = 1;
+    log.push("REATTACH_REJECT", "RATE_LIMITED", &fields);
+    log.lines.last_mut().unwrap()["ts_ms"] = json!(seen_ms);
+    log.version = 1 << 40;
+    log.at_ms += 60 * MINUTE_MS;
+    log.change("RECOVERING", "RECOVERY_RETRY");
+    log.refused(Check::Bounded, 8);
+    assert_eq!(found(&log.judged()), [(Check::Bounded, 8)]);
+}
+
+/// R6.1, R1.3: that another node has a session may be told after a start without the last version, in the last term.
+#[test]
+fn r6_1_a_session_that_is_gone_has_the_term_that_it_had() {
+    let gone = |is_started: bool, version: u64, term: u64| {
+        let mut log = Log::attached();
+        if is_started {
+            log.node("NODE_STARTED", &json!({}));
+        }
+        log.version = version;
+        let fields = json!({ "term": term, "from": "gw1", "to": null });
+        log.push("SESSION_OWNER_TRANSFERRED", "OWNER_TAKEOVER", &fields);
+        log
+    };
+    for term in [0, 1] {
+        let findings = gone(true, term << 40, term).judged();
+        assert!(findings.good, "{}", findings.text());
+    }
+    gone(true, 0, 1).refused(Check::Current, 6);
+    gone(false, 0, 0).refused(Check::Current, 5);
+}
+
 /// Totals at the end are what the log shows.
 #[test]
 fn r6_1_totals_are_right() {

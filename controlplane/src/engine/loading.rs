@@ -16,7 +16,8 @@ use super::session::Session;
 use super::snapshot::Places;
 use super::world::World;
 use crate::audit::{AuditEvent, AuditKind};
-use crate::store::{Change, Expected, StoreError, StoredSession, Version, Versioned};
+use crate::journal::Completeness;
+use crate::store::{Change, Expected, Scan, StoreError, StoredSession, Version, Versioned};
 use jvpn_abi::{BootTime, Reason};
 use jvpn_crypto::keys::PublicKey;
 use jvpn_session::messages::SessionId;
@@ -50,7 +51,8 @@ impl Loads {
         self.again_at
     }
 
-    /// Whether there may be sessions that this engine does not know.
+    /// Whether there may be sessions that this engine does not know. Those of a newer release it knows by name: their
+    /// clients are told to wait, and nobody else has to.
     fn is_incomplete(&self) -> bool {
         self.unreadable || !self.sessions.is_empty()
     }
@@ -61,6 +63,30 @@ impl Loads {
 }
 
 impl Engine {
+    /// JOURNAL is what counts: a stored record without its session is left from one that ended. Unless JOURNAL is
+    /// incomplete, because records were damaged, its writer died while it was loading, or could not read what a newer
+    /// release had stored: then it is loaded. Call it after [`Self::adopt`]; `stored` is `None` if nobody could read it.
+    pub fn match_store(&mut self, now: BootTime, stored: Option<Scan>, completeness: Completeness) {
+        let Some(Scan { sessions, unreadable }) = stored else {
+            return match completeness {
+                Completeness::Incomplete => self.store_is_unreadable(),
+                Completeness::Complete => {}
+            };
+        };
+        let mut unknown = Vec::new();
+        for (id, record) in sessions {
+            if self.match_stored(id, &record) {
+                continue;
+            }
+            match completeness {
+                Completeness::Incomplete => unknown.push((id, record)),
+                Completeness::Complete => self.forget_stored(id, record.version),
+            }
+        }
+        self.judge_unreadable(now, unreadable);
+        self.load_stored(now, unknown);
+    }
+
     /// What the store holds and no memory does. Only for records whose sessions are not here.
     pub fn load_stored(&mut self, now: BootTime, records: Vec<(SessionId, Versioned)>) {
         for (id, Versioned { version, session: stored }) in records {
@@ -81,11 +107,13 @@ impl Engine {
     }
 
     /// Whether JOURNAL, once everything said is written, names every session that there is: nothing of the store is still
-    /// to be loaded, and each found a place.
+    /// to be loaded, each found a place, and no record is kept for the release that can read it. That release may come
+    /// back beside a living data plane, and must not take what it reads for ended.
     #[must_use]
     pub fn journal_is_whole(&self) -> bool {
         let overflowed = self.world.journal.as_ref().is_some_and(Places::has_overflowed);
-        self.world.memory_is_whole() && !overflowed
+        let keeps = self.world.store.as_ref().is_some_and(|store| !store.loads.newer.is_empty());
+        self.world.memory_is_whole() && !overflowed && !keeps
     }
 
     /// Asks for the next term of every session that is not asked for.
@@ -133,7 +161,9 @@ impl Engine {
             }
             Err(StoreError::Conflict { .. }) => {
                 // Somebody else wrote it: it is not ours to load.
-                loads.remove(&id);
+                if let Some(loading) = loads.remove(&id) {
+                    self.world.report_moved(now, id, loading.stored.term);
+                }
                 tracing::error!(session = %id, "its record was changed by somebody else; it is not loaded");
             }
             Err(StoreError::Unavailable { .. } | StoreError::Damaged { .. }) => {
@@ -228,6 +258,13 @@ impl World {
         let rivals = self.rivals.remove(key).unwrap_or_default();
         let live = self.peers.get_mut(key).and_then(|peer| peer.live.replace(id));
         live.into_iter().chain(rivals).filter(|other| *other != id).collect()
+    }
+
+    /// A session that this node owned up to `term` is somebody else's: the end of its record here.
+    fn report_moved(&mut self, now: BootTime, id: SessionId, term: u32) {
+        let session = Some((id, StateVersion::first(term)));
+        let (reason, kind) = (Some(Reason::OwnerTakeover), AuditKind::OwnerTransferred { term });
+        self.lines.push_back(AuditEvent { at: now, session, reason, kind }.into());
     }
 
     /// Whether a stored session may be loaded: how long it has lived, or why it ends.

@@ -269,7 +269,8 @@ impl World {
         self.report(session, at.now, reason, kind);
     }
 
-    /// Over a limit: told, not burnt, not remembered.
+    /// Over a limit: told, not burnt, not remembered. And no word to a client that waits: whoever recorded the request may
+    /// send it again and be told the same, so it keeps no burst.
     fn limit(
         &mut self,
         session: &mut Session,
@@ -301,6 +302,7 @@ impl World {
         } else if reason == Reason::Cooldown {
             self.report_budget(session, at.now);
         }
+        keep_burst(session, at, reason, retry_after);
         let answer = self.send_refusal(session, at, known, reason, retry_after);
         session.refused = Some(Box::new(Answered {
             request: known.frame.datagram().into(),
@@ -320,7 +322,6 @@ impl World {
     ) -> [u8; REJECT_LEN] {
         self.counters.reattach_rejected(reason);
         self.note_abuse(at, reason);
-        keep_burst(session, at, reason, retry_after);
         let retry_after_ms = milliseconds(retry_after);
         let kind = AuditKind::ReattachReject { remote: at.remote, retry_after_ms };
         self.report(session, at.now, reason, kind);
@@ -334,8 +335,9 @@ pub(super) fn refusal(known: &Known<'_>, reason: Reason, retry_after: Duration) 
     reject(&known.resume, &known.frame, reason, milliseconds(retry_after))
 }
 
-/// Whoever waits as he was told does not pause. UNAVAILABLE is no such word: it says that this gateway cannot, and its own
-/// outage must not use up the recovery window of a client that goes on asking.
+/// Whoever waits as he was told does not pause; only a proven request, whose nonce is burnt, was the client's own.
+/// UNAVAILABLE is no such word: it says that this gateway cannot, and its own outage must not use up the recovery window of
+/// a client that goes on asking.
 pub(super) fn keep_burst(session: &mut Session, at: Arrival, reason: Reason, wait: Duration) {
     if reason != Reason::Unavailable {
         session.core.told_to_wait(at.now, wait);

@@ -109,6 +109,40 @@ fn r7_3_an_attempt_under_way_fails_with_the_data_plane() {
     }
 }
 
+/// R7.3: what was reported while the control plane waited for its disk counts, however late it is read: at the same moment
+/// a report goes before the timer that it settles.
+#[test]
+fn r7_3_a_report_that_is_there_goes_before_its_timer() {
+    for is_read in [true, false] {
+        let mut rig = Rig::new(Policy::default());
+        let mut client = rig.attached(0);
+        rig.tables.quiesce = Answers::Held;
+        rig.tables.install = Answers::Held;
+        let mut sent = client.request(&mut rig);
+        rig.ask_in_vain(PATH_B(), &sent.datagram);
+        // The old binding's end, then the new keys: each is reported while the disk takes its time.
+        let stages = [150, 1_050].into_iter().take(if is_read { 2 } else { 1 });
+        for took_ms in stages {
+            rig.now = rig.now.after(Duration::from_millis(took_ms));
+            assert!(rig.engine.poll_timeout().unwrap() <= rig.now, "its timer is due as well");
+            if is_read {
+                let report = rig.tables.held.pop_front().unwrap();
+                rig.event(report);
+            }
+            rig.wait(Duration::ZERO);
+        }
+        if is_read {
+            let ack = rig.sent.pop_front().unwrap();
+            client.read_ack(&mut sent, &ack.payload);
+            rig.frame(client.slot(), PATH_B());
+            assert_eq!(rig.state(&client).0, "ATTACHED");
+        } else {
+            assert_eq!(rig.state(&client), ("RECOVERING", Reason::InstallFailed), "the timer alone fails it");
+        }
+        rig.check_audit();
+    }
+}
+
 /// A restarted data plane that refuses a binding, or does not take it in time, has lost it.
 #[test]
 fn r7_3_a_binding_that_is_not_adopted_is_lost() {

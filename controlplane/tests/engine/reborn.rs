@@ -33,6 +33,12 @@ pub(crate) fn broken() -> StoreError {
 /// An attached client, and its record.
 pub(crate) fn attached(rig: &mut Rig, peer: u8) -> (Client, (SessionId, Versioned)) {
     let mut client = Client::new(peer, rig.gateway);
+    let record = born(rig, &mut client);
+    (client, record)
+}
+
+/// A session for this client, attached, and its record.
+pub(crate) fn born(rig: &mut Rig, client: &mut Client) -> (SessionId, Versioned) {
     let (init, initiation) = client.init(rig);
     rig.datagram(PATH_A(), &init);
     let request = rig.engine.poll_store().unwrap();
@@ -43,9 +49,9 @@ pub(crate) fn attached(rig: &mut Rig, peer: u8) -> (Client, (SessionId, Versione
     let response = rig.sent.drain(..).find(|sent| is_response(&sent.payload)).unwrap();
     client.read_response(initiation, &response.payload).unwrap();
     rig.frame(client.slot(), PATH_A());
-    assert_eq!(rig.status(&client).state, "ATTACHED");
+    assert_eq!(rig.status(client).state, "ATTACHED");
     rig.sent.clear();
-    (client, record)
+    record
 }
 
 /// Both processes are gone, with everything but the store.

@@ -149,6 +149,32 @@ fn r1_6_a_repetition_is_no_pause_and_a_recording_no_burst() {
     assert_eq!(rig.state(&client).0, "ATTACHED");
 }
 
+/// R1.6: a refusal before the proof keeps no burst: its request is not burnt, so whoever recorded it may send it again, be
+/// refused for the limit again, and would keep a silent client's burst until the window ends its session.
+#[test]
+fn r1_6_a_refusal_before_the_proof_keeps_no_burst() {
+    let mut rig = Rig::new(Policy { recovery_window: Duration::from_secs(10), ..Policy::default() });
+    let mut client = rig.attached(0);
+    for _ in 0..5 {
+        let sent = client.request(&mut rig);
+        rig.ask(PATH_B(), &sent.datagram);
+    }
+    let sent = client.request(&mut rig);
+    for _ in 0..3 {
+        let refusal = rig.ask(PATH_B(), &sent.datagram);
+        assert_eq!(sent.reject(&refusal), (Reason::RateLimited, 200));
+    }
+    // Five seconds after the last accepted request, less than five after the end of that wait.
+    rig.wait(Duration::from_millis(5_100));
+    let sent = client.request(&mut rig);
+    rig.ask(PATH_B(), &sent.datagram);
+    rig.wait(Duration::from_secs(5));
+    assert_eq!(rig.state(&client).0, "RECOVERING", "one burst would have ended it by now");
+    client.switch(&mut rig, PATH_C());
+    assert_eq!(rig.state(&client).0, "ATTACHED");
+    rig.check_audit();
+}
+
 /// R1.6, R7.3: the gateway's own outage in the middle of a burst is no attempt of the client: it keeps asking, is told
 /// UNAVAILABLE, and its session outlives the window.
 #[test]

@@ -574,6 +574,11 @@ fn r4_1_of_two_gateways_one_loads_a_session() {
     answer(&mut second, &theirs, Err(StoreError::Conflict { current: Some(Version(2)) }));
     assert_eq!((first.engine.live_sessions(), second.engine.live_sessions()), (1, 0));
     assert!(second.engine.poll_store().is_none() && second.bound_slots().is_empty());
+    let told = &second.lines.last().unwrap().event;
+    let transferred =
+        (Some(Reason::OwnerTakeover), &AuditKind::OwnerTransferred { term: record.session.term });
+    assert_eq!((told.reason, &told.kind), transferred, "who lost it has it on record");
+    assert_eq!(told.session, Some((id, StateVersion::first(record.session.term))));
     take_over(&mut first, &mut client, PATH_B());
     let version = StateVersion(first.status(&client).state_version);
     // The other one finds what the first has stored: its term is higher than any that the first has spoken in.

@@ -1,15 +1,16 @@
 //! What a start finds in the store and cannot read: kept or removed on record, and never by mistake.
 
 use crate::client::Client;
-use crate::rig::{Rig, UNIX_OFFSET_MS};
+use crate::reborn;
+use crate::rig::{PATH_A, Rig, UNIX_OFFSET_MS};
 use jvpn_abi::Reason;
 use jvpn_abi::wire::Suite;
 use jvpn_controlplane::audit::{AuditKind, Decision, STORE_RECORDS_MAX, Violation};
 use jvpn_controlplane::engine::{AdminCommand, Counter};
-use jvpn_controlplane::journal::Unusable;
+use jvpn_controlplane::journal::{Completeness, Unusable};
 use jvpn_controlplane::store::embedded::{EmbeddedStore, STORE_FILE};
 use jvpn_controlplane::store::{
-    Change, Expected, SessionStore, StoredSession, Unreadable, UnreadableRecord, Version,
+    Change, Expected, Scan, SessionStore, StoredSession, Unreadable, UnreadableRecord, Version,
 };
 use jvpn_crypto::keys::{NodeKey, PublicKey};
 use jvpn_crypto::rng::OsRandom;
@@ -148,6 +149,53 @@ fn r7_3_an_unreadable_record_of_a_live_session_goes_when_the_session_ends() {
         rig.pump();
         let request = rig.engine.poll_store().unwrap();
         assert!(matches!(request.change, Change::Delete { expected: Version(6), .. }), "{why:?}");
+    }
+}
+
+/// R1.8, R7.3: a record that this release keeps for a newer one makes its JOURNAL incomplete. So the newer release, come back
+/// beside a living data plane, loads it, or ends it on record if its peer has a newer session; it is never just removed.
+#[test]
+fn r1_8_a_kept_record_is_loaded_once_it_can_be_read_again() {
+    for has_newer in [false, true] {
+        let mut rig = rig();
+        let (mut client, (old, record)) = reborn::attached(&mut rig, 0);
+        reborn::lose_everything(&mut rig);
+        let why = Unreadable::NewerLayout;
+        let unreadable = vec![UnreadableRecord { id: old, version: record.version, why }];
+        rig.engine.judge_unreadable(rig.now, unreadable);
+        rig.pump();
+        assert!(!rig.engine.journal_is_whole(), "there is a session that JOURNAL does not name");
+        let mut sessions = vec![(old, record)];
+        if has_newer {
+            sessions.push(reborn::born(&mut rig, &mut client));
+        }
+        assert!(!rig.engine.journal_is_whole());
+
+        let now = rig.now;
+        rig.restart_with(|engine| {
+            engine.keep_store(UNIX_OFFSET_MS);
+            let stored = Scan { sessions, unreadable: Vec::new() };
+            engine.match_store(now, Some(stored), Completeness::Incomplete);
+        });
+        let request = rig.engine.poll_store().unwrap();
+        assert!(matches!(&request.change, Change::Put { id, .. } if *id == old), "{request:?}");
+        assert!(rig.engine.poll_store().is_none(), "and nothing is removed");
+        reborn::answer(&mut rig, &request, Ok(Version(2)));
+        assert_eq!(rig.counter(Counter::SessionsLoaded), 1);
+        assert!(rig.engine.journal_is_whole(), "all are named now");
+        if has_newer {
+            let ended = rig.lines.iter().any(|line| {
+                line.event.session.is_some_and(|(id, _)| id == old)
+                    && line.event.reason == Some(Reason::Superseded)
+                    && matches!(line.event.kind, AuditKind::Termination { .. })
+            });
+            assert!(ended, "its end is on record");
+            assert_eq!(rig.state(&client).0, "ATTACHED");
+        } else {
+            assert_eq!(client.session(), old);
+            reborn::take_over(&mut rig, &mut client, PATH_A());
+            assert_eq!(rig.state(&client).0, "ATTACHED");
+        }
     }
 }
 

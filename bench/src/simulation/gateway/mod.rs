@@ -282,18 +282,7 @@ impl Host {
                 let completeness = contents.completeness;
                 let kept = control.engine.adopt(now, journal.capacity(), records, &damaged, &bound);
                 writer.clear(Some(&kept));
-                let Scan { sessions, .. } = self.store.scan().unwrap_or_default();
-                let mut unknown = Vec::new();
-                for (id, record) in sessions {
-                    if control.engine.match_stored(id, &record) {
-                        continue;
-                    }
-                    match completeness {
-                        Completeness::Incomplete => unknown.push((id, record)),
-                        Completeness::Complete => control.engine.forget_stored(id, record.version),
-                    }
-                }
-                control.engine.load_stored(now, unknown);
+                control.engine.match_store(now, self.store.scan().ok(), completeness);
             } else {
                 journal.begin(node_key);
                 control.engine.keep_journal(journal.capacity());
