@@ -329,7 +329,7 @@ fn r9_1_both_families_without_af_xdp_into_the_host() {
 }
 
 /// R9.2, R1.2: the search finds what each path carries, a path of 1,280 octets too, under either family, and TCP of both
-/// families goes on inside the same session; nothing outside is ever a fragment.
+/// families goes on inside the same session.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r9_2_the_mtu_of_each_path_is_found() {

@@ -1,4 +1,4 @@
-//! ROUTES as workers read it: the kernel's table, asked for packets between clients only.
+//! ROUTES as workers read it: the kernel's table, asked only where packets between clients are turned round.
 
 use crate::frame::Address;
 use crate::pipeline::Routes;
@@ -23,7 +23,8 @@ impl RouteTable {
 
 impl Routes for RouteTable {
     fn slot_of(&self, destination: Address) -> Option<u32> {
-        // One system call, no allocation: only packets between clients pay for it.
+        // One system call, no allocation. With `client_to_client` every packet towards the LAN pays it, because a site's
+        // prefix behind another client may be anywhere.
         self.0.get(&Key::new(128, destination.0.to_be_bytes()), 0).ok()
     }
 }

@@ -138,7 +138,8 @@ impl KillSwitch {
         rules
     }
 
-    /// Addresses, routers and neighbours: without these there is no uplink. None of it leaves the link.
+    /// Addresses, routers and neighbours: without these there is no uplink. Only root can send them
+    /// elsewhere: neither DHCP's destination nor that of neighbour discovery is looked at.
     fn over_uplink(&self, device: &str) -> Vec<Vec<Value>> {
         let over = || meta("oifname", &json!(device));
         let ports = |source: u16, to: u16| {
