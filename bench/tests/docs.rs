@@ -267,7 +267,7 @@ fn numbers_and_names_are_the_codes() {
     let reason = Reason::PeerTerminate;
     let messages = [
         ("TERMINATE", ControlMessage::Terminate { reason }),
-        ("PATH_HINT", ControlMessage::PathHint { observed: Endpoint::v4([10, 0, 0, 1], 9) }),
+        ("PATH_HINT", ControlMessage::PathHint { observed: Endpoint::v4([10, 0, 0, 1], 9), cookie: [0; 16] }),
         ("STATE", ControlMessage::State { version: 1, state: State::Attached.number(), reason }),
         ("ASK_TICKETS", ControlMessage::AskTickets),
         ("TICKETS", ControlMessage::Tickets(TicketBatch { lifetime_s: 1, tickets: Vec::new() })),

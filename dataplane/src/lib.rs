@@ -8,6 +8,7 @@ pub mod boundary;
 pub mod config;
 pub mod frame;
 pub mod gauges;
+pub mod hops;
 pub mod host_side;
 pub mod ladder;
 pub mod lan;

@@ -3,6 +3,8 @@
 use crate::attach::Steering;
 use crate::config::Config;
 use crate::frame::{Address, Mac};
+use crate::hops::{HopWatch, WanHops};
+use crate::lan::LanView;
 use crate::neighbours::Neighbours;
 use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Routes};
 use crate::plan::{self, Seat, Wishes};
@@ -335,8 +337,12 @@ impl<'a> Gateway<'a> {
     }
 
     fn spawn(&mut self, tables: &Arc<Tables>, mailbox: KeyMailbox) -> Result<Threads> {
-        let bells =
-            Bells { report: Doorbell::new()?, neighbours: Doorbell::new()?, installer: Doorbell::new()? };
+        let bells = Bells {
+            report: Doorbell::new()?,
+            neighbours: Doorbell::new()?,
+            installer: Doorbell::new()?,
+            hops: Doorbell::new()?,
+        };
         let misses = Arc::new(ArrayQueue::new(MISSES));
         let stop = Arc::new(AtomicBool::new(false));
         let pipeline_config = PipelineConfig {
@@ -360,7 +366,10 @@ impl<'a> Gateway<'a> {
             misses: &misses,
             bells: &bells,
         };
-        let (links, mut handles) = match self.ports.take().context("the ports are in use")? {
+        let ports = self.ports.take().context("the ports are in use")?;
+        // A socket finds the way by itself.
+        let finds_its_way = matches!(ports, (Wan::Plain(_), _));
+        let (links, mut handles) = match ports {
             (Wan::AfXdp(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
             (Wan::AfXdp(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
             (Wan::Plain(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
@@ -381,12 +390,30 @@ impl<'a> Gateway<'a> {
             })?);
         }
         let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
-        let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac());
+        let hops = if finds_its_way {
+            Arc::new(WanHops::new(LanView::point_to_point(Mac::default())))
+        } else {
+            self.watch_hops(&bells.hops, &stop, &mut handles)?
+        };
+        let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac()).with_hops(hops);
         handles.push(named("installer", {
             let (stop, bell) = (Arc::clone(&stop), bells.installer.try_clone()?);
             move || install_loop(&installer, &mailbox, &bell, &stop)
         })?);
         Ok(Threads { links, handles, bells, stop })
+    }
+
+    /// Starts the thread that knows the way to clients on the WAN.
+    fn watch_hops(
+        &self,
+        bell: &Doorbell,
+        stop: &Arc<AtomicBool>,
+        handles: &mut Vec<JoinHandle<()>>,
+    ) -> Result<Arc<WanHops>> {
+        let watch = HopWatch::new(self.steering.wan.index, bell.try_clone()?).context("rtnetlink")?;
+        let (hops, stop) = (watch.hops(), Arc::clone(stop));
+        handles.push(named("wan-hops", move || watch.run(&stop))?);
+        Ok(hops)
     }
 
     const fn wan_mac(&self) -> Mac {
@@ -419,6 +446,7 @@ struct Bells {
     report: Doorbell,
     neighbours: Doorbell,
     installer: Doorbell,
+    hops: Doorbell,
 }
 
 /// What all workers start with.
@@ -476,6 +504,7 @@ impl Threads {
         }
         self.bells.installer.ring();
         self.bells.neighbours.ring();
+        self.bells.hops.ring();
         for handle in self.handles {
             // A thread that panicked has aborted the process already.
             let _ended = handle.join();

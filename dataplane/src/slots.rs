@@ -35,6 +35,8 @@ pub struct SlotContext {
     pub local: Endpoint,
     /// Outer headers towards the client.
     pub outer: OuterTemplate,
+    /// Frames that may be sealed before the first one of the client has opened; 0 = its address was not proven.
+    pub early_packets: u64,
     prefixes: Arc<[(u128, u128)]>,
     /// By key phase. Two during a rekey.
     keys: [Option<Arc<KeySet>>; 2],
@@ -134,6 +136,7 @@ impl SlotContext {
             remote,
             local,
             outer: OuterTemplate::new(wan, local, remote).ok_or(Refusal::Path)?,
+            early_packets: u64::from(entry.early_packets),
             prefixes: prefixes(entry)?.into(),
             keys: [None, None],
         }
@@ -256,6 +259,19 @@ pub fn key_state(context: &Context, key_number: u32) -> &KeyState {
 #[inline]
 pub fn is_confirmed(context: &Context, word: BindingWord) -> bool {
     context.confirmed.load(Ordering::Acquire) == word.0
+}
+
+/// Whether a binding that nobody has confirmed may seal one more frame: its address was proven in the request, and its
+/// advance is not used up. What was sealed is what CONTEXT has counted, so neither a restart of a process nor the next one
+/// gives it again. Workers that ask at the same moment may each seal one more. Nothing that was counted is given back: once
+/// the binding is confirmed the next counter may be in use already.
+#[must_use]
+#[cold]
+pub fn may_send_early(slot: &SlotContext, context: &Context) -> bool {
+    slot.early_packets > 0
+        && sending_keys(slot, context).is_some_and(|keys| {
+            key_state(context, keys.number).send_counter.load(Ordering::Relaxed) < slot.early_packets
+        })
 }
 
 /// Marks the binding confirmed. `true` for the one caller that did it.

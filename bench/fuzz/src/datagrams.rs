@@ -15,7 +15,7 @@ use jvpn_abi::wire::{Direction, SlotId, Suite};
 use jvpn_abi::{BootTime, Endpoint, Reason};
 use jvpn_crypto::CryptoError;
 use jvpn_crypto::control::{CONTROL_MESSAGE_MAX, ControlOpener, ControlSealer};
-use jvpn_crypto::cookie::{self, CookieJar, Question, read_retry};
+use jvpn_crypto::cookie::{self, Cookie, CookieJar, Question, read_retry};
 use jvpn_crypto::handshake::{self, init_mac_ok, initiate, read_init};
 use jvpn_crypto::keys::{NodeKey, PresharedKey, StaticSecret};
 use jvpn_crypto::path::TicketMint;
@@ -232,19 +232,22 @@ fn control(source: &mut Source<'_>) {
     assert!(next.open(&last).is_ok() && next.open(&last).is_err());
 }
 
+/// What an echo brings.
+const COOKIE: Cookie = Cookie([5; 16]);
+
 /// PATH_PROBE and PATH_ECHO.
 fn path(source: &mut Source<'_>) {
     let mint = TicketMint::new(&NodeKey::from_bytes([9; 32]));
     let garbage = source.chunk();
-    assert!(mint.echo(NOW, garbage).is_err());
+    assert!(mint.echo(NOW, garbage, || COOKIE).is_err());
     let mut name = [0; TICKET_ID_LEN];
     name.copy_from_slice(&source.u64().to_be_bytes());
     let later = NOW.after(std::time::Duration::from_secs(u64::from(source.u16())));
     let (probe, awaited) = mint.issue(NOW, name).probe();
     let spoiled = source.spoil(&probe);
-    assert!(spoiled == probe || mint.echo(NOW, &spoiled).is_err());
+    assert!(spoiled == probe || mint.echo(NOW, &spoiled, || COOKIE).is_err());
     // In its time it is answered, always the same.
-    if let Ok(echo) = mint.echo(later, &probe) {
+    if let Ok(echo) = mint.echo(later, &probe, || COOKIE) {
         assert!(awaited.matches(&PathEcho::parse(&echo).unwrap()));
         let spoiled = source.spoil(&echo);
         assert!(spoiled == echo || !PathEcho::parse(&spoiled).is_some_and(|echo| awaited.matches(&echo)));

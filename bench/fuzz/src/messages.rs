@@ -102,7 +102,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         ReattachGrant { rekey: false, key_number: 0, binding: binding() }.encode(),
         ReattachGrant { rekey: true, key_number: 7, binding: binding() }.encode(),
         ControlMessage::Terminate { reason: Reason::PeerTerminate }.encode(),
-        ControlMessage::PathHint { observed: Endpoint::v4([203, 0, 113, 9], 40_000) }.encode(),
+        ControlMessage::PathHint { observed: Endpoint::v4([203, 0, 113, 9], 40_000), cookie: [0; 16] }
+            .encode(),
+        ControlMessage::PathHint { observed: Endpoint::v4([203, 0, 113, 9], 40_000), cookie: [7; 16] }
+            .encode(),
         ControlMessage::State { version: 9, state: 2, reason: Reason::HandshakeOk }.encode(),
         ControlMessage::AskTickets.encode(),
         ControlMessage::Tickets(TicketBatch { lifetime_s: 900, tickets }).encode(),

@@ -163,7 +163,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     control.resize(60, 0x5a);
     let reset = Reset { kind: ResetKind::Slot, value: Reset::slot_value(slot), token: [7; 16] }.encode();
     let probe = PathProbe { bucket: 5, ticket: [1; 8], mac: [2; 16] }.encode();
-    let echo = PathEcho { ticket: [1; 8], mac: [2; 16] }.encode();
+    let echo = PathEcho { ticket: [1; 8], cookie: [3; 16], mac: [2; 16] }.encode();
     let frame = ProbeFrame {
         kind: ProbeKind::ProbeAck,
         id: 1,

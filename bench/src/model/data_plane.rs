@@ -73,14 +73,20 @@ impl Step<'_> {
         self.seal(bind);
     }
 
-    /// `pipeline::seal_into`: confirmed, counter from CONTEXT, sealed.
+    /// `pipeline::seal_into`: confirmed or its address proven, counter from CONTEXT, sealed.
     fn seal(&mut self, bind: Bind) {
         let slot = &self.world.slots[usize::from(bind)];
-        if !slot.confirmed && !self.is(Mutant::SendBeforeConfirmation) {
+        if !slot.confirmed && !slot.early && !self.is(Mutant::SendUnproven) {
             return;
         }
         if !slot.committed {
-            self.breaks("I1 (outside): something is sent over a path before a frame has come over it");
+            let (reached, session) = (slot.reached, usize::from(slot.session));
+            if !reached {
+                self.breaks("I1 (outside): something is sent to an address that is proven neither way");
+            }
+            if *self.world.seen.unheard[session].get_or_insert(bind) != bind {
+                self.breaks("R3.2: a second binding sends unheard, and none was confirmed since the first");
+            }
         }
         self.forwards(bind);
         let slot = &mut self.world.slots[usize::from(bind)];

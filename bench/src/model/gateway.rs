@@ -7,8 +7,8 @@
 use super::decisions::{Cause, Decision, Request};
 use super::mutant::Mutant;
 use super::state::{
-    Asked, Attempt, Bind, Bound, Life, Link, Message, Place, QUICK, SESSIONS_MAX, Session, SessionNo, Slot,
-    WORKERS,
+    Asked, Attempt, Bind, Bound, Cookie, Life, Link, Message, Place, QUICK, SESSIONS_MAX, Session, SessionNo,
+    Slot, WORKERS,
 };
 use super::step::Step;
 use jvpn_abi::Reason;
@@ -41,6 +41,7 @@ impl Step<'_> {
             pending: Some(bind),
             erased: None,
             offered: None,
+            advance: false,
         }));
         self.world.gateway.stored.push(Some(0));
         self.begin(number, bind, Asked::Handshake { stamp });
@@ -51,7 +52,14 @@ impl Step<'_> {
     }
 
     /// `reattach::Engine::reattach` and `World::reattach`: checks 3 to 13.
-    pub(super) fn request(&mut self, nonce: u8, under: Bind, at: Place, voluntary: bool, with_cookie: bool) {
+    pub(super) fn request(
+        &mut self,
+        nonce: u8,
+        under: Bind,
+        at: Place,
+        voluntary: bool,
+        shown: Option<Cookie>,
+    ) {
         let Some((number, generation)) = self.known(under) else {
             // A gateway that does not know what it has forgotten says nothing about it.
             if self.world.gateway.loading && !self.is(Mutant::NotFoundWhileLoading) {
@@ -63,7 +71,7 @@ impl Step<'_> {
         let Some(generation) = generation else { return };
         let Some(session) = self.session_ref(number) else { return };
         let (before, core) = (session.core, self.decisions.core(session.core));
-        let anew = with_cookie && self.is(Mutant::CookieFormJudgedAnew);
+        let anew = shown.is_some() && self.is(Mutant::CookieFormJudgedAnew);
         if !core.is_fresh(nonce.into()) && !anew {
             // Only an answer that was sent already may be sent again.
             return;
@@ -90,7 +98,12 @@ impl Step<'_> {
             session.core = burnt;
         }
         match decision {
-            Decision::Moved { core, change } => self.switch(number, core, change, generation, nonce, at),
+            Decision::Moved { core, change } => {
+                let early = self.advance(number, at, shown);
+                let bind = self.new_slot(number, core, at);
+                self.world.slots[usize::from(bind)].early = early;
+                self.switch_to(number, core, change, generation, bind, Asked::Reattach { nonce });
+            }
             Decision::Refused { reason, retry_after } => {
                 let reason = spoken(core.state(), core.reason(), reason);
                 let again = self.moment_after(retry_after);
@@ -140,19 +153,6 @@ impl Step<'_> {
     }
 
     /// `reattach::World::switch`.
-    fn switch(
-        &mut self,
-        number: SessionNo,
-        core: u16,
-        change: BindingChange,
-        under: Generation,
-        nonce: u8,
-        at: Place,
-    ) {
-        let bind = self.new_slot(number, core, at);
-        self.switch_to(number, core, change, under, bind, Asked::Reattach { nonce });
-    }
-
     pub(super) fn switch_to(
         &mut self,
         number: SessionNo,
@@ -195,7 +195,8 @@ impl Step<'_> {
         let core = self.decisions.core(core);
         let epoch = u8::try_from(core.epoch()).unwrap_or(u8::MAX);
         let bind = self.world.slots.len() as Bind;
-        self.world.slots.push(Slot::new(session, epoch, core.version(), remote));
+        let reached = self.world.seen.asked & 1 << remote != 0;
+        self.world.slots.push(Slot { reached, ..Slot::new(session, epoch, core.version(), remote) });
         self.epoch_is_new(bind);
         bind
     }
@@ -345,6 +346,7 @@ impl Step<'_> {
             session.attempt = None;
             session.binding = Some(Bound { bind, confirmed: false, adopting: false, keys: true });
         }
+        self.send_early(number, bind);
         if let Some(answered) = self.world.seen.answered.get_mut(usize::from(number)) {
             *answered = order;
         }
@@ -402,6 +404,8 @@ impl Step<'_> {
         if let Some(binding) = &mut session.binding {
             binding.confirmed = true;
         }
+        session.advance = true;
+        self.world.seen.unheard[usize::from(number)] = None;
         if was_birth {
             self.world.gateway.birth = None;
             self.world.gateway.live = Some(number);
@@ -471,7 +475,9 @@ impl Step<'_> {
         if !keeps {
             return self.memory_is_gone();
         }
+        let decisions = self.decisions;
         for session in self.world.gateway.sessions.iter_mut().flatten() {
+            session.advance = decisions.core(session.core).state().is_bound();
             // `engine::snapshot`: JOURNAL has what `transition` reads and both generations, but no DATA keys and no answer.
             session.attempt = None;
             session.draining = None;
@@ -551,6 +557,8 @@ impl Slot {
             draining: 0,
             handed: false,
             applied: 0,
+            early: false,
+            reached: false,
             confirmed: false,
             committed: false,
             counter: 0,

@@ -160,7 +160,7 @@ impl Verdict {
                     format!("FOUND in {} steps ({}): {}", counter.way.len(), outcome.scope, counter.invariant)
                 },
             );
-            lines.push(format!("mutant {mutant:<30} {:>5.1} s  {result}", outcome.elapsed.as_secs_f64()));
+            lines.push(format!("mutant {mutant:<32} {:>5.1} s  {result}", outcome.elapsed.as_secs_f64()));
         }
         lines
     }

@@ -16,8 +16,12 @@ pub enum Mutant {
     AnswerLostOldErased,
     /// anchor_version is compared with the live version, not with the generation's.
     VersionComparedWithLive,
-    /// A worker seals for a binding that nobody has confirmed.
-    SendBeforeConfirmation,
+    /// A worker seals for a binding that nobody has confirmed, and whose address its request did not prove.
+    SendUnproven,
+    /// A cookie of another address lets a binding send before it is confirmed.
+    CookieOfAnotherAddressSends,
+    /// A session gets its advance with each request that shows a cookie, whether or not a binding was ever confirmed.
+    AdvanceWithoutEnd,
     /// A restarted data plane begins CONTEXT anew under keys that were in use.
     CounterReusedAfterRestart,
     /// The client takes any RESET that the gateway made, also one for another tenant's handle.
@@ -40,14 +44,16 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::BindBeforeUnbind,
         Self::NoQuiescence,
         Self::NonceBeforeProof,
         Self::NonceNotBurntOnRefusal,
         Self::AnswerLostOldErased,
         Self::VersionComparedWithLive,
-        Self::SendBeforeConfirmation,
+        Self::SendUnproven,
+        Self::CookieOfAnotherAddressSends,
+        Self::AdvanceWithoutEnd,
         Self::CounterReusedAfterRestart,
         Self::ForeignReset,
         Self::EndOnReset,
@@ -69,7 +75,9 @@ impl Mutant {
             Self::NonceNotBurntOnRefusal => "nonce-not-burnt-on-refusal",
             Self::AnswerLostOldErased => "answer-lost-old-erased",
             Self::VersionComparedWithLive => "version-compared-with-live",
-            Self::SendBeforeConfirmation => "send-before-confirmation",
+            Self::SendUnproven => "send-without-any-proof",
+            Self::CookieOfAnotherAddressSends => "cookie-of-another-address-sends",
+            Self::AdvanceWithoutEnd => "advance-without-end",
             Self::CounterReusedAfterRestart => "counter-reused-after-restart",
             Self::ForeignReset => "foreign-reset-accepted",
             Self::EndOnReset => "end-on-reset",

@@ -1,8 +1,9 @@
 //! Cookies: what both ends do while the gateway is under load (`docs/decisions/0017`). When it is, is nobody's choice: in
-//! scopes with load it is unless something says otherwise, so that I13 asks for a way back in that shows cookies.
+//! scopes with load it is unless something says otherwise, so that I13 asks for a way back in that shows cookies. And what a
+//! cookie is worth while it is calm (`docs/decisions/0039`); in warm scopes the client has one for each path.
 
 use super::mutant::Mutant;
-use super::state::{About, Cookie, Message, Phase, Place};
+use super::state::{About, Bind, Cookie, Message, Phase, Place, SessionNo};
 use super::step::Step;
 
 impl Step<'_> {
@@ -23,6 +24,22 @@ impl Step<'_> {
         self.world.seen.asked |= 1 << at;
         self.world.net.send(Message::Retry { about, cookie: genuine });
         false
+    }
+
+    /// `early::World::advance`: whether the binding that an accepted request leads to may send unheard.
+    pub(super) fn advance(&self, number: SessionNo, at: Place, shown: Option<Cookie>) -> bool {
+        let Some(shown) = shown.filter(|shown| shown.life == self.life()) else { return false };
+        let is_due = self.session_ref(number).is_some_and(|session| session.advance);
+        let is_good = shown.place == at || self.is(Mutant::CookieOfAnotherAddressSends);
+        is_good && (is_due || self.is(Mutant::AdvanceWithoutEnd))
+    }
+
+    /// `early::World::send_early`.
+    pub(super) fn send_early(&mut self, number: SessionNo, bind: Bind) {
+        let early = self.world.slots[usize::from(bind)].early;
+        if let Some(session) = self.session(number) {
+            session.advance &= !early;
+        }
     }
 
     /// Which life of the control plane this is: the secret of its cookies dies with it.

@@ -32,6 +32,8 @@ pub struct Scope {
     pub(super) slow_store: bool,
     /// The gateway is under load: it asks for cookies, except when it happens not to.
     pub(super) load: bool,
+    /// The client has a cookie for each of its paths.
+    pub(super) warm: bool,
     /// Worker 0 may stop in the middle of a frame.
     pub(super) slow_worker: bool,
     /// Packets come from the LAN at any time.
@@ -60,6 +62,7 @@ impl Scope {
             loses_store: false,
             slow_store: false,
             load: false,
+            warm: false,
             slow_worker: false,
             lan_packets: true,
             attacker: false,
@@ -119,6 +122,22 @@ impl Scope {
                 attacker: true,
                 lan_packets: deep,
                 ..calm("load")
+            },
+            Self {
+                requests: 3,
+                warm: true,
+                slow_worker: true,
+                attacker: true,
+                control_plane_crashes: more,
+                ..calm("early-downlink")
+            },
+            Self {
+                requests: 2,
+                warm: true,
+                control_plane_crashes: 1,
+                data_plane_crashes: 1,
+                slow_worker: deep,
+                ..calm("early-and-crashes")
             },
             Self {
                 requests: 2 + more,

@@ -59,8 +59,10 @@ pub(super) struct Seen {
     pub(super) answered: [u8; SESSIONS_MAX],
     /// Nonces whose request was proven, one bit each.
     pub(super) proven: u16,
-    /// Places to which a RETRY went in this life of the control plane, one bit each.
+    /// Places to which a cookie went in this life of the control plane, one bit each.
     pub(super) asked: u8,
+    /// Per session: the binding under which something was sent unheard since it was last confirmed.
+    pub(super) unheard: [Option<Bind>; SESSIONS_MAX],
     /// Per session: the highest term in which it was ever loaded.
     pub(super) terms: [u8; SESSIONS_MAX],
     /// Moments of confirmed switches, oldest first.
@@ -266,6 +268,8 @@ pub(super) struct Session {
     pub(super) erased: Option<Bind>,
     /// What a takeover's answer offers.
     pub(super) offered: Option<Bind>,
+    /// `engine::early::Advance::Due`.
+    pub(super) advance: bool,
 }
 
 /// `engine::session::Binding`, when bound.
@@ -314,6 +318,10 @@ pub(super) struct Slot {
     pub(super) handed: bool,
     /// Workers that have applied it.
     pub(super) applied: u8,
+    /// What the installer was told: its address is proven, so it may send unheard.
+    pub(super) early: bool,
+    /// A cookie of that life of the control plane had gone to its address (judged by, known to nobody).
+    pub(super) reached: bool,
     /// CONTEXT: the confirmed word.
     pub(super) confirmed: bool,
     /// CONTEXT: the window has the client's frame.

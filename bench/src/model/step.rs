@@ -92,7 +92,7 @@ impl<'a> Step<'a> {
             }
             Message::Request { nonce, under, voluntary, shown, .. } => {
                 if self.is_running() && self.pass(About::Request { nonce }, place, shown) {
-                    self.request(nonce, under, place, voluntary, shown.is_some());
+                    self.request(nonce, under, place, voluntary, shown);
                 }
             }
             Message::Up { bind, .. } => self.inbound(bind, place),
@@ -211,19 +211,30 @@ impl<'a> Step<'a> {
     /// Drops what cannot matter any more, so that worlds that differ in nothing else are one state.
     fn tidy(&mut self) {
         let mut net = std::mem::take(&mut self.world.net);
-        net.retain(|message| self.matters(message));
+        // What was sent behind an answer may arrive behind it.
+        let awaited: Vec<Bind> = net.iter().filter_map(|message| self.awaits(message)).collect();
+        net.retain(|message| {
+            self.matters(message) || matches!(message, Message::Down { bind } if awaited.contains(&bind))
+        });
         self.world.net = net;
         for bind in 0..self.world.slots.len() {
             if !self.is_named(bind as Bind) {
                 let slot = &mut self.world.slots[bind];
                 (slot.word, slot.draining, slot.handed, slot.applied) = (false, 0, false, 0);
                 (slot.confirmed, slot.committed, slot.counter, slot.sealed) = (false, false, 0, 0);
+                (slot.early, slot.reached) = (false, false);
                 slot.remote = 0;
             }
         }
         let minute = Duration::from_secs(60);
         let (scope, now) = (self.scope, self.now());
         self.world.seen.switches.retain(|at| scope.moment(*at).after(minute) > now);
+    }
+
+    /// The binding that the client will hold if this answer arrives.
+    fn awaits(&self, message: Message) -> Option<Bind> {
+        let Message::Ack { bind, .. } = message else { return None };
+        self.matters(message).then_some(bind)
     }
 
     /// Whether delivering `message` can ever change anything. Nonces, timestamps and bindings only rise.

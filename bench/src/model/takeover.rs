@@ -156,6 +156,7 @@ impl Step<'_> {
                 pending: None,
                 erased: None,
                 offered: None,
+                advance: false,
             });
         }
     }

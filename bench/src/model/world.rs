@@ -35,6 +35,11 @@ pub(super) fn beginning(scope: &Scope, mutant: Option<Mutant>, decisions: &Decis
         step.under_load = false;
         (world, _) = step.take(action);
     }
+    if scope.warm {
+        // Path echoes have brought them.
+        world.client.cookies = [0, 1].map(|place| Some(Cookie { place, life: 0 }));
+        world.seen.asked = 0b11;
+    }
     // The birth took one handshake that the scope does not count.
     world.client.stamp = 0;
     world.gateway.stamp_mark = 0;

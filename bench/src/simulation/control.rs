@@ -326,7 +326,7 @@ impl Simulation {
 
     /// A datagram reaches the WAN port.
     pub(super) fn at_gateway(&mut self, remote: Endpoint, datagram: Vec<u8>) {
-        self.observer.gateway_receives(remote, datagram.len());
+        self.observer.gateway_receives(remote, &datagram);
         let now = self.now;
         let steered = match &mut self.host.data_plane {
             Some(data_plane) => data_plane.wan(now, remote, datagram),

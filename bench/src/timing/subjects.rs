@@ -183,7 +183,7 @@ fn ticket(node: &NodeKey) -> Box<dyn Subject> {
         (Expected::Constant, HASHING),
         &probe,
         compared,
-        move |shown| mint.echo(now, shown).is_ok(),
+        move |shown| mint.echo(now, shown, || Cookie::NONE).is_ok(),
     )
 }
 

@@ -6,6 +6,7 @@ use super::{Agent, Phase};
 use crate::paths::UplinkId;
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::cookie::Cookie;
 use jvpn_crypto::keys::tokens_equal;
 use jvpn_session::State;
 use jvpn_session::messages::{ControlMessage, Handle, SessionId, SwitchCause};
@@ -28,10 +29,10 @@ impl Agent {
         self.taken(now);
         match ControlMessage::decode(&message) {
             Some(ControlMessage::Terminate { reason }) => self.end_session(now, reason),
-            Some(ControlMessage::PathHint { observed }) => {
+            Some(ControlMessage::PathHint { observed, cookie }) => {
                 self.counters.path_hints += 1;
                 tracing::debug!(%observed, "the gateway sees us from another endpoint");
-                self.begin_recovery(now, SwitchCause::PathHint, Some(uplink));
+                self.hinted(now, uplink, Cookie(cookie));
             }
             Some(ControlMessage::State { version, state, reason }) => {
                 self.gateway_state(now, version, State::from_number(state), reason);
@@ -42,6 +43,14 @@ impl Agent {
                 self.counters.malformed += 1
             }
             None => self.counters.malformed += 1,
+        }
+    }
+
+    /// The path looks different from outside: what was known for it is void, what comes with the hint is for what it is now.
+    fn hinted(&mut self, now: BootTime, uplink: UplinkId, cookie: Cookie) {
+        self.begin_recovery(now, SwitchCause::PathHint, Some(uplink));
+        if cookie.is_some() {
+            self.keep_cookie(now, uplink, cookie);
         }
     }
 

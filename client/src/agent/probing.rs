@@ -8,6 +8,7 @@ use crate::paths::candidates::{Situation, Step, Urgency};
 use crate::paths::monitor::Timing;
 use jvpn_abi::wire::path::PathEcho;
 use jvpn_abi::{BootTime, Reason};
+use jvpn_crypto::cookie::Cookie;
 use jvpn_crypto::path::{AwaitedEcho, Ticket};
 use jvpn_session::State;
 use jvpn_session::messages::{ControlMessage, SwitchCause, TicketBatch};
@@ -192,6 +193,11 @@ impl Agent {
         };
         self.counters.path_echoes += 1;
         paths.candidate_answered(now, uplink, found.number);
+        let cookie = Cookie(echo.cookie);
+        if cookie.is_some() {
+            self.keep_cookie(now, uplink, cookie);
+        }
+        let Self { phase: Phase::Session(session), paths, .. } = self else { return };
         // A request that was repeated without an answer yields to a path that has just given one.
         if let Some(recovery) = &mut session.recovery
             && recovery.campaign.uplink().is_some_and(|open| open != uplink)

@@ -3,6 +3,9 @@
 //!
 //! Followed at most once per request, so often per burst ([`crate::paths::campaign`]), and never past the client's own
 //! limit. A cookie is worth nothing to anybody elsewhere, and wrong or old ones only cost one more RETRY.
+//!
+//! Path echoes and path hints bring cookies, too, before anybody asks: a request that shows one lets the gateway send over
+//! the new path before it has heard the client there (`docs/decisions/0039-early-downlink.md`).
 
 use super::{Agent, Phase, Transmit};
 use crate::paths::{LinkState, UplinkId};
@@ -61,6 +64,11 @@ impl Agent {
         self.cookies.of(now, uplink, self.path_of(uplink))
     }
 
+    /// Keeps what the gateway gave for an uplink as it is now.
+    pub(super) fn keep_cookie(&mut self, now: BootTime, uplink: UplinkId, cookie: Cookie) {
+        self.cookies.keep(now, uplink, self.path_of(uplink), cookie);
+    }
+
     fn path_of(&self, uplink: UplinkId) -> (Option<LinkState>, Endpoint) {
         (self.paths.uplink(uplink).map(|uplink| uplink.link), self.endpoint_over(uplink))
     }
@@ -85,7 +93,7 @@ impl Agent {
             self.counters.retries_ignored += 1;
             return;
         }
-        self.cookies.keep(now, uplink, self.path_of(uplink), cookie);
+        self.keep_cookie(now, uplink, cookie);
         match self.show_cookie(now, cookie) {
             Some(payload) => {
                 self.outbox.push_back(Transmit { uplink, payload });

@@ -479,8 +479,9 @@ pub struct InstallEntry {
     pub remote_port: u16,
     /// The gateway's port, host order.
     pub local_port: u16,
-    /// Zero.
-    pub reserved: u32,
+    /// Frames that may be sealed before the first one has opened: the address was proven in the request. 0 = none, as
+    /// for every address that was not.
+    pub early_packets: u32,
     /// Key for frames from the client.
     pub open_key: [u8; 32],
     /// Key for frames to the client.

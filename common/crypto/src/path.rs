@@ -5,17 +5,18 @@
 //!   └ "jvpn1 path"                          → mint
 //!        └ "jvpn1 ticket" ‖ bucket ‖ name   → the ticket's key
 //!             ├ MAC over the head of PATH_PROBE
-//!             └ MAC over the head of PATH_ECHO
+//!             └ MAC over the head of PATH_ECHO, cookie included
 //! ```
 //! Names are random and the key of each is derived, so whoever gets a ticket by sealed CONTROL can prove that, and
 //! whoever only saw it on the wire cannot. The bucket is coarse time: all sessions share it, and a ticket is good for
 //! [`TICKET_BUCKETS`] of them.
 
+use crate::cookie::Cookie;
 use crate::keys::NodeKey;
 use crate::mac::{self, SECRET_LEN, Secret, expand};
 use jvpn_abi::BootTime;
-use jvpn_abi::wire::MAC_LEN;
 use jvpn_abi::wire::path::{PATH_ECHO_LEN, PATH_PROBE_LEN, PathEcho, PathProbe, TICKET_ID_LEN};
+use jvpn_abi::wire::{COOKIE_LEN, MAC_LEN};
 use std::fmt;
 use std::time::Duration;
 
@@ -59,11 +60,17 @@ impl TicketMint {
         Ticket { bucket, name, key: self.key(bucket, name) }
     }
 
-    /// The echo for a probe. Changes nothing: the same probe gets the same echo.
+    /// The echo for a probe. Changes nothing: the same probe gets the same echo. `cookie` makes the cookie of the endpoint
+    /// that the probe came from, and is asked only for a genuine probe; [`Cookie::NONE`] if there is none.
     ///
     /// # Errors
     /// [`ProbeError`]; nothing is to be sent then.
-    pub fn echo(&self, now: BootTime, datagram: &[u8]) -> Result<[u8; PATH_ECHO_LEN], ProbeError> {
+    pub fn echo(
+        &self,
+        now: BootTime,
+        datagram: &[u8],
+        cookie: impl FnOnce() -> Cookie,
+    ) -> Result<[u8; PATH_ECHO_LEN], ProbeError> {
         let probe = PathProbe::parse(datagram).ok_or(ProbeError::Malformed)?;
         let age = bucket(now).checked_sub(probe.bucket).ok_or(ProbeError::Expired)?;
         if age >= TICKET_BUCKETS {
@@ -73,7 +80,9 @@ impl TicketMint {
         if !mac::equal(&probe_mac(&key, probe.bucket, probe.ticket), &probe.mac) {
             return Err(ProbeError::Authentication);
         }
-        Ok(PathEcho { ticket: probe.ticket, mac: echo_mac(&key, probe.ticket) }.encode())
+        let Cookie(cookie) = cookie();
+        let mac = echo_mac(&key, probe.ticket, cookie);
+        Ok(PathEcho { ticket: probe.ticket, cookie, mac }.encode())
     }
 
     fn key(&self, bucket: u32, name: [u8; TICKET_ID_LEN]) -> Secret {
@@ -112,7 +121,7 @@ impl Ticket {
     pub fn probe(self) -> ([u8; PATH_PROBE_LEN], AwaitedEcho) {
         let mac = probe_mac(&self.key, self.bucket, self.name);
         let probe = PathProbe { bucket: self.bucket, ticket: self.name, mac };
-        let awaited = AwaitedEcho { ticket: self.name, mac: echo_mac(&self.key, self.name) };
+        let awaited = AwaitedEcho { ticket: self.name, key: self.key };
         (probe.encode(), awaited)
     }
 }
@@ -123,18 +132,17 @@ impl fmt::Debug for Ticket {
     }
 }
 
-/// What the echo of a probe that was sent will say. Worthless to others once it has come, so it needs no wiping.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// Tells the echo of a probe that was sent.
 pub struct AwaitedEcho {
     ticket: [u8; TICKET_ID_LEN],
-    mac: [u8; MAC_LEN],
+    key: Secret,
 }
 
 impl AwaitedEcho {
     /// Whether this is the echo. Constant time in the MAC.
     #[must_use]
     pub fn matches(&self, echo: &PathEcho) -> bool {
-        self.ticket == echo.ticket && mac::equal(&self.mac, &echo.mac)
+        self.ticket == echo.ticket && mac::equal(&echo_mac(&self.key, self.ticket, echo.cookie), &echo.mac)
     }
 }
 
@@ -153,8 +161,8 @@ fn probe_mac(key: &[u8; SECRET_LEN], bucket: u32, name: [u8; TICKET_ID_LEN]) -> 
     mac::mac(key, &[&PathProbe::head(bucket, name)])
 }
 
-fn echo_mac(key: &[u8; SECRET_LEN], name: [u8; TICKET_ID_LEN]) -> [u8; MAC_LEN] {
-    mac::mac(key, &[&PathEcho::head(name)])
+fn echo_mac(key: &[u8; SECRET_LEN], name: [u8; TICKET_ID_LEN], cookie: [u8; COOKIE_LEN]) -> [u8; MAC_LEN] {
+    mac::mac(key, &[&PathEcho::head(name, cookie)])
 }
 
 #[cfg(test)]

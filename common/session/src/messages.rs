@@ -11,7 +11,7 @@ pub use client_policy::ClientPolicy;
 pub use takeover::TakeoverAsk;
 pub use tickets::{MAX_TICKETS, TicketBatch, TicketGrant};
 
-use jvpn_abi::wire::{MAC_LEN, SlotId, Suite, reattach::HANDLE_LEN};
+use jvpn_abi::wire::{COOKIE_LEN, MAC_LEN, SlotId, Suite, reattach::HANDLE_LEN};
 use jvpn_abi::{Endpoint, Reason};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -282,6 +282,9 @@ pub enum ControlMessage {
     PathHint {
         /// Where it came from.
         observed: Endpoint,
+        /// Shows, in a request from there, that its sender receives there. All zero, and then not on the wire: there is
+        /// none.
+        cookie: [u8; COOKIE_LEN],
     },
     /// Gateway to client: the state that the gateway is in.
     State {
@@ -550,7 +553,10 @@ impl ControlMessage {
         let mut w = Writer::default();
         match self {
             Self::Terminate { reason } => w.u8(1).u8(reason.number()),
-            Self::PathHint { observed } => w.u8(2).octets(&observed.addr).u16(observed.port),
+            Self::PathHint { observed, cookie } => {
+                let cookie = if *cookie == [0; COOKIE_LEN] { &cookie[..0] } else { &cookie[..] };
+                w.u8(2).octets(&observed.addr).u16(observed.port).octets(cookie)
+            }
             Self::State { version, state, reason } => w.u8(3).u64(*version).u8(*state).u8(reason.number()),
             Self::AskTickets => w.u8(4),
             Self::Tickets(batch) => batch.write(w.u8(5)),
@@ -565,7 +571,10 @@ impl ControlMessage {
         let mut r = Reader(message);
         let message = match r.u8()? {
             1 => Self::Terminate { reason: r.reason()? },
-            2 => Self::PathHint { observed: Endpoint { addr: r.octets()?, port: r.u16()? } },
+            2 => Self::PathHint {
+                observed: Endpoint { addr: r.octets()?, port: r.u16()? },
+                cookie: r.octets().unwrap_or_default(),
+            },
             3 => Self::State { version: r.u64()?, state: r.u8()?, reason: r.reason()? },
             4 => Self::AskTickets,
             5 => Self::Tickets(TicketBatch::read(&mut r)?),

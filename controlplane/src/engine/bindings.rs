@@ -196,8 +196,9 @@ impl World {
         if let Some(answered) = &mut session.answered {
             answered.answer = Some(answer.as_slice().into());
         }
-        self.send(remote, local, answer);
         session.binding = Some(binding);
+        self.send_early(session);
+        self.send(remote, local, answer);
     }
 
     /// The attempt failed: the client is told, if it can be.

@@ -40,6 +40,8 @@ counters! {
     ReattachReceived = "reattach_received";
     /// Requests accepted.
     ReattachAccepted = "reattach_accepted";
+    /// Bindings to addresses that their requests had proven: they send before they are confirmed.
+    ReattachAddressProven = "reattach_address_proven";
     /// Repeated requests whose answer was sent again.
     ReattachAnsweredAgain = "reattach_answered_again";
     /// Repeated requests whose answer is still being prepared.

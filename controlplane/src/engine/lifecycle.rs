@@ -1,6 +1,7 @@
 //! From a decided transition to its consequences: audit, generations, routes, the end of a session.
 
 use super::api::{ContextView, TableCommand};
+use super::early::Advance;
 use super::session::{Recovery, Session};
 use super::world::World;
 use crate::audit::{AuditKind, Violation};
@@ -103,7 +104,10 @@ impl World {
         let (slot, remote, epoch) = (binding.slot, binding.remote, binding.epoch);
         session.dead_check_at = now.after(self.settings.policy.dead_after_min);
         session.quality.begin(now, &self.settings.policy);
-        self.route(session, slot);
+        session.advance = Advance::Due;
+        if session.routed != Some(slot) {
+            self.route(session, slot);
+        }
         if before.state() == State::Birth {
             if let Some(peer) = self.peers.get_mut(&session.peer) {
                 peer.birth = None;

@@ -17,6 +17,7 @@ mod bindings;
 mod control;
 mod counters;
 mod durable;
+mod early;
 mod edge;
 mod find;
 mod handles;
@@ -48,6 +49,7 @@ pub use api::{
 };
 pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};
+pub use early::EARLY_PACKETS;
 pub use handles::HandleChange;
 pub use peers::PeersChanged;
 pub use retry::UnderLoad;

@@ -1,7 +1,9 @@
 //! Path probes: tickets for clients that keep other paths warm, and echoes. The engine remembers no ticket, and
-//! nothing here looks at a binding, let alone changes one: a probe comes from wherever a client might go.
+//! nothing here looks at a binding, let alone changes one: a probe comes from wherever a client might go. The echo brings a
+//! cookie for that very place (`early`).
 
 use super::counters::Counter;
+use super::early::Baker;
 use super::session::Session;
 use super::world::World;
 use super::{Arrival, Engine};
@@ -22,7 +24,8 @@ impl Engine {
             return world.counters.count(Counter::PathProbeLimited);
         }
         // Derived each time: a node may take a new key, and one derivation costs less than the echo.
-        match TicketMint::new(world.durable.node_key()).echo(at.now, datagram) {
+        let mint = TicketMint::new(world.durable.node_key());
+        match mint.echo(at.now, datagram, || world.cookies.of(&mut *world.rng, at, &mut world.counters)) {
             Ok(echo) => {
                 world.counters.count(Counter::PathEchoSent);
                 world.send(at.remote, at.local, echo.to_vec());

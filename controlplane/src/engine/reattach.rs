@@ -12,7 +12,7 @@
 //! | 8 Noise message, nonce burnt | `World::prove` |
 //! | 9 version, 10 TTLs, 12 budget and cooldown | `jvpn_session::transition` |
 //! | 11 ownership | one node owns every session it knows |
-//! | 13 commit | `World::switch` |
+//! | 13 commit; whether the address is proven | `World::switch`, `World::advance` |
 //!
 //! Failures before 6 meet silence: nobody may use up a session's limit, or learn anything, with a handle he
 //! saw.
@@ -216,6 +216,7 @@ impl World {
         self.counters.count(Counter::ReattachAccepted);
         let path = (at.remote, at.local);
         let mut binding = Binding::new(&secret, session.suite, slot, next.core.epoch(), path, at.now);
+        binding.early_packets = self.advance(session, at, known.frame.datagram());
         let draining = session.draining;
         self.commit(session, next, at.now, view);
         if session.draining == draining {

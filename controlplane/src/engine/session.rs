@@ -2,6 +2,7 @@
 
 use super::api::Traffic;
 use super::bindings::UNCONFIRMED_MIN;
+use super::early::Advance;
 use super::quality::QualityWatch;
 use super::rekey::{Previous, Rekey};
 use super::snapshot::Place;
@@ -77,6 +78,8 @@ pub(super) struct Session {
     pub(super) takeover: Option<TakeoverKey>,
     /// What the answer to a takeover request offers.
     pub(super) offered: Option<Box<Offered>>,
+    /// Whether its next binding may send before it is confirmed.
+    pub(super) advance: Advance,
 }
 
 impl Session {
@@ -113,6 +116,7 @@ impl Session {
             timeline: Timeline::default(),
             takeover: None,
             offered: None,
+            advance: Advance::Taken,
         }
     }
 
@@ -205,6 +209,8 @@ pub(super) struct Binding {
     pub(super) alive_since: BootTime,
     /// How long it may stay unconfirmed.
     pub(super) patience: Duration,
+    /// Frames that it may send before the first one of its client; 0 = none: its address is not proven.
+    pub(super) early_packets: u32,
     /// Until when the first frame has to come; `None` once it came.
     pub(super) unconfirmed_until: Option<BootTime>,
     /// The last install entry by which a restarted data plane gets it back, and until when.
@@ -235,6 +241,7 @@ impl Binding {
             previous: None,
             alive_since: BootTime(0),
             patience: UNCONFIRMED_MIN,
+            early_packets: 0,
             unconfirmed_until: None,
             adopting: None,
         }
@@ -271,6 +278,7 @@ impl Binding {
         entry.remote_port = self.remote.port;
         entry.local_addr = self.local.addr;
         entry.local_port = self.local.port;
+        entry.early_packets = self.early_packets;
         entry.open_key = keys.client_to_gateway;
         entry.seal_key = keys.gateway_to_client;
         debug_assert!(prefixes.len() <= MAX_PREFIXES, "configuration bounds the prefixes of a peer");

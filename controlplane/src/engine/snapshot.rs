@@ -11,6 +11,7 @@
 //! | for how many seconds quality was bad in this state | its deadline stays, but for the time of nobody judging |
 
 use super::api::{TableCommand, Traffic};
+use super::early::Advance;
 use super::quality::QualityWatch;
 use super::session::{Attempt, Binding, GenerationSecrets, Recovery, Session, Stage};
 use super::world::World;
@@ -208,6 +209,9 @@ impl Session {
             }))
         })?;
         session.dead_check_at = now.after(policy.dead_after_min);
+        if session.core.state().is_bound() {
+            session.advance = Advance::Due;
+        }
         let bad_for = p.option(Unpacker::u32)?.map(|seconds| Duration::from_secs(u64::from(seconds)));
         // A path that was bad is judged anew as soon as can be; the others can wait for their first check for silence.
         let soon = bad_for.map(|_| QualityWatch::first_look(now, policy));
@@ -271,6 +275,8 @@ fn unpack_binding(p: &mut Unpacker<'_>, suite: Suite, now: BootTime) -> Option<B
         previous: None,
         alive_since: now,
         patience: super::bindings::UNCONFIRMED_MIN,
+        // What the workers have of it goes on; this process cannot give it to others, without its keys.
+        early_packets: 0,
         unconfirmed_until: None,
         adopting: None,
     };

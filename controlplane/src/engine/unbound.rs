@@ -4,14 +4,17 @@
 
 use super::api::ContextView;
 use super::counters::Counter;
+use super::early::Baker;
 use super::session::{FormerKey, Session};
 use super::world::{DataPlane, World};
 use super::{Arrival, Engine};
 use crate::audit::{AuditKind, LimitScope, Violation};
 use jvpn_abi::Reason;
+use jvpn_abi::wire::control::CONTROL_OVERHEAD;
 use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, MsgType, SlotId, Suite, TAG_LEN};
 use jvpn_crypto::OpenKey;
+use jvpn_crypto::cookie::Cookie;
 use jvpn_session::State;
 use jvpn_session::messages::ControlMessage;
 
@@ -115,20 +118,24 @@ impl World {
         }
     }
 
-    /// Tells the client at once that its DATA comes from elsewhere.
+    /// Tells the client at once that its DATA comes from elsewhere, with a cookie for there if the question is large enough.
     fn hint(&mut self, session: &mut Session, at: Arrival, question_len: usize) {
         if session.limits.hints.take(at.now).is_err() {
             self.counters.count(Counter::PathHintHeldBack);
             let kind = AuditKind::RateLimit { scope: LimitScope::Session };
             return self.report(session, at.now, Reason::RateLimited, kind);
         }
+        let cookie = self.cookies.of(&mut *self.rng, at, &mut self.counters);
         let sealer = match (&mut session.binding, &mut session.former) {
             (Some(binding), _) => &mut binding.sealer,
             (None, Some(former)) => &mut former.sealer,
             (None, None) => return,
         };
-        let message = ControlMessage::PathHint { observed: at.remote };
-        match sealer.seal(&message.encode()) {
+        let observed = at.remote;
+        let hint = |cookie| ControlMessage::PathHint { observed, cookie }.encode();
+        let with_cookie = hint(cookie.0);
+        let fits = with_cookie.len() + CONTROL_OVERHEAD <= question_len;
+        match sealer.seal(&if fits { with_cookie } else { hint(Cookie::NONE.0) }) {
             Ok(datagram) if datagram.len() <= question_len => {
                 self.counters.count(Counter::PathHintSent);
                 self.send(at.remote, at.local, datagram);

@@ -180,11 +180,16 @@ impl Client {
 
     /// DATA under the keys of a held binding.
     pub(crate) fn data(&self, held: &Held, counter: u64) -> Vec<u8> {
+        self.data_of(held, counter, 60)
+    }
+
+    /// DATA of so many octets inside.
+    pub(crate) fn data_of(&self, held: &Held, counter: u64, len: usize) -> Vec<u8> {
         let header =
             DataHeader { key_phase: held.key_number & 1 == 1, shard: 0, slot: held.grant.slot, counter }
                 .encode();
-        let plain = [0x45; 60];
-        let mut datagram = [&header[..], &[0; 60 + TAG_LEN]].concat();
+        let plain = vec![0x45; len];
+        let mut datagram = [&header[..], &vec![0; len + TAG_LEN]].concat();
         let key = SealKey::new(self.suite, &held.secret.data_keys().client_to_gateway);
         key.seal(counter, &header, &plain, &mut datagram[DATA_HEADER_LEN..]).unwrap();
         datagram

@@ -8,6 +8,7 @@ mod clocks;
 mod dataplane;
 mod disk;
 mod durable;
+mod early;
 mod edge;
 mod keys;
 mod paths;

@@ -90,7 +90,7 @@ fn ack(rig: &mut Rig, client: &mut Client, sent: &mut Sent, from: Endpoint) {
     assert_eq!(rig.state(client).0, "ATTACHED");
 }
 
-/// R3.1: while it is calm nobody is asked for a cookie, and one that is shown is not looked at.
+/// R3.1: while it is calm nobody is asked for a cookie, and one that is not good is as none.
 #[test]
 fn r3_1_calm_asks_for_no_cookie() {
     let (mut rig, mut client) = rig();

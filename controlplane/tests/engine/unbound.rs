@@ -19,7 +19,7 @@ fn r7_1_a_rebinding_nat_brings_a_hint() {
     let rebound = endpoint(10, 41_234);
     let hint = rig.ask(rebound, &client.sample(client.newest(), 1));
     let message = client.open(client.newest(), &hint);
-    assert_eq!(message, Some(ControlMessage::PathHint { observed: rebound }));
+    assert!(matches!(message, Some(ControlMessage::PathHint { observed, .. }) if observed == rebound));
     assert_eq!(rig.state(&client).0, "ATTACHED", "a hint moves nothing");
     assert!(rig.events().contains(&"SECURITY_EVENT"));
     client.switch(&mut rig, rebound);
@@ -122,7 +122,7 @@ fn i13_data_after_the_gateway_gave_up_brings_a_hint() {
     assert_eq!(rig.state(&client).1, Reason::TransportDead);
     let hint = rig.ask(PATH_A(), &client.sample(client.newest(), 7));
     let message = client.open(client.newest(), &hint);
-    assert_eq!(message, Some(ControlMessage::PathHint { observed: PATH_A() }));
+    assert!(matches!(message, Some(ControlMessage::PathHint { observed, .. }) if observed == PATH_A()));
     client.switch(&mut rig, PATH_A());
     assert_eq!(rig.state(&client).0, "ATTACHED");
 }
@@ -137,7 +137,7 @@ fn i13_data_under_pending_keys_from_elsewhere_brings_a_hint() {
     client.read_ack(&mut sent, &ack);
     let hint = rig.ask(PATH_C(), &client.sample(client.newest(), 0));
     let message = client.open(client.newest(), &hint);
-    assert_eq!(message, Some(ControlMessage::PathHint { observed: PATH_C() }));
+    assert!(matches!(message, Some(ControlMessage::PathHint { observed, .. }) if observed == PATH_C()));
     client.switch(&mut rig, PATH_C());
 }
 

@@ -10,7 +10,9 @@ pub(crate) use look_ahead::prefetch_whole;
 
 use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
 use crate::lan::{LanView, NextHop};
-use crate::slots::{Handout, SlotContext, WorkerQueues, is_confirmed, key_state, sending_keys};
+use crate::slots::{
+    Handout, SlotContext, WorkerQueues, is_confirmed, key_state, may_send_early, sending_keys,
+};
 use crate::tables::{Tables, count};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::limit::{Bucket, Rate};
@@ -293,7 +295,8 @@ impl Pipeline {
     }
 }
 
-/// Seals `plaintext` for a confirmed binding into `out`, headers first. Returns the length of the frame.
+/// Seals `plaintext` for a binding that is confirmed, or has its advance, into `out`, headers first. Returns the length of
+/// the frame.
 ///
 /// The counter is taken from CONTEXT before sealing, so whoever dies in between never lets it be used twice.
 fn seal_into(
@@ -303,7 +306,7 @@ fn seal_into(
     ecn: Ecn,
     out: &mut [u8],
 ) -> Result<usize, DropReason> {
-    if !is_confirmed(context, slot.word) {
+    if !is_confirmed(context, slot.word) && !may_send_early(slot, context) {
         return Err(DropReason::Unconfirmed);
     }
     let next_hop = context.next_hop_mac.load(Ordering::Acquire);

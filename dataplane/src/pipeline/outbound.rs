@@ -1,4 +1,4 @@
-//! LAN to WAN: fence, mark → word, confirmed → inner checks → counter → outer headers → sealed from the RX frame into
+//! LAN to WAN: fence, mark → word, confirmed or its address proven → inner checks → counter → outer headers → sealed from the RX frame into
 //! the WAN buffer. What does not fit is cut where its sender allows it; else the sender is told.
 
 use super::{Now, Pipeline, Refused, Verdict, seal_into};

@@ -4,8 +4,9 @@
 
 use super::{Handout, KeySet, Refusal, SlotContext, WORKER_QUEUE, WorkerQueues, key_state, sending};
 use crate::frame::Mac;
+use crate::hops::WanHops;
 use crate::tables::Tables;
-use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState};
+use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState, NEXT_HOP_KNOWN};
 use jvpn_abi::wire::data::SlotId;
 use jvpn_crypto::window::Window;
 use jvpn_tables::keys::KeyMailbox;
@@ -20,6 +21,8 @@ pub struct Installer {
     tables: Arc<Tables>,
     workers: Vec<Arc<WorkerQueues>>,
     wan: Mac,
+    /// The way to clients that may be sent something before they are heard.
+    hops: Option<Arc<WanHops>>,
     /// What was handed out last, by slot index: a rekey adds to it.
     installed: Mutex<HashMap<u32, Arc<SlotContext>>>,
 }
@@ -39,7 +42,14 @@ impl Installer {
     /// An installer for these workers.
     #[must_use]
     pub fn new(tables: Arc<Tables>, workers: Vec<Arc<WorkerQueues>>, wan: Mac) -> Self {
-        Self { tables, workers, wan, installed: Mutex::default() }
+        Self { tables, workers, wan, hops: None, installed: Mutex::default() }
+    }
+
+    /// With the way to clients that may be sent something before they are heard. Without it nobody is.
+    #[must_use]
+    pub fn with_hops(mut self, hops: Arc<WanHops>) -> Self {
+        self.hops = Some(hops);
+        self
     }
 
     /// Drops what workers retired and installs whatever waits in the mailbox.
@@ -101,7 +111,7 @@ impl Installer {
             InstallOp::Remove => None,
             InstallOp::Install => {
                 let expanded = SlotContext::expand(entry, self.wan)?;
-                clear(context, word, number);
+                clear(context, word, number, self.early_hop(&expanded));
                 Some(expanded)
             }
             InstallOp::Adopt => {
@@ -140,6 +150,12 @@ impl Installer {
         Ok(())
     }
 
+    /// The next hop of a binding whose address is proven, as CONTEXT names it; 0 = it has to be learned.
+    fn early_hop(&self, slot: &SlotContext) -> u64 {
+        let hops = self.hops.as_ref().filter(|_| slot.early_packets > 0);
+        hops.and_then(|hops| hops.next_hop(slot.remote)).map_or(0, |mac| mac.to_bits() | NEXT_HOP_KNOWN)
+    }
+
     fn known(&self, slot_index: u32) -> Option<Arc<SlotContext>> {
         self.installed.lock().unwrap_or_else(PoisonError::into_inner).get(&slot_index).cloned()
     }
@@ -172,7 +188,7 @@ impl ZeroizeKeys for InstallEntry {
 }
 
 /// Makes CONTEXT new for a binding: nothing of the one before is left, the tag last.
-fn clear(context: &Context, word: BindingWord, key_number: u32) {
+fn clear(context: &Context, word: BindingWord, key_number: u32, next_hop: u64) {
     context.tag.store(0, Ordering::SeqCst);
     let small = [
         &context.confirmed,
@@ -195,6 +211,7 @@ fn clear(context: &Context, word: BindingWord, key_number: u32) {
     let named = u64::from(key_number) + 1;
     key_state(context, key_number).key_number_plus_one.store(named, Ordering::Relaxed);
     context.send_key.store(named, Ordering::Relaxed);
+    context.next_hop_mac.store(next_hop, Ordering::Relaxed);
     context.tag.store(word.0, Ordering::SeqCst);
 }
 

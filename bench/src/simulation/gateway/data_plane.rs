@@ -9,6 +9,7 @@ use jvpn_abi::tables::{BINDING_WORDS, BindingEntry, Context, JournalRecord, KeyR
 use jvpn_abi::wire::{MsgType, SlotId};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_dataplane::frame::{Address, Ecn, GatewayAddresses, Mac, OUTER_V4_LEN, OuterTemplate};
+use jvpn_dataplane::hops::WanHops;
 use jvpn_dataplane::lan::{LanRoute, LanView};
 use jvpn_dataplane::pipeline::{BetweenClients, Pipeline, PipelineConfig, Pools, Verdict};
 use jvpn_dataplane::slots::{Installer, WorkerQueues};
@@ -215,7 +216,8 @@ impl DataPlane {
             reports,
             keys,
             workers,
-            installer: Installer::new(Arc::clone(&tables), queues, WAN_MAC),
+            installer: Installer::new(Arc::clone(&tables), queues, WAN_MAC)
+                .with_hops(Arc::new(WanHops::new(LanView::point_to_point(ROUTER_MAC)))),
             tables,
         });
         Ok(())

@@ -10,14 +10,16 @@ use super::packet::Numbered;
 pub use audit::AuditTrail;
 pub use numbers::Numbers;
 
-use jvpn_abi::wire::SlotId;
+use jvpn_abi::wire::path::ECHO_COOKIE_AT;
+use jvpn_abi::wire::{COOKIE_LEN, MsgType, SlotId, octets};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_client::agent::Event;
 use jvpn_client::paths::UplinkId;
+use jvpn_crypto::cookie::Question;
 use jvpn_session::messages::SessionId;
 use jvpn_session::{Policy, State};
 use seals::Seals;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -67,11 +69,45 @@ pub struct ClientWatch {
 }
 
 /// Octets to and from an endpoint until it was proven.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Ledger {
     received: u64,
     sent: u64,
     proven: bool,
+    /// The last cookies that went there in clear.
+    cookies: VecDeque<[u8; COOKIE_LEN]>,
+    /// CONTROL went there; a path hint in it may have brought a cookie.
+    told: bool,
+}
+
+/// Cookies that an endpoint may still show: they change every two minutes and count four.
+const COOKIES: usize = 4;
+
+impl Ledger {
+    /// What the gateway sends there may bring a cookie: it lies at one place in a RETRY and an echo.
+    fn note_sent(&mut self, datagram: &[u8]) {
+        self.sent += datagram.len() as u64;
+        match datagram.first().copied().and_then(MsgType::from_octet) {
+            Some(MsgType::Control) => self.told = true,
+            Some(MsgType::Retry | MsgType::PathEcho) => {
+                let cookie = octets(datagram, ECHO_COOKIE_AT).filter(|cookie| !self.cookies.contains(cookie));
+                self.cookies.extend(cookie);
+                let old = self.cookies.len().saturating_sub(COOKIES);
+                self.cookies.drain(..old);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    /// A request that shows what went there proves that its sender receives there.
+    fn note_received(&mut self, datagram: &[u8]) {
+        self.received += datagram.len() as u64;
+        if datagram.first() == Some(&MsgType::ReattachRequest.octet())
+            && let Some(shown) = Question::of_request(datagram).map(|question| question.shown())
+        {
+            self.proven |= shown.is_some() && (self.told || self.cookies.contains(&shown.0));
+        }
+    }
 }
 
 impl Observer {
@@ -204,14 +240,18 @@ impl Observer {
         self.judge(verdict)
     }
 
-    /// The gateway sends a datagram: DATA and CONTROL never repeat a counter, and strangers get no more than they gave.
+    /// The gateway sends a datagram: DATA and CONTROL never repeat a counter, strangers get no more than they gave, and DATA
+    /// goes to nobody who is proven neither by a frame nor by a cookie.
     pub(super) fn gateway_sends(&mut self, remote: Endpoint, datagram: &[u8]) -> Result<(), Violation> {
         let verdict = self.seals.down(datagram);
         self.judge(verdict)?;
         let ledger = self.ledger.entry(remote).or_default();
-        ledger.sent += datagram.len() as u64;
+        ledger.note_sent(datagram);
+        if !ledger.proven && datagram.first() == Some(&MsgType::Data.octet()) {
+            return Err(self.violation("I1", format_args!("DATA to {remote}, which is proven neither way")));
+        }
         if !ledger.proven && ledger.sent > ledger.received {
-            let Ledger { sent, received, .. } = *ledger;
+            let (sent, received) = (ledger.sent, ledger.received);
             let what = format_args!("{sent} octets to the unproven {remote}, which sent {received}");
             return Err(self.violation("R3.2", what));
         }
@@ -219,8 +259,8 @@ impl Observer {
     }
 
     /// A datagram reaches the gateway.
-    pub(super) fn gateway_receives(&mut self, remote: Endpoint, octets: usize) {
-        self.ledger.entry(remote).or_default().received += octets as u64;
+    pub(super) fn gateway_receives(&mut self, remote: Endpoint, datagram: &[u8]) {
+        self.ledger.entry(remote).or_default().note_received(datagram);
     }
 
     /// A worker accepted a frame from this endpoint: it is proven to be where a client is.

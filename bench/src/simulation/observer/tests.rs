@@ -3,6 +3,7 @@
 use super::*;
 use jvpn_abi::Reason;
 use jvpn_abi::tables::{InstallEntry, InstallOp};
+use jvpn_abi::wire::reattach::COOKIE_AT;
 use jvpn_abi::wire::{DataHeader, SlotId};
 use jvpn_controlplane::audit::{AuditEvent, AuditKind, Line};
 use jvpn_session::StateVersion;
@@ -131,9 +132,32 @@ fn bounds_of_time_and_number() {
 #[test]
 fn amplification() {
     let mut observer = observer();
-    observer.gateway_receives(CLIENT, 64);
+    observer.gateway_receives(CLIENT, &[0x20; 64]);
     observer.gateway_sends(CLIENT, &[0x25; 64]).unwrap();
     assert_eq!(broken(observer.gateway_sends(CLIENT, &[0x25; 1])), "R3.2");
+}
+
+/// I1, R2.2: DATA to an endpoint that has shown neither a frame nor what went there; a cookie of elsewhere is none.
+#[test]
+fn data_to_whom_nobody_has_proven() {
+    let request = |cookie: u8| {
+        let mut request = [0; 256];
+        request[0] = MsgType::ReattachRequest.octet();
+        request[COOKIE_AT..COOKIE_AT + 16].fill(cookie);
+        request
+    };
+    let mut echo = [1; 44];
+    echo[0] = MsgType::PathEcho.octet();
+    for (brought, shown, proven) in [(1, 1, true), (1, 2, false), (1, 0, false)] {
+        let mut observer = observer();
+        observer.gateway_receives(CLIENT, &[0x2c; 44]);
+        echo[12..28].fill(brought);
+        observer.gateway_sends(CLIENT, &echo).unwrap();
+        observer.gateway_receives(CLIENT, &request(shown));
+        let sent = observer.gateway_sends(CLIENT, &data(1, 0));
+        assert_eq!(sent.is_ok(), proven, "{brought} {shown}");
+        sent.err().inspect(|violation| assert_eq!(violation.invariant, "I1"));
+    }
 }
 
 /// R2.4: a packet that reaches the server twice.

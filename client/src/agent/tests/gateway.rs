@@ -1,6 +1,8 @@
 //! A gateway for one peer: handshake, generations, reattach, path hint and resets as `docs/PROTOCOL.md` has them, with
 //! knobs for what tests need. It checks nothing but what the client depends on.
 
+mod tickets;
+
 use super::Seeded;
 use crate::paths::UplinkId;
 use jvpn_abi::wire::control::ControlHeader;
@@ -11,9 +13,8 @@ use jvpn_abi::wire::reset::{Reset, ResetKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, Direction, MsgType, Suite};
 use jvpn_abi::{BootTime, Endpoint, PROTOCOL_VERSION, Reason};
 use jvpn_crypto::control::{ControlOpener, ControlSealer};
-use jvpn_crypto::cookie::{self, CookieJar, Question};
+use jvpn_crypto::cookie::{self, Cookie, CookieJar, Question};
 use jvpn_crypto::keys::{NodeKey, PresharedKey, PublicKey, StaticSecret};
-use jvpn_crypto::path::TicketMint;
 use jvpn_crypto::reattach::{RequestFrame, reject};
 use jvpn_crypto::rng::Random;
 use jvpn_crypto::schedule::{EpochSecret, Resume, Root};
@@ -23,9 +24,10 @@ use jvpn_crypto::{OpenKey, SealKey, handshake};
 use jvpn_session::State;
 use jvpn_session::messages::{
     BindingGrant, ClientPolicy, ControlMessage, Handle, HandshakeAnswer, HandshakeGrant, HandshakeOffer,
-    MAX_TICKETS, ReattachAsk, ReattachGrant, SessionId, TakeoverAsk, TicketBatch,
+    ReattachAsk, ReattachGrant, SessionId, TakeoverAsk,
 };
 use std::collections::BTreeSet;
+use tickets::ends;
 
 /// The gateway's own clock, which stands still.
 const NOW: BootTime = BootTime(5_000_000_000_000);
@@ -59,6 +61,8 @@ pub(crate) struct Binding {
     pub(crate) slot: SlotId,
     pub(crate) remote: Remote,
     pub(crate) confirmed: bool,
+    /// The request showed a cookie of its address.
+    proven: bool,
     /// Number of the keys; its lowest bit is the phase.
     pub(crate) number: u32,
     /// With the keys before a rekey: it sends until something comes under the new ones, and goes on receiving.
@@ -93,6 +97,12 @@ pub(crate) struct Gateway {
     pub(crate) refuse_handshake: Option<(Reason, u32)>,
     pub(crate) same_place: SamePlace,
     pub(crate) cookies: Cookies,
+    /// It gives cookies with echoes and hints, and sends over a path that a request proves before it hears its client.
+    pub(crate) early: bool,
+    /// What waits for the client: a binding that may send sends it behind its answer.
+    pub(crate) downstream: Option<Vec<u8>>,
+    /// Frames that it sent so.
+    pub(crate) sent_early: u32,
     /// Added to the number that an answer gives its keys: what an honest gateway never does.
     pub(crate) key_number_off: u32,
     pub(crate) policy: ClientPolicy,
@@ -165,6 +175,9 @@ impl Gateway {
             refuse_handshake: None,
             same_place: SamePlace::Switch,
             cookies: Cookies::No,
+            early: false,
+            downstream: None,
+            sent_early: 0,
             key_number_off: 0,
             policy: POLICY,
             slot_resets: true,
@@ -211,7 +224,7 @@ impl Gateway {
         let is_init = datagram[0] == MsgType::HandshakeInit.octet();
         let question = is_init.then(|| Question::of_init(datagram)).flatten().or(request);
         let Some(question) = question.filter(|_| self.cookies != Cookies::No) else { return false };
-        let (remote, local) = (Endpoint::v4([203, 0, 113, from.0.0], from.1), super::world::endpoint());
+        let (remote, local) = ends(from);
         if self.cookies == Cookies::Yes && self.jar.accepts(NOW, remote, local, question.shown()) {
             return false;
         }
@@ -326,6 +339,9 @@ impl Gateway {
             self.out.push((from, answer.to_vec()));
             return;
         }
+        let shown = Question::of_request(datagram).unwrap().shown();
+        let (remote, local) = ends(from);
+        let is_proven = shown.is_some() && self.jar.accepts(NOW, remote, local, shown);
         let session = self.session.as_mut().unwrap();
         if under_pending {
             session.confirmed = session.pending.take().unwrap();
@@ -349,10 +365,14 @@ impl Gateway {
         let mut binding = Binding::new(&grant, &secret, suite, from);
         binding.number = key_number;
         binding.previous = before.map(Box::new);
+        binding.proven = self.early && is_proven && !rekey;
         session.binding = Some(binding);
         session.pending = Some(Generation::new(&grant, &secret));
         session.cached = Some((datagram.to_vec(), from, answer.clone()));
         self.out.push((from, answer));
+        if let Some(packet) = self.downstream.clone() {
+            self.send_plaintext(&packet);
+        }
     }
 
     /// It loses its memory, but for what is stored.
@@ -441,7 +461,8 @@ impl Gateway {
         let (received, highest) = (binding.window.received(), binding.window.highest().unwrap_or(0));
         if from != binding.remote {
             let observed = Endpoint::v4([203, 0, 113, 9], from.1);
-            self.say_to(from, ControlMessage::PathHint { observed });
+            let cookie = if self.early { self.cookie_for(from).0 } else { Cookie::NONE.0 };
+            self.say_to(from, ControlMessage::PathHint { observed, cookie });
             return;
         }
         if !binding.confirmed {
@@ -475,29 +496,6 @@ impl Gateway {
         }
     }
 
-    /// Echoes what its tickets entitle to; a ticket that comes twice was used twice.
-    fn path_probe(&mut self, from: Remote, datagram: &[u8]) {
-        assert!(self.probes.insert(datagram.to_vec()), "a ticket was used twice");
-        if let Ok(echo) = TicketMint::new(&self.node_key).echo(NOW, datagram) {
-            self.out.push((from, echo.to_vec()));
-        }
-    }
-
-    /// A batch of tickets, if the test gives any.
-    fn hand_out_tickets(&mut self, from: Remote) {
-        let mint = TicketMint::new(&self.node_key);
-        let mut tickets = Vec::new();
-        for _ in 0..self.tickets.min(MAX_TICKETS) {
-            self.tickets -= 1;
-            let mut name = [0; 8];
-            self.random.fill(&mut name).unwrap();
-            tickets.push((&mint.issue(NOW, name)).into());
-        }
-        if !tickets.is_empty() {
-            self.say_to(from, ControlMessage::Tickets(TicketBatch { lifetime_s: 900, tickets }));
-        }
-    }
-
     fn control(&mut self, from: Remote, datagram: &[u8]) {
         let slot = ControlHeader::parse(datagram).unwrap().slot;
         if self.offered.as_ref().is_some_and(|offered| offered.binding.slot == slot) {
@@ -520,7 +518,8 @@ impl Gateway {
     /// DATA to the client, if the binding is confirmed.
     pub(crate) fn send_plaintext(&mut self, plaintext: &[u8]) {
         let binding = self.session.as_mut().and_then(|session| session.binding.as_mut());
-        let Some(binding) = binding.and_then(Binding::heard_mut) else { return };
+        let Some(binding) = binding.and_then(Binding::speaking_mut) else { return };
+        self.sent_early += u32::from(!binding.confirmed);
         let counter = binding.counter;
         binding.counter += 1;
         let header = DataHeader { key_phase: binding.number & 1 == 1, shard: 3, slot: binding.slot, counter };
@@ -561,6 +560,11 @@ impl Binding {
         if self.confirmed { Some(self) } else { self.previous.as_deref_mut()?.heard_mut() }
     }
 
+    /// The one that it may send under.
+    fn speaking_mut(&mut self) -> Option<&mut Self> {
+        if self.proven { Some(self) } else { self.heard_mut() }
+    }
+
     fn into_heard(self) -> Option<Self> {
         if self.confirmed { Some(Self { previous: None, ..self }) } else { self.previous?.into_heard() }
     }
@@ -572,6 +576,7 @@ impl Binding {
             slot: grant.slot,
             remote,
             confirmed: false,
+            proven: false,
             number: 0,
             previous: None,
             seal: SealKey::new(suite, &keys.gateway_to_client),

@@ -117,7 +117,7 @@ fn control_of_an_older_epoch_is_refused() {
     use jvpn_session::messages::ControlMessage;
     let mut world = World::attached();
     world.filter = Box::new(|way, _, d| !(way == Way::Down && d[0] == MsgType::Control.octet()));
-    world.gateway.say(ControlMessage::PathHint { observed: endpoint() });
+    world.gateway.say(ControlMessage::PathHint { observed: endpoint(), cookie: [0; 16] });
     world.run(20);
     let hint = world.recorded.iter().rfind(|r| r.2[0] == MsgType::Control.octet()).unwrap().2.clone();
     world.filter = Box::new(|_, _, _| true);

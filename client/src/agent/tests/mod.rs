@@ -1,5 +1,6 @@
 //! The agent against a gateway in memory that uses the real cryptography and messages, on virtual time.
 
+mod early;
 pub(crate) mod gateway;
 mod hostile;
 mod paths;
