@@ -5,9 +5,12 @@
 
 pub mod attach;
 pub mod boundary;
+pub mod claim;
 pub mod config;
 pub mod frame;
 pub mod gauges;
+pub mod host_links;
+pub mod host_routes;
 pub mod host_side;
 pub mod ladder;
 pub mod lan;
