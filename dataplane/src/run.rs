@@ -80,6 +80,7 @@ pub fn run(config: &Config) -> Result<()> {
             status_listener.serve_waiting(|_request| gateway.status());
         }
         gateway.steering.flush_log();
+        claims.take_askers_off();
     }
     if let Some(threads) = gateway.threads.take() {
         threads.stop();

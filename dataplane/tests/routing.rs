@@ -182,7 +182,7 @@ fn r9_2_too_big_is_told_to_fragments_and_esp() {
     for next_header in [44, 50] {
         let mut bench = Bench::attached();
         let mut packet = inner_6(SERVER_6, CLIENT_6, &[0; MTU]);
-        packet[6] = next_header;
+        (packet[6], packet[40]) = (next_header, 17);
         let mut frame = lan_frame(&packet);
         frame[12..14].copy_from_slice(&[0x86, 0xdd]);
         let Verdict::ToLan(_) = bench.outbound(&mut frame) else {
