@@ -21,7 +21,9 @@ use jvpn_abi::wire::data::MAX_SLOTS;
 use jvpn_session::messages::Prefix;
 use jvpn_tables::handover::{Connection, HandoverError, Hello, WELCOME_FIXED_FDS, Welcome};
 use jvpn_tables::keys::KeyMailbox;
-use jvpn_tables::{Bindings, Doorbell, Mapping, TableError};
+use jvpn_tables::{
+    Bindings, Doorbell, InnerPrefix, Mapping, PrefixError, PrefixWriter, Prefixes, TableError,
+};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -93,6 +95,8 @@ pub struct Tables {
     routes: LpmTrie<MapData, [u8; 16], u32>,
     handles: EdgeHandles<MapData, [u8; 8], [u64; 3]>,
     edge: Edge,
+    /// What ROUTES says, for the workers.
+    prefixes: PrefixWriter,
     led: HashMap<(u32, [u8; 16]), u32>,
     mailbox: KeyMailbox,
     contexts: Mapping<Context>,
@@ -172,6 +176,7 @@ impl Tables {
             handles,
             journal,
             edge,
+            prefixes,
         ] = fixed;
         let journal = JournalHandout {
             fd: journal,
@@ -193,6 +198,7 @@ impl Tables {
             routes: LpmTrie::try_from(Map::LpmTrie(MapData::from_fd(routes)?))?,
             handles: EdgeHandles::try_from(Map::HashMap(MapData::from_fd(handles)?))?,
             edge: Edge::open(edge)?,
+            prefixes: PrefixWriter::take(Prefixes::map(prefixes.as_fd(), welcome.slots)?),
             led: HashMap::new(),
             mailbox: KeyMailbox::map(keys.as_fd())?,
             contexts,
@@ -251,6 +257,7 @@ impl Tables {
                 self.routes.remove(&key)?;
             }
         }
+        self.clear_prefixes(&named);
         let known: Vec<[u8; 8]> = self.handles.keys().collect::<Result<_, _>>()?;
         for handle in known {
             self.handles.remove(&handle)?;
@@ -433,12 +440,46 @@ impl Tables {
     fn route_add(&mut self, prefix: &Prefix, slot_index: u32) {
         let (addr, len) = prefix.mapped();
         let key = (u32::from(len), addr);
+        // Workers first: what XDP steers must mean something to them.
+        if let Err(error) = self.prefix_add(key, slot_index) {
+            tracing::error!(%prefix, %error, "route not stored: traffic to this prefix is not forwarded");
+            return;
+        }
         match self.routes.insert(&Key::new(key.0, addr), slot_index, 0) {
             Ok(()) => {
                 self.led.insert(key, slot_index);
             }
             Err(error) => {
+                self.prefix_remove(key, slot_index);
                 tracing::error!(%prefix, %error, "route not stored: traffic to this prefix is not forwarded")
+            }
+        }
+    }
+
+    fn prefix_add(&mut self, (len, addr): (u32, [u8; 16]), slot_index: u32) -> Result<(), PrefixError> {
+        let Some(prefix) = InnerPrefix::new(u128::from_be_bytes(addr), len) else { return Ok(()) };
+        self.unrung.installer = true;
+        self.prefixes.insert(prefix, slot_index)
+    }
+
+    fn prefix_remove(&mut self, (len, addr): (u32, [u8; 16]), slot_index: u32) {
+        let Some(prefix) = InnerPrefix::new(u128::from_be_bytes(addr), len) else { return };
+        self.unrung.installer |= self.prefixes.remove(prefix, slot_index);
+    }
+
+    /// Leaves in PREFIXES what ROUTES has after [`Self::clear`], and nothing else.
+    fn clear_prefixes(&mut self, named: &HashMap<(u32, [u8; 16]), u32>) {
+        let there: Vec<(InnerPrefix, u32)> = self.prefixes.table().iter().collect();
+        for (prefix, slot_index) in there {
+            let name = (prefix.bits(), prefix.network().to_be_bytes());
+            if named.get(&name) != Some(&slot_index) {
+                self.prefix_remove(name, slot_index);
+            }
+        }
+        let led: Vec<((u32, [u8; 16]), u32)> = self.led.iter().map(|(key, slot)| (*key, *slot)).collect();
+        for (key, slot_index) in led {
+            if let Err(error) = self.prefix_add(key, slot_index) {
+                tracing::error!(%error, "a route that is kept finds no room");
             }
         }
     }
@@ -453,6 +494,7 @@ impl Tables {
         if let Err(error) = self.routes.remove(&Key::new(key.0, addr)) {
             tracing::error!(%prefix, %error, "route not removed; the workers refuse its traffic all the same");
         }
+        self.prefix_remove(key, slot_index);
     }
 
     /// What the data plane has reported since the last call.

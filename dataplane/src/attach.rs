@@ -457,7 +457,7 @@ impl Port<'_> {
         match left {
             Some((link, xdp)) if xdp == generic && self.mode == Mode::Auto => {
                 let said = "an earlier process left it so; stop the data plane (SIGTERM) before a start to try again";
-                standing.fall(interface, Step::Generic, Why::NoNativeXdp, said);
+                standing.fall(interface, Step::Generic, Why::LeftGeneric, said);
                 return Ok(Hold::Left(link));
             }
             Some((link, Some(xdp))) if (Some(xdp) == generic) == (self.mode == Mode::Generic) => {
@@ -492,9 +492,12 @@ impl Port<'_> {
     fn attach_anew(&self, steer: &mut Xdp, standing: &mut Standing) -> Result<Option<XdpLinkId>> {
         let interface = self.interface;
         if self.mode != Mode::Generic {
-            let native = match steer.attach(interface, XdpMode::Driver) {
+            let (why, native) = match steer.attach(interface, XdpMode::Driver) {
                 Ok(link) => return Ok(Some(link)),
-                Err(error) => chain(&error),
+                Err(error) => {
+                    let why = Why::of_attaching(&error, Why::NoNativeXdp);
+                    (why, format!("{}{}", chain(&error), why.advice()))
+                }
             };
             if self.mode == Mode::RequireNative {
                 bail!(
@@ -502,12 +505,14 @@ impl Port<'_> {
                      slower: use another NIC or driver, or mode = \"auto\""
                 );
             }
-            standing.fall(interface, Step::Generic, Why::NoNativeXdp, native);
+            standing.fall(interface, Step::Generic, why, native);
         }
         match steer.attach(interface, XdpMode::Skb) {
             Ok(link) => Ok(Some(link)),
             Err(error) => {
-                standing.fall(interface, Step::NoAfXdp, Why::NoXdp, chain(&error));
+                let why = Why::of_attaching(&error, Why::NoXdp);
+                let said = format!("{}{}", chain(&error), why.advice());
+                standing.fall(interface, Step::NoAfXdp, why, said);
                 Ok(None)
             }
         }

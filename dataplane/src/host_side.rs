@@ -6,9 +6,13 @@
 
 use crate::config::{Config, HostPort};
 use crate::frame::Mac;
+use crate::host_links::{self, MARK, Place};
+use crate::host_routes::HostWay;
+use crate::netlink::Link;
 use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
 use std::fs;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,6 +21,8 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 /// Offloads that must be off where the host hands frames over: it leaves checksums unfinished and packets of 64 KiB
 /// unless told otherwise, and XDP would see them so.
 const OFFLOADS: [&str; 5] = ["tx", "tso", "gso", "gro", "sg"];
+/// Marks our routes to the pools (protocol 'J'); another route of the host for the same network, which goes first, stays.
+const ROUTE: &str = "proto 74 metric 1024";
 /// Where administrators' programs are; a service's PATH may lack them.
 const PATHS: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin";
 
@@ -25,25 +31,35 @@ const PATHS: &str = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bi
 pub struct VethPair {
     ours: String,
     table: Option<String>,
+    kept: bool,
     /// MAC address of the host's end: where every packet from a client goes.
     pub host_mac: Mac,
+    /// How the host reaches what is behind the tunnel.
+    pub way: HostWay,
 }
 
 impl VethPair {
-    /// Makes the pair anew, with `queues` queues, whatever a data plane that was killed has left.
+    /// Makes the pair with `queues` queues, or takes over the very pair that an earlier data plane left: connections of the
+    /// host go on over a restart.
     ///
     /// # Errors
-    /// If a tool is missing or refuses.
+    /// If one of the names is that of an interface that no data plane made, or a tool is missing or refuses.
     pub fn make(config: &Config, host: &HostPort, queues: usize) -> Result<Self> {
         let (ours, theirs) = (&config.lan.interface, &host.interface);
-        let _gone = tool("ip", &["link", "delete", ours], "");
+        let mark = mark(config, host, queues);
+        let place = host_links::make_room(ends(config, host), &mark)?;
         let mtu = config.tunnel.mtu;
-        let end = format!("mtu {mtu} numtxqueues {queues} numrxqueues {queues}");
-        let batch = format!(
-            "link add name {ours} {end} type veth peer name {theirs} {end}\nlink set {ours} up\nlink set {theirs} up\n"
-        );
-        tool("ip", &["-batch", "-"], &batch)?;
-        let mut made = Self { ours: ours.clone(), table: None, host_mac: Mac::default() };
+        if place == Place::Free {
+            let end = format!("mtu {mtu} numtxqueues {queues} numrxqueues {queues}");
+            let batch = format!(
+                "link add name {ours} {end} type veth peer name {theirs} {end}\nlink set {ours} alias {mark}\n\
+                 link set {theirs} alias {mark}\n"
+            );
+            tool("ip", &["-batch", "-"], &batch)?;
+        }
+        let way = HostWay { device: 0, via: Some(config.tunnel.gateway()) };
+        let mut made = Self { ours: ours.clone(), table: None, kept: false, host_mac: Mac::default(), way };
+        tool("ip", &["-batch", "-"], &format!("link set {ours} up\nlink set {theirs} up\n"))?;
         for end in [ours, theirs] {
             let mut args = vec!["-K", end.as_str()];
             args.extend(OFFLOADS.iter().flat_map(|feature| [*feature, "off"]));
@@ -51,28 +67,62 @@ impl VethPair {
         }
         // The host's stack has no business on our end.
         sysctl(&format!("net/ipv6/conf/{ours}/disable_ipv6"), "1");
-        made.host_mac = mac_of(theirs)?;
-        let via = mac_text(mac_of(ours)?);
+        let host_end = link_of(theirs)?;
+        (made.host_mac, made.way.device) = (host_end.mac, host_end.index);
+        let via = mac_text(link_of(ours)?.mac);
         let mut batch = String::new();
         for (gateway, pool) in families(config) {
             let _ = write!(
                 batch,
                 "neighbour replace {gateway} lladdr {via} dev {theirs} nud permanent\n\
-                 route replace {pool} via {gateway} dev {theirs} onlink\n"
+                 route replace {pool} via {gateway} dev {theirs} onlink {ROUTE}\n"
             );
         }
         tool("ip", &["-batch", "-"], &batch)?;
-        made.table = finish(config, host)?;
+        made.table = finish(host)?;
         Ok(made)
     }
+
+    /// From now on dropping leaves the pair, for the next process.
+    pub const fn keep(&mut self) {
+        self.kept = true;
+    }
+}
+
+/// Removes a pair that a data plane left where this one has none: its mode has changed.
+///
+/// # Errors
+/// If the name is that of an interface that no data plane made.
+pub fn clear_pair(config: &Config, host: &HostPort) -> Result<()> {
+    host_links::make_room(ends(config, host), "").map(drop)
+}
+
+const fn ends<'a>(config: &'a Config, host: &'a HostPort) -> [(&'static str, &'a str); 2] {
+    [("lan.interface", config.lan.interface.as_str()), ("lan.host.interface", host.interface.as_str())]
+}
+
+/// The mark of a pair: a data plane that wants another one makes it anew.
+fn mark(config: &Config, host: &HostPort, queues: usize) -> String {
+    let mut hash = DefaultHasher::new();
+    let names = (&config.lan.interface, &host.interface);
+    (names, queues, config.tunnel.mtu, families(config), &host.addresses).hash(&mut hash);
+    format!("{MARK}{:016x}", hash.finish())
+}
+
+/// Removes an interface.
+pub(crate) fn remove_link(name: &str) -> Result<()> {
+    tool("ip", &["link", "delete", name], "")
 }
 
 impl Drop for VethPair {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         if let Some(table) = &self.table {
             let _gone = tool("nft", &["delete", "table", "inet", table], "");
         }
-        let _gone = tool("ip", &["link", "delete", &self.ours], "");
+        let _gone = remove_link(&self.ours);
     }
 }
 
@@ -81,6 +131,8 @@ pub struct Tun {
     /// The queues, non-blocking.
     pub queues: Vec<SyncDevice>,
     table: Option<String>,
+    /// How the host reaches what is behind the tunnel.
+    pub way: HostWay,
 }
 
 impl std::fmt::Debug for Tun {
@@ -112,14 +164,14 @@ impl Tun {
         }
         let mut batch = format!("link set {name} mtu {} up\n", config.tunnel.mtu);
         for (_, pool) in families(config) {
-            let _ = writeln!(batch, "route replace {pool} dev {name}");
+            let _ = writeln!(batch, "route replace {pool} dev {name} {ROUTE}");
         }
         tool("ip", &["-batch", "-"], &batch)?;
         let table = match &config.lan.host {
-            Some(host) => finish(config, host)?,
+            Some(host) => finish(host)?,
             None => None,
         };
-        Ok(Self { queues, table })
+        Ok(Self { queues, table, way: HostWay { device: link_of(name)?.index, via: None } })
     }
 }
 
@@ -140,7 +192,7 @@ fn families(config: &Config) -> Vec<(String, String)> {
 }
 
 /// Addresses, forwarding and masquerading of the host's end. Returns the table of rules, if one was made.
-fn finish(config: &Config, host: &HostPort) -> Result<Option<String>> {
+fn finish(host: &HostPort) -> Result<Option<String>> {
     let interface = &host.interface;
     let batch: String =
         host.addresses.iter().map(|address| format!("address replace {address} dev {interface}\n")).collect();
@@ -151,16 +203,16 @@ fn finish(config: &Config, host: &HostPort) -> Result<Option<String>> {
     if fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() == "0") {
         tracing::warn!("this host forwards nothing for clients: 'sysctl -w net.ipv4.ip_forward=1'");
     }
+    let table = format!("jvpn_{}", interface.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
     if !host.masquerade {
+        // A data plane that was killed may have masqueraded. Without nft there is nothing to delete.
+        let _gone = tool("nft", &["delete", "table", "inet", &table], "");
         return Ok(None);
     }
-    let table = format!("jvpn_{}", interface.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
     let mut rules = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
     rules.push_str("  chain leave {\n    type nat hook postrouting priority srcnat;\n");
-    for (_, pool) in families(config) {
-        let family = if pool.contains(':') { "ip6" } else { "ip" };
-        let _ = writeln!(rules, "    {family} saddr {pool} oifname != \"{interface}\" masquerade");
-    }
+    // By where it comes from, not by address: sites come and go, and their addresses leave by the same door.
+    let _ = writeln!(rules, "    iifname \"{interface}\" oifname != \"{interface}\" masquerade");
     rules.push_str("  }\n}\n");
     tool("nft", &["-f", "-"], &rules)?;
     Ok(Some(table))
@@ -173,9 +225,9 @@ fn sysctl(key: &str, value: &str) {
     }
 }
 
-fn mac_of(interface: &str) -> Result<Mac> {
+fn link_of(interface: &str) -> Result<Link> {
     let link = crate::netlink::Netlink::new().and_then(|mut netlink| netlink.link(interface));
-    Ok(link.with_context(|| format!("interface {interface}, which was just made"))?.mac)
+    link.with_context(|| format!("interface {interface}, which was just made"))
 }
 
 fn mac_text(mac: Mac) -> String {

@@ -54,12 +54,56 @@ pub enum Why {
     Configured,
     /// The driver has no zero-copy, or refused it for this queue.
     NoZeroCopy,
-    /// The driver takes no XDP program.
+    /// The driver has no native XDP (EOPNOTSUPP).
     NoNativeXdp,
+    /// Another XDP program is attached to the interface (EBUSY, EEXIST).
+    OtherProgram,
+    /// The kernel does not let this process (EPERM, EACCES).
+    NotPermitted,
+    /// The driver has native XDP but not for this interface as it is set: MTU, queues, offloads (EINVAL, ERANGE, ENOSPC …).
+    Unfit,
+    /// An earlier process left the port in generic mode, and a link keeps its mode.
+    LeftGeneric,
     /// The kernel takes none for this interface in any mode.
     NoXdp,
     /// The kernel gives no AF_XDP socket on this interface.
     NoSocket,
+}
+
+impl Why {
+    /// Why attaching a program failed, by the kernel's error number; `otherwise` if that says nothing in particular.
+    #[must_use]
+    pub fn of_attaching(error: &(dyn std::error::Error + 'static), otherwise: Self) -> Self {
+        let numbers = std::iter::successors(Some(error), |error| error.source());
+        let number =
+            numbers.filter_map(|error| error.downcast_ref::<std::io::Error>()?.raw_os_error()).last();
+        match number {
+            Some(libc::EBUSY | libc::EEXIST) => Self::OtherProgram,
+            Some(libc::EPERM | libc::EACCES) => Self::NotPermitted,
+            Some(libc::EINVAL | libc::ERANGE | libc::ENOSPC | libc::E2BIG | libc::EMSGSIZE) => Self::Unfit,
+            Some(_) | None => otherwise,
+        }
+    }
+
+    /// What to do about it, where that is not plain.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::OtherProgram => "; another XDP program is attached ('ip -details link show' names it)",
+            Self::NotPermitted => {
+                "; CAP_NET_ADMIN and CAP_BPF are needed, and no lockdown or seccomp filter in the way"
+            }
+            Self::Unfit => {
+                "; often the MTU is too large for XDP, there are too few queues, or LRO is on ('ethtool -K DEV lro off')"
+            }
+            Self::Configured
+            | Self::NoZeroCopy
+            | Self::NoNativeXdp
+            | Self::LeftGeneric
+            | Self::NoXdp
+            | Self::NoSocket => "",
+        }
+    }
 }
 
 /// A step down.
@@ -105,6 +149,26 @@ impl Standing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// R0.5: the kernel's reasons are told apart, however deep they lie.
+    #[test]
+    fn r0_5_the_kernels_reasons_are_told_apart() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("attaching")]
+        struct Outer(#[source] std::io::Error);
+        for (number, why) in [
+            (libc::EOPNOTSUPP, Why::NoNativeXdp),
+            (libc::EBUSY, Why::OtherProgram),
+            (libc::EEXIST, Why::OtherProgram),
+            (libc::EPERM, Why::NotPermitted),
+            (libc::EINVAL, Why::Unfit),
+            (libc::ERANGE, Why::Unfit),
+            (libc::ENOMEM, Why::NoNativeXdp),
+        ] {
+            let error = Outer(std::io::Error::from_raw_os_error(number));
+            assert_eq!(Why::of_attaching(&error, Why::NoNativeXdp), why, "{error:?}");
+        }
+    }
 
     #[test]
     fn steps_are_ordered_and_named() {

@@ -5,10 +5,13 @@
 
 pub mod attach;
 pub mod boundary;
+pub mod claim;
 pub mod config;
 pub mod frame;
 pub mod gauges;
 pub mod hops;
+pub mod host_links;
+pub mod host_routes;
 pub mod host_side;
 pub mod ladder;
 pub mod lan;

@@ -42,7 +42,8 @@ impl Pins {
     pub fn make(root: &Path, wan_index: u32) -> Result<Self> {
         sweep(root);
         let dir = Self::dir(root, wan_index)?;
-        fs::create_dir_all(&dir).with_context(|| {
+        // Another data plane may remove the empty root between the two steps.
+        fs::create_dir_all(&dir).or_else(|_| fs::create_dir_all(&dir)).with_context(|| {
             format!("cannot pin in {} (is a BPF file system mounted there? 'plan' shows it)", dir.display())
         })?;
         Ok(Self { dir, kept: false })
@@ -137,7 +138,17 @@ impl Drop for Pins {
     fn drop(&mut self) {
         if !self.kept {
             remove_tree(&self.dir);
+            self.dir.parent().into_iter().for_each(remove_empty);
         }
+    }
+}
+
+/// Removes the directory of all data planes' pins after the last of them, if it is this user's. The kernel refuses while
+/// something is in it, and where it is the file system itself.
+fn remove_empty(root: &Path) {
+    let own = nix::unistd::geteuid().as_raw();
+    if fs::metadata(root).is_ok_and(|root| root.uid() == own) {
+        let _not_empty = fs::remove_dir(root);
     }
 }
 

@@ -1,15 +1,18 @@
 //! The process: attaches, opens ports, waits for the control plane, starts the threads, and ends them.
 
 use crate::attach::Steering;
+use crate::claim::Claims;
 use crate::config::Config;
 use crate::frame::{Address, Mac};
 use crate::hops::{HopWatch, WanHops};
 use crate::lan::LanView;
+use crate::host_links;
+use crate::host_routes::HostRoutes;
+use crate::ladder::Mode;
 use crate::neighbours::Neighbours;
 use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Routes};
 use crate::plan::{self, Seat, Wishes};
 use crate::port::{AfXdpMode, QueuePort};
-use crate::routes::RouteTable;
 use crate::sides::{self, HostSide, Lan, Sides, Wan};
 use crate::slots::{Installer, WorkerQueues};
 use crate::status::{StatusSource, status};
@@ -21,10 +24,10 @@ use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{Context, JournalRecord, KeyRing, Reports};
 use jvpn_host::signals;
 use jvpn_host::status::StatusListener;
-use jvpn_tables::Doorbell;
 use jvpn_tables::handover::{Connection, HandoverListener, Hello, Welcome};
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::{Secrecy, is_sealed, secret_memory, shared_memory};
+use jvpn_tables::{Doorbell, Prefixes};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -48,6 +51,7 @@ const HELLO_PATIENCE_S: u16 = 2;
 pub fn run(config: &Config) -> Result<()> {
     let shutdown = signals::shutdown_stream().context("signal handlers")?;
     let restart = signals::restart_stream().context("signal handlers")?;
+    let claims = claim(config)?;
     let (allowed, _) = jvpn_host::privileges::lookup(&config.control_plane_user)?;
     let listener = HandoverListener::bind(&config.control_socket, allowed.as_raw())?;
     let status_listener = StatusListener::bind(&config.status_socket, 0o600)
@@ -60,6 +64,7 @@ pub fn run(config: &Config) -> Result<()> {
         if rang.restart {
             tracing::info!("ending for a restart: XDP stays attached");
             gateway.steering.keep();
+            gateway.host.keep();
             break;
         }
         if rang.shutdown {
@@ -77,11 +82,26 @@ pub fn run(config: &Config) -> Result<()> {
             status_listener.serve_waiting(|_request| gateway.status());
         }
         gateway.steering.flush_log();
+        claims.take_askers_off();
     }
     if let Some(threads) = gateway.threads.take() {
         threads.stop();
     }
+    drop(gateway);
+    // Last: what a successor may claim is no longer touched.
+    drop(claims);
     Ok(())
+}
+
+/// Claims every interface that this data plane has or makes, before anything is touched, and removes what dead ones left.
+fn claim(config: &Config) -> Result<Claims> {
+    let mut names = vec![config.wan.interface.as_str(), config.lan.interface.as_str()];
+    if config.lan.host.is_some() || config.mode == Mode::NoAfXdp {
+        names.push(config.tun_name());
+    }
+    let mut claims = Claims::take(names.iter().copied())?;
+    host_links::sweep(&mut claims, &names);
+    Ok(claims)
 }
 
 /// Where the workers run: the plan's answer for this machine.
@@ -113,6 +133,9 @@ struct Gateway<'a> {
     /// Until the workers have them.
     ports: Option<(Wan, Lan)>,
     routes: Arc<dyn Routes>,
+    /// PREFIXES: what `routes` reads and the control plane writes.
+    prefixes: Arc<Prefixes>,
+    prefixes_fd: OwnedFd,
     host: HostSide,
     modes: (AfXdpMode, AfXdpMode),
     udp: Option<OwnedFd>,
@@ -160,7 +183,9 @@ impl<'a> Gateway<'a> {
         let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
         let host = sides::make_pair(config, seats.len())?;
         let mut steering = Steering::attach(config, &queues)?;
-        let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(steering.table("ROUTES")?)?);
+        let prefixes_fd = shared_memory("PREFIXES", c"jvpn-prefixes", Prefixes::octets(config.slots))?;
+        let prefixes = Arc::new(Prefixes::map(prefixes_fd.as_fd(), config.slots)?);
+        let routes: Arc<dyn Routes> = Arc::<Prefixes>::clone(&prefixes);
         let Sides { wan, lan, modes, udp, host } = Sides::open(config, &mut steering, host, &routes, &seats)?;
         steering.take_over()?;
         Ok(Self {
@@ -168,6 +193,8 @@ impl<'a> Gateway<'a> {
             steering,
             ports: Some((wan, lan)),
             routes,
+            prefixes,
+            prefixes_fd,
             host,
             modes,
             udp,
@@ -268,6 +295,7 @@ impl<'a> Gateway<'a> {
             handles.as_fd(),
             shared.journal.fd.as_fd(),
             edge.as_fd(),
+            self.prefixes_fd.as_fd(),
         ];
         send.extend(threads.links.iter().map(|links| links.queues.bell.as_fd()));
         let workers = u32::try_from(threads.links.len()).unwrap_or(0);
@@ -342,6 +370,7 @@ impl<'a> Gateway<'a> {
             neighbours: Doorbell::new()?,
             installer: Doorbell::new()?,
             hops: Doorbell::new()?,
+            host_routes: Doorbell::new()?,
         };
         let misses = Arc::new(ArrayQueue::new(MISSES));
         let stop = Arc::new(AtomicBool::new(false));
@@ -389,6 +418,15 @@ impl<'a> Gateway<'a> {
                 move || neighbours.run(&stop)
             })?);
         }
+        if let Some(way) = self.host.way() {
+            let bell = bells.host_routes.try_clone()?;
+            let routes = HostRoutes::new(Arc::clone(&self.prefixes), pipeline_config.pools, way, bell)
+                .context("rtnetlink")?;
+            handles.push(named("host-routes", {
+                let stop = Arc::clone(&stop);
+                move || routes.run(&stop)
+            })?);
+        }
         let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
         let hops = if finds_its_way {
             Arc::new(WanHops::new(LanView::point_to_point(Mac::default())))
@@ -398,7 +436,8 @@ impl<'a> Gateway<'a> {
         let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac()).with_hops(hops);
         handles.push(named("installer", {
             let (stop, bell) = (Arc::clone(&stop), bells.installer.try_clone()?);
-            move || install_loop(&installer, &mailbox, &bell, &stop)
+            let host_routes = bells.host_routes.try_clone()?;
+            move || install_loop(&installer, &mailbox, [&bell, &host_routes], &stop)
         })?);
         Ok(Threads { links, handles, bells, stop })
     }
@@ -447,6 +486,8 @@ struct Bells {
     neighbours: Doorbell,
     installer: Doorbell,
     hops: Doorbell,
+    /// ROUTES may have changed.
+    host_routes: Doorbell,
 }
 
 /// What all workers start with.
@@ -505,6 +546,7 @@ impl Threads {
         self.bells.installer.ring();
         self.bells.neighbours.ring();
         self.bells.hops.ring();
+        self.bells.host_routes.ring();
         for handle in self.handles {
             // A thread that panicked has aborted the process already.
             let _ended = handle.join();
@@ -540,8 +582,15 @@ where
     })
 }
 
-fn install_loop(installer: &Installer, mailbox: &KeyMailbox, bell: &Doorbell, stop: &AtomicBool) {
+/// The control plane rings once for keys and for routes; who follows the routes looks whether they changed.
+fn install_loop(
+    installer: &Installer,
+    mailbox: &KeyMailbox,
+    [bell, host_routes]: [&Doorbell; 2],
+    stop: &AtomicBool,
+) {
     while !stop.load(Ordering::Acquire) {
+        host_routes.ring();
         let done = installer.run(mailbox);
         let timeout = if done.blocked { PollTimeout::from(BLOCKED_WAIT_MS) } else { PollTimeout::NONE };
         let mut fds = [PollFd::new(bell.as_fd(), PollFlags::POLLIN)];

@@ -3,7 +3,8 @@
 use crate::attach::{Side, Steering};
 use crate::config::Config;
 use crate::frame::Mac;
-use crate::host_side::{Tun, VethPair};
+use crate::host_routes::HostWay;
+use crate::host_side::{Tun, VethPair, clear_pair};
 use crate::ladder::{Mode, Step, Why};
 use crate::lan::LanView;
 use crate::pipeline::Routes;
@@ -62,6 +63,24 @@ pub enum HostSide {
 }
 
 impl HostSide {
+    /// Leaves a pair for the next process. A TUN device goes with its descriptors all the same.
+    pub const fn keep(&mut self) {
+        match self {
+            Self::Pair(pair) => pair.keep(),
+            Self::None | Self::Tun(_) => {}
+        }
+    }
+
+    /// How the host reaches what is behind the tunnel, where the LAN is the host.
+    #[must_use]
+    pub const fn way(&self) -> Option<HostWay> {
+        match self {
+            Self::None => None,
+            Self::Pair(pair) => Some(pair.way),
+            Self::Tun(tun) => Some(tun.way),
+        }
+    }
+
     /// What workers see of a LAN that is the host: everything goes to its end. `None`: routes and neighbours say where.
     #[must_use]
     pub fn view(&self) -> Option<LanView> {
@@ -82,7 +101,8 @@ pub fn make_pair(config: &Config, workers: usize) -> Result<HostSide> {
         Some(host) if config.mode != Mode::NoAfXdp => {
             VethPair::make(config, host, workers).map(HostSide::Pair)
         }
-        Some(_) | None => Ok(HostSide::None),
+        Some(host) => clear_pair(config, host).map(|()| HostSide::None),
+        None => Ok(HostSide::None),
     }
 }
 
@@ -100,11 +120,7 @@ impl Sides {
     ) -> Result<Self> {
         let wan = af_xdp(config, steering, Side::Wan, seats)?;
         let lan = af_xdp(config, steering, Side::Lan, seats)?;
-        let mode = |ports: &Option<Vec<Port>>| {
-            ports
-                .as_ref()
-                .map_or(AfXdpMode::None, |ports| ports.first().map_or(AfXdpMode::Unknown, Port::mode))
-        };
+        let mode = |ports: &Option<Vec<Port>>| ports.as_deref().map_or(AfXdpMode::None, worst_mode);
         let modes = (mode(&wan), mode(&lan));
         let open = if wan.is_some() { udp::open } else { udp::open_shared };
         let udp = match open(&config.wan.interface, config.wan.port) {
@@ -164,13 +180,23 @@ fn af_xdp(config: &Config, steering: &mut Steering, side: Side, seats: &[Seat]) 
             }
         }
     }
-    let mode = ports.first().map_or(AfXdpMode::Unknown, Port::mode);
+    let mode = worst_mode(&ports);
     tracing::info!(interface, ?mode, queues = ports.len(), "AF_XDP sockets open");
     if Step::of(xdp, mode) == Step::Copy {
-        let said = "the driver has no zero-copy, or not for these queues";
+        let modes: Vec<AfXdpMode> = ports.iter().map(Port::mode).collect();
+        let said = if modes.contains(&AfXdpMode::ZeroCopy) {
+            format!("the driver has zero-copy for some queues only; in their order: {modes:?}")
+        } else {
+            "the driver has no zero-copy, or not for these queues".to_owned()
+        };
         standing(steering, side).fall(interface, Step::Copy, Why::NoZeroCopy, said);
     }
     Ok(Some(ports))
+}
+
+/// A port is as slow as the slowest of its queues.
+fn worst_mode(ports: &[Port]) -> AfXdpMode {
+    ports.iter().map(Port::mode).max().unwrap_or(AfXdpMode::Unknown)
 }
 
 fn port_options(config: &Config, node: Option<usize>, xdp: Option<&str>) -> PortOptions {

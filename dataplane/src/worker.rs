@@ -160,9 +160,33 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
                 self.pipeline.inbound(now, octets, lan_room, wan_room)
             };
             self.wan.recycle(frame);
-            self.settle(verdict, lan_frame, wan_frame);
+            if let Verdict::ToWanInPart { rest, .. } = verdict {
+                self.settle(verdict, None, wan_frame);
+                self.turn_rest(now, rest, lan_frame);
+            } else {
+                self.settle(verdict, lan_frame, wan_frame);
+            }
         }
         handled
+    }
+
+    /// Sends the further pieces of a packet from one client to another that was cut: they lie in the LAN's frame.
+    #[cold]
+    fn turn_rest(&mut self, now: BootTime, rest: usize, mut lan_frame: Option<L::Tx>) {
+        let mut piece = Some(rest);
+        while let Some(start) = piece {
+            let mut wan_frame = self.wan_frame.take().or_else(|| self.wan.take_free());
+            let octets = lan_frame.as_mut().map_or(&mut [][..], |frame| self.lan.room(frame));
+            let octets = octets.get_mut(start..).unwrap_or_default();
+            let wan_room = wan_frame.as_mut().map_or(&mut [][..], |frame| self.wan.room(frame));
+            let verdict = self.pipeline.turned_rest(now, octets, wan_room);
+            piece = match verdict {
+                Verdict::ToWanInPart { rest, .. } => Some(start + rest),
+                Verdict::ToLan(_) | Verdict::ToWan(_) | Verdict::Drop(_) => None,
+            };
+            self.settle(verdict, None, wan_frame);
+        }
+        self.lan_frame = lan_frame;
     }
 
     fn outbound_batch(&mut self) -> usize {

@@ -1,11 +1,13 @@
 //! R0.2: after start-up the packet path allocates nothing – counted by the allocator, over 100,000 packets each way.
 
 mod common;
+#[path = "common/two.rs"]
+mod two;
 
 use common::*;
 use jvpn_abi::tables::InstallOp;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
-use jvpn_dataplane::pipeline::Verdict;
+use jvpn_dataplane::pipeline::{BetweenClients, Verdict};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -106,5 +108,34 @@ fn r0_2_a_probe_allocates_nothing() {
     let answered = frames.iter().filter(|frame| matches!(bench.inbound(frame), Verdict::ToWan(_))).count();
     let after = touched();
     assert_eq!((answered as u64, bench.context().probes.load(Ordering::Relaxed)), (PROBES, PROBES));
+    assert_eq!(after - before, 0, "allocations or frees on the packet path");
+}
+
+/// R0.2: nor does a packet that is turned round, with or without being cut, while PREFIXES changes.
+#[test]
+fn r0_2_turning_round_allocates_nothing() {
+    const PACKETS: u64 = 5_000;
+    let (mut bench, mut writer) = two::two_sites(BetweenClients::TurnedRound);
+    let path_mtu = &bench.tables.contexts[two::other_slot().index() as usize].path_mtu;
+    path_mtu.store(1_220, Ordering::Relaxed);
+    let mut long = inner(two::SITE, two::OTHER_SITE, 64, &[7; 1_300]);
+    long[6] = 0;
+    let short = inner(two::SITE, two::OTHER_SITE, 64, &[7; 100]);
+    let up: Vec<Vec<u8>> =
+        (1..=PACKETS).map(|n| data_frame(n, if n % 2 == 0 { &long } else { &short })).collect();
+    let before = touched();
+    let mut sent = 0u64;
+    for (n, frame) in up.iter().enumerate() {
+        writer.insert(two::prefix(two::SITE, 24), (n % 64) as u32).unwrap();
+        let mut piece = bench.inbound(frame);
+        let mut start = 0;
+        while let Verdict::ToWanInPart { rest, .. } = piece {
+            (start, sent) = (start + rest, sent + 1);
+            piece = bench.pipeline.turned_rest(NOW, &mut bench.lan_out[start..], &mut bench.wan_out);
+        }
+        sent += u64::from(matches!(piece, Verdict::ToWan(_)));
+    }
+    let after = touched();
+    assert_eq!(sent, PACKETS / 2 * 3, "every packet, half of them in two pieces");
     assert_eq!(after - before, 0, "allocations or frees on the packet path");
 }

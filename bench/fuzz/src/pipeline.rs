@@ -143,6 +143,15 @@ impl Worker {
     fn inbound(&mut self, frame: &[u8]) -> Verdict {
         let verdict = self.pipeline.inbound(self.now, frame, &mut self.lan_out, &mut self.wan_out);
         self.judge(verdict);
+        let (mut piece, mut start) = (verdict, 0);
+        while let Verdict::ToWanInPart { rest, .. } = piece {
+            assert!(rest > 0, "pieces get shorter");
+            start += rest;
+            let left = self.lan_out.get_mut(start..).expect("a piece lies within the frame");
+            piece = self.pipeline.turned_rest(self.now, left, &mut self.wan_out);
+            assert!(!matches!(piece, Verdict::ToLan(_)), "what was turned round does not go to the LAN");
+            self.judge(piece);
+        }
         verdict
     }
 

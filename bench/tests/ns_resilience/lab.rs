@@ -202,6 +202,11 @@ impl Lab {
 
     /// Ends everything in order. Nothing may have panicked, and nothing may be left.
     pub(crate) fn finish(mut self) {
+        self.end_all();
+    }
+
+    /// Ends everything in order, while the network stands.
+    pub(crate) fn end_all(&mut self) {
         self.deployment.check().unwrap();
         for role in Role::ALL {
             if self.deployment.pid(role).is_some() {

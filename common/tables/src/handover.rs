@@ -101,7 +101,7 @@ impl Hello {
 }
 
 /// Data plane to control plane. Descriptors, in this order: BINDINGS, ROUTES, GATE, KEYS, CONTEXT, REPORTS, UDP socket,
-/// installer doorbell, report doorbell, HANDLES, JOURNAL, EDGE, then one doorbell per worker.
+/// installer doorbell, report doorbell, HANDLES, JOURNAL, EDGE, PREFIXES, then one doorbell per worker.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Welcome {
@@ -122,7 +122,7 @@ pub struct Welcome {
 }
 
 /// Descriptors in a WELCOME before those of the workers.
-pub const WELCOME_FIXED_FDS: usize = 12;
+pub const WELCOME_FIXED_FDS: usize = 13;
 
 impl Welcome {
     /// A welcome of this version.

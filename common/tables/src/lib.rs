@@ -9,7 +9,9 @@ pub mod doorbell;
 pub mod handover;
 pub mod keys;
 pub mod mapping;
+pub mod prefixes;
 
 pub use bindings::Bindings;
 pub use doorbell::Doorbell;
 pub use mapping::{Mapping, TableError};
+pub use prefixes::{InnerPrefix, PrefixError, PrefixWriter, Prefixes};

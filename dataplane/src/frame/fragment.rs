@@ -7,6 +7,14 @@ use jvpn_abi::steer::{ETHERNET_LEN, IPV4_LEN};
 /// More fragments follow.
 const MORE: u8 = 0x20;
 
+/// Whether a packet's sender allows routers to cut it: IPv4 without DF. With options it is not cut here: which of them every
+/// piece must carry is theirs to say (RFC 791 §3.1), and nobody sends them.
+#[must_use]
+#[inline]
+pub const fn allows_cutting(inner: &Inner) -> bool {
+    matches!(inner.family, Family::V4) && !inner.dont_fragment && inner.header_len == IPV4_LEN
+}
+
 /// Cuts the packet behind the Ethernet header of `frame` so that its first piece has at most `mtu` octets. `None` if it
 /// must not be cut (IPv6, DF), has options, or cannot be.
 ///
@@ -14,7 +22,7 @@ const MORE: u8 = 0x20;
 /// sealed, to [`Cut::uncover_rest`].
 #[must_use]
 pub fn cut(frame: &mut [u8], inner: &Inner, mtu: usize) -> Option<Cut> {
-    if inner.family != Family::V4 || inner.dont_fragment || inner.header_len != IPV4_LEN || inner.len <= mtu {
+    if !allows_cutting(inner) || inner.len <= mtu {
         return None;
     }
     // Offsets count eights of octets.

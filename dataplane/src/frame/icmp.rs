@@ -20,8 +20,10 @@ const V6_LEN: usize = 40;
 const MOST_V4: usize = 576;
 /// An IPv6 error is at most so long (RFC 4443 §2.4(c)).
 const MOST_V6: usize = 1_280;
-/// Next headers that are no upper layer: options, routing, fragment, authentication, destination options, mobility …
-const EXTENSIONS: [u8; 8] = [0, 43, 44, 50, 51, 60, 135, 139];
+/// Redirect of ICMPv6, which is no error by its number and is treated as one (RFC 4443 §2.4(e.2)).
+const REDIRECT_V6: u8 = 137;
+/// Extension headers that are walked over, at most: more are nobody's honest packet.
+const EXTENSIONS_MAX: usize = 8;
 
 /// Why a packet is sent back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,26 +118,68 @@ fn pseudo(packet: &[u8], inner: &Inner) -> Option<u32> {
     }
 }
 
-/// Whether an error may answer this packet (RFC 1812 §4.3.2.7, RFC 4443 §2.4(e)): not another error, not a later fragment,
-/// not what was meant for many or came from nobody.
-fn may_be_answered(packet: &[u8], inner: &Inner) -> bool {
+/// Whether an error may answer this packet, and there is an address to send it from (RFC 1812 §4.3.2.7, RFC 4443 §2.4(e)):
+/// not another error, not what was meant for many or came from nobody; of IPv4 not a later fragment.
+#[must_use]
+pub fn is_answerable(packet: &[u8], inner: &Inner, gateway: &GatewayAddresses) -> bool {
     if !inner.source.is_routable() || !inner.destination.is_routable() {
         return false;
     }
-    let kind = packet.get(inner.header_len).copied();
     match inner.family {
         Family::V4 => {
+            let kind = packet.get(inner.header_len).copied();
             let later = packet.get(6..8).is_none_or(|octets| (octets[0] & 0x1f) | octets[1] != 0);
             // Echo and its reply, timestamp and its reply are questions; everything else of ICMP is an error.
             let is_question = matches!(kind, Some(ECHO | ECHO_REPLY | 13 | 14));
-            !later && (inner.protocol != PROTOCOL_ICMP || is_question)
+            gateway.v4.is_some() && !later && (inner.protocol != PROTOCOL_ICMP || is_question)
         }
         Family::V6 => {
-            let is_error = inner.protocol == PROTOCOL_ICMPV6 && kind.is_none_or(|kind| kind < ECHO_V6);
-            // What stands behind extension headers is not looked for.
-            !is_error && !EXTENSIONS.contains(&inner.protocol)
+            let packet = packet.get(..inner.len).unwrap_or(packet);
+            gateway.v6.is_some() && upper_layer(packet, inner).is_some_and(|upper| !upper.is_error(packet))
         }
     }
+}
+
+/// What stands behind the extension headers of an IPv6 packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Upper {
+    protocol: u8,
+    /// Where it begins; `None` in a later fragment, which has only a part of it.
+    at: Option<usize>,
+}
+
+impl Upper {
+    /// An error of ICMPv6 or a redirect, or a later piece of an ICMPv6 message, which may be one.
+    fn is_error(self, packet: &[u8]) -> bool {
+        let kind = self.at.and_then(|at| packet.get(at));
+        self.protocol == PROTOCOL_ICMPV6 && kind.is_none_or(|kind| *kind < ECHO_V6 || *kind == REDIRECT_V6)
+    }
+}
+
+/// Walks over the extension headers (RFC 8200 §4, RFC 7045). ESP is an upper layer: what is behind it is nobody's to see.
+/// `None` if the chain is broken or too long.
+fn upper_layer(packet: &[u8], inner: &Inner) -> Option<Upper> {
+    let (mut protocol, mut at) = (inner.protocol, inner.header_len);
+    for _ in 0..EXTENSIONS_MAX {
+        let len = match protocol {
+            // Options for every hop, routing, options for the destination, mobility, HIP, Shim6: in eights of octets.
+            0 | 43 | 60 | 135 | 139 | 140 => (usize::from(*packet.get(at + 1)?) + 1) * 8,
+            // Authentication: in fours, less two (RFC 4302 §2.2).
+            51 => (usize::from(*packet.get(at + 1)?) + 2) * 4,
+            // Fragment.
+            44 => {
+                let later = packet.get(at + 2..at + 4).map(|octets| octets[0] | octets[1] & 0xf8)? != 0;
+                if later {
+                    return Some(Upper { protocol: *packet.get(at)?, at: None });
+                }
+                8
+            }
+            _ => return Some(Upper { protocol, at: Some(at) }),
+        };
+        protocol = *packet.get(at)?;
+        at += len;
+    }
+    None
 }
 
 /// Replaces the packet at the start of `buffer` by an error to its sender, from `gateway`'s address of the same family.
@@ -147,7 +191,7 @@ pub fn error_in_place(
     error: IcmpError,
     gateway: &GatewayAddresses,
 ) -> Option<usize> {
-    if !may_be_answered(buffer, inner) {
+    if !is_answerable(buffer, inner, gateway) {
         return None;
     }
     match inner.family {
@@ -334,6 +378,45 @@ mod tests {
         let mut nobody = v6(9, 17, b"nobody");
         nobody[8..24].fill(0);
         never(&nobody, "from nobody");
+    }
+
+    /// RFC 4443 §2.4(e): everything for one station is answered, whatever headers it has, but errors and what may be one.
+    #[test]
+    fn r9_2_extension_headers_fragments_and_esp_are_answered_unless_they_carry_an_error() {
+        let answers = |next: u8, payload: &[u8]| {
+            let packet = v6(9, next, payload);
+            let inner = Inner::parse(&packet).unwrap();
+            let mut buffer = packet.clone();
+            buffer.resize(1_800, 0);
+            error_in_place(&mut buffer, &inner, IcmpError::TooBig(1_280), &GATEWAY).is_some()
+        };
+        let fragment = |next: u8, offset: u16, kind: u8| {
+            let mut payload = vec![next, 0];
+            payload.extend((offset << 3 | 1).to_be_bytes());
+            payload.extend([0, 0, 0, 1, kind, 0, 0, 0]);
+            payload
+        };
+        let options = |next: u8, kind: u8| [next, 0, 1, 4, 0, 0, 0, 0, kind, 0, 0, 0];
+        assert!(answers(50, &[7; 40]), "ESP");
+        assert!(answers(44, &fragment(17, 0, 0)) && answers(44, &fragment(17, 60, 0)), "fragments of UDP");
+        assert!(answers(44, &fragment(58, 0, ECHO_V6)), "the first fragment of an echo");
+        assert!(!answers(44, &fragment(58, 0, 2)), "the first fragment of an error");
+        assert!(!answers(44, &fragment(58, 60, 7)), "a later fragment of ICMPv6 may be an error's");
+        for header in [0, 43, 60, 135, 139, 140] {
+            assert!(answers(header, &options(6, 0)), "TCP behind {header}");
+            assert!(answers(header, &options(58, ECHO_REPLY_V6)) && !answers(header, &options(58, 1)));
+        }
+        let mut authenticated = vec![58, 4];
+        authenticated.resize(24, 0);
+        assert!(answers(51, &[&authenticated[..], &[ECHO_V6, 0, 0, 0]].concat()), "AH, an echo");
+        assert!(!answers(51, &[&authenticated[..], &[3, 0, 0, 0]].concat()), "AH, an error");
+        assert!(!answers(58, &[REDIRECT_V6, 0, 0, 0]), "a redirect");
+        assert!(
+            !answers(0, &[17]) && !answers(60, &[58, 200, 0, 0, 0, 0, 0, 0]),
+            "a broken chain of options"
+        );
+        assert!(!answers(0, &[[0u8, 0, 1, 4, 0, 0, 0, 0]; 9].concat()), "an endless chain");
+        assert!(answers(59, &[]), "nothing behind the header");
     }
 
     proptest! {

@@ -8,8 +8,8 @@ pub mod outer;
 pub mod tcp;
 
 pub use checksum::{fold, sum_words};
-pub use fragment::{Cut, cut};
-pub use icmp::{GatewayAddresses, IcmpError, answer_echo, error_in_place};
+pub use fragment::{Cut, allows_cutting, cut};
+pub use icmp::{GatewayAddresses, IcmpError, answer_echo, error_in_place, is_answerable};
 pub use inner::{Address, Ecn, Family, Inner};
 pub use outer::{OUTER_V4_LEN, OUTER_V6_LEN, OuterTemplate, outer_ecn};
 pub use tcp::clamp_mss;

@@ -2,7 +2,9 @@
 //! commit → confirmation → inner checks → Ethernet header. Every exit is a counted reason.
 
 use super::{BetweenClients, Now, Pipeline, Refused, Verdict, seal_into};
-use crate::frame::{Ecn, Inner, Mac, answer_echo, clamp_mss, error_in_place, outer_ecn, write_ethernet};
+use crate::frame::{
+    Ecn, Inner, Mac, answer_echo, clamp_mss, error_in_place, is_answerable, outer_ecn, write_ethernet,
+};
 use crate::slots::{KeySet, SlotContext, confirm, flip, is_confirmed, key_state};
 use crate::tables::add;
 use jvpn_abi::DropReason;
@@ -14,9 +16,9 @@ use jvpn_crypto::window::{Window, WindowError};
 use std::sync::atomic::Ordering;
 
 /// An opened frame: where its plaintext is and whose it was.
-struct Plain<'a> {
-    slot: &'a SlotContext,
-    context: &'a Context,
+pub(super) struct Plain<'a> {
+    pub(super) slot: &'a SlotContext,
+    pub(super) context: &'a Context,
     keys: &'a KeySet,
     len: usize,
     /// What the outer header said.
@@ -46,6 +48,9 @@ impl Pipeline {
         lan_out: &mut [u8],
         wan_out: &mut [u8],
     ) -> Result<Verdict, DropReason> {
+        if lan_out.is_empty() {
+            return self.without_room(now, frame, wan_out);
+        }
         let plain = self.open(now, frame, lan_out)?;
         let body =
             lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + plain.len).ok_or(DropReason::InnerMalformed)?;
@@ -56,6 +61,19 @@ impl Pipeline {
                 None => self.internal_frame(now, &plain, body, wan_out),
             },
             Some(_) | None => Err(DropReason::InnerMalformed),
+        }
+    }
+
+    /// No frame of the LAN port is free. A probe needs none: whether a path lives must not hang on how busy the LAN is.
+    /// Anything else is lost, as it would be anyhow.
+    #[cold]
+    fn without_room(&self, now: Now, frame: &[u8], wan_out: &mut [u8]) -> Result<Verdict, DropReason> {
+        let mut room = [0; ETHERNET_LEN + PROBE_LEN];
+        let plain = self.open(now, frame, &mut room)?;
+        let body = room.get(ETHERNET_LEN..ETHERNET_LEN + plain.len).ok_or(DropReason::InnerMalformed)?;
+        match ProbeFrame::parse(body) {
+            Some(_) => self.internal_frame(now, &plain, body, wan_out),
+            None => Err(DropReason::NoTxFrame),
         }
     }
 
@@ -116,7 +134,7 @@ impl Pipeline {
         if self.config.gateway.contains(inner.destination) {
             return self.echo(plain, packet, &inner, wan_out);
         }
-        let next_hop = match self.way_on(&inner) {
+        let next_hop = match self.way_on(plain.slot, &inner) {
             Ok(WayOn::Lan(next_hop)) => next_hop,
             Ok(WayOn::Client(slot_index)) => {
                 return self.turn_round(now, plain, slot_index, &inner, lan_out, wan_out);
@@ -134,19 +152,22 @@ impl Pipeline {
         Ok(Verdict::ToLan(ETHERNET_LEN + inner.len))
     }
 
-    /// Where a packet goes on to.
-    fn way_on(&self, inner: &Inner) -> Result<WayOn, DropReason> {
+    /// Where a packet goes on to. What a bound client has – its address, a prefix of its site – is never looked for on the
+    /// LAN, whichever prefix of the LAN is longer: XDP steers by the same rule.
+    fn way_on(&self, from: &SlotContext, inner: &Inner) -> Result<WayOn, DropReason> {
         if inner.hop_limit <= 1 {
             return Err(DropReason::TtlExpired);
         }
         if inner.len > self.config.mtu {
             return Err(DropReason::TooBig);
         }
-        if self.config.between_clients == BetweenClients::TurnedRound
-            && let Some(slot_index) =
-                self.routes.as_ref().and_then(|routes| routes.slot_of(inner.destination))
-        {
-            return Ok(WayOn::Client(slot_index));
+        let client = self.client_of(inner.destination);
+        if let Some(slot_index) = client {
+            return match self.config.between_clients {
+                BetweenClients::TurnedRound => Ok(WayOn::Client(slot_index)),
+                BetweenClients::Denied if from.owns(inner.destination) => Err(DropReason::NoRoute),
+                BetweenClients::Denied => Err(DropReason::ClientToClientDenied),
+            };
         }
         if self.config.pools.contains(inner.destination) {
             return Err(match self.config.between_clients {
@@ -161,7 +182,12 @@ impl Pipeline {
     }
 
     /// Hop limit, congestion mark and MSS of a packet that goes on.
-    fn one_hop_further(&self, plain: &Plain<'_>, inner: &Inner, packet: &mut [u8]) -> Result<(), DropReason> {
+    pub(super) fn one_hop_further(
+        &self,
+        plain: &Plain<'_>,
+        inner: &Inner,
+        packet: &mut [u8],
+    ) -> Result<(), DropReason> {
         let ecn = inner.ecn.leaving(plain.ecn).ok_or(DropReason::CongestionLost)?;
         if ecn != inner.ecn {
             inner.mark(packet, ecn);
@@ -171,44 +197,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// A packet for another client, sealed for it at once.
-    fn turn_round(
-        &self,
-        now: Now,
-        plain: &Plain<'_>,
-        slot_index: u32,
-        inner: &Inner,
-        lan_out: &mut [u8],
-        wan_out: &mut [u8],
-    ) -> Result<Verdict, DropReason> {
-        let (slot, context) = self.bound(slot_index)?;
-        // A table that lags behind, or a packet for the network that it comes from.
-        let mtu = self.path_mtu(context);
-        let refused = if slot.slot == plain.slot.slot || !slot.owns(inner.destination) {
-            Some(DropReason::NoRoute)
-        } else {
-            (inner.len > mtu).then_some(DropReason::TooBig)
-        };
-        if let Some(reason) = refused {
-            return self.refuse_to_client(now, plain, inner, Self::refused(reason, mtu), lan_out, wan_out);
-        }
-        let packet =
-            lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + inner.len).ok_or(DropReason::InnerMalformed)?;
-        self.one_hop_further(plain, inner, packet)?;
-        clamp_mss(packet, inner, mtu);
-        let ecn = Inner::parse(packet).map_or(Ecn::NOT_ECT, |now| now.ecn);
-        let len = seal_into(slot, context, packet, ecn, wan_out)?;
-        add(&plain.context.packets_in, 1);
-        add(&plain.context.bytes_in, inner.len as u64);
-        context.packets_out.fetch_add(1, Ordering::Relaxed);
-        context.bytes_out.fetch_add(inner.len as u64, Ordering::Relaxed);
-        self.count(DropReason::TurnedRound);
-        Ok(Verdict::ToWan(len))
-    }
-
     /// Counts why a client's packet goes nowhere and tells the client.
     #[cold]
-    fn refuse_to_client(
+    pub(super) fn refuse_to_client(
         &self,
         now: Now,
         plain: &Plain<'_>,
@@ -219,7 +210,9 @@ impl Pipeline {
     ) -> Result<Verdict, DropReason> {
         let Some(error) = error else { return Err(reason) };
         let Some(body) = lan_out.get_mut(ETHERNET_LEN..) else { return Err(reason) };
-        if !self.may_answer(now) {
+        // What cannot be answered does not use up what others may be told.
+        let can_tell = !wan_out.is_empty() && is_answerable(body, inner, &self.config.gateway);
+        if !can_tell || !self.may_answer(now) {
             return Err(reason);
         }
         let Some(len) = error_in_place(body, inner, error, &self.config.gateway) else { return Err(reason) };

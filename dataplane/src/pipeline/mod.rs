@@ -5,6 +5,7 @@ mod inbound;
 mod look_ahead;
 mod outbound;
 mod tally;
+mod turned;
 
 pub(crate) use look_ahead::prefetch_whole;
 
@@ -43,8 +44,8 @@ pub enum Verdict {
     ToLan(usize),
     /// The first `n` octets of the WAN buffer leave by the WAN port.
     ToWan(usize),
-    /// As [`Self::ToWan`], and the received frame holds a further piece, from octet `rest` on: handle that part as a frame of
-    /// its own.
+    /// As [`Self::ToWan`], and a further piece is left, from octet `rest` on. Outbound it lies in the received frame: handle
+    /// that part as a frame of its own. Inbound it lies in the LAN buffer: pass that part to [`Pipeline::turned_rest`].
     ToWanInPart {
         /// Octets of the WAN buffer.
         len: usize,
@@ -99,7 +100,7 @@ impl Pools {
     }
 }
 
-/// Finds the slot of the client that an inner address leads to.
+/// Finds the slot of the client that an inner address leads to. Asked for every packet: it neither allocates nor waits.
 pub trait Routes: Send + Sync {
     /// The slot's index, by the longest prefix.
     fn slot_of(&self, destination: Address) -> Option<u32>;
@@ -162,7 +163,8 @@ impl Pipeline {
         }
     }
 
-    /// Lets the worker turn packets between clients round.
+    /// Tells the worker which addresses are clients' and their sites': without it, it knows the pools alone and turns nothing
+    /// round.
     #[must_use]
     pub fn with_routes(mut self, routes: Arc<dyn Routes>) -> Self {
         self.routes = Some(routes);
@@ -242,6 +244,12 @@ impl Pipeline {
             report.events_written.store(written.wrapping_add(1), Ordering::Release);
         }
         self.confirmed_any.set(true);
+    }
+
+    /// The client that an inner address leads to, if one is bound that has it.
+    #[inline]
+    fn client_of(&self, address: Address) -> Option<u32> {
+        self.routes.as_ref().and_then(|routes| routes.slot_of(address))
     }
 
     /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.

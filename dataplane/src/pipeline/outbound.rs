@@ -2,7 +2,7 @@
 //! the WAN buffer. What does not fit is cut where its sender allows it; else the sender is told.
 
 use super::{Now, Pipeline, Refused, Verdict, seal_into};
-use crate::frame::{Cut, Inner, Mac, clamp_mss, cut, error_in_place, write_ethernet};
+use crate::frame::{Cut, Inner, Mac, clamp_mss, cut, error_in_place, is_answerable, write_ethernet};
 use crate::slots::SlotContext;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::ETHERNET_LEN;
@@ -51,8 +51,8 @@ impl Pipeline {
         if !slot.owns(inner.destination) {
             return Err(DropReason::NoRoute);
         }
-        // Inner addresses live behind bindings, never on the LAN.
-        if self.config.pools.contains(inner.source) {
+        // Inner addresses and the prefixes of sites live behind bindings, never on the LAN.
+        if self.config.pools.contains(inner.source) || self.client_of(inner.source).is_some() {
             return Err(DropReason::InnerSourceDenied);
         }
         if inner.hop_limit <= 1 {
@@ -122,7 +122,8 @@ impl Pipeline {
         let (Some(room), Some(packet)) = (body.get_mut(..inner.len), packet) else { return Err(reason) };
         let Some(station) = jvpn_abi::wire::octets::<6>(frame, 6).map(Mac) else { return Err(reason) };
         room.copy_from_slice(packet);
-        if !self.may_answer(now) {
+        // What cannot be answered does not use up what others may be told.
+        if !is_answerable(room, inner, &self.config.gateway) || !self.may_answer(now) {
             return Err(reason);
         }
         let Some(len) = error_in_place(body, inner, error, &self.config.gateway) else { return Err(reason) };

@@ -2,8 +2,8 @@
 
 use std::os::fd::RawFd;
 
-/// How frames reach user space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+/// How frames reach user space, from the fastest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AfXdpMode {
     /// The device writes into UMEM.
