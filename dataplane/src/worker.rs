@@ -147,6 +147,7 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         self.wan.receive(&mut self.wan_batch, self.batch_len);
         let handled = self.wan_batch.len();
         let now = (self.clock)();
+        self.pipeline.begin_batch();
         loop {
             let (port, batch) = (&self.wan, &self.wan_batch);
             self.pipeline.look_ahead_inbound(|ahead| Some(port.peek(nth_from_end(batch, ahead)?)));
@@ -169,6 +170,7 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         self.lan.receive(&mut self.lan_batch, self.batch_len);
         let handled = self.lan_batch.len();
         let now = (self.clock)();
+        self.pipeline.begin_batch();
         loop {
             let (port, batch) = (&self.lan, &self.lan_batch);
             self.pipeline.look_ahead_outbound(|ahead| Some(port.peek(nth_from_end(batch, ahead)?)));
