@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use args::{
-    CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, ModelArgs, RecoveryArgs, SessionsArgs,
-    SimulateArgs, SoakArgs, ThroughputArgs, TimingArgs,
+    CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, IdleArgs, ModelArgs, RecoveryArgs,
+    SessionsArgs, SimulateArgs, SoakArgs, ThroughputArgs, TimingArgs,
 };
 use clap::{Parser, Subcommand};
 use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::forwarding::l2fwd::{self, L2fwdArgs};
+use crate::forwarding::memory::{self, MemoryArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
+use crate::forwarding::scaling::{self, ScalingArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak, throughput};
+use crate::scenarios::{cost, demo, emulator, flood, idle, recovery, sessions, soak, throughput};
 use crate::simulate;
 use crate::simulation::KeyKind;
 use crate::swarm::network::MEMBERS_MAX;
@@ -115,6 +117,12 @@ enum Verb {
     L2fwd(L2fwdArgs),
     /// Tries settings of the worker on this machine, and recommends a configuration.
     Pinning(PinningArgs),
+    /// Packets per second of two workers against one, each with its generator on a CPU of its own.
+    Scaling(ScalingArgs),
+    /// Octets that a session takes in the data plane. Needs no root.
+    Memory(MemoryArgs),
+    /// Processor time of the gateway when there is nothing to do, and with silent sessions.
+    Idle(IdleArgs),
     /// Removes what killed runs left: network namespaces, processes, files.
     Sweep,
 }
@@ -137,6 +145,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::CheckEvents(args) => return Ok(check_events::run(&args)),
         Verb::L2fwd(args) => measured(|interrupt| l2fwd::run(&args, interrupt)),
         Verb::Pinning(args) => measured(|interrupt| pinning::run(&args, interrupt)),
+        Verb::Scaling(args) => measured(|interrupt| scaling::run(&args, interrupt)),
+        Verb::Memory(args) => memory::run(&args),
+        Verb::Idle(args) => run_idle(&args),
         Verb::Sweep => sweep(),
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
         Verb::Model(args) => run_model(args.deep),
@@ -290,12 +301,24 @@ fn run_sessions(args: SessionsArgs) -> Result<()> {
     }
 }
 
+fn run_idle(args: &IdleArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let options = idle::Options {
+        sessions: usize::try_from(args.sessions)?,
+        time: Duration::from_secs(args.seconds),
+        out_dir: made(&args.out)?,
+    };
+    idle::run_and_print(&options, args.json, &interrupt)
+}
+
 fn run_soak(args: &SoakArgs) -> Result<()> {
     requirements::check()?;
     let interrupt = Interrupt::install()?;
     let options = soak::Options {
         sessions: usize::try_from(args.sessions)?,
         time: Duration::from_secs_f64(args.minutes * 60.0),
+        traffic: if args.load { soak::Traffic::Full } else { soak::Traffic::Markers },
         seed: args.seed,
         out_dir: made(&args.out)?,
     };

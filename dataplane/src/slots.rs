@@ -6,6 +6,7 @@ mod installer;
 pub use installer::{Installed, Installer};
 
 use crate::frame::{Address, Mac, OuterTemplate};
+use crate::pipeline::{Expanded, PathV4, expanded_at, path_v4, prefetch_expanded};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{BindingWord, Context, InstallEntry, KeyState, MAX_PREFIXES};
 use jvpn_abi::wire::{Suite, data::SlotId};
@@ -37,6 +38,8 @@ pub struct SlotContext {
     pub outer: OuterTemplate,
     /// Frames that may be sealed before the first one of the client has opened; 0 = its address was not proven.
     pub early_packets: u64,
+    /// The path as frames over IPv4 show it; `None` over IPv6.
+    pub(crate) path_v4: Option<PathV4>,
     prefixes: Arc<[(u128, u128)]>,
     /// By key phase. Two during a rekey.
     keys: [Option<Arc<KeySet>>; 2],
@@ -52,6 +55,9 @@ pub struct KeySet {
     pub seal: SealKey,
     /// Counters from this one on are neither sealed nor accepted.
     pub hard_packets: u64,
+    suite: Suite,
+    /// Where the cipher keeps what it made of the keys, for look-ahead alone.
+    expanded: Expanded,
 }
 
 impl std::fmt::Debug for KeySet {
@@ -64,12 +70,27 @@ impl KeySet {
     fn expand(entry: &InstallEntry) -> Result<Self, Refusal> {
         let suite = Suite::from_number(entry.suite).ok_or(Refusal::Suite)?;
         let hard_packets = if entry.hard_packets == 0 { HARD_PACKETS } else { entry.hard_packets };
+        let (open, seal) = (OpenKey::new(suite, &entry.open_key), SealKey::new(suite, &entry.seal_key));
         Ok(Self {
             number: entry.key_number,
-            open: OpenKey::new(suite, &entry.open_key),
-            seal: SealKey::new(suite, &entry.seal_key),
+            expanded: expanded_at(&open, &seal),
+            open,
+            seal,
             hard_packets: hard_packets.min(HARD_PACKETS),
+            suite,
         })
+    }
+
+    /// Has what the cipher made of the opening key brought into the cache.
+    #[inline]
+    pub(crate) fn prefetch_open(&self) {
+        prefetch_expanded(self.expanded.open, self.suite);
+    }
+
+    /// The same of the sealing key.
+    #[inline]
+    pub(crate) fn prefetch_seal(&self) {
+        prefetch_expanded(self.expanded.seal, self.suite);
     }
 
     /// The key phase that its frames carry.
@@ -135,6 +156,7 @@ impl SlotContext {
             shard: entry.shard,
             remote,
             local,
+            path_v4: path_v4(remote, local),
             outer: OuterTemplate::new(wan, local, remote).ok_or(Refusal::Path)?,
             early_packets: u64::from(entry.early_packets),
             prefixes: prefixes(entry)?.into(),

@@ -20,6 +20,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// How long what was seen of the ports at one sleep does for the next, ns.
+const LOOK_INTERVAL_NS: u64 = 10_000_000;
+/// How long a worker that did not look sleeps until it does, ms: longer than the interval.
+const LOOK_LATER_MS: u8 = 20;
+
 /// What a worker shares with the threads around it.
 #[derive(Debug)]
 pub struct WorkerLinks {
@@ -60,6 +65,8 @@ pub struct Worker<W: QueuePort, L: QueuePort> {
     /// How long the ports are polled after the last frame before the worker sleeps, ns.
     busy_poll_ns: u64,
     last_frame: BootTime,
+    /// When the ports were looked at before sleep.
+    looked: BootTime,
 }
 
 impl<W: QueuePort, L: QueuePort> Worker<W, L> {
@@ -91,6 +98,7 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
             batch_len,
             busy_poll_ns: 0,
             last_frame: BootTime(0),
+            looked: BootTime(0),
         }
     }
 
@@ -146,7 +154,11 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
     fn inbound_batch(&mut self) -> usize {
         self.wan.receive(&mut self.wan_batch, self.batch_len);
         let handled = self.wan_batch.len();
+        if handled == 0 {
+            return 0;
+        }
         let now = (self.clock)();
+        self.pipeline.begin_batch();
         loop {
             let (port, batch) = (&self.wan, &self.wan_batch);
             self.pipeline.look_ahead_inbound(|ahead| Some(port.peek(nth_from_end(batch, ahead)?)));
@@ -192,7 +204,11 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
     fn outbound_batch(&mut self) -> usize {
         self.lan.receive(&mut self.lan_batch, self.batch_len);
         let handled = self.lan_batch.len();
+        if handled == 0 {
+            return 0;
+        }
         let now = (self.clock)();
+        self.pipeline.begin_batch();
         loop {
             let (port, batch) = (&self.lan, &self.lan_batch);
             self.pipeline.look_ahead_outbound(|ahead| Some(port.peek(nth_from_end(batch, ahead)?)));
@@ -265,12 +281,25 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
     }
 
     /// Waits for frames or a doorbell. Frames that the kernel did not take yet are tried again soon.
+    ///
+    /// A worker under traffic sleeps thousands of times a second, and looking at the ports takes two system calls; so it
+    /// looks when it has not done so for a while, and once more when nothing came: what is shown of a silent port is true.
     fn wait(&mut self, at_most: Option<PollTimeout>) {
+        let mut looks_later = false;
         if at_most.is_none() {
-            self.look();
+            let now = (self.clock)();
+            looks_later = now.0.saturating_sub(self.looked.0) < LOOK_INTERVAL_NS;
+            if !looks_later {
+                self.looked = now;
+                self.look();
+            }
         }
         let waiting = self.wan.unsent() + self.lan.unsent() > 0;
-        let timeout = at_most.unwrap_or(if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE });
+        let timeout = at_most.unwrap_or(match (waiting, looks_later) {
+            (true, _) => PollTimeout::from(1u8),
+            (false, true) => PollTimeout::from(LOOK_LATER_MS),
+            (false, false) => PollTimeout::NONE,
+        });
         let mut fds = [
             PollFd::new(self.wan.fd(), PollFlags::POLLIN),
             PollFd::new(self.lan.fd(), PollFlags::POLLIN),
@@ -278,7 +307,10 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         ];
         // EINTR only means another turn of the loop.
         let _woken = poll(&mut fds, timeout);
-        let _rang = self.links.queues.bell.silence();
+        let [.., bell] = &fds;
+        if bell.any().unwrap_or(true) {
+            let _rang = self.links.queues.bell.silence();
+        }
     }
 }
 

@@ -143,6 +143,22 @@ pub(super) struct SessionsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct IdleArgs {
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 30, value_name = "S", value_parser = value_parser!(u64).range(1..=3_600))]
+    pub(super) seconds: u64,
+    /// Silent sessions of the second measurement.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000))]
+    pub(super) sessions: u32,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where result, logs and configuration go.
+    #[arg(long, default_value = "target/idle", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct SoakArgs {
     /// Minutes of churn; parts of one are allowed.
     #[arg(long, default_value_t = 10.0, value_name = "M", value_parser = minutes)]
@@ -150,6 +166,9 @@ pub(super) struct SoakArgs {
     /// Sessions at any moment.
     #[arg(long, default_value_t = 240, value_name = "N", value_parser = value_parser!(u32).range(12..=1_000))]
     pub(super) sessions: u32,
+    /// Every session sends as much as goes while they churn.
+    #[arg(long)]
+    pub(super) load: bool,
     /// Determines the keys of the peers.
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub(super) seed: u64,

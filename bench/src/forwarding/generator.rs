@@ -2,7 +2,7 @@
 //! the same, so that the sealing costs both alike.
 
 use super::Direction;
-use super::edge::{CLIENT, FAR_MAC, GATEWAY_WAN, OPEN_KEY, PEER_PORT, SERVER, slot};
+use super::edge::{FAR_MAC, GATEWAY_WAN, OPEN_KEY, PEER_PORT, SERVER, client, slot};
 use super::lab::pin;
 use anyhow::{Context as _, Result, anyhow};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, Suite, TAG_LEN};
@@ -21,8 +21,24 @@ const BATCH: usize = 32;
 /// Octets before the sealed datagram.
 const OUTER: usize = 42;
 
-/// The counter of the next frame: the session lives as long as this process, so no counter comes twice.
-static COUNTER: AtomicU64 = AtomicU64::new(0);
+/// The counter of the next frame of a session, alone in its cache line: two generators must not wait for each other.
+#[repr(align(128))]
+struct Counter(AtomicU64);
+
+/// Sessions live as long as this process, so no counter comes twice.
+static COUNTERS: [Counter; SESSIONS_MAX] = [const { Counter(AtomicU64::new(0)) }; SESSIONS_MAX];
+
+/// Sessions that there may be.
+pub(super) const SESSIONS_MAX: usize = 8;
+
+/// Where a generator runs and whose packets it makes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seat {
+    pub(super) cpu: usize,
+    pub(super) queue: u32,
+    /// Below [`SESSIONS_MAX`].
+    pub(super) session: u8,
+}
 
 /// A running generator.
 pub(super) struct Generator {
@@ -37,15 +53,15 @@ impl Generator {
         direction: Direction,
         size: usize,
         target: [u8; 6],
-        cpu: usize,
+        seat: Seat,
     ) -> Result<Self> {
-        let port = Port::open(interface, 0)?;
-        let maker = Maker::new(direction, size, target)?;
+        let port = Port::open(interface, seat.queue)?;
+        let maker = Maker::new(direction, size, target, seat.session)?;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let stop = Arc::clone(&stop);
             move || {
-                pin(cpu)?;
+                pin(seat.cpu)?;
                 generate(port, maker, &stop)
             }
         });
@@ -75,15 +91,18 @@ struct Maker {
     head: Vec<u8>,
     inner: Vec<u8>,
     seal: Option<SealKey>,
+    session: u8,
 }
 
 impl Maker {
-    fn new(direction: Direction, size: usize, target: [u8; 6]) -> Result<Self> {
+    fn new(direction: Direction, size: usize, target: [u8; 6], session: u8) -> Result<Self> {
         let mut head = target.to_vec();
         head.extend(FAR_MAC);
         head.extend([8, 0]);
         Ok(match direction {
-            Direction::Encrypt => Self { head, inner: packet(SERVER, CLIENT, size)?, seal: None },
+            Direction::Encrypt => {
+                Self { head, inner: packet(SERVER, client(session), size)?, seal: None, session }
+            }
             Direction::Decrypt => {
                 let payload = DATA_HEADER_LEN + size + TAG_LEN;
                 head.extend(header(ROUTER_WAN, GATEWAY_WAN, 28 + payload)?);
@@ -91,7 +110,7 @@ impl Maker {
                     head.extend(u16::try_from(word)?.to_be_bytes());
                 }
                 let seal = Some(SealKey::new(Suite::Aes256Gcm, &OPEN_KEY));
-                Self { head, inner: packet(CLIENT, SERVER, size)?, seal }
+                Self { head, inner: packet(client(session), SERVER, size)?, seal, session }
             }
         })
     }
@@ -104,8 +123,9 @@ impl Maker {
             room.get_mut(..self.head.len()).context("a frame is too short")?.copy_from_slice(&self.head);
             return Ok(self.head.len() + self.inner.len());
         };
-        let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let header = DataHeader { key_phase: false, shard: 0, slot: slot(), counter }.encode();
+        let next = COUNTERS.get(usize::from(self.session)).context("no such session")?;
+        let counter = next.0.fetch_add(1, Ordering::Relaxed);
+        let header = DataHeader { key_phase: false, shard: 0, slot: slot(self.session), counter }.encode();
         let sealed = DATA_HEADER_LEN..DATA_HEADER_LEN + self.inner.len() + TAG_LEN;
         let end = OUTER + sealed.end;
         body.get_mut(..DATA_HEADER_LEN).context("a frame is too short")?.copy_from_slice(&header);

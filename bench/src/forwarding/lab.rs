@@ -2,7 +2,7 @@
 //! at the other side is counted by the kernel.
 
 use super::Direction;
-use super::generator::Generator;
+use super::generator::{Generator, Seat};
 use super::ours::Ours;
 use super::plain::Plain;
 use anyhow::{Context as _, Result};
@@ -94,8 +94,9 @@ impl Lab {
             })
         })??;
         let target = self.rig.gateway().run(|| mac(self.gateway_port(setting.direction)))??;
-        let (direction, size, cpu) = (setting.direction, setting.size, setting.generator_cpu);
-        let generator = source.0.run(|| Generator::start(source.1, direction, size, target, cpu))??;
+        let (direction, size) = (setting.direction, setting.size);
+        let seat = Seat { cpu: setting.generator_cpu, queue: 0, session: 0 };
+        let generator = source.0.run(|| Generator::start(source.1, direction, size, target, seat))??;
         let before = received(sink)?;
         wait::until("packets come out", FIRST_PATIENCE, &self.interrupt, || {
             Ok((received(sink)? > before + FIRST_PACKETS).then_some(()))
@@ -115,6 +116,41 @@ impl Lab {
             Running::Ours(ours) => ours.stop(),
         }?;
         Ok(outcome)
+    }
+
+    /// Packets per second that come out of workers on these CPUs, each with a queue and a generator of its own on the same
+    /// CPU. `sessions`: one for all, or one for each.
+    pub(super) fn measure_pairs(
+        &self,
+        direction: Direction,
+        size: usize,
+        (cpus, sessions): (&[usize], u8),
+        window: Duration,
+    ) -> Result<f64> {
+        let (source, sink) = self.sides(direction);
+        let tuning = Tuning::default();
+        let ours = self.rig.gateway().run(|| Ours::start_many(direction, &tuning, cpus, sessions))??;
+        let target = self.rig.gateway().run(|| mac(self.gateway_port(direction)))??;
+        let mut generators = Vec::new();
+        for (queue, cpu) in (0..).zip(cpus) {
+            let session = u8::try_from(queue)? % sessions;
+            let seat = Seat { cpu: *cpu, queue, session };
+            generators.push(source.0.run(|| Generator::start(source.1, direction, size, target, seat))??);
+        }
+        let before = received(sink)?;
+        wait::until("packets come out", FIRST_PATIENCE, &self.interrupt, || {
+            Ok((received(sink)? > before + FIRST_PACKETS).then_some(()))
+        })
+        .with_context(|| ours.counters())?;
+        self.rest(WARM_UP)?;
+        let (packets, began) = (received(sink)?, Instant::now());
+        self.rest(window)?;
+        let pps = (received(sink)? - packets) as f64 / began.elapsed().as_secs_f64();
+        for generator in generators {
+            generator.stop()?;
+        }
+        ours.stop()?;
+        Ok(pps)
     }
 
     /// Lets time pass, which is what is measured.
@@ -147,7 +183,7 @@ impl Lab {
 fn cpu_time(running: &Running) -> Result<Duration> {
     let thread = match running {
         Running::Plain(plain) => plain.thread(),
-        Running::Ours(ours) => ours.thread(),
+        Running::Ours(ours) => ours.thread()?,
     };
     thread_time(thread)
 }

@@ -5,9 +5,11 @@ mod edge;
 mod generator;
 pub mod l2fwd;
 mod lab;
+pub mod memory;
 mod ours;
 pub mod pinning;
 mod plain;
+pub mod scaling;
 
 use serde::Serialize;
 

@@ -1,8 +1,8 @@
-//! The product's worker with one session, in this process: programs, tables, installer and ports as the data plane has
-//! them, and no control plane.
+//! The product's workers with a session or more, in this process: programs, tables, installer and ports as the data plane
+//! has them, and no control plane.
 
 use super::Direction;
-use super::edge::{CLIENT, FAR_MAC, GATEWAY_WAN, OPEN_KEY, PEER_PORT, SEAL_KEY, config, pipeline, slot};
+use super::edge::{FAR_MAC, GATEWAY_WAN, OPEN_KEY, PEER_PORT, SEAL_KEY, client, config, pipeline, slot};
 use super::lab::pin;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -11,6 +11,7 @@ use bytemuck::Zeroable;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{
     BindingEntry, BindingWord, Context, InstallEntry, InstallOp, KeyRing, NEXT_HOP_KNOWN, Reports,
+    WorkerReport,
 };
 use jvpn_abi::wire::Suite;
 use jvpn_abi::{DropReason, Endpoint};
@@ -32,30 +33,43 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
-/// The running worker.
+/// The running workers.
 pub(super) struct Ours {
-    thread: JoinHandle<Result<()>>,
-    id: Pid,
-    links: Arc<WorkerLinks>,
+    workers: Vec<Running>,
     tables: Arc<Tables>,
     _installer: Installer,
     steering: Steering,
 }
 
+/// One worker.
+struct Running {
+    thread: JoinHandle<Result<()>>,
+    id: Pid,
+    links: Arc<WorkerLinks>,
+}
+
 impl Ours {
-    /// Starts it in this thread's network namespace, with the session attached.
+    /// Starts a worker in this thread's network namespace, with one session attached.
     pub(super) fn start(direction: Direction, tuning: &Tuning, cpu: usize) -> Result<Self> {
-        let config = config()?;
-        let mut steering = Steering::attach(&config, &[0])?;
-        let busy_poll = (tuning.busy_poll > 0)
-            .then_some(BusyPoll { microseconds: tuning.busy_poll, budget: tuning.busy_poll_budget });
-        let options = PortOptions { huge_pages: tuning.huge_pages, busy_poll, ..PortOptions::default() };
-        let wan = Port::open_with("wan0", 0, &options)?;
-        let lan = Port::open_with("lan0", 0, &options)?;
-        steering.set_socket("WAN_XSKS", 0, wan.raw_fd())?;
-        steering.set_socket("LAN_XSKS", 0, lan.raw_fd())?;
+        Self::start_many(direction, tuning, &[cpu], 1)
+    }
+
+    /// Starts a worker per CPU, each with the queue of its number, and attaches so many sessions.
+    pub(super) fn start_many(
+        direction: Direction,
+        tuning: &Tuning,
+        cpus: &[usize],
+        sessions: u8,
+    ) -> Result<Self> {
+        let config = config(cpus.len())?;
+        let queues: Vec<u32> = (0..u32::try_from(cpus.len())?).collect();
+        let mut steering = Steering::attach(&config, &queues)?;
+        let mut ports = Vec::new();
+        for queue in &queues {
+            ports.push(open(&mut steering, *queue, tuning)?);
+        }
         if direction == Direction::Encrypt {
-            route(&steering)?;
+            route(&steering, sessions)?;
         }
         let memory = |octets| shared_memory("BENCH", c"jvpn-bench", octets);
         let context = memory(config.slots as usize * size_of::<Context>())?;
@@ -67,54 +81,45 @@ impl Ours {
             reports.as_fd(),
             steering.table("GATE")?.as_fd(),
         )?);
-        let installer_bell = Doorbell::new()?;
-        let queues = Arc::new(WorkerQueues::waking(installer_bell)?);
-        let installer = Installer::new(Arc::clone(&tables), vec![Arc::clone(&queues)], steering.wan.mac);
-        let mut pipeline = pipeline(&tables, steering.lan.mac);
+        let links: Vec<Arc<WorkerLinks>> = cpus.iter().map(|_| links()).collect::<Result<_>>()?;
+        let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
+        let installer = Installer::new(Arc::clone(&tables), queues, steering.wan.mac);
         let mailbox = KeyMailbox::map(keys.as_fd())?;
-        ensure!(mailbox.put(&entry()), "the mailbox is full");
-        ensure!(installer.run(&mailbox).refused == 0, "the session was refused");
-        pipeline.apply(&queues);
-        attach_session(&tables);
-        let links = Arc::new(WorkerLinks {
-            queues,
-            lan_views: ArrayQueue::new(1),
-            lan_retired: ArrayQueue::new(64),
-            report_bell: Doorbell::new()?,
-            neighbour_bell: Doorbell::new()?,
-            stop: AtomicBool::new(false),
-            levels: Default::default(),
-            statistics: Mutex::default(),
-        });
-        let worker = Worker::new(
-            0,
-            (wan, lan),
-            pipeline,
-            Arc::clone(&tables),
-            Arc::clone(&links),
-            jvpn_host::clock::now,
-        )
-        .tuned(tuning);
-        let (tell, told) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            pin(cpu)?;
-            tell.send(nix::unistd::gettid())?;
-            worker.run();
-            Ok(())
-        });
-        let id = told.recv().map_err(|_| anyhow!("the worker did not start"))?;
-        Ok(Self { thread, id, links, tables, _installer: installer, steering })
+        for session in 0..sessions {
+            ensure!(mailbox.put(&entry(session)), "the mailbox is full");
+            ensure!(installer.run(&mailbox).refused == 0, "the session was refused");
+            attach_session(&tables, session);
+        }
+        let mut workers = Vec::new();
+        for ((number, cpu), (ports, links)) in cpus.iter().enumerate().zip(ports.into_iter().zip(links)) {
+            let mut pipeline = pipeline(&tables, number, steering.lan.mac);
+            pipeline.apply(&links.queues);
+            let worker = Worker::new(
+                number,
+                ports,
+                pipeline,
+                Arc::clone(&tables),
+                Arc::clone(&links),
+                jvpn_host::clock::now,
+            );
+            workers.push(Running::start(worker.tuned(tuning), *cpu, links)?);
+        }
+        Ok(Self { workers, tables, _installer: installer, steering })
     }
 
-    pub(super) const fn thread(&self) -> Pid {
-        self.id
+    /// The first worker's thread.
+    pub(super) fn thread(&self) -> Result<Pid> {
+        self.workers.first().map(|worker| worker.id).context("no worker")
     }
 
     /// What became of packets, by reason: for a measurement in which nothing came out.
     pub(super) fn counters(&self) -> String {
-        let report = self.tables.report(0);
-        let of_worker = DropReason::ALL.iter().filter_map(|reason| {
-            Some((reason, report.counters.get(reason.number() as usize)?.load(Ordering::Relaxed)))
+        let reports: Vec<_> = (0..self.workers.len()).map(|number| self.tables.report(number)).collect();
+        let of_worker = DropReason::ALL.iter().map(|reason| {
+            let of = |report: &&WorkerReport| {
+                report.counters.get(reason.number() as usize).map_or(0, |n| n.load(Ordering::Relaxed))
+            };
+            (reason, reports.iter().map(of).sum::<u64>())
         });
         let of_worker: Vec<_> =
             of_worker.filter(|(_, n)| *n > 0).map(|(reason, n)| format!("{} {n}", reason.name())).collect();
@@ -124,23 +129,70 @@ impl Ours {
     }
 
     pub(super) fn stop(self) -> Result<()> {
-        self.links.stop.store(true, Ordering::Release);
-        self.links.queues.bell.ring();
-        self.thread.join().map_err(|_| anyhow!("the worker panicked"))?
+        for worker in &self.workers {
+            worker.links.stop.store(true, Ordering::Release);
+            worker.links.queues.bell.ring();
+        }
+        for worker in self.workers {
+            worker.thread.join().map_err(|_| anyhow!("the worker panicked"))??;
+        }
+        Ok(())
     }
 }
 
-/// Leads the client's address to the slot.
-fn route(steering: &Steering) -> Result<()> {
+impl Running {
+    fn start(worker: Worker<Port, Port>, cpu: usize, links: Arc<WorkerLinks>) -> Result<Self> {
+        let (tell, told) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            pin(cpu)?;
+            tell.send(nix::unistd::gettid())?;
+            worker.run();
+            Ok(())
+        });
+        let id = told.recv().map_err(|_| anyhow!("the worker did not start"))?;
+        Ok(Self { thread, id, links })
+    }
+}
+
+/// One queue of both ports, known to XDP.
+fn open(steering: &mut Steering, queue: u32, tuning: &Tuning) -> Result<(Port, Port)> {
+    let busy_poll = (tuning.busy_poll > 0)
+        .then_some(BusyPoll { microseconds: tuning.busy_poll, budget: tuning.busy_poll_budget });
+    let options = PortOptions { huge_pages: tuning.huge_pages, busy_poll, ..PortOptions::default() };
+    let wan = Port::open_with("wan0", queue, &options)?;
+    let lan = Port::open_with("lan0", queue, &options)?;
+    steering.set_socket("WAN_XSKS", queue, wan.raw_fd())?;
+    steering.set_socket("LAN_XSKS", queue, lan.raw_fd())?;
+    Ok((wan, lan))
+}
+
+fn links() -> Result<Arc<WorkerLinks>> {
+    Ok(Arc::new(WorkerLinks {
+        queues: Arc::new(WorkerQueues::waking(Doorbell::new()?)?),
+        lan_views: ArrayQueue::new(1),
+        lan_retired: ArrayQueue::new(64),
+        report_bell: Doorbell::new()?,
+        neighbour_bell: Doorbell::new()?,
+        stop: AtomicBool::new(false),
+        levels: Default::default(),
+        statistics: Mutex::default(),
+    }))
+}
+
+/// Leads the clients' addresses to their slots.
+fn route(steering: &Steering, sessions: u8) -> Result<()> {
     let routes = Map::LpmTrie(MapData::from_fd(steering.table("ROUTES")?)?);
     let mut routes: LpmTrie<_, [u8; 16], u32> = routes.try_into()?;
-    let key = Key::new(128, CLIENT.to_ipv6_mapped().octets());
-    routes.insert(&key, slot().index(), 0).context("ROUTES")
+    for session in 0..sessions {
+        let key = Key::new(128, client(session).to_ipv6_mapped().octets());
+        routes.insert(&key, slot(session).index(), 0).context("ROUTES")?;
+    }
+    Ok(())
 }
 
 /// Bound, confirmed, and with a known way back, as after the client's first frame.
-fn attach_session(tables: &Tables) {
-    let (slot, entry) = (slot(), entry());
+fn attach_session(tables: &Tables, session: u8) {
+    let (slot, entry) = (slot(session), entry(session));
     let path = BindingEntry::new(
         Endpoint { addr: entry.remote_addr, port: entry.remote_port },
         Endpoint { addr: entry.local_addr, port: entry.local_port },
@@ -152,14 +204,14 @@ fn attach_session(tables: &Tables) {
     tables.bindings.bind(slot.index(), &path, BindingWord(entry.word));
 }
 
-fn entry() -> InstallEntry {
-    let (slot, remote) = (slot(), Endpoint::v4(ROUTER_WAN.octets(), PEER_PORT));
+fn entry(session: u8) -> InstallEntry {
+    let (slot, remote) = (slot(session), Endpoint::v4(ROUTER_WAN.octets(), PEER_PORT));
     let local = Endpoint::v4(GATEWAY_WAN.octets(), TUNNEL_PORT);
     let (mut prefixes, mut prefix_lens) = ([[0; 16]; 8], [0; 8]);
-    prefixes[0] = CLIENT.to_ipv6_mapped().octets();
+    prefixes[0] = client(session).to_ipv6_mapped().octets();
     prefix_lens[0] = 128;
     InstallEntry {
-        seq: 1,
+        seq: u64::from(session) + 1,
         word: BindingWord::bound(slot, 1).0,
         op: InstallOp::Install as u32,
         slot: slot.0,

@@ -4,6 +4,7 @@ pub mod cost;
 pub mod demo;
 pub mod emulator;
 pub mod flood;
+pub mod idle;
 mod measure;
 mod progress;
 pub mod recovery;

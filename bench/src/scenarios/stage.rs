@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use jvpn_abi::Endpoint;
+use jvpn_abi::{DropReason, Endpoint};
 use jvpn_crypto::keys::StaticSecret;
 use jvpn_host::status;
 use jvpn_rig::topology::GATEWAY_WAN;
@@ -154,10 +154,16 @@ impl<'a> Stage<'a> {
     }
 
     fn note_pids(&self) -> Result<()> {
+        let (control_plane, data_plane) = self.gateway_pids()?;
+        self.pids.set([control_plane, data_plane, std::process::id()]);
+        Ok(())
+    }
+
+    /// The processes of the gateway: control plane, data plane.
+    pub(super) fn gateway_pids(&self) -> Result<(u32, u32)> {
         let pid =
             |role: Role| self.deployment.pid(role).with_context(|| format!("{} is gone", role.program()));
-        self.pids.set([pid(Role::ControlPlane)?, pid(Role::DataPlane)?, std::process::id()]);
-        Ok(())
+        Ok((pid(Role::ControlPlane)?, pid(Role::DataPlane)?))
     }
 
     /// What it ran on.
@@ -192,6 +198,16 @@ impl<'a> Stage<'a> {
             add_numbers(prefix, status.get(name).unwrap_or(&Value::Null), &mut counters);
         }
         Ok(counters)
+    }
+
+    /// Packets that went from clients to the LAN, and from the LAN to clients.
+    pub(super) fn forwarded(&self) -> Result<(u64, u64)> {
+        let counters = self.data_plane_counters()?;
+        let of = |reason: DropReason| {
+            let name = format!("workers.counters.{}", reason.name());
+            counters.get(&name).copied().unwrap_or_default()
+        };
+        Ok((of(DropReason::ForwardedIn), of(DropReason::ForwardedOut)))
     }
 
     /// Asks an operator's request of the control plane.

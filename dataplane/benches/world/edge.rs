@@ -39,11 +39,11 @@ pub(super) fn outbound(
 }
 
 /// What a worker does before a frame: it has those that follow brought into the cache.
-pub(super) fn look_ahead_inbound<'a>(pipeline: &Pipeline, frame: impl Fn(usize) -> Option<&'a [u8]>) {
+pub(super) fn look_ahead_inbound<'a>(pipeline: &mut Pipeline, frame: impl Fn(usize) -> Option<&'a [u8]>) {
     pipeline.look_ahead_inbound(frame);
 }
 
 /// The same towards the WAN.
-pub(super) fn look_ahead_outbound<'a>(pipeline: &Pipeline, frame: impl Fn(usize) -> Option<&'a [u8]>) {
+pub(super) fn look_ahead_outbound<'a>(pipeline: &mut Pipeline, frame: impl Fn(usize) -> Option<&'a [u8]>) {
     pipeline.look_ahead_outbound(frame);
 }

@@ -183,6 +183,7 @@ impl World {
     /// Handles the first `count` frames of the ring as a worker does, and checks that each took the whole way.
     #[inline(never)]
     pub(crate) fn run(&mut self, work: Work, count: usize) {
+        self.pipeline.begin_batch();
         match work {
             Work::Inbound => self.inbound(count),
             Work::Outbound => self.outbound(count),
@@ -193,7 +194,7 @@ impl World {
 
     fn inbound(&mut self, count: usize) {
         for place in 0..count {
-            edge::look_ahead_inbound(&self.pipeline, |ahead| {
+            edge::look_ahead_inbound(&mut self.pipeline, |ahead| {
                 let at = place + ahead;
                 (at < count).then(|| &self.ring[at * FRAME..][..self.lens[at]])
             });
@@ -206,7 +207,7 @@ impl World {
 
     fn outbound(&mut self, count: usize) {
         for place in 0..count {
-            edge::look_ahead_outbound(&self.pipeline, |ahead| {
+            edge::look_ahead_outbound(&mut self.pipeline, |ahead| {
                 let at = place + ahead;
                 (at < count).then(|| &self.ring[at * FRAME..][..self.lens[at]])
             });

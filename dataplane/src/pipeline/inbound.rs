@@ -1,6 +1,7 @@
 //! WAN to LAN: fence, word, endpoint → header → window check → open from the RX frame into the LAN buffer → window
 //! commit → confirmation → inner checks → Ethernet header. Every exit is a counted reason.
 
+use super::plain_v4::PlainV4;
 use super::{BetweenClients, Now, Pipeline, Refused, Verdict, seal_into};
 use crate::frame::{
     Ecn, Inner, Mac, answer_echo, clamp_mss, error_in_place, is_answerable, outer_ecn, write_ethernet,
@@ -24,6 +25,9 @@ pub(super) struct Plain<'a> {
     /// What the outer header said.
     ecn: Ecn,
 }
+
+/// The slot's index, its binding, its CONTEXT, and the datagram.
+type Bound<'p, 'f> = (u32, &'p SlotContext, &'p Context, &'f [u8]);
 
 impl Pipeline {
     /// Handles one frame from the WAN port. `lan_out` and `wan_out` are TX frames of the two ports; an empty slice
@@ -82,22 +86,10 @@ impl Pipeline {
         if self.tables.fenced(now) {
             return Err(DropReason::Fenced);
         }
-        // The same classification as in XDP; the port is the binding's, so ask the frame's own.
-        let port = jvpn_abi::wire::be16(frame, port_at(frame)).ok_or(DropReason::TooShort)?;
-        let data = match classify_wan(frame, port) {
-            WanClass::Data(data) => data,
-            WanClass::Refused(reason) => return Err(reason),
-            WanClass::Kernel | WanClass::Control(_) => return Err(DropReason::UnknownType),
+        let (slot_index, slot, context, datagram) = match PlainV4::read(frame) {
+            Some(plain) => self.bound_v4(&plain)?,
+            None => self.bound_slowly(frame)?,
         };
-        let slot_index = data.slot.index();
-        let (slot, context) = self.bound(slot_index)?;
-        if slot.slot != data.slot {
-            return Err(DropReason::SlotUnbound);
-        }
-        if slot.remote != data.remote || slot.local != data.local {
-            return Err(DropReason::EndpointMismatch);
-        }
-        let datagram = udp_payload(frame, data.payload_at)?;
         let header = DataHeader::parse(datagram).ok_or(DropReason::TooShort)?;
         let keys = slot.keys(header.key_phase).ok_or(DropReason::OpenFailed)?;
         if header.counter >= keys.hard_packets {
@@ -115,6 +107,41 @@ impl Pipeline {
             self.push_confirmed(slot_index);
         }
         Ok(Plain { slot, context, keys, len, ecn: outer_ecn(frame) })
+    }
+
+    /// Whose a frame is, if it came by the binding's path.
+    #[inline]
+    fn bound_v4<'a>(&self, frame: &PlainV4<'a>) -> Result<Bound<'_, 'a>, DropReason> {
+        let slot_index = frame.slot.index();
+        let (slot, context) = self.bound(slot_index)?;
+        if slot.slot != frame.slot {
+            return Err(DropReason::SlotUnbound);
+        }
+        if slot.path_v4.as_ref() != Some(frame.path) {
+            return Err(DropReason::EndpointMismatch);
+        }
+        Ok((slot_index, slot, context, frame.datagram))
+    }
+
+    /// The same of every other frame: over IPv6, or none of ours.
+    #[inline(never)]
+    fn bound_slowly<'a>(&self, frame: &'a [u8]) -> Result<Bound<'_, 'a>, DropReason> {
+        // The same classification as in XDP; the port is the binding's, so ask the frame's own.
+        let port = jvpn_abi::wire::be16(frame, port_at(frame)).ok_or(DropReason::TooShort)?;
+        let data = match classify_wan(frame, port) {
+            WanClass::Data(data) => data,
+            WanClass::Refused(reason) => return Err(reason),
+            WanClass::Kernel | WanClass::Control(_) => return Err(DropReason::UnknownType),
+        };
+        let slot_index = data.slot.index();
+        let (slot, context) = self.bound(slot_index)?;
+        if slot.slot != data.slot {
+            return Err(DropReason::SlotUnbound);
+        }
+        if slot.remote != data.remote || slot.local != data.local {
+            return Err(DropReason::EndpointMismatch);
+        }
+        Ok((slot_index, slot, context, udp_payload(frame, data.payload_at)?))
     }
 
     /// An inner packet: to the LAN, to another client, or an answer to the sender.
@@ -174,6 +201,9 @@ impl Pipeline {
                 BetweenClients::Denied => DropReason::ClientToClientDenied,
                 BetweenClients::TurnedRound => DropReason::NoRoute,
             });
+        }
+        if let Some(station) = self.next_hops.find(inner.destination) {
+            return Ok(WayOn::Lan(station));
         }
         if !inner.destination.is_routable() {
             return Err(DropReason::NoRoute);

@@ -3,11 +3,14 @@
 
 mod inbound;
 mod look_ahead;
+mod next_hops;
 mod outbound;
+mod plain_v4;
 mod tally;
 mod turned;
 
-pub(crate) use look_ahead::prefetch_whole;
+pub(crate) use look_ahead::{Expanded, expanded_at, prefetch_expanded, prefetch_whole};
+pub(crate) use plain_v4::{PathV4, path_v4};
 
 use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
 use crate::lan::{LanView, NextHop};
@@ -20,6 +23,8 @@ use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_abi::tables::{Context, EVENT_RING_LEN, NEXT_HOP_KNOWN, WorkerReport};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason};
+use look_ahead::LookAhead;
+use next_hops::NextHops;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -120,6 +125,8 @@ pub struct Pipeline {
     missed: Cell<bool>,
     confirmed_any: Cell<bool>,
     tally: Tally,
+    ahead: LookAhead,
+    next_hops: NextHops,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -160,6 +167,8 @@ impl Pipeline {
             missed: Cell::new(false),
             confirmed_any: Cell::new(false),
             tally: Tally::default(),
+            ahead: LookAhead::default(),
+            next_hops: NextHops::default(),
         }
     }
 
@@ -200,6 +209,7 @@ impl Pipeline {
     /// Replaces the view of the LAN; the old one is returned for another thread to free.
     #[must_use]
     pub fn replace_lan(&mut self, lan: Arc<LanView>) -> Arc<LanView> {
+        self.next_hops.forget();
         std::mem::replace(&mut self.lan, lan)
     }
 
@@ -255,7 +265,10 @@ impl Pipeline {
     /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.
     fn next_hop(&self, destination: Address) -> Result<Mac, DropReason> {
         match self.lan.next_hop(destination) {
-            NextHop::Known(mac) => Ok(mac),
+            NextHop::Known(mac) => {
+                self.next_hops.keep(destination, mac);
+                Ok(mac)
+            }
             NextHop::None => Err(DropReason::NoRoute),
             NextHop::Unresolved(hop) => {
                 // A full queue is no loss: the next packet asks again.

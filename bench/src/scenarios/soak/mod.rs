@@ -32,6 +32,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 /// A marker per session and this time.
 const MARKER_INTERVAL: Duration = Duration::from_millis(200);
+/// The same under load: more than the machine forwards, so that what goes through is what it can.
+const LOAD_INTERVAL: Duration = Duration::from_millis(2);
 /// Births per second at the start.
 const BIRTHS_PER_SECOND: u32 = 200;
 /// How long births may take, and the end of churn.
@@ -44,10 +46,33 @@ pub struct Options {
     pub sessions: usize,
     /// How long.
     pub time: Duration,
+    /// How much the sessions send meanwhile.
+    pub traffic: Traffic,
     /// The members' keys follow from it.
     pub seed: u64,
     /// Where result, audit, logs and configuration go. Absolute.
     pub out_dir: PathBuf,
+}
+
+/// How much the sessions send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Traffic {
+    /// A marker now and then, to see that they live.
+    #[default]
+    Markers,
+    /// As much as goes.
+    Full,
+}
+
+/// What went through the data plane while sessions churned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+struct Load {
+    traffic: Traffic,
+    /// Packets per second from clients to the LAN.
+    in_per_second: f64,
+    /// Packets per second from the LAN to clients.
+    out_per_second: f64,
 }
 
 /// The result.
@@ -68,6 +93,8 @@ pub struct Report {
     environment: Environment,
     /// What the sessions went through.
     churn: Churn,
+    /// What they sent.
+    load: Load,
     /// Memory and descriptors, judged.
     trends: Vec<Trend>,
     /// Live sessions at the end.
@@ -114,7 +141,10 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let plan = Plan {
         members: options.sessions,
         policy: POLICY.to_owned(),
-        marker_interval: MARKER_INTERVAL,
+        marker_interval: match options.traffic {
+            Traffic::Markers => MARKER_INTERVAL,
+            Traffic::Full => LOAD_INTERVAL,
+        },
         seed: options.seed,
         out_dir: options.out_dir.clone(),
     };
@@ -157,6 +187,7 @@ fn churn(
     let census = stage.await_members("births", total, PATIENCE, progress, all)?;
     ensure!(census.attached == total, "only {} of {total} sessions were born", census.attached);
     let (start, mut round) = (Instant::now(), 0);
+    let before = stage.forwarded()?;
     while start.elapsed() < options.time {
         let begun = Instant::now();
         go_round(stage, total, round)?;
@@ -168,6 +199,12 @@ fn churn(
         let whole = usize::try_from(options.time.as_secs())?;
         progress.step("seconds of churn", usize::try_from(start.elapsed().as_secs())?, whole, start);
     }
+    let (after, took) = (stage.forwarded()?, start.elapsed().as_secs_f64());
+    report.load = Load {
+        traffic: options.traffic,
+        in_per_second: after.0.saturating_sub(before.0) as f64 / took,
+        out_per_second: after.1.saturating_sub(before.1) as f64 / took,
+    };
     stage.swarm.heal(0..total)?;
     let census = stage.await_members("coming back", total, PATIENCE, progress, all)?;
     let mut summary = stage.summary()?;
@@ -219,8 +256,9 @@ impl Report {
             ("jvpn-controlplane", |sample| sample.control_plane),
             ("jvpn-dataplane", |sample| sample.data_plane),
         ];
-        let values: [(&str, Value, verdict::Allowance); 2] = [
+        let values: [(&str, Value, verdict::Allowance); 3] = [
             ("private memory, KiB", |usage| usage.anonymous_kib, verdict::MEMORY),
+            ("resident memory, KiB", |usage| usage.rss_kib, verdict::MEMORY),
             ("descriptors", |usage| usage.descriptors, verdict::DESCRIPTORS),
         ];
         for (process, usage) in processes {
@@ -257,6 +295,10 @@ impl Report {
             "\n  soak of {:.1} min with {} sessions: {births} births, {ends} ends, {superseded} superseded, \
              {terminated_by_operator} ended by the operator, {recoveries} recoveries, {rekeys} rekeys",
             self.minutes, self.sessions
+        ));
+        timeline::print(&format!(
+            "  packets per second: {:.0} in, {:.0} out",
+            self.load.in_per_second, self.load.out_per_second
         ));
         for trend in &self.trends {
             timeline::print(&trend.line());

@@ -1,0 +1,185 @@
+//! `jvpn-bench memory`: octets that a session takes in the data plane. Needs no root and no network: the tables, the
+//! installer and the workers' pipelines are the product's, in this process.
+
+use crate::timeline;
+use anyhow::{Context as _, Result, ensure};
+use bytemuck::Zeroable;
+use clap::{Args, value_parser};
+use jvpn_abi::Endpoint;
+use jvpn_abi::tables::{BINDING_WORDS, BindingWord, Context, InstallEntry, InstallOp, KeyRing, Reports};
+use jvpn_abi::wire::{SlotId, Suite};
+use jvpn_dataplane::frame::Mac;
+use jvpn_dataplane::pipeline::Pipeline;
+use jvpn_dataplane::slots::{Installer, WorkerQueues};
+use jvpn_dataplane::tables::Tables;
+use jvpn_rig::heap;
+use jvpn_tables::keys::KeyMailbox;
+use jvpn_tables::mapping::shared_memory;
+use serde::Serialize;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+/// Octets per session that are aimed at, the replay window included.
+const AIM: f64 = 2_560.0;
+
+/// Installs sessions as the control plane does, and shows what each takes, by malloc's and the kernel's books.
+#[derive(Clone, Debug, Args)]
+pub struct MemoryArgs {
+    /// Sessions.
+    #[arg(long, default_value_t = 65_536, value_name = "N", value_parser = value_parser!(u32).range(100..=65_536))]
+    sessions: u32,
+    /// Workers; each has a place per slot.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = value_parser!(u32).range(1..=8))]
+    workers: u32,
+    /// Prints one JSON document instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Octets.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Octets {
+    sessions: u32,
+    workers: u32,
+    /// Counters and replay windows of both key sets, in shared memory.
+    context: f64,
+    /// The entry of BINDINGS, in a BPF map.
+    binding: f64,
+    /// Expanded keys, headers, prefixes: the data plane's heap.
+    heap: f64,
+    /// A place per slot and worker.
+    places: f64,
+    /// All of it per session.
+    per_session: f64,
+    /// All of it.
+    total: u64,
+    /// What is resident of it here, as the kernel counts: pages, not octets.
+    resident: u64,
+    aim: f64,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// No memory, or an entry is refused.
+pub fn run(args: &MemoryArgs) -> Result<()> {
+    let found = measure(args.sessions, args.workers)?;
+    if args.json {
+        timeline::print(&serde_json::to_string_pretty(&serde_json::json!({ "memory": found }))?);
+        return Ok(());
+    }
+    timeline::print("| Octets per session | |");
+    timeline::print("|---|---|");
+    for (what, octets) in [
+        ("CONTEXT: counters, replay windows of two key sets", found.context),
+        ("BINDINGS", found.binding),
+        ("heap: expanded keys, headers, prefixes", found.heap),
+        ("places of the workers", found.places),
+        ("together", found.per_session),
+    ] {
+        timeline::print(&format!("| {what} | {octets:.0} |"));
+    }
+    let verdict = if found.per_session <= AIM { "met" } else { "MISS" };
+    timeline::print(&format!(
+        "\n{} sessions, {} workers: {:.1} MiB, resident {:.1} MiB; aim {AIM:.0} octets per session: {verdict}",
+        found.sessions,
+        found.workers,
+        mib(found.total),
+        mib(found.resident)
+    ));
+    Ok(())
+}
+
+fn mib(octets: u64) -> f64 {
+    octets as f64 / f64::from(1 << 20)
+}
+
+fn measure(sessions: u32, workers: u32) -> Result<Octets> {
+    let slots = (sessions + 1).next_power_of_two();
+    let memory = |octets| shared_memory("BENCH", c"jvpn-bench", octets);
+    let (bindings, context) =
+        (memory(slots as usize * BINDING_WORDS * 8)?, memory(slots as usize * size_of::<Context>())?);
+    let (reports, gate, keys) =
+        (memory(size_of::<Reports>())?, memory(4_096)?, memory(size_of::<KeyRing>())?);
+    let tables =
+        Arc::new(Tables::map(slots, bindings.as_fd(), context.as_fd(), reports.as_fd(), gate.as_fd())?);
+    let empty = heap::in_use();
+    let mut pipelines: Vec<Pipeline> =
+        (0..workers as usize).map(|worker| super::edge::pipeline(&tables, worker, Mac::default())).collect();
+    let places = heap::in_use().saturating_sub(empty);
+    let queues: Vec<_> =
+        (0..workers).map(|_| WorkerQueues::new().map(Arc::new)).collect::<std::io::Result<_>>()?;
+    let installer = Installer::new(Arc::clone(&tables), queues.clone(), Mac::default());
+    let mailbox = KeyMailbox::map(keys.as_fd())?;
+    let (before, resident) = (heap::in_use(), resident()?);
+    for session in 0..sessions {
+        ensure!(mailbox.put(&entry(session)?), "the mailbox is full");
+        ensure!(installer.run(&mailbox).refused == 0, "session {session} was refused");
+        for (pipeline, queues) in pipelines.iter_mut().zip(&queues) {
+            pipeline.apply(queues);
+        }
+    }
+    let of_sessions = heap::in_use().saturating_sub(before);
+    // The table of BINDINGS is not touched here: the control plane writes it.
+    let resident = self::resident()?.saturating_sub(resident);
+    let count = f64::from(sessions);
+    let (heap, places) = (of_sessions as f64 / count, places as f64 / f64::from(slots));
+    let (context, binding) = (size_of::<Context>() as f64, (BINDING_WORDS * 8) as f64);
+    let per_session = context + binding + heap + places;
+    let total = (per_session * count) as u64;
+    Ok(Octets { sessions, workers, context, binding, heap, places, per_session, total, resident, aim: AIM })
+}
+
+/// Octets of this process that are resident, shared memory included.
+fn resident() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").context("/proc/self/statm")?;
+    let pages: u64 = text.split_whitespace().nth(1).and_then(|word| word.parse().ok()).context("statm")?;
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.context("no page size")?;
+    Ok(pages * u64::try_from(page)?)
+}
+
+fn entry(session: u32) -> Result<InstallEntry> {
+    let slot = SlotId::new(session, 1).context("slot")?;
+    let [_, a, b, c] = session.to_be_bytes();
+    let (remote, local) = (Endpoint::v4([20, a, b, c], 40_000), Endpoint::v4([198, 51, 100, 1], 4_500));
+    let (mut prefixes, mut prefix_lens) = ([[0; 16]; 8], [0; 8]);
+    prefixes[0] = Ipv4Addr::new(10, a, b, c).to_ipv6_mapped().octets();
+    prefix_lens[0] = 128;
+    Ok(InstallEntry {
+        seq: u64::from(session) + 1,
+        word: BindingWord::bound(slot, 1).0,
+        op: InstallOp::Install as u32,
+        slot: slot.0,
+        suite: Suite::Aes256Gcm as u8,
+        prefix_count: 1,
+        remote_addr: remote.addr,
+        remote_port: remote.port,
+        local_addr: local.addr,
+        local_port: local.port,
+        open_key: [1; 32],
+        seal_key: [2; 32],
+        prefix_lens,
+        prefixes,
+        ..InstallEntry::zeroed()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R8.2: what a session takes is what its parts take, it does not depend on how many there are, and another worker
+    /// costs a place and no copy of keys.
+    #[test]
+    fn r8_2_octets_per_session_are_known() {
+        let (few, many, shared) =
+            (measure(500, 1).unwrap(), measure(4_000, 1).unwrap(), measure(4_000, 4).unwrap());
+        assert!((few.heap - many.heap).abs() < 100.0, "{few:?} {many:?}");
+        assert!((shared.heap - many.heap).abs() < 50.0, "{shared:?} {many:?}");
+        assert!(many.per_session > many.context + 1_000.0 && many.per_session < 5_000.0, "{many:?}");
+        assert!(shared.places > 3.0 * many.places, "{shared:?} {many:?}");
+        // A page of CONTEXT is resident once one of its slots is.
+        assert!(many.resident as f64 > 0.5 * many.context * 4_000.0, "{many:?}");
+    }
+}

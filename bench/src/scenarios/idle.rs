@@ -1,0 +1,131 @@
+//! What the gateway uses of a processor when there is nothing to do: without a session, and with sessions that are
+//! attached and silent, whose probes and timers go on (R0.4).
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use jvpn_rig::Interrupt;
+use serde::Serialize;
+
+use super::measure::processor_time;
+use super::progress::Progress;
+use super::stage::{Plan, Stage};
+use crate::result::{Environment, write_json};
+use crate::timeline;
+
+/// Percent of one core that the idle gateway may use, all processes together.
+const AIM: f64 = 1.0;
+/// Policy: what a gateway has by default.
+const POLICY: &str = "preset = \"edge\"\n";
+/// Between markers; they are held back while it is measured.
+const MARKER_INTERVAL: Duration = Duration::from_secs(1);
+const BIRTHS_PER_SECOND: u32 = 200;
+/// How long births may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What births left to do is done.
+const SETTLING: Duration = Duration::from_secs(3);
+
+/// What a run differs in.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Silent sessions of the second measurement.
+    pub sessions: usize,
+    /// How long each measurement takes.
+    pub time: Duration,
+    /// Where result, logs and configuration go. Absolute.
+    pub out_dir: PathBuf,
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Measured {
+    /// Attached sessions.
+    sessions: usize,
+    /// How long, s.
+    seconds: f64,
+    /// Percent of one core.
+    control_plane_percent: f64,
+    /// Percent of one core, all threads of `jvpn-dataplane`.
+    data_plane_percent: f64,
+}
+
+/// The result.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Report {
+    /// `idle`.
+    scenario: &'static str,
+    environment: Environment,
+    /// Percent of one core that both processes together may use without a session.
+    aim_percent: f64,
+    /// Whether they do.
+    met: bool,
+    measured: Vec<Measured>,
+}
+
+/// Measures and prints; a missed aim without sessions fails the run.
+///
+/// # Errors
+/// A part could not be set up or ended by itself; interrupted; the aim is missed.
+pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Result<()> {
+    let mut progress = Progress::start();
+    let plan = Plan {
+        members: options.sessions,
+        policy: POLICY.to_owned(),
+        marker_interval: MARKER_INTERVAL,
+        seed: 1,
+        out_dir: options.out_dir.clone(),
+    };
+    let mut stage = Stage::set_up(plan, interrupt, &progress)?;
+    let mut report =
+        Report { scenario: "idle", environment: stage.environment()?, aim_percent: AIM, ..Report::default() };
+    stage.pass(SETTLING)?;
+    report.measured.push(measure(&mut stage, 0, options.time)?);
+    let total = options.sessions;
+    stage.swarm.attach(0..total, BIRTHS_PER_SECOND)?;
+    let census = stage.await_members("births", total, PATIENCE, &mut progress, |census| census.attached)?;
+    ensure!(census.attached == total, "only {} of {total} sessions were born", census.attached);
+    stage.swarm.quiet(true)?;
+    stage.pass(SETTLING)?;
+    report.measured.push(measure(&mut stage, total, options.time)?);
+    let _findings = stage.end(&progress)?;
+    let total_percent = |one: &Measured| one.control_plane_percent + one.data_plane_percent;
+    report.met = report.measured.first().is_some_and(|first| total_percent(first) < AIM);
+    write_json(&options.out_dir.join("result.json"), &report)?;
+    show(&report, json)?;
+    if !report.met {
+        bail!("the idle gateway uses more than {AIM} % of a core; result.json has the figures");
+    }
+    Ok(())
+}
+
+fn measure(stage: &mut Stage<'_>, sessions: usize, time: Duration) -> Result<Measured> {
+    let (control_plane, data_plane) = stage.gateway_pids()?;
+    let used = || Ok::<_, anyhow::Error>([processor_time(control_plane)?, processor_time(data_plane)?]);
+    let (before, began) = (used()?, Instant::now());
+    stage.pass(time)?;
+    let (after, took) = (used()?, began.elapsed());
+    let percent = |at: usize| {
+        let [before, after] = [before, after].map(|times| times.get(at).copied().unwrap_or_default());
+        after.saturating_sub(before).as_secs_f64() / took.as_secs_f64() * 100.0
+    };
+    Ok(Measured {
+        sessions,
+        seconds: took.as_secs_f64(),
+        control_plane_percent: percent(0),
+        data_plane_percent: percent(1),
+    })
+}
+
+fn show(report: &Report, json: bool) -> Result<()> {
+    if json {
+        timeline::print(&serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    timeline::print("| Silent sessions | Control plane, % of a core | Data plane, % of a core |");
+    timeline::print("|---|---|---|");
+    for Measured { sessions, control_plane_percent, data_plane_percent, .. } in &report.measured {
+        timeline::print(&format!("| {sessions} | {control_plane_percent:.2} | {data_plane_percent:.2} |"));
+    }
+    Ok(())
+}
