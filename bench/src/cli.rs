@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use args::{
-    CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, ModelArgs, RecoveryArgs, SessionsArgs,
-    SimulateArgs, SoakArgs, ThroughputArgs, TimingArgs,
+    CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, ModelArgs, PeersArgs, RecoveryArgs,
+    SessionsArgs, SimulateArgs, SoakArgs, ThroughputArgs, TimingArgs,
 };
 use clap::{Parser, Subcommand};
 use jvpn_rig::{Interrupt, registry, requirements};
@@ -18,7 +18,7 @@ use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::forwarding::l2fwd::{self, L2fwdArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak, throughput};
+use crate::scenarios::{contenders, cost, demo, emulator, flood, recovery, sessions, soak, throughput};
 use crate::simulate;
 use crate::simulation::KeyKind;
 use crate::swarm::network::MEMBERS_MAX;
@@ -99,6 +99,22 @@ enum Verb {
     /// build on a quiet machine, and compare figures of one run only.
     #[command(after_help = "Example:\n  jvpn-bench throughput --json throughput.json")]
     Throughput(ThroughputArgs),
+    /// Ours beside what a user would pick instead, in the same namespaces and the same run.
+    ///
+    /// WireGuard of the kernel, wireguard-go, gotatun, boringtun and OpenVPN, those of them that are here
+    /// (`cargo xtask setup --peers` gets them), each configured as its user would, and plain routing as reference. TCP with
+    /// 1 and 4 streams and UDP with 1,400 and 64 octets, both ways; round trips, idle and under load; processor time of the
+    /// gateway's processes and of the whole machine. Contenders take turns in each round; the median counts. With
+    /// --recovery: silent blackhole, link down, NAT rebinding and address change over emulated paths, each trial capped.
+    ///
+    /// A contender that hangs or dies is marked, and the others go on. Use a release build on a quiet machine, and compare
+    /// figures of one run only. Aims that are missed are marked and do not fail the run.
+    #[command(after_help = "Examples:\n  \
+        jvpn-bench peers\n  \
+        jvpn-bench peers --contender ours,wireguard-go --rounds 3\n  \
+        jvpn-bench peers --recovery --trials 10 --out target/peers-recovery\n  \
+        jvpn-bench peers --recovery --script-after 3s --cause silent_blackhole")]
+    Peers(Box<PeersArgs>),
     /// Lives through worlds of many mobile hosts on virtual time, one per seed, and judges every step.
     Simulate(Box<SimulateArgs>),
     /// The path emulator of the recovery bench: its profiles, and a test of itself.
@@ -153,6 +169,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Recovery(args) => run_recovery(&args),
         Verb::Compare(args) => recovery::compare::run(&args.before, &args.after),
         Verb::Throughput(args) => run_throughput(args),
+        Verb::Peers(args) => run_peers(*args),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -344,6 +361,37 @@ fn run_throughput(args: ThroughputArgs) -> Result<()> {
     let (rounds, span) = (args.rounds, Duration::from_millis(args.span_ms));
     let options = throughput::Options { rounds, span, out_dir: made(&args.out)?, json: args.json };
     throughput::run(&options, &interrupt)
+}
+
+/// `all`, or what is named, each once, in that order.
+fn named<T: Copy + PartialEq + std::str::FromStr<Err = String>>(
+    flag: &str,
+    names: &[String],
+    all: &[T],
+) -> Result<Vec<T>> {
+    let mut found: Vec<T> = Vec::new();
+    for name in names {
+        let these = if name == "all" {
+            all.to_vec()
+        } else {
+            vec![name.parse().map_err(|error| anyhow::anyhow!("{flag} {name}: {error}"))?]
+        };
+        for one in these {
+            if !found.contains(&one) {
+                found.push(one);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn run_peers(args: PeersArgs) -> Result<()> {
+    let contenders = named("--contender", &args.contenders, &contenders::Kind::ALL)?;
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let span = Duration::from_millis(args.span_ms);
+    let options = contenders::Options { contenders, rounds: args.rounds, span, out_dir: made(&args.out)? };
+    contenders::run(&options, &interrupt)
 }
 
 /// The directory, made if it is not there, by its whole name.
