@@ -320,15 +320,7 @@ fn run_soak(args: &SoakArgs) -> Result<()> {
 }
 
 fn run_recovery(args: &RecoveryArgs) -> Result<()> {
-    let mut causes = Vec::new();
-    for name in &args.causes {
-        let named = if name == "all" {
-            recovery::Cause::ALL.to_vec()
-        } else {
-            vec![name.parse().map_err(|error| anyhow::anyhow!("--cause {name}: {error}"))?]
-        };
-        causes.extend(named.into_iter().filter(|cause| !causes.contains(cause)).collect::<Vec<_>>());
-    }
+    let causes = named("--cause", &args.causes, &recovery::Cause::ALL)?;
     let (policy, policy_numbers) = recovery::Options::load_policy(args.policy.as_deref())?;
     let options = recovery::Options {
         causes,
@@ -387,8 +379,29 @@ fn named<T: Copy + PartialEq + std::str::FromStr<Err = String>>(
 
 fn run_peers(args: PeersArgs) -> Result<()> {
     let contenders = named("--contender", &args.contenders, &contenders::Kind::ALL)?;
+    let beside = &recovery::beside::CAUSES;
+    let causes = named("--cause", &args.causes, beside)?;
+    if let Some(cause) = causes.iter().find(|cause| !beside.contains(cause)) {
+        let names = beside.map(recovery::Cause::name).join(", ");
+        bail!("--cause {cause}: beside the peers there are: all, {names}");
+    }
     requirements::check()?;
     let interrupt = Interrupt::install()?;
+    if args.recovery {
+        let options = recovery::beside::Options {
+            contenders,
+            causes,
+            trials: args.trials,
+            rtt: Duration::from_millis(args.rtt_ms),
+            cap: Duration::from_secs(args.cap_s),
+            script_after: args.script_after,
+            clients: args.clients,
+            seed: args.seed,
+            beside: args.beside,
+            out_dir: made(&args.out)?,
+        };
+        return recovery::beside::run(&options, &interrupt);
+    }
     let span = Duration::from_millis(args.span_ms);
     let options = contenders::Options { contenders, rounds: args.rounds, span, out_dir: made(&args.out)? };
     contenders::run(&options, &interrupt)

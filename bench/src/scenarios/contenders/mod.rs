@@ -81,10 +81,16 @@ pub(super) fn muster(wanted: &[Kind], rig: &Rig, progress: &Progress) -> (Vec<Fo
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for kind in wanted {
         let looked = programs::look(*kind).and_then(|found| match kind {
-            Kind::KernelWireguard => kernel::probe(rig).map(|()| found).map_err(|error| Missing {
-                contender: *kind,
-                why: format!("this kernel makes no WireGuard interface (its module is needed): {error:#}"),
-            }),
+            Kind::KernelWireguard => match kernel::probe(rig) {
+                Ok(()) => Ok(found),
+                Err(error) => {
+                    let said = error.to_string();
+                    let said = said.rsplit(": ").next().unwrap_or_default().to_owned();
+                    let why =
+                        format!("this kernel makes no WireGuard interface: its module is needed ({said})");
+                    Err(Missing { contender: *kind, why })
+                }
+            },
             _ => Ok(found),
         });
         match looked {

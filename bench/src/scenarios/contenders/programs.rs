@@ -61,7 +61,12 @@ pub(super) fn look(kind: Kind) -> Result<Found, Missing> {
         Found { contender: kind, version, program, sha256, configuration: kind.configuration() }
     };
     let Some(name) = kind.program() else {
-        return Ok(found(None, env!("CARGO_PKG_VERSION").to_owned()));
+        let kernel = || fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let version = match kind {
+            Kind::Plain => format!("Linux {}", kernel().trim()),
+            _ => env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        return Ok(found(None, version));
     };
     let missing = |why: String| Missing { contender: kind, why };
     let path = find(name).ok_or_else(|| missing(format!("{name} is not there: {}", kind.advice())))?;
@@ -94,7 +99,8 @@ fn version_of(program: &Path) -> Result<String> {
         line.chars().all(readable) && line.chars().any(|c| c.is_ascii_digit()),
         "it does not say which version it is"
     );
-    Ok(line.chars().take(VERSION_LEN).collect())
+    let kept: String = line.chars().take(VERSION_LEN).collect();
+    Ok(kept.trim_end().to_owned())
 }
 
 fn fingerprint(program: &Path) -> Option<String> {

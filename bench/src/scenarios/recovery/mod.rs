@@ -14,9 +14,11 @@
 //! | `result`, `stats` | `result.json`, validity, confidence |
 //! | `report`, `svg` | `report.html`, `summary.md` |
 //! | `compare` | two runs |
+//! | `beside` | the tunnels of others, struck by the same causes |
 //!
 //! The reasons are in `docs/decisions/0035-recovery-bench.md`.
 
+pub mod beside;
 mod cause;
 pub mod compare;
 mod life;
