@@ -309,7 +309,7 @@ mod tests {
 
     /// The keys of RFC 7748, section 6.1.
     fn alice() -> Keys {
-        let text = "77076d0a7318a57d3c16c17251b26645df4b2f92ebc099 2ac177fba51db92c2a".replace(' ', "");
+        let text = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a";
         let octet = |at: usize| u8::from_str_radix(text.get(at..at + 2).unwrap(), 16).unwrap();
         Keys::of(std::array::from_fn(|at| octet(2 * at)))
     }

@@ -16,7 +16,7 @@ use super::super::tenant::flows;
 use super::result::Trial;
 use super::{lock, sleep, uplinks};
 use crate::peers::probes::unix_ns;
-use crate::peers::streams::{Record, Streams};
+use crate::peers::streams::{LaneRecord, Record, Streams};
 use crate::scenarios::contenders::Kind;
 use crate::scenarios::contenders::tunnel::{Ground, Tunnel};
 
@@ -267,11 +267,17 @@ impl Stage<'_> {
             came_back,
             // Of one that did not come back only the least is known.
             outage_ms: if came_back { seen } else { self.cap.as_secs_f64() * 1e3 },
-            lost_up: up.lost,
-            lost_down: down.lost,
+            lost_up: if came_back { up.lost } else { unanswered(&record.up) },
+            lost_down: if came_back { down.lost } else { unanswered(&record.down) },
             tcp_survived,
             tcp_stall_ms: measure::tcp_stall(&record.tcp, at_ns),
             bench_pause_ms: up.pause_ms.max(down.pause_ms),
         }
     }
+}
+
+/// Probes that never arrived, of a direction that is still silent.
+fn unanswered(record: &LaneRecord) -> u64 {
+    let arrived = record.arrivals.iter().filter(|arrival| arrival.sequence >= record.first).count();
+    record.sent_ns.len().saturating_sub(arrived) as u64
 }

@@ -45,6 +45,8 @@ pub const CAUSES: [Cause; 4] =
 
 /// Mappings of the NATs in front of the clients: none expires within a trial.
 const NAT_TTL: Duration = Duration::from_secs(600);
+/// What a trial takes beside the outage, start and end of the contender included.
+const TRIAL: Duration = Duration::from_secs(3);
 /// A trial strikes after so long at least, and up to so much later, ms: timers are in any phase.
 const SETTLE_MS: (u64, u64) = (150, 250);
 
@@ -134,7 +136,11 @@ fn measure(
             if run.is_out(found.contender) {
                 continue;
             }
-            progress.say(&format!("{cause}: {} ({} trials)", found.contender, options.trials));
+            let left = estimate(options, run, cause, found.contender).as_secs();
+            progress.say(&format!(
+                "{cause}: {} ({} trials), about {left} s left in all",
+                found.contender, options.trials
+            ));
             let mut keep = |trial: Trial| {
                 progress.say(&trial.line());
                 let line = serde_json::to_string(&trial).context("a trial is no JSON")?;
@@ -154,6 +160,20 @@ fn measure(
         }
     }
     Ok(())
+}
+
+/// What is still to come from this contender and cause on: for the ETA. Of a peer on a silent path the worst is expected.
+fn estimate(options: &Options, run: &Run, cause: Cause, contender: Kind) -> Duration {
+    let order =
+        options.causes.iter().flat_map(|cause| run.found.iter().map(|found| (*cause, found.contender)));
+    let rest = order.skip_while(|pair| *pair != (cause, contender)).filter(|(_, kind)| !run.is_out(*kind));
+    let incidents = options.trials.div_ceil(u32::from(options.clients).max(1));
+    let each = |(cause, kind): (Cause, Kind)| match (cause, kind.is_peer(), options.script_after) {
+        (Cause::SilentBlackhole, true, None) => options.cap + TRIAL,
+        (Cause::SilentBlackhole, true, Some(after)) => after + TRIAL,
+        _ => TRIAL,
+    };
+    rest.map(|pair| each(pair) * incidents).sum()
 }
 
 /// One contender and one cause.

@@ -231,7 +231,7 @@ impl Report {
     /// An outage as a reader is to see it.
     fn outage(&self, ms: f64) -> String {
         if ms >= self.asked.cap_s * 1e3 {
-            format!("> {:.0} s, did not come back", self.asked.cap_s)
+            format!("> {:.0} s", self.asked.cap_s)
         } else if ms < 99.95 {
             format!("{ms:.1}")
         } else {
@@ -240,14 +240,18 @@ impl Report {
     }
 
     fn cells(&self, row: &Row) -> Vec<String> {
-        let outages = [row.outage_p50_ms, row.outage_p95_ms, row.outage_p99_ms, row.outage_max_ms];
+        let mut outages = [row.outage_p50_ms, row.outage_p95_ms, row.outage_p99_ms, row.outage_max_ms]
+            .map(|ms| self.outage(ms));
+        if let Some(longest) = outages.last_mut().filter(|_| row.came_back < row.trials) {
+            longest.push_str(", did not come back");
+        }
         let head = [row.cause.name().to_owned(), row.contender.to_string(), row.trials.to_string()];
         let tail = [
             format!("{} of {}", row.came_back, row.trials),
             format!("{} of {}", row.tcp_survived, row.trials),
             format!("{:.0} / {:.0}", row.lost_up_mean, row.lost_down_mean),
         ];
-        head.into_iter().chain(outages.map(|ms| self.outage(ms))).chain(tail).collect()
+        head.into_iter().chain(outages).chain(tail).collect()
     }
 
     fn table(&self) -> Vec<Vec<String>> {
@@ -450,7 +454,10 @@ mod tests {
                 "| silent_blackhole | ours | 3 | 310 | 320 | 320 | 320 | 3 of 3 | 3 of 3 | 10 / 20 |"
             )
         );
-        assert!(text.contains("gotatun | 3 | > 90 s, did not come back | > 90 s"), "{text}");
+        assert!(
+            text.contains("gotatun | 3 | > 90 s | > 90 s | > 90 s | > 90 s, did not come back |"),
+            "{text}"
+        );
         assert!(text.contains("| 1 of 3 |") && found.bars().contains("gotatun (2 not back)"));
         let lost = report(&[300.0, 90_000.0, 320.0], &[1.0, 1.0, 1.0]).problem();
         assert!(lost.is_some_and(|problem| problem.contains("2 of 3")));
