@@ -57,8 +57,7 @@ pub fn measure(rig: &Rig, inner: Ipv4Addr, span: Duration, interrupt: &Interrupt
         scope.spawn(|| exchange(&near, span, interrupt)).join()
     });
     over.store(true, Ordering::Relaxed);
-    let (result, ended) = (result, echo.join());
-    ended.map_err(|_| anyhow::anyhow!("the echo's thread panicked"))?;
+    echo.join().map_err(|_| anyhow::anyhow!("the echo's thread panicked"))?;
     result.map_err(|_| anyhow::anyhow!("the prober's thread panicked"))?
 }
 

@@ -80,18 +80,9 @@ impl Failed {
 pub(super) fn muster(wanted: &[Kind], rig: &Rig, progress: &Progress) -> (Vec<Found>, Vec<Missing>) {
     let (mut found, mut missing) = (Vec::new(), Vec::new());
     for kind in wanted {
-        let looked = programs::look(*kind).and_then(|found| match kind {
-            Kind::KernelWireguard => match kernel::probe(rig) {
-                Ok(()) => Ok(found),
-                Err(error) => {
-                    let said = error.to_string();
-                    let said = said.rsplit(": ").next().unwrap_or_default().to_owned();
-                    let why =
-                        format!("this kernel makes no WireGuard interface: its module is needed ({said})");
-                    Err(Missing { contender: *kind, why })
-                }
-            },
-            _ => Ok(found),
+        let looked = programs::look(*kind).and_then(|one| match kernel_problem(*kind, rig) {
+            Some(why) => Err(Missing { contender: *kind, why }),
+            None => Ok(one),
         });
         match looked {
             Ok(one) => {
@@ -105,6 +96,13 @@ pub(super) fn muster(wanted: &[Kind], rig: &Rig, progress: &Progress) -> (Vec<Fo
         }
     }
     (found, missing)
+}
+
+/// Why the kernel's WireGuard cannot run here; nothing about the others.
+fn kernel_problem(kind: Kind, rig: &Rig) -> Option<String> {
+    let error = (kind == Kind::KernelWireguard).then(|| kernel::probe(rig).err()).flatten()?.to_string();
+    let said = error.rsplit(": ").next().unwrap_or_default();
+    Some(format!("this kernel makes no WireGuard interface: its module is needed ({said})"))
 }
 
 /// Measures and prints.

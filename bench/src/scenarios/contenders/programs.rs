@@ -62,9 +62,10 @@ pub(super) fn look(kind: Kind) -> Result<Found, Missing> {
     };
     let Some(name) = kind.program() else {
         let kernel = || fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let version = match kind {
-            Kind::Plain => format!("Linux {}", kernel().trim()),
-            _ => env!("CARGO_PKG_VERSION").to_owned(),
+        let version = if kind == Kind::Plain {
+            format!("Linux {}", kernel().trim())
+        } else {
+            env!("CARGO_PKG_VERSION").to_owned()
         };
         return Ok(found(None, version));
     };

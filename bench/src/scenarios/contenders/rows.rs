@@ -108,7 +108,11 @@ impl Metric {
         match self {
             Self::MbitS | Self::RttP50Us | Self::RttP99Us => 0,
             Self::Kpps => 1,
-            _ => 2,
+            Self::GatewaySPerGb
+            | Self::ClientSPerGb
+            | Self::MachineSPerGb
+            | Self::GatewayUsPerPacket
+            | Self::MachineUsPerPacket => 2,
         }
     }
 }

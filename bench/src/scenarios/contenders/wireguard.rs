@@ -161,13 +161,10 @@ fn command(kind: Kind, program: &Path, interface: &str) -> Command {
     let mut command = Command::new(program);
     command.arg("-f");
     match kind {
-        Kind::Boringtun => {
+        Kind::Boringtun | Kind::Gotatun => {
             command.args(["--disable-drop-privileges", "--verbosity", "error"]);
         }
-        Kind::Gotatun => {
-            command.args(["--disable-drop-privileges", "--verbosity", "error"]);
-        }
-        _ => {
+        Kind::WireguardGo | Kind::Ours | Kind::Plain | Kind::KernelWireguard | Kind::Openvpn => {
             command.env("LOG_LEVEL", "error").env("WG_PROCESS_FOREGROUND", "1");
         }
     }

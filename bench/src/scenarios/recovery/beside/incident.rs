@@ -189,7 +189,11 @@ impl Stage<'_> {
             }
             Cause::NatRebinding => place.site.path(bound).rebind_nat(),
             Cause::AddressChange => place.change_address()?,
-            _ => bail!("{} is no cause for a peer", self.cause),
+            Cause::LossSpike
+            | Cause::Flapping
+            | Cause::ControlPlaneKill
+            | Cause::DataPlaneKill
+            | Cause::OneDirectionDead => bail!("{} is no cause for a peer", self.cause),
         }
         Ok(())
     }
