@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use args::{
-    CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, IdleArgs, ModelArgs, RecoveryArgs,
+    CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, IdleArgs, ModelArgs, PeersArgs, RecoveryArgs,
     SessionsArgs, SimulateArgs, SoakArgs, ThroughputArgs, TimingArgs,
 };
 use clap::{Parser, Subcommand};
@@ -20,7 +20,7 @@ use crate::forwarding::memory::{self, MemoryArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
 use crate::forwarding::scaling::{self, ScalingArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, emulator, flood, idle, recovery, sessions, soak, throughput};
+use crate::scenarios::{contenders, cost, demo, emulator, flood, idle, recovery, sessions, soak, throughput};
 use crate::simulate;
 use crate::simulation::KeyKind;
 use crate::swarm::network::MEMBERS_MAX;
@@ -101,6 +101,22 @@ enum Verb {
     /// build on a quiet machine, and compare figures of one run only.
     #[command(after_help = "Example:\n  jvpn-bench throughput --json throughput.json")]
     Throughput(ThroughputArgs),
+    /// Ours beside what a user would pick instead, in the same namespaces and the same run.
+    ///
+    /// WireGuard of the kernel, wireguard-go, gotatun, boringtun and OpenVPN, those of them that are here
+    /// (`cargo xtask setup --peers` gets them), each configured as its user would, and plain routing as reference. TCP with
+    /// 1 and 4 streams and UDP with 1,400 and 64 octets, both ways; round trips, idle and under load; processor time of the
+    /// gateway's processes and of the whole machine. Contenders take turns in each round; the median counts. With
+    /// --recovery: silent blackhole, link down, NAT rebinding and address change over emulated paths, each trial capped.
+    ///
+    /// A contender that hangs or dies is marked, and the others go on. Use a release build on a quiet machine, and compare
+    /// figures of one run only. Aims that are missed are marked and do not fail the run.
+    #[command(after_help = "Examples:\n  \
+        jvpn-bench peers\n  \
+        jvpn-bench peers --contender ours,wireguard-go --rounds 3\n  \
+        jvpn-bench peers --recovery --trials 10 --out target/peers-recovery\n  \
+        jvpn-bench peers --recovery --script-after 3s --cause silent_blackhole")]
+    Peers(Box<PeersArgs>),
     /// Lives through worlds of many mobile hosts on virtual time, one per seed, and judges every step.
     Simulate(Box<SimulateArgs>),
     /// The path emulator of the recovery bench: its profiles, and a test of itself.
@@ -164,6 +180,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Recovery(args) => run_recovery(&args),
         Verb::Compare(args) => recovery::compare::run(&args.before, &args.after),
         Verb::Throughput(args) => run_throughput(args),
+        Verb::Peers(args) => run_peers(*args),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -326,15 +343,7 @@ fn run_soak(args: &SoakArgs) -> Result<()> {
 }
 
 fn run_recovery(args: &RecoveryArgs) -> Result<()> {
-    let mut causes = Vec::new();
-    for name in &args.causes {
-        let named = if name == "all" {
-            recovery::Cause::ALL.to_vec()
-        } else {
-            vec![name.parse().map_err(|error| anyhow::anyhow!("--cause {name}: {error}"))?]
-        };
-        causes.extend(named.into_iter().filter(|cause| !causes.contains(cause)).collect::<Vec<_>>());
-    }
+    let causes = named("--cause", &args.causes, &recovery::Cause::ALL)?;
     let (policy, policy_numbers) = recovery::Options::load_policy(args.policy.as_deref())?;
     let options = recovery::Options {
         causes,
@@ -367,6 +376,58 @@ fn run_throughput(args: ThroughputArgs) -> Result<()> {
     let (rounds, span) = (args.rounds, Duration::from_millis(args.span_ms));
     let options = throughput::Options { rounds, span, out_dir: made(&args.out)?, json: args.json };
     throughput::run(&options, &interrupt)
+}
+
+/// `all`, or what is named, each once, in that order.
+fn named<T: Copy + PartialEq + std::str::FromStr<Err = String>>(
+    flag: &str,
+    names: &[String],
+    all: &[T],
+) -> Result<Vec<T>> {
+    let mut found: Vec<T> = Vec::new();
+    for name in names {
+        let these = if name == "all" {
+            all.to_vec()
+        } else {
+            vec![name.parse().map_err(|error| anyhow::anyhow!("{flag} {name}: {error}"))?]
+        };
+        for one in these {
+            if !found.contains(&one) {
+                found.push(one);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn run_peers(args: PeersArgs) -> Result<()> {
+    let contenders = named("--contender", &args.contenders, &contenders::Kind::ALL)?;
+    let beside = &recovery::beside::CAUSES;
+    let causes = named("--cause", &args.causes, beside)?;
+    if let Some(cause) = causes.iter().find(|cause| !beside.contains(cause)) {
+        let names = beside.map(recovery::Cause::name).join(", ");
+        bail!("--cause {cause}: beside the peers there are: all, {names}");
+    }
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    if args.recovery {
+        let options = recovery::beside::Options {
+            contenders,
+            causes,
+            trials: args.trials,
+            rtt: Duration::from_millis(args.rtt_ms),
+            cap: Duration::from_secs(args.cap_s),
+            script_after: args.script_after,
+            clients: args.clients,
+            seed: args.seed,
+            beside: args.beside,
+            out_dir: made(&args.out)?,
+        };
+        return recovery::beside::run(&options, &interrupt);
+    }
+    let span = Duration::from_millis(args.span_ms);
+    let options = contenders::Options { contenders, rounds: args.rounds, span, out_dir: made(&args.out)? };
+    contenders::run(&options, &interrupt)
 }
 
 /// The directory, made if it is not there, by its whole name.

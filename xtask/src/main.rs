@@ -45,6 +45,7 @@ fn main() -> ExitCode {
 #[derive(Debug, PartialEq, Eq)]
 enum Verb {
     Setup { check: bool },
+    SetupPeers,
     Build { release: bool },
     Demo { args: Vec<String> },
     Bench { args: Vec<String> },
@@ -71,6 +72,7 @@ impl Verb {
         match self {
             Self::Setup { check: true } => setup::check(&tree),
             Self::Setup { check: false } => setup::install(&tree, &runner),
+            Self::SetupPeers => setup::peers::install(&tree, &runner),
             Self::Build { release } => binaries::build(&tree, &runner, release),
             Self::Demo { args } => binaries::demo(&tree, &runner, &args),
             Self::Bench { args } => binaries::bench(&tree, &runner, &args),
@@ -103,6 +105,7 @@ impl Verb {
         let verb = match (verb, rest) {
             ("setup", []) => Self::Setup { check: false },
             ("setup", ["--check"]) => Self::Setup { check: true },
+            ("setup", ["--peers"]) => Self::SetupPeers,
             ("build", []) => Self::Build { release: false },
             ("build", ["--release"]) => Self::Build { release: true },
             ("demo", args) => Self::Demo { args: args.iter().map(|arg| (*arg).to_owned()).collect() },
@@ -164,7 +167,7 @@ const VERB_HELP: [(&str, &str); 11] = [
 ];
 
 const SETUP_HELP: &str = "\
-cargo xtask setup [--check]
+cargo xtask setup [--check | --peers]
 
 Installs what is missing, and nothing else:
   packages      Debian packages, by apt, as root (libxdp and aws-lc are compiled from C; demo and tests call ip, nft, …)
@@ -175,6 +178,9 @@ Installs what is missing, and nothing else:
 Also mounts /sys/fs/bpf where it is missing. A second run downloads nothing.
 
   --check  change nothing; print each need, what is there or what to do; exit 1 if anything is missing
+  --peers  instead, what `jvpn-bench peers` measures beside ours and nothing else needs: openvpn, openssl and
+           wireguard-tools by apt, wireguard-go (a pinned package), gotatun and boringtun (pinned crates, some minutes),
+           in target/peers; says what cannot be had
 ";
 
 const BUILD_HELP: &str = "\
@@ -283,6 +289,7 @@ mod tests {
     #[test]
     fn verbs_are_read_with_their_arguments() {
         assert_eq!(parse("setup --check"), Ok(Parsed::Do(Verb::Setup { check: true })));
+        assert_eq!(parse("setup --peers"), Ok(Parsed::Do(Verb::SetupPeers)));
         assert_eq!(parse("test window"), Ok(Parsed::Do(Verb::Test { filter: Some("window".to_owned()) })));
         let args = vec!["--repeat".to_owned(), "20".to_owned()];
         assert_eq!(parse("demo --repeat 20"), Ok(Parsed::Do(Verb::Demo { args })));

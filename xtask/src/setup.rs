@@ -5,6 +5,7 @@
 
 mod kernel;
 mod packages;
+pub(crate) mod peers;
 
 use std::process::Command;
 use std::time::Instant;

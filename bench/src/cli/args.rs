@@ -77,6 +77,59 @@ pub(super) struct ThroughputArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct PeersArgs {
+    /// Only these, in this order: ours, plain, kernel-wireguard, wireguard-go, gotatun, boringtun, openvpn, or `all`.
+    #[arg(long = "contender", value_delimiter = ',', default_value = "all", value_name = "C")]
+    pub(super) contenders: Vec<String>,
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = value_parser!(u32).range(1..=101))]
+    pub(super) rounds: u32,
+    /// Milliseconds of each measurement; each step of the search for a rate takes a quarter.
+    #[arg(long, default_value_t = 2_000, value_name = "MS", value_parser = value_parser!(u64).range(200..=60_000))]
+    pub(super) span_ms: u64,
+    /// Measures how tunnels come back instead of how much goes through them.
+    #[arg(long, conflicts_with_all = ["rounds", "span_ms"])]
+    pub(super) recovery: bool,
+    /// With --recovery: only these causes, in this order, or `all`.
+    #[arg(
+        long = "cause",
+        value_delimiter = ',',
+        default_value = "all",
+        value_name = "C",
+        requires = "recovery"
+    )]
+    pub(super) causes: Vec<String>,
+    /// With --recovery: trials per cause and contender.
+    #[arg(long, default_value_t = 10, value_name = "N", requires = "recovery",
+        value_parser = value_parser!(u32).range(1..=10_000))]
+    pub(super) trials: u32,
+    /// With --recovery: emulated round-trip time, ms.
+    #[arg(long = "rtt", default_value_t = 50, value_name = "MS", requires = "recovery",
+        value_parser = value_parser!(u64).range(0..=2000))]
+    pub(super) rtt_ms: u64,
+    /// With --recovery: seconds after which a trial counts as one that did not come back.
+    #[arg(long, default_value_t = 90, value_name = "S", requires = "recovery",
+        value_parser = value_parser!(u64).range(2..=3600))]
+    pub(super) cap_s: u64,
+    /// With --recovery: a script moves the route away from a silent path after so long; nothing tells of it otherwise.
+    #[arg(long, value_name = "TIME", requires = "recovery", value_parser = humantime::parse_duration)]
+    pub(super) script_after: Option<Duration>,
+    /// With --recovery: clients of each contender at once.
+    #[arg(long, default_value_t = 5, value_name = "N", requires = "recovery",
+        value_parser = value_parser!(u8).range(1..=16))]
+    pub(super) clients: u8,
+    /// With --recovery: determines all chance of the bench.
+    #[arg(long, default_value_t = 1, value_name = "SEED", requires = "recovery")]
+    pub(super) seed: u64,
+    /// With --recovery: puts the result beside that of a recovery run, whose report.html then has bars of it.
+    #[arg(long, value_name = "DIR", requires = "recovery")]
+    pub(super) beside: Option<PathBuf>,
+    /// Where result, summary, raw rows, logs and configuration go.
+    #[arg(long, default_value = "target/peers-run", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct FloodArgs {
     /// Honest sessions.
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u16).range(1..=4000))]

@@ -147,6 +147,8 @@ pub fn udp(
     let receiver = socket(to.0, to.1, UDP_PORT)?;
     let sender = socket(from.0, from.1, 0)?;
     sender.connect((to.1, UDP_PORT))?;
+    // A tunnel device that nobody reads any more must not hold the sender for ever.
+    sender.set_write_timeout(Some(LINGER))?;
     receiver.set_read_timeout(Some(LINGER))?;
     let over = Arc::new(AtomicBool::new(false));
     let counting = std::thread::spawn({
@@ -163,8 +165,11 @@ pub fn udp(
         }
         for _ in 0..BURST.min(due - sent) {
             // A full queue is loss like any other.
-            let _refused = sender.send(&datagram);
+            let refused = sender.send(&datagram);
             sent += 1;
+            if refused.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock) {
+                break;
+            }
         }
     }
     let took = start.elapsed();

@@ -4,7 +4,9 @@ pub mod bulk;
 pub mod download;
 pub mod heartbeat;
 pub mod icmp;
+pub mod latency;
 pub mod probes;
+pub mod search;
 pub mod streams;
 pub mod tcp_echo;
 

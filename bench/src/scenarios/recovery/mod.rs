@@ -14,9 +14,11 @@
 //! | `result`, `stats` | `result.json`, validity, confidence |
 //! | `report`, `svg` | `report.html`, `summary.md` |
 //! | `compare` | two runs |
+//! | `beside` | the tunnels of others, struck by the same causes |
 //!
 //! The reasons are in `docs/decisions/0035-recovery-bench.md`.
 
+pub mod beside;
 mod cause;
 pub mod compare;
 mod life;
@@ -50,7 +52,8 @@ use crate::result::Environment;
 use crate::timeline::print;
 pub use cause::{Aim, Cause};
 use life::Life;
-use record::{Journal, Lock, Question};
+pub(super) use record::Lock;
+use record::{Journal, Question};
 use recorded::Recorded;
 pub use result::{CauseResult, Report, SCHEMA};
 use result::{Run, conclude};

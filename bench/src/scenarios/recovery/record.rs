@@ -198,14 +198,16 @@ fn load(path: &Path, question: &Question) -> Result<(Vec<Trial>, u32, u64)> {
 
 /// Keeps other runs of this machine away: they would measure each other.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "held until it is dropped")] nix::fcntl::Flock<File>);
+pub(in crate::scenarios) struct Lock(
+    #[expect(dead_code, reason = "held until it is dropped")] nix::fcntl::Flock<File>,
+);
 
 impl Lock {
     /// Takes the lock file in `dir`.
     ///
     /// # Errors
     /// Another run has it; the text has its process ID.
-    pub(super) fn take(dir: &Path) -> Result<Self> {
+    pub(in crate::scenarios) fn take(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join("recovery.lock");
         let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
@@ -220,7 +222,7 @@ impl Lock {
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
                 let owner = fs::read_to_string(&path).unwrap_or_default();
                 bail!(
-                    "another recovery run is in progress on this machine (process {owner}); two would measure each other"
+                    "another recovery run, or one of `peers`, is in progress on this machine (process {owner}); two would measure each other"
                 )
             }
             Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),

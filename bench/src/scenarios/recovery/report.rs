@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::beside;
 use super::recorded::Recorded;
 use super::result::{CauseResult, Report, Run};
 use super::svg::{Axis, COLOURS, Plot};
@@ -31,11 +32,11 @@ pub(super) fn write(dir: &Path, report: &Report, run: &Run) -> Result<()> {
         let path = dir.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    put("report.html", html(report, run))?;
+    put("report.html", html(report, run, &beside::section(dir)))?;
     put("summary.md", markdown(report))
 }
 
-fn html(report: &Report, run: &Run) -> String {
+fn html(report: &Report, run: &Run, beside: &str) -> String {
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Jumping VPN: recovery</title>\
          <style>{STYLE}</style></head><body>\n<h1>Recovery of sessions</h1>\n"
@@ -57,6 +58,7 @@ fn html(report: &Report, run: &Run) -> String {
             bars(&ours)
         );
     }
+    out.push_str(beside);
     out.push_str(
         "<h2>The slowest recovery of each cause, packet by packet</h2>\n<p class=\"note\">Each dot is a probe: when it \
          was sent, and how long it was on its way. Probes that the client held while it had no path lie on a slope. Red \
@@ -344,6 +346,6 @@ fn markdown(report: &Report) -> String {
     out
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -23,16 +23,24 @@ impl Cpu {
     /// # Errors
     /// One of them is gone.
     pub fn look(gateway: u32, client: u32) -> Result<Self> {
+        Self::of(&[gateway], &[client])
+    }
+
+    /// So far, of the processes at either end, each end's added up.
+    ///
+    /// # Errors
+    /// One of them is gone.
+    pub fn of(gateway: &[u32], client: &[u32]) -> Result<Self> {
         let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the kernel has no clock tick")? as f64;
-        let process = |pid: u32| -> Result<f64> {
+        let process = |pid: &u32| -> Result<f64> {
             let text = fs::read_to_string(format!("/proc/{pid}/stat")).context("a process has ended")?;
             of_process(&text).map(|sum| sum as f64 / ticks).context("/proc has another format")
         };
         let machine =
             of_machine(&fs::read_to_string("/proc/stat")?).context("/proc/stat has another format")?;
         Ok(Self {
-            gateway_s: process(gateway)?,
-            client_s: process(client)?,
+            gateway_s: gateway.iter().map(process).sum::<Result<f64>>()?,
+            client_s: client.iter().map(process).sum::<Result<f64>>()?,
             machine_s: machine as f64 / ticks,
         })
     }

@@ -1,6 +1,6 @@
 //! How much goes through one tunnel and what it costs, with the client's offloads on and off, turn by turn in one run.
 
-mod cpu;
+pub(super) mod cpu;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::deployment::{self, Deployment, Places, Role, Settings};
 use crate::peers::bulk::{self, Direction};
+use crate::peers::search;
 use crate::result::{Environment, write_json};
 use crate::timeline;
 use cpu::Cpu;
@@ -21,10 +22,6 @@ use cpu::Cpu;
 const MTU: (&str, &str) = ("mtu = 1280", "mtu = 1440");
 /// How long a client may take to attach.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Loss above which a rate does not count.
-const LOSS_MAX: f64 = 0.01;
-/// Steps of the search for the highest rate: to 1/64 of the range.
-const STEPS: u32 = 6;
 /// Payloads of UDP, octets.
 const PAYLOADS: [usize; 2] = [1_400, 64];
 /// Numbers of TCP streams.
@@ -238,23 +235,10 @@ impl Turn<'_> {
     /// The highest rate at which next to nothing is lost.
     fn highest_rate(&self, direction: Direction, payload: usize) -> Result<f64> {
         let span = self.options.span / 4;
-        let shot = |rate| bulk::udp(self.rig, direction, payload, rate, span);
-        let all = shot(None)?;
-        if all.loss() < LOSS_MAX {
-            return Ok(all.rate());
-        }
-        let (mut low, mut high, mut best) = (0.0, all.rate() * 1.3, 0.0f64);
-        for _ in 0..STEPS {
-            let rate = f64::midpoint(low, high);
-            let shot = shot(Some(rate))?;
-            if shot.loss() < LOSS_MAX {
-                best = best.max(shot.rate());
-                low = rate;
-            } else {
-                high = rate;
-            }
-        }
-        Ok(best)
+        search::highest_rate(|rate| {
+            self.interrupt.check()?;
+            bulk::udp(self.rig, direction, payload, rate, span)
+        })
     }
 
     fn note(

@@ -1,0 +1,249 @@
+//! Ours beside what a user would pick instead: in the same namespaces, over the same links, in the same run.
+//!
+//! | Module | What for |
+//! |---|---|
+//! | `kind`, `programs` | who takes part; where the programs are, which versions, what is missing and why |
+//! | `tunnel` | a contender that runs: what all have in common |
+//! | `ours`, `plain`, `kernel`, `wireguard`, `openvpn` | each of them, configured as its user would |
+//! | `rows`, `report` | what is measured; medians, ratios, aims, tables |
+//!
+//! Recovery beside the peers is in `scenarios/recovery/beside`. The reasons are in
+//! `docs/decisions/0043-beside-the-peers.md`.
+
+mod kernel;
+mod kind;
+mod openvpn;
+mod ours;
+mod plain;
+mod programs;
+mod report;
+mod rows;
+pub(super) mod tunnel;
+mod wireguard;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use jvpn_rig::registry::REGISTRY_DIR;
+use jvpn_rig::tool::ETHTOOL;
+use jvpn_rig::{Interrupt, Rig, Uplink};
+use serde::Serialize;
+
+use super::progress::Progress;
+use super::recovery::Lock;
+use crate::result::{Environment, write_json};
+use crate::swarm::network::inner_address;
+use crate::timeline;
+pub use kind::Kind;
+pub use programs::{Found, Missing};
+pub(super) use report::aligned;
+pub use report::{Median, Report};
+use rows::Turn;
+pub use rows::{Metric, Row, Way, What};
+use tunnel::{Client, Ground};
+
+/// What a run differs in.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who is to take part, in this order.
+    pub contenders: Vec<Kind>,
+    /// Rounds; the median counts.
+    pub rounds: u32,
+    /// Span of one measurement; a step of the search for a rate takes a quarter.
+    pub span: Duration,
+    /// Where everything goes. Absolute.
+    pub out_dir: PathBuf,
+}
+
+/// A contender that hung, died or let nothing through. Its rounds before that count; it gets no further ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failed {
+    /// Which.
+    pub contender: Kind,
+    /// In which round.
+    pub round: u32,
+    /// Why.
+    pub why: String,
+}
+
+impl Failed {
+    fn line(&self) -> String {
+        let first = self.why.lines().next().unwrap_or_default();
+        format!("{}: FAILED in round {}: {first}", self.contender, self.round)
+    }
+}
+
+/// Those who can run here, and those who cannot.
+pub(super) fn muster(wanted: &[Kind], rig: &Rig, progress: &Progress) -> (Vec<Found>, Vec<Missing>) {
+    let (mut found, mut missing) = (Vec::new(), Vec::new());
+    for kind in wanted {
+        let looked = programs::look(*kind).and_then(|one| match kernel_problem(*kind, rig) {
+            Some(why) => Err(Missing { contender: *kind, why }),
+            None => Ok(one),
+        });
+        match looked {
+            Ok(one) => {
+                progress.say(&format!("{kind}: {}", one.version));
+                found.push(one);
+            }
+            Err(one) => {
+                progress.say(&format!("{kind}: left out, {}", one.why));
+                missing.push(one);
+            }
+        }
+    }
+    (found, missing)
+}
+
+/// Why the kernel's WireGuard cannot run here; nothing about the others.
+fn kernel_problem(kind: Kind, rig: &Rig) -> Option<String> {
+    let error = (kind == Kind::KernelWireguard).then(|| kernel::probe(rig).err()).flatten()?.to_string();
+    let said = error.rsplit(": ").next().unwrap_or_default();
+    Some(format!("this kernel makes no WireGuard interface: its module is needed ({said})"))
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// The network cannot be set up, another run is in progress, ours failed, or interrupted; what was measured is kept.
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
+    let mut progress = Progress::start();
+    let rig = Rig::create()?;
+    offloading_uplink(&rig)?;
+    let (contenders, missing) = muster(&options.contenders, &rig, &progress);
+    let mut report = Report {
+        scenario: "peers",
+        form: 1,
+        complete: false,
+        broken_off: None,
+        environment: Environment::collect(),
+        conditions: conditions(),
+        rounds: options.rounds,
+        span_ms: u64::try_from(options.span.as_millis()).unwrap_or(u64::MAX),
+        contenders,
+        missing,
+        failed: Vec::new(),
+        medians: Vec::new(),
+        rows: Vec::new(),
+    };
+    let result = measure(&rig, options, &mut report, &mut progress, interrupt);
+    rig.remove()?;
+    report.complete = result.is_ok() && report.failed.is_empty();
+    report.broken_off = result.as_ref().err().map(|error| format!("{error:#}"));
+    report.medians = report::medians(&report.rows);
+    write_json(&options.out_dir.join("result.json"), &report)?;
+    let summary = options.out_dir.join("summary.md");
+    std::fs::write(&summary, report.markdown())
+        .with_context(|| format!("cannot write {}", summary.display()))?;
+    report.lines().iter().for_each(|line| timeline::print(line));
+    result?;
+    match report.failed.iter().find(|failed| failed.contender == Kind::Ours) {
+        Some(failed) => bail!("{}", failed.line()),
+        None => Ok(()),
+    }
+}
+
+fn conditions() -> Vec<String> {
+    [
+        "one rig for all: client, router with NAT, gateway, LAN; the same links, whose offloads (checksums, TSO, GSO) are off \
+         as AF_XDP needs it of its veth peers, but for the client's uplink, which has those of a network card",
+        "rounds in turns, every other one backwards; UDP at the highest rate that loses less than 1 %, by bisection",
+        "generators, both ends and the router share the machine: only figures of one run compare",
+    ]
+    .map(str::to_owned)
+    .into()
+}
+
+/// The client's uplink as a network card: it takes large packets and unfinished checksums, and joins what comes. The
+/// router's links finish them before they reach the gateway.
+fn offloading_uplink(rig: &Rig) -> Result<()> {
+    let features =
+        ["rx", "on", "tx", "on", "sg", "on", "gso", "on", "tx-udp-segmentation", "on", "gro", "on"];
+    let args: Vec<&str> = ["-K", "upA"].into_iter().chain(features).collect();
+    ETHTOOL.run(Some(rig.client()), &args).map(drop)
+}
+
+fn measure(
+    rig: &Rig,
+    options: &Options,
+    report: &mut Report,
+    progress: &mut Progress,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let hops = Uplink::ALL.map(|uplink| (uplink, uplink.router_address())).into();
+    let client = Client { namespace: rig.client().clone(), inner: inner_address(0), hops };
+    let ground = Ground {
+        rig,
+        clients: vec![client],
+        out_dir: options.out_dir.clone(),
+        interrupt,
+        is_recovery: false,
+    };
+    let path = options.out_dir.join("rows.jsonl");
+    let mut raw = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let began = Instant::now();
+    let total = report.contenders.len() * options.rounds as usize;
+    for round in 1..=options.rounds {
+        let mut order = report.contenders.clone();
+        if round % 2 == 0 {
+            order.reverse();
+        }
+        for (place, found) in order.iter().enumerate() {
+            let kind = found.contender;
+            if report.failed.iter().any(|failed| failed.contender == kind) {
+                continue;
+            }
+            let done = report.contenders.len() * (round as usize - 1) + place;
+            let left = began.elapsed().as_secs_f64() / done.max(1) as f64 * (total - done) as f64;
+            let left = if done == 0 { String::new() } else { format!(", about {left:.0} s left") };
+            progress.say(&format!("round {round} of {}: {kind}{left}", options.rounds));
+            let result = turn(&ground, found, round, options.span, |row| {
+                let line = serde_json::to_string(&row).context("a row is no JSON")?;
+                writeln!(raw, "{line}").with_context(|| format!("cannot write {}", path.display()))?;
+                report.rows.push(row);
+                Ok(())
+            });
+            interrupt.check()?;
+            match result {
+                Ok(None) => {}
+                Ok(Some(modes)) => (report.environment.xdp_mode, report.environment.af_xdp_mode) = modes,
+                Err(error) => {
+                    let failed = Failed { contender: kind, round, why: format!("{error:#}") };
+                    progress.say(&format!("{}\n{}", failed.line(), failed.why));
+                    report.failed.push(failed);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One contender in one round, from its start to its end; gives how XDP and AF_XDP were attached, if it uses them.
+fn turn(
+    ground: &Ground<'_>,
+    found: &Found,
+    round: u32,
+    span: Duration,
+    take: impl FnMut(Row) -> Result<()>,
+) -> Result<Option<(String, String)>> {
+    let mut tunnel = tunnel::start(found, ground)?;
+    let modes = tunnel.modes();
+    let turn = Turn {
+        rig: ground.rig,
+        tunnel: &mut *tunnel,
+        client: ground.client(0)?,
+        span,
+        round,
+        contender: found.contender,
+        interrupt: ground.interrupt,
+    };
+    let result = turn.run(take);
+    let words = tunnel.last_words();
+    let stopped = tunnel.stop();
+    result.with_context(|| format!("last words:\n{words}"))?;
+    stopped.map(|()| modes)
+}

@@ -1,0 +1,287 @@
+//! One trial of one contender: what is done to its path, who is told of it, and what was seen.
+
+use std::net::Ipv4Addr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use jvpn_rig::Uplink;
+use jvpn_rig::emulator::LanePatch;
+use jvpn_rig::site::Site;
+use jvpn_rig::tool::IP;
+
+use super::super::cause::Cause;
+use super::super::measure;
+use super::super::tenant::flows;
+use super::result::Trial;
+use super::{lock, sleep, uplinks};
+use crate::peers::probes::unix_ns;
+use crate::peers::streams::{LaneRecord, Record, Streams};
+use crate::scenarios::contenders::Kind;
+use crate::scenarios::contenders::tunnel::{Ground, Tunnel};
+
+/// How long a tunnel may take to be whole again before the next trial; after that its client is started again.
+const WHOLE_PATIENCE: Duration = Duration::from_secs(10);
+/// The same behind a new start.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// Recording goes on for so long after traffic flows again.
+const TAIL: Duration = Duration::from_millis(250);
+/// How long TCP may take to deliver what it owes: its retransmission timer has doubled meanwhile, up to two minutes.
+const TCP_PATIENCE: Duration = Duration::from_secs(15);
+/// How often is looked.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A client's place, with what was done to it.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) site: Site,
+    /// Last octet of the address on uplink A.
+    host: u8,
+    /// Which default routes are there.
+    routes: Vec<Uplink>,
+    /// Whether the TCP stream is one of this contender's that works.
+    has_stream: bool,
+}
+
+impl Place {
+    pub(super) fn new(site: Site) -> Self {
+        Self { site, host: 2, routes: Uplink::ALL.to_vec(), has_stream: false }
+    }
+
+    /// The next hops that a contender may use.
+    pub(super) fn hops(&self, cause: Cause) -> Vec<(Uplink, Ipv4Addr)> {
+        let hop = |uplink: &Uplink| (*uplink, Site::router_address(self.site.number(), *uplink));
+        uplinks(cause).iter().map(hop).collect()
+    }
+
+    /// Another contender begins: its TCP stream is not the one before's.
+    pub(super) fn begin(&mut self, cause: Cause) -> Result<()> {
+        self.has_stream = false;
+        self.prepare(cause)
+    }
+
+    /// The network as it is to be before a trial.
+    fn prepare(&mut self, cause: Cause) -> Result<()> {
+        self.mend()?;
+        if cause.has_one_uplink() { self.remove_route(Uplink::B) } else { Ok(()) }
+    }
+
+    /// All paths and routes are whole again.
+    pub(super) fn mend(&mut self) -> Result<()> {
+        for uplink in Uplink::ALL {
+            let path = self.site.path(uplink);
+            path.change_both(&LanePatch::default());
+            path.set_link_down(false);
+            path.check()?;
+            self.add_route(uplink)?;
+        }
+        Ok(())
+    }
+
+    fn ip(&self, batch: &str) -> Result<()> {
+        IP.run_with_input(Some(self.site.client()), &["-batch", "-"], batch).map(drop)
+    }
+
+    /// A default route as the host's network management has it: A before B.
+    fn route(&self, uplink: Uplink) -> String {
+        let hop = Site::router_address(self.site.number(), uplink);
+        let metric = if uplink == Uplink::A { 100 } else { 200 };
+        format!("default via {hop} dev {} metric {metric}", uplink.client_interface())
+    }
+
+    fn add_route(&mut self, uplink: Uplink) -> Result<()> {
+        if !self.routes.contains(&uplink) {
+            self.ip(&format!("route add {}\n", self.route(uplink)))?;
+            self.routes.push(uplink);
+        }
+        Ok(())
+    }
+
+    fn remove_route(&mut self, uplink: Uplink) -> Result<()> {
+        if self.routes.contains(&uplink) {
+            self.ip(&format!("route del {}\n", self.route(uplink)))?;
+            self.routes.retain(|one| *one != uplink);
+        }
+        Ok(())
+    }
+
+    /// Uplink A gets another address, and its route back, which goes with the old one.
+    fn change_address(&mut self) -> Result<()> {
+        let (number, device) = (self.site.number(), Uplink::A.client_interface());
+        let old = Site::address(number, Uplink::A, self.host);
+        self.host = if self.host >= 200 { 2 } else { self.host + 1 };
+        let new = Site::address(number, Uplink::A, self.host);
+        self.ip(&format!(
+            "address del {old}/24 dev {device}\naddress add {new}/24 dev {device}\nroute replace {}\n",
+            self.route(Uplink::A)
+        ))
+    }
+}
+
+/// What all trials of a contender and a cause share.
+pub(super) struct Stage<'a> {
+    pub(super) streams: &'a Streams,
+    pub(super) ground: &'a Ground<'a>,
+    pub(super) tunnel: &'a Mutex<Box<dyn Tunnel>>,
+    pub(super) contender: Kind,
+    pub(super) cause: Cause,
+    pub(super) rtt: Duration,
+    pub(super) cap: Duration,
+    pub(super) script_after: Option<Duration>,
+}
+
+impl Stage<'_> {
+    pub(super) fn trial(&self, place: &mut Place, incident: u32, settle: Duration) -> Result<Trial> {
+        self.make_ready(place)?;
+        let number = place.site.number();
+        let bound = lock(self.tunnel).bound(usize::from(number))?;
+        // A tunnel that follows the routes goes over A.
+        let bound = bound.unwrap_or(Uplink::A);
+        self.streams.begin(number);
+        sleep(settle, self.ground.interrupt)?;
+        let mut at_ns = unix_ns();
+        self.strike(place, bound)?;
+        if self.cause == Cause::AddressChange {
+            // Before that nobody could have sent anything.
+            at_ns = unix_ns();
+        }
+        let came_back = self.await_flow(place, bound, at_ns)?;
+        sleep(TAIL + self.rtt, self.ground.interrupt)?;
+        let record = self.streams.record(number);
+        let tcp_survived = came_back && self.tcp_goes_on(number)?;
+        place.has_stream = tcp_survived;
+        let has_ended = lock(self.tunnel).check();
+        place.prepare(self.cause)?;
+        has_ended.context("in a trial")?;
+        Ok(self.judge((number, incident), at_ns, &record, (came_back, tcp_survived)))
+    }
+
+    /// A tunnel that is whole, over paths that are, with a TCP stream in it.
+    fn make_ready(&self, place: &mut Place) -> Result<()> {
+        let number = place.site.number();
+        let client = usize::from(number);
+        let is_new = lock(self.tunnel).before_incident(self.ground, client)?;
+        if is_new || !self.await_whole(number, WHOLE_PATIENCE)? {
+            if !is_new {
+                lock(self.tunnel).restart_client(self.ground, client)?;
+            }
+            let is_whole = self.await_whole(number, START_PATIENCE)?;
+            ensure!(is_whole, "client {number}: nothing flows {START_PATIENCE:?} after a new start");
+            place.has_stream = false;
+        }
+        if !place.has_stream || self.streams.tcp(number).is_err() {
+            self.streams.open_tcp(number, START_PATIENCE)?;
+            place.has_stream = true;
+            // Something is to have gone through it before the trial.
+            sleep(TAIL + self.rtt, self.ground.interrupt)?;
+        }
+        Ok(())
+    }
+
+    /// What happens, and what a system would do at once that notices it by itself.
+    fn strike(&self, place: &mut Place, bound: Uplink) -> Result<()> {
+        match self.cause {
+            Cause::SilentBlackhole => place.site.path(bound).change_both(&LanePatch::blackhole()),
+            Cause::LinkDown => {
+                place.site.path(bound).set_link_down(true);
+                // The host's network management takes the route away with the carrier.
+                place.remove_route(bound)?;
+            }
+            Cause::NatRebinding => place.site.path(bound).rebind_nat(),
+            Cause::AddressChange => place.change_address()?,
+            Cause::LossSpike
+            | Cause::Flapping
+            | Cause::ControlPlaneKill
+            | Cause::DataPlaneKill
+            | Cause::OneDirectionDead => bail!("{} is no cause for a peer", self.cause),
+        }
+        Ok(())
+    }
+
+    /// Waits until probes have flowed both ways for a while; a script may move the route meanwhile.
+    fn await_flow(&self, place: &mut Place, bound: Uplink, at_ns: u64) -> Result<bool> {
+        let begun = Instant::now();
+        let (mut since, mut script) =
+            (None, self.script_after.filter(|_| self.cause == Cause::SilentBlackhole));
+        while begun.elapsed() < self.cap {
+            sleep(LOOK, self.ground.interrupt)?;
+            let number = place.site.number();
+            let is_later = self.streams.last_arrivals(number).into_iter().all(|at| at > at_ns);
+            if is_later && flows(self.streams, number, Duration::ZERO) {
+                // As long as the way there and back: what arrives may have been sent before the incident.
+                let flowing = *since.get_or_insert_with(Instant::now);
+                if flowing.elapsed() > Duration::from_millis(100) + self.rtt {
+                    return Ok(true);
+                }
+                continue;
+            }
+            since = None;
+            if script.is_some_and(|after| begun.elapsed() >= after) {
+                place.remove_route(bound)?;
+                script = None;
+            }
+        }
+        Ok(false)
+    }
+
+    fn await_whole(&self, number: u8, patience: Duration) -> Result<bool> {
+        let deadline = Instant::now() + patience;
+        let mut since = None;
+        while Instant::now() < deadline {
+            sleep(LOOK, self.ground.interrupt)?;
+            if !flows(self.streams, number, self.rtt) {
+                since = None;
+                continue;
+            }
+            let flowing = *since.get_or_insert_with(Instant::now);
+            if flowing.elapsed() > Duration::from_millis(500) + self.rtt {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn tcp_goes_on(&self, number: u8) -> Result<bool> {
+        let Ok((owed, _)) = self.streams.tcp(number) else { return Ok(false) };
+        let deadline = Instant::now() + TCP_PATIENCE;
+        loop {
+            match self.streams.tcp(number) {
+                Ok((_, arrived)) if arrived >= owed => return Ok(true),
+                Ok(_) if Instant::now() < deadline => sleep(LOOK, self.ground.interrupt)?,
+                Ok(_) | Err(_) => return Ok(false),
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        (client, incident): (u8, u32),
+        at_ns: u64,
+        record: &Record,
+        (came_back, tcp_survived): (bool, bool),
+    ) -> Trial {
+        let (up, down) = (measure::lane(&record.up, at_ns), measure::lane(&record.down, at_ns));
+        let seen = up.outage_ms.max(down.outage_ms);
+        Trial {
+            contender: self.contender,
+            cause: self.cause,
+            incident,
+            client,
+            at_ms: at_ns / 1_000_000,
+            came_back,
+            // Of one that did not come back only the least is known.
+            outage_ms: if came_back { seen } else { self.cap.as_secs_f64() * 1e3 },
+            lost_up: if came_back { up.lost } else { unanswered(&record.up) },
+            lost_down: if came_back { down.lost } else { unanswered(&record.down) },
+            tcp_survived,
+            tcp_stall_ms: measure::tcp_stall(&record.tcp, at_ns),
+            bench_pause_ms: up.pause_ms.max(down.pause_ms),
+        }
+    }
+}
+
+/// Probes that never arrived, of a direction that is still silent.
+fn unanswered(record: &LaneRecord) -> u64 {
+    let arrived = record.arrivals.iter().filter(|arrival| arrival.sequence >= record.first).count();
+    record.sent_ns.len().saturating_sub(arrived) as u64
+}

@@ -1,0 +1,301 @@
+//! `jvpn-bench peers --recovery`: how the tunnels of others come back, beside ours, over the same emulated paths, struck by
+//! the same causes and measured in the same way: silence of probes inside the tunnel, and whether TCP goes on.
+//!
+//! | Module | What for |
+//! |---|---|
+//! | `incident` | a trial: what is done, who is told of it, what was seen |
+//! | `result` | quantiles, `result.json`, tables, bars |
+//!
+//! The reasons are in `docs/decisions/0043-beside-the-peers.md`.
+
+mod incident;
+mod result;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use jvpn_rig::emulator::{Path as EmulatedPath, Profile};
+use jvpn_rig::registry::REGISTRY_DIR;
+use jvpn_rig::site::{Paths, Site};
+use jvpn_rig::{Interrupt, Rig, Uplink};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::cause::Cause;
+use super::record::Lock;
+use crate::peers::streams::Streams;
+use crate::result::Environment;
+use crate::scenarios::contenders::tunnel::{self, Client, Ground, Tunnel};
+use crate::scenarios::contenders::{Found, Kind, muster};
+use crate::scenarios::progress::Progress;
+use crate::swarm::network::inner_address;
+use crate::timeline;
+use incident::{Place, Stage};
+pub(super) use result::section;
+use result::{Asked, Run, Trial};
+
+/// The causes that mean something to a tunnel whose ends nobody kills.
+pub const CAUSES: [Cause; 4] =
+    [Cause::SilentBlackhole, Cause::LinkDown, Cause::NatRebinding, Cause::AddressChange];
+
+/// Mappings of the NATs in front of the clients: none expires within a trial.
+const NAT_TTL: Duration = Duration::from_secs(600);
+/// What a trial takes beside the outage, start and end of the contender included.
+const TRIAL: Duration = Duration::from_secs(3);
+/// A trial strikes after so long at least, and up to so much later, ms: timers are in any phase.
+const SETTLE_MS: (u64, u64) = (150, 250);
+
+/// What a run differs in.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who is to take part, in this order.
+    pub contenders: Vec<Kind>,
+    /// Causes, in this order.
+    pub causes: Vec<Cause>,
+    /// Trials per cause and contender.
+    pub trials: u32,
+    /// Emulated round-trip time.
+    pub rtt: Duration,
+    /// After so long a trial counts as one that did not come back.
+    pub cap: Duration,
+    /// A script moves the route away from a silent path after so long.
+    pub script_after: Option<Duration>,
+    /// Clients of each contender at once.
+    pub clients: u8,
+    /// Determines all chance of the bench.
+    pub seed: u64,
+    /// A recovery run that gets the result put beside its own.
+    pub beside: Option<PathBuf>,
+    /// Where everything goes. Absolute.
+    pub out_dir: PathBuf,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// The network cannot be set up, another run is in progress, ours failed or did not come back, or interrupted; what was
+/// measured is kept.
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
+    let beside = options.beside.as_deref();
+    ensure!(
+        beside.is_none_or(|dir| dir.join("run.json").is_file()),
+        "{} has no recovery run to put this beside",
+        beside.unwrap_or(Path::new("")).display()
+    );
+    let progress = Progress::start();
+    let rig = Rig::create()?;
+    // Nobody recovers without a tunnel: the addresses are the uplink's own.
+    let wanted: Vec<_> = options.contenders.iter().copied().filter(|kind| *kind != Kind::Plain).collect();
+    let (found, missing) = muster(&wanted, &rig, &progress);
+    let mut run = Run::new(Asked::of(options), Environment::collect(), found, missing);
+    let result = measure(&rig, options, &mut run, &progress, interrupt);
+    rig.remove()?;
+    let report = run.conclude(result.as_ref().err());
+    report.write(&options.out_dir, beside)?;
+    report.lines().iter().for_each(|line| timeline::print(line));
+    if let Some(dir) = beside {
+        super::judge(dir).with_context(|| format!("the recovery run in {}", dir.display()))?;
+    }
+    result?;
+    match report.problem() {
+        Some(problem) => bail!(problem),
+        None => Ok(()),
+    }
+}
+
+fn measure(
+    rig: &Rig,
+    options: &Options,
+    run: &mut Run,
+    progress: &Progress,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let paths = Paths::create(rig)?;
+    let profile = Profile::load("plain")?.with_nat(NAT_TTL).with_round_trip(options.rtt);
+    let mut places = Vec::new();
+    for number in 0..options.clients {
+        let seed = options.seed.wrapping_mul(1_000) + u64::from(number) * 2;
+        let pair = [seed, seed + 1].map(|seed| EmulatedPath::new(&profile, seed));
+        places.push(Place::new(Site::create(rig, &paths, number, pair)?));
+    }
+    let inner = |number: u8| inner_address(usize::from(number));
+    let clients: Vec<_> =
+        places.iter().map(|place| (place.site.client().clone(), inner(place.site.number()))).collect();
+    let streams = Streams::start(rig, &clients)?;
+    let path = options.out_dir.join("trials.jsonl");
+    let mut raw = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    for cause in options.causes.iter().copied() {
+        for found in run.found.clone() {
+            interrupt.check()?;
+            if run.is_out(found.contender) {
+                continue;
+            }
+            let left = estimate(options, run, cause, found.contender).as_secs();
+            progress.say(&format!(
+                "{cause}: {} ({} trials), about {left} s left in all",
+                found.contender, options.trials
+            ));
+            let mut keep = |trial: Trial| {
+                progress.say(&trial.line());
+                let line = serde_json::to_string(&trial).context("a trial is no JSON")?;
+                writeln!(raw, "{line}").with_context(|| format!("cannot write {}", path.display()))?;
+                run.trials.push(trial);
+                Ok(())
+            };
+            let work = Work { rig, options, streams: &streams, cause, found: &found, interrupt };
+            let result = work.run(&mut places, &mut keep);
+            interrupt.check()?;
+            if let Err(error) = result {
+                progress.say(&format!("{}: FAILED: {error:#}", found.contender));
+                run.fail(found.contender, cause, &error);
+            }
+            // Whatever it left undone would meet the next one.
+            places.iter_mut().try_for_each(Place::mend)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is still to come from this contender and cause on: for the ETA. Of a peer on a silent path the worst is expected.
+fn estimate(options: &Options, run: &Run, cause: Cause, contender: Kind) -> Duration {
+    let order =
+        options.causes.iter().flat_map(|cause| run.found.iter().map(|found| (*cause, found.contender)));
+    let rest = order.skip_while(|pair| *pair != (cause, contender)).filter(|(_, kind)| !run.is_out(*kind));
+    let incidents = options.trials.div_ceil(u32::from(options.clients).max(1));
+    let each = |(cause, kind): (Cause, Kind)| match (cause, kind.is_peer(), options.script_after) {
+        (Cause::SilentBlackhole, true, None) => options.cap + TRIAL,
+        (Cause::SilentBlackhole, true, Some(after)) => after + TRIAL,
+        _ => TRIAL,
+    };
+    rest.map(|pair| each(pair) * incidents).sum()
+}
+
+/// One contender and one cause.
+struct Work<'a> {
+    rig: &'a Rig,
+    options: &'a Options,
+    streams: &'a Streams,
+    cause: Cause,
+    found: &'a Found,
+    interrupt: &'a Interrupt,
+}
+
+/// Taken for moments only, except while a client is started again.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Work<'_> {
+    fn run(&self, places: &mut [Place], keep: &mut (dyn FnMut(Trial) -> Result<()> + Send)) -> Result<()> {
+        places.iter_mut().try_for_each(|place| place.begin(self.cause))?;
+        let client = |place: &Place| Client {
+            namespace: place.site.client().clone(),
+            inner: inner_address(usize::from(place.site.number())),
+            hops: place.hops(self.cause),
+        };
+        let ground = Ground {
+            rig: self.rig,
+            clients: places.iter().map(client).collect(),
+            out_dir: self.options.out_dir.clone(),
+            interrupt: self.interrupt,
+            is_recovery: true,
+        };
+        let tunnel = Mutex::new(tunnel::start(self.found, &ground)?);
+        let result = self.strike_all(places, &ground, &tunnel, keep);
+        let tunnel = tunnel.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let words = tunnel.last_words();
+        let stopped = tunnel.stop();
+        result.with_context(|| format!("last words:\n{words}"))?;
+        stopped
+    }
+
+    /// All clients at once, each with its own incidents, until there are enough.
+    fn strike_all(
+        &self,
+        places: &mut [Place],
+        ground: &Ground<'_>,
+        tunnel: &Mutex<Box<dyn Tunnel>>,
+        keep: &mut (dyn FnMut(Trial) -> Result<()> + Send),
+    ) -> Result<()> {
+        let (keep, next) = (Mutex::new(keep), Mutex::new(0_u32));
+        let one = |place: &mut Place| -> Result<()> {
+            let stage = Stage {
+                streams: self.streams,
+                ground,
+                tunnel,
+                contender: self.found.contender,
+                cause: self.cause,
+                rtt: self.options.rtt,
+                cap: self.options.cap,
+                script_after: self.options.script_after,
+            };
+            loop {
+                let incident = {
+                    let mut next = lock(&next);
+                    if *next >= self.options.trials {
+                        return Ok(());
+                    }
+                    *next += 1;
+                    *next
+                };
+                let settle = settle(self.options.seed, self.cause, incident, place.site.number());
+                let trial = stage.trial(place, incident, settle);
+                if trial.is_err() {
+                    // The others end with what they are at.
+                    *lock(&next) = self.options.trials;
+                }
+                (lock(&keep))(trial?)?;
+            }
+        };
+        let results: Vec<Result<()>> = thread::scope(|scope| {
+            let threads: Vec<_> = places
+                .iter_mut()
+                .enumerate()
+                .map(|(number, place)| {
+                    let one = &one;
+                    scope.spawn(move || {
+                        // Clients do not begin in step.
+                        thread::sleep(Duration::from_millis(37) * u32::try_from(number).unwrap_or(0));
+                        one(place)
+                    })
+                })
+                .collect();
+            let join = |thread: thread::ScopedJoinHandle<'_, Result<()>>| {
+                thread.join().unwrap_or_else(|_| Err(anyhow!("a client's thread panicked")))
+            };
+            threads.into_iter().map(join).collect()
+        });
+        results.into_iter().collect()
+    }
+}
+
+fn settle(seed: u64, cause: Cause, incident: u32, client: u8) -> Duration {
+    let mix = seed ^ (cause as u64) << 40 ^ u64::from(client) << 32 ^ u64::from(incident);
+    let (least, spread) = SETTLE_MS;
+    let more = ChaCha8Rng::seed_from_u64(mix).next_u64() % (spread * 1_000);
+    Duration::from_millis(least) + Duration::from_micros(more)
+}
+
+/// Sleeps in slices that see an interruption.
+fn sleep(time: Duration, interrupt: &Interrupt) -> Result<()> {
+    let end = Instant::now() + time;
+    loop {
+        interrupt.check()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(Duration::from_millis(50)));
+    }
+}
+
+/// The uplinks of a client for a cause.
+fn uplinks(cause: Cause) -> &'static [Uplink] {
+    if cause.has_one_uplink() { &[Uplink::A] } else { &Uplink::ALL }
+}

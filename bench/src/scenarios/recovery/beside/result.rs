@@ -1,0 +1,478 @@
+//! From trials to quantiles, `result.json`, tables, and bars for a report.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::super::cause::Cause;
+use super::super::stats::{bootstrap, quantile};
+use super::super::svg::{Axis, COLOURS, Plot};
+use super::Options;
+use crate::result::{Environment, write_json};
+use crate::scenarios::contenders::{Found, Kind, Missing, aligned};
+
+/// Name of the result beside that of a recovery run.
+const BESIDE: &str = "peers.json";
+
+/// What one client lived through.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Trial {
+    /// Whose.
+    pub(super) contender: Kind,
+    /// What happened.
+    pub(super) cause: Cause,
+    /// Number of the incident.
+    pub(super) incident: u32,
+    /// Which client.
+    pub(super) client: u8,
+    /// When, Unix ms.
+    pub(super) at_ms: u64,
+    /// Whether traffic flowed both ways again before the cap.
+    pub(super) came_back: bool,
+    /// Longest silence, the worse of both directions; the cap, if it did not come back.
+    pub(super) outage_ms: f64,
+    /// Probes to the LAN that never came.
+    pub(super) lost_up: u64,
+    /// Probes to the client that never came.
+    pub(super) lost_down: u64,
+    /// Whether the TCP stream went on and delivered everything.
+    pub(super) tcp_survived: bool,
+    /// Longest time without an octet of it.
+    pub(super) tcp_stall_ms: f64,
+    /// Longest time in which the bench itself sent nothing.
+    pub(super) bench_pause_ms: f64,
+}
+
+impl Trial {
+    pub(super) fn line(&self) -> String {
+        let outage = if self.came_back { format!("{:.1} ms", self.outage_ms) } else { "not back".to_owned() };
+        let tcp = if self.tcp_survived { "lives" } else { "does not" };
+        format!("  {} of client {}: {outage}, TCP {tcp}", self.incident, self.client)
+    }
+}
+
+/// What was asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Asked {
+    trials: u32,
+    rtt_ms: u64,
+    cap_s: f64,
+    /// When a script moves the route away from a silent path, s.
+    script_after_s: Option<f64>,
+    clients: u8,
+    seed: u64,
+    causes: Vec<Cause>,
+}
+
+impl Asked {
+    pub(super) fn of(options: &Options) -> Self {
+        Self {
+            trials: options.trials,
+            rtt_ms: u64::try_from(options.rtt.as_millis()).unwrap_or(u64::MAX),
+            cap_s: options.cap.as_secs_f64(),
+            script_after_s: options.script_after.map(|after: Duration| after.as_secs_f64()),
+            clients: options.clients,
+            seed: options.seed,
+            causes: options.causes.clone(),
+        }
+    }
+}
+
+/// A run under way.
+pub(super) struct Run {
+    asked: Asked,
+    environment: Environment,
+    pub(super) found: Vec<Found>,
+    missing: Vec<Missing>,
+    failed: Vec<Failed>,
+    pub(super) trials: Vec<Trial>,
+}
+
+/// A contender that hung or died outside a trial; what it had done by then counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Failed {
+    contender: Kind,
+    cause: Cause,
+    why: String,
+}
+
+impl Run {
+    pub(super) fn new(
+        asked: Asked,
+        environment: Environment,
+        found: Vec<Found>,
+        missing: Vec<Missing>,
+    ) -> Self {
+        Self { asked, environment, found, missing, failed: Vec::new(), trials: Vec::new() }
+    }
+
+    pub(super) fn fail(&mut self, contender: Kind, cause: Cause, error: &anyhow::Error) {
+        self.failed.push(Failed { contender, cause, why: format!("{error:#}") });
+    }
+
+    /// Whether a contender has failed twice: it gets no third chance to hang.
+    pub(super) fn is_out(&self, contender: Kind) -> bool {
+        self.failed.iter().filter(|failed| failed.contender == contender).count() >= 2
+    }
+
+    pub(super) fn conclude(self, error: Option<&anyhow::Error>) -> Report {
+        let mut causes = Vec::new();
+        for cause in &self.asked.causes {
+            for found in &self.found {
+                let of = |trial: &&Trial| trial.cause == *cause && trial.contender == found.contender;
+                let trials: Vec<_> = self.trials.iter().filter(of).collect();
+                causes.extend(summarise(&trials, &self.asked));
+            }
+        }
+        let wanted = u64::from(self.asked.trials);
+        let is_whole = causes.len() == self.asked.causes.len() * self.found.len()
+            && causes.iter().all(|one| one.trials >= wanted);
+        Report {
+            scenario: "peers-recovery".to_owned(),
+            form: 1,
+            complete: error.is_none() && is_whole,
+            broken_off: error.map(|error| format!("{error:#}")),
+            asked: self.asked,
+            environment: json!(self.environment),
+            contenders: json!(self.found),
+            missing: json!(self.missing),
+            failed: self.failed,
+            causes,
+        }
+    }
+}
+
+/// One contender struck by one cause.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Row {
+    cause: Cause,
+    contender: Kind,
+    rtt_ms: u64,
+    trials: u64,
+    /// Those that were back before the cap.
+    came_back: u64,
+    outage_p50_ms: f64,
+    outage_p95_ms: f64,
+    outage_p99_ms: f64,
+    outage_max_ms: f64,
+    /// 95 % confidence interval.
+    outage_p50_ci95_ms: [f64; 2],
+    tcp_survived: u64,
+    tcp_stall_p50_ms: f64,
+    lost_up_mean: f64,
+    lost_down_mean: f64,
+    /// Trials in which the bench itself sent nothing for more than 5 ms.
+    disturbed: u64,
+    /// In the order of the trials; the cap stands for one that did not come back.
+    outages_ms: Vec<f64>,
+}
+
+/// The result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Report {
+    scenario: String,
+    form: u32,
+    complete: bool,
+    broken_off: Option<String>,
+    asked: Asked,
+    environment: Value,
+    contenders: Value,
+    missing: Value,
+    failed: Vec<Failed>,
+    causes: Vec<Row>,
+}
+
+fn summarise(trials: &[&Trial], asked: &Asked) -> Option<Row> {
+    let first = trials.first()?;
+    let sorted = |value: fn(&Trial) -> f64| {
+        let mut values: Vec<_> = trials.iter().map(|trial| value(trial)).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let outages_ms: Vec<_> = trials.iter().map(|trial| trial.outage_ms).collect();
+    let outages = sorted(|trial| trial.outage_ms);
+    let incidents: Vec<_> = outages_ms.iter().map(|value| vec![*value]).collect();
+    let [outage_p50_ci95_ms] = bootstrap(&incidents, [0.5], asked.seed);
+    let [outage_p50_ms, outage_p95_ms, outage_p99_ms, outage_max_ms] =
+        [0.5, 0.95, 0.99, 1.0].map(|share| quantile(&outages, share));
+    let count = |wanted: fn(&Trial) -> bool| trials.iter().filter(|trial| wanted(trial)).count() as u64;
+    let mean = |value: fn(&Trial) -> u64| {
+        trials.iter().map(|trial| value(trial)).sum::<u64>() as f64 / trials.len() as f64
+    };
+    Some(Row {
+        cause: first.cause,
+        contender: first.contender,
+        rtt_ms: asked.rtt_ms,
+        trials: trials.len() as u64,
+        came_back: count(|trial| trial.came_back),
+        outage_p50_ms,
+        outage_p95_ms,
+        outage_p99_ms,
+        outage_max_ms,
+        outage_p50_ci95_ms,
+        tcp_survived: count(|trial| trial.tcp_survived),
+        tcp_stall_p50_ms: quantile(&sorted(|trial| trial.tcp_stall_ms), 0.5),
+        lost_up_mean: mean(|trial| trial.lost_up),
+        lost_down_mean: mean(|trial| trial.lost_down),
+        disturbed: count(|trial| trial.bench_pause_ms > 5.0),
+        outages_ms,
+    })
+}
+
+const COLUMNS: [&str; 10] =
+    ["cause", "who", "trials", "p50, ms", "p95", "p99", "max", "back", "TCP lived", "lost up / down"];
+
+impl Report {
+    /// An outage as a reader is to see it.
+    fn outage(&self, ms: f64) -> String {
+        if ms >= self.asked.cap_s * 1e3 {
+            format!("> {:.0} s", self.asked.cap_s)
+        } else if ms < 99.95 {
+            format!("{ms:.1}")
+        } else {
+            format!("{ms:.0}")
+        }
+    }
+
+    fn cells(&self, row: &Row) -> Vec<String> {
+        let mut outages = [row.outage_p50_ms, row.outage_p95_ms, row.outage_p99_ms, row.outage_max_ms]
+            .map(|ms| self.outage(ms));
+        if let Some(longest) = outages.last_mut().filter(|_| row.came_back < row.trials) {
+            longest.push_str(", did not come back");
+        }
+        let head = [row.cause.name().to_owned(), row.contender.to_string(), row.trials.to_string()];
+        let tail = [
+            format!("{} of {}", row.came_back, row.trials),
+            format!("{} of {}", row.tcp_survived, row.trials),
+            format!("{:.0} / {:.0}", row.lost_up_mean, row.lost_down_mean),
+        ];
+        head.into_iter().chain(outages).chain(tail).collect()
+    }
+
+    fn table(&self) -> Vec<Vec<String>> {
+        let head = COLUMNS.map(str::to_owned).to_vec();
+        [head].into_iter().chain(self.causes.iter().map(|row| self.cells(row))).collect()
+    }
+
+    fn preamble(&self) -> Vec<String> {
+        let Asked { trials, rtt_ms, cap_s, clients, seed, .. } = self.asked;
+        let text = |value: &Value, name: &str| {
+            value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let all = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let script = match self.asked.script_after_s {
+            Some(after) => format!("a script moves the route after {after} s"),
+            None => "nothing tells of a silent blackhole".to_owned(),
+        };
+        let mut lines = vec![
+            format!(
+                "{} build, kernel {}, {}; round-trip time {rtt_ms} ms, {trials} trials by {clients} clients at once, each \
+                 capped at {cap_s} s, seed {seed}",
+                text(&self.environment, "build"),
+                text(&self.environment, "kernel"),
+                text(&self.environment, "cpu"),
+            ),
+            format!("the route goes with a link that is down; {script}"),
+        ];
+        lines.extend(all(&self.contenders).iter().map(|one| {
+            format!("{}: {}; {}", text(one, "contender"), text(one, "version"), text(one, "configuration"))
+        }));
+        let missing = all(&self.missing);
+        lines.extend(
+            missing.iter().map(|one| format!("{}: left out, {}", text(one, "contender"), text(one, "why"))),
+        );
+        lines.extend(self.failed.iter().map(|failed| {
+            let why = failed.why.lines().next().unwrap_or_default();
+            format!("{}: FAILED at {}: {why}", failed.contender, failed.cause)
+        }));
+        if !self.complete {
+            let why = self.broken_off.as_deref().unwrap_or("less was measured than was asked for");
+            lines.push(format!("a part of what was asked for: {why}"));
+        }
+        lines
+    }
+
+    /// Lines for a person.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines = self.preamble();
+        lines.push(String::new());
+        lines.extend(aligned(&self.table()));
+        lines
+    }
+
+    fn markdown(&self) -> String {
+        let mut out = "# Recovery beside the peers\n\n".to_owned();
+        for line in self.preamble() {
+            let _ = writeln!(out, "- {line}");
+        }
+        for (number, row) in self.table().iter().enumerate() {
+            let _ = match number {
+                0 => writeln!(out, "\n| {} |\n|{}", row.join(" | "), "---|".repeat(row.len())),
+                _ => writeln!(out, "| {} |", row.join(" | ")),
+            };
+        }
+        out
+    }
+
+    /// Why the run fails: a peer may do what it likes, ours may not.
+    pub(super) fn problem(&self) -> Option<String> {
+        let failed = self.failed.iter().find(|failed| failed.contender == Kind::Ours);
+        if let Some(failed) = failed {
+            return Some(format!("ours failed at {}: {}", failed.cause, failed.why));
+        }
+        let lost = self.causes.iter().find(|row| row.contender == Kind::Ours && row.came_back < row.trials);
+        lost.map(|row| {
+            format!("{}: ours came back in {} of {} trials only (I13)", row.cause, row.came_back, row.trials)
+        })
+    }
+
+    pub(super) fn write(&self, dir: &Path, beside: Option<&Path>) -> Result<()> {
+        write_json(&dir.join("result.json"), self)?;
+        let put = |name: &str, text: String| {
+            let path = dir.join(name);
+            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        };
+        put("summary.md", self.markdown())?;
+        put("bars.html", self.bars())?;
+        beside.map_or(Ok(()), |beside| write_json(&beside.join(BESIDE), self))
+    }
+
+    /// For each cause a bar for each contender: p50 dark, p95 lighter, the longest as a stroke.
+    fn bars(&self) -> String {
+        let mut out = String::new();
+        for cause in &self.asked.causes {
+            let rows: Vec<_> = self.causes.iter().filter(|row| row.cause == *cause).collect();
+            let longest = rows.iter().map(|row| row.outage_max_ms).fold(1.0, f64::max);
+            let size = (900.0, 70.0 + 34.0 * rows.len() as f64);
+            let x = Axis::log("outage, ms", 1.0, longest);
+            let mut plot = Plot::new(size, x, Axis::linear("", 0.0, 1.0));
+            for (number, row) in rows.iter().enumerate() {
+                let colour = if row.contender == Kind::Ours { COLOURS[0] } else { COLOURS[1] };
+                plot.bar((number, rows.len()), row.outage_p95_ms, colour, 0.35);
+                plot.bar((number, rows.len()), row.outage_p50_ms, colour, 0.85);
+                plot.whisker((number, rows.len()), [row.outage_max_ms; 2]);
+            }
+            let name = |row: &&Row| match row.trials - row.came_back {
+                0 => row.contender.to_string(),
+                gone => format!("{} ({gone} not back)", row.contender),
+            };
+            let names: Vec<_> = rows.iter().map(name).collect();
+            if !rows.is_empty() {
+                let _ = write!(out, "<h3>{cause} at {} ms</h3>{}\n", self.asked.rtt_ms, plot.finish(&names));
+            }
+        }
+        out
+    }
+}
+
+/// A section for the report of a recovery run, if a result of peers lies in its directory.
+///
+/// A file that is there and cannot be read is said in the section: the report itself does not depend on it.
+pub(in super::super) fn section(dir: &Path) -> String {
+    let path = dir.join(BESIDE);
+    let Ok(text) = fs::read_to_string(&path) else { return String::new() };
+    let Ok(report) = serde_json::from_str::<Report>(&text) else {
+        return format!("<h2>Beside the peers</h2>\n<p class=\"bad\">{BESIDE} is damaged.</p>\n");
+    };
+    let mut out = "<h2>Beside the peers</h2>\n<ul class=\"note\">".to_owned();
+    for line in report.preamble() {
+        let _ = write!(out, "<li>{}</li>", super::super::report::escape(&line));
+    }
+    let _ = write!(
+        out,
+        "</ul>\n<p class=\"note\">Dark: p50; lighter: p95; stroke: the longest. A trial that did not come back counts as \
+         {} s.</p>\n{}",
+        report.asked.cap_s,
+        report.bars()
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trial(contender: Kind, incident: u32, outage_ms: f64) -> Trial {
+        Trial {
+            contender,
+            cause: Cause::SilentBlackhole,
+            incident,
+            client: 0,
+            at_ms: 1,
+            came_back: outage_ms < 90_000.0,
+            outage_ms,
+            lost_up: 10,
+            lost_down: 20,
+            tcp_survived: outage_ms < 90_000.0,
+            tcp_stall_ms: 1.0,
+            bench_pause_ms: 1.0,
+        }
+    }
+
+    fn report(ours: &[f64], theirs: &[f64]) -> Report {
+        let asked = Asked {
+            trials: 3,
+            rtt_ms: 50,
+            cap_s: 90.0,
+            script_after_s: None,
+            clients: 1,
+            seed: 1,
+            causes: vec![Cause::SilentBlackhole],
+        };
+        let found = |contender: Kind| Found {
+            contender,
+            version: "1 <b>".to_owned(),
+            program: None,
+            sha256: None,
+            configuration: "",
+        };
+        let mut run = Run::new(
+            asked,
+            Environment::default(),
+            vec![found(Kind::Ours), found(Kind::Gotatun)],
+            Vec::new(),
+        );
+        for (kind, outages) in [(Kind::Ours, ours), (Kind::Gotatun, theirs)] {
+            run.trials.extend((0..).zip(outages).map(|(number, outage)| trial(kind, number, *outage)));
+        }
+        run.conclude(None)
+    }
+
+    /// R8.1: whoever does not come back is counted and shown as such, not left out; only ours must.
+    #[test]
+    fn r8_1_a_trial_that_does_not_come_back_is_shown() {
+        let found = report(&[300.0, 310.0, 320.0], &[90_000.0, 90_000.0, 2_000.0]);
+        assert!(found.complete && found.problem().is_none());
+        let text = found.markdown();
+        assert!(
+            text.contains(
+                "| silent_blackhole | ours | 3 | 310 | 320 | 320 | 320 | 3 of 3 | 3 of 3 | 10 / 20 |"
+            )
+        );
+        assert!(
+            text.contains("gotatun | 3 | > 90 s | > 90 s | > 90 s | > 90 s, did not come back |"),
+            "{text}"
+        );
+        assert!(text.contains("| 1 of 3 |") && found.bars().contains("gotatun (2 not back)"));
+        let lost = report(&[300.0, 90_000.0, 320.0], &[1.0, 1.0, 1.0]).problem();
+        assert!(lost.is_some_and(|problem| problem.contains("2 of 3")));
+        assert!(!report(&[300.0], &[1.0]).complete, "one of three");
+    }
+
+    #[test]
+    fn a_report_takes_what_lies_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(section(dir.path()), "", "nothing lies there");
+        let found = report(&[300.0, 310.0, 320.0], &[400.0, 400.0, 2_000.0]);
+        found.write(dir.path(), Some(dir.path())).unwrap();
+        let text = section(dir.path());
+        assert!(text.contains("<svg") && text.contains("ours") && text.contains("1 &lt;b&gt;"), "{text}");
+        fs::write(dir.path().join(BESIDE), "{\"scenario\":").unwrap();
+        assert!(section(dir.path()).contains("damaged"));
+    }
+}

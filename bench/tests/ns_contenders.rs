@@ -1,0 +1,214 @@
+//! `jvpn-bench peers`: real contenders where they are installed, programs that hang, die or talk nonsense in the place of
+//! others, an interruption, and a second run at once. Needs root and the binaries; run serially by `cargo xtask test`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use jvpn_rig::{Interrupt, wait};
+use serde_json::Value;
+
+fn peers(args: &[&str], out: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jvpn-bench"));
+    command.args(["peers", "--out"]).arg(out).args(args);
+    command
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn result(out: &Path) -> Value {
+    serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap()
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|one| one["contender"].as_str().unwrap()).collect()
+}
+
+/// wireguard-go, where set-up or the user has put it.
+fn wireguard_go() -> Option<PathBuf> {
+    let set_up = Path::new(env!("CARGO_BIN_EXE_jvpn-bench")).parent().unwrap().with_file_name("peers/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = [set_up].into_iter().chain(std::env::split_paths(&path));
+    let found = dirs.map(|dir| dir.join("wireguard-go")).find(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("left out: wireguard-go, which is not installed (`cargo xtask setup --peers`)");
+    }
+    found
+}
+
+fn fake(dir: &Path, name: &str, script: &str) {
+    let path = dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+const SAYS_ITS_VERSION: &str = "case \"$*\" in *--version*) echo \"fake 1.0\"; exit;; esac";
+
+/// R8.1: ours, plain routing and, where it is installed, wireguard-go are measured in turns, all rows of each.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r8_1_contenders_are_measured_in_one_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let has_peer = wireguard_go().is_some();
+    let contenders = if has_peer { "ours,plain,wireguard-go" } else { "ours,plain" };
+    let args = ["--contender", contenders, "--rounds", "2", "--span-ms", "200"];
+    let output = peers(&args, dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let found = result(dir.path());
+    assert_eq!(
+        (&found["complete"], &found["failed"]),
+        (&Value::from(true), &Value::from(Vec::<Value>::new()))
+    );
+    let count = if has_peer { 3 } else { 2 };
+    // Four of TCP, four of UDP, two of round trips.
+    assert_eq!(found["rows"].as_array().unwrap().len(), 2 * count * 10);
+    let raw = fs::read_to_string(dir.path().join("rows.jsonl")).unwrap();
+    assert_eq!(raw.lines().count(), 2 * count * 10);
+    for row in found["rows"].as_array().unwrap() {
+        let figures = row["figures"].as_object().unwrap();
+        assert!(figures.values().all(|value| value.as_f64().unwrap() >= 0.0), "{row}");
+        let has_cost = row["what"] == "tcp1" && row["contender"] != "plain";
+        assert_eq!(has_cost, figures.contains_key("gateway_s_per_gb") && row["what"] == "tcp1", "{row}");
+    }
+    let judged = found["medians"].as_array().unwrap().iter().filter(|one| !one["aim_met"].is_null()).count();
+    assert_eq!(judged > 0, has_peer, "without a peer there is nobody to compare with");
+}
+
+/// R8.1: a peer that dies, one that hangs and one that talks nonsense are marked, and the run goes on with the others.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r8_1_a_peer_that_hangs_or_dies_is_marked_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    fake(&bin, "wireguard-go", &format!("{SAYS_ITS_VERSION}\necho never; exec sleep 600"));
+    fake(&bin, "boringtun-cli", &format!("{SAYS_ITS_VERSION}\necho 'no such device' >&2; exit 3"));
+    fake(&bin, "gotatun", "printf '\\001\\002\\033[2J'; exit 1");
+    fake(&bin, "openvpn", &format!("{SAYS_ITS_VERSION}\nexec sleep 600"));
+    let args =
+        ["--contender", "wireguard-go,gotatun,boringtun,openvpn,plain", "--rounds", "1", "--span-ms", "200"];
+    let output = peers(&args, &dir.path().join("out")).env("JVPN_PEERS_DIR", &bin).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let found = result(&dir.path().join("out"));
+    assert_eq!(names(&found["missing"]), ["gotatun"], "{}", found["missing"]);
+    assert_eq!(names(&found["failed"]), ["wireguard-go", "boringtun", "openvpn"], "{}", found["failed"]);
+    let why = |number: usize| found["failed"][number]["why"].as_str().unwrap().to_owned();
+    assert!(why(0).contains("not within") && why(0).contains("never"), "{}", why(0));
+    assert!(why(1).contains("has ended") && why(1).contains("no such device"), "{}", why(1));
+    assert!(why(2).contains("nothing comes through") || why(2).contains("openssl"), "{}", why(2));
+    let rows = found["rows"].as_array().unwrap();
+    assert!(rows.len() == 10 && rows.iter().all(|row| row["contender"] == "plain"), "{rows:?}");
+    assert_eq!(found["complete"], false);
+}
+
+/// R8.1: a peer that stops in the middle of a measurement holds nobody up.
+#[test]
+#[ignore = "needs root: network namespaces, TUN"]
+fn r8_1_a_peer_that_stops_in_the_middle_is_marked() {
+    let Some(real) = wireguard_go() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    let script = format!("(sleep 4; kill -STOP $$) >/dev/null 2>&1 &\nexec {} \"$@\"", real.display());
+    fake(&bin, "wireguard-go", &script);
+    let args = ["--contender", "wireguard-go,plain", "--rounds", "1", "--span-ms", "1000"];
+    let output = peers(&args, &dir.path().join("out")).env("JVPN_PEERS_DIR", &bin).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let found = result(&dir.path().join("out"));
+    assert_eq!(names(&found["failed"]), ["wireguard-go"], "{}", said(&output));
+    let plain = found["rows"].as_array().unwrap().iter().filter(|row| row["contender"] == "plain");
+    assert_eq!(plain.count(), 10);
+}
+
+/// The rig that a process owns.
+fn rig_of(owner: u32) -> Option<String> {
+    let rigs = fs::read_dir("/run/jvpn-rig").ok()?.flatten().find(|rig| {
+        let registry = fs::read_to_string(rig.path().join("registry")).unwrap_or_default();
+        registry.lines().any(|line| line.starts_with(&format!("owner {owner} ")))
+    });
+    rigs.map(|rig| rig.file_name().to_string_lossy().into_owned())
+}
+
+/// R8.4: an interrupted run leaves no namespace, process or socket behind, and marks what it has; two at once do not go.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r8_4_an_interrupted_run_cleans_up_and_two_at_once_do_not_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let kind = if wireguard_go().is_some() { "wireguard-go" } else { "ours" };
+    let args = ["--contender", kind, "--rounds", "50"];
+    let mut child = peers(&args, dir.path()).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    lines.find(|line| line.as_ref().unwrap().contains("round 1 of 50")).unwrap().unwrap();
+    let rig = rig_of(child.id()).unwrap();
+    let other = peers(&["--contender", "plain"], &dir.path().join("other")).output().unwrap();
+    assert!(!other.status.success() && said(&other).contains("in progress"), "{}", said(&other));
+    // Into a measurement: its first rows are there.
+    let raw = dir.path().join("rows.jsonl");
+    wait::until("a row", Duration::from_secs(60), &Interrupt::default(), || {
+        Ok(fs::metadata(&raw).is_ok_and(|file| file.len() > 0).then_some(()))
+    })
+    .unwrap();
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()),
+        nix::sys::signal::Signal::SIGINT,
+    )
+    .unwrap();
+    let said: Vec<_> = lines.map(|line| line.unwrap()).collect();
+    assert!(!child.wait().unwrap().success(), "{said:?}");
+    let found = result(dir.path());
+    assert_eq!(
+        (&found["complete"], &found["broken_off"]),
+        (&Value::from(false), &Value::from("interrupted"))
+    );
+    assert!(!found["rows"].as_array().unwrap().is_empty());
+    assert!(!Path::new("/run/jvpn-rig").join(&rig).exists(), "the rig's directory is gone");
+    let left = |place: &str| {
+        let entries = fs::read_dir(place).into_iter().flatten().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().contains(&rig)).count()
+    };
+    assert_eq!([left("/run/netns"), left("/var/run/wireguard")], [0, 0]);
+}
+
+/// R8.1: the recovery bench beside a peer; who does not come back is counted, and a recovery report takes the bars.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r8_1_recovery_stands_beside_a_peer() {
+    let dir = tempfile::tempdir().unwrap();
+    let has_peer = wireguard_go().is_some();
+    let contenders = if has_peer { "ours,wireguard-go" } else { "ours" };
+    let args = [
+        "--recovery",
+        "--contender",
+        contenders,
+        "--trials",
+        "2",
+        "--clients",
+        "2",
+        "--rtt",
+        "5",
+        "--cap-s",
+        "4",
+    ];
+    let output = peers(&args, dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let found = result(dir.path());
+    assert_eq!(found["complete"], true, "{}", said(&output));
+    let rows = found["causes"].as_array().unwrap();
+    assert_eq!(rows.len(), if has_peer { 8 } else { 4 });
+    for row in rows {
+        let (is_ours, is_silent) = (row["contender"] == "ours", row["cause"] == "silent_blackhole");
+        let wanted = if is_ours || !is_silent { 2 } else { 0 };
+        assert_eq!((&row["trials"], &row["came_back"]), (&Value::from(2), &Value::from(wanted)), "{row}");
+        assert!(row["outage_p50_ms"].as_f64().unwrap() > 1.0, "{row}");
+    }
+    let summary = fs::read_to_string(dir.path().join("summary.md")).unwrap();
+    assert_eq!(summary.contains("> 4 s, did not come back"), has_peer, "{summary}");
+    let trials = fs::read_to_string(dir.path().join("trials.jsonl")).unwrap();
+    assert_eq!(trials.lines().count(), rows.len() * 2);
+}
