@@ -8,9 +8,11 @@
 pub mod check_events;
 pub mod cli;
 pub mod deployment;
+pub mod environment;
 pub mod events;
 pub mod forwarding;
 pub mod model;
+pub mod page;
 pub mod peers;
 pub mod report;
 pub mod result;

@@ -6,7 +6,7 @@
 //!
 //! | Module | What for |
 //! |---|---|
-//! | `cause` | what happens, and what is aimed at |
+//! | `cause`, [`aims`] | what happens, what is aimed at, and whether that is met |
 //! | `life`, `tenant`, `trial` | a life of the gateway, a client of it, an incident |
 //! | `measure`, `watch` | what was recorded, judged; the observer on the gateway's wire |
 //! | `record`, `recorded` | trials in a journal that survives interruptions; one recovery packet by packet |
@@ -17,16 +17,17 @@
 //!
 //! The reasons are in `docs/decisions/0035-recovery-bench.md`.
 
+pub mod aims;
 mod cause;
 pub mod compare;
 mod life;
 mod measure;
 mod record;
 mod recorded;
-mod report;
+pub(crate) mod report;
 mod result;
 mod stats;
-mod svg;
+pub(crate) mod svg;
 mod tenant;
 mod trial;
 mod usage;
@@ -44,6 +45,7 @@ use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::emulator::Profile;
 use jvpn_rig::registry::REGISTRY_DIR;
 use jvpn_rig::{Interrupt, Rig};
+use serde_json::json;
 
 use crate::check_events::rules::{PRESETS, PolicyNumbers};
 use crate::result::Environment;
@@ -52,12 +54,12 @@ pub use cause::{Aim, Cause};
 use life::Life;
 use record::{Journal, Lock, Question};
 use recorded::Recorded;
-pub use result::{CauseResult, Report, SCHEMA};
+pub use result::{CauseResult, Report, SCHEMA, validate_against};
 use result::{Run, conclude};
 use usage::Usage;
 
-/// The policy where none is given: the default one.
-const DEFAULT_POLICY: &str = "preset = \"edge\"\n";
+/// The preset of the default policy.
+pub const DEFAULT_PRESET: &str = "edge";
 /// Between two words about how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -87,14 +89,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads policy and profile.
+    /// Reads the policy: a file, or a preset as it is.
     ///
     /// # Errors
-    /// One of them is not there or wrong.
-    pub fn load_policy(path: Option<&Path>) -> Result<(String, PolicyNumbers)> {
+    /// It is not there or wrong.
+    pub fn load_policy(path: Option<&Path>, preset: Option<&str>) -> Result<(String, PolicyNumbers)> {
         let Some(path) = path else {
-            let preset = Some("edge".to_owned());
-            return Ok((DEFAULT_POLICY.to_owned(), PolicyNumbers { preset, ..PolicyNumbers::default() }));
+            let text = format!("preset = \"{}\"\n", preset.unwrap_or(DEFAULT_PRESET));
+            let numbers = PolicyNumbers::parse(&text).context("--preset")?;
+            return Ok((text, numbers));
         };
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read policy {}", path.display()))?;
@@ -115,7 +118,7 @@ impl Options {
     }
 
     fn preset(&self) -> String {
-        self.policy_numbers.preset.clone().unwrap_or_else(|| "edge".to_owned())
+        self.policy_numbers.preset.clone().unwrap_or_else(|| DEFAULT_PRESET.to_owned())
     }
 
     fn question(&self, environment: &Environment) -> Question {
@@ -186,13 +189,13 @@ impl Progress {
     }
 }
 
-/// Runs the bench; gives whether the run is valid.
+/// Runs the bench.
 ///
 /// # Errors
 /// A part could not be set up; another run is in progress; a file cannot be written. What was measured before is kept.
-pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool> {
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
-    let mut environment = Environment::collect();
+    let environment = Environment::collect();
     let question = options.question(&environment);
     let mut journal = Journal::open(&options.out_dir, &question, options.resume)?;
     let mut run = Run::load(&options.out_dir)?;
@@ -204,10 +207,6 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool> {
     run.usage = usage.samples();
     run.timelines =
         slowest.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect();
-    if let Some(life) = run.lives.last() {
-        (environment.xdp_mode, environment.af_xdp_mode) =
-            life.modes.split_once(" / ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap_or_default();
-    }
     run.describe(options, &environment, result.as_ref().err());
     run.save(&options.out_dir)?;
     // Also of a part: it is marked as one.
@@ -215,7 +214,31 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool> {
     result?;
     let report = concluded?;
     result::show(&report, &options.out_dir);
-    Ok(report.valid)
+    Ok(report)
+}
+
+/// How long what is left of a run may take.
+///
+/// # Errors
+/// The directory has a journal of another run.
+pub fn estimate(options: &Options) -> Result<Duration> {
+    let journal = Journal::peek(&options.out_dir, &options.question(&Environment::collect()))?;
+    let pairs = options.rtts_ms.iter().flat_map(|rtt| options.causes.iter().map(move |cause| (*cause, *rtt)));
+    let left = |(cause, rtt): (Cause, u64)| {
+        let left = options.trials.saturating_sub(result::incidents(&journal, cause, rtt));
+        life::estimate(cause, rtt, left, options.clients)
+    };
+    Ok(pairs.map(left).sum())
+}
+
+/// The page of a run without its head, from what lies in its directory.
+///
+/// # Errors
+/// It is no directory of a run.
+pub fn page_body(dir: &Path, report: &Report) -> Result<String> {
+    let mut body = String::new();
+    report::body(&mut body, report, &Run::load(dir)?);
+    Ok(body)
 }
 
 /// Judges what lies in a directory once more, from its raw files, and writes result and report anew.
@@ -264,6 +287,7 @@ fn measure_all(
             .say(&format!("a gateway and {} clients at a round-trip time of {rtt_ms} ms", options.clients));
         let rig = Rig::create()?;
         let mut life = Life::start(options, rtt_ms, &rig, interrupt, usage)?;
+        run.environment = json!(life.environment(&Environment::collect()));
         let measured = {
             let journal = Mutex::new(&mut *journal);
             causes.into_iter().try_for_each(|cause| {
@@ -286,7 +310,7 @@ fn measure_all(
 /// # Errors
 /// As [`run`]; or the run is INVALID.
 pub fn run_and_fail(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    if !run(options, interrupt)? {
+    if !run(options, interrupt)?.valid {
         bail!("the run is INVALID: see `problems` in {}/result.json", options.out_dir.display());
     }
     Ok(())

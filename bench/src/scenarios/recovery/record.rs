@@ -130,6 +130,15 @@ impl Journal {
         Ok(journal)
     }
 
+    /// The trials of the journal that is there; none if there is none.
+    ///
+    /// # Errors
+    /// It belongs to another question, or cannot be read.
+    pub(super) fn peek(dir: &Path, question: &Question) -> Result<Vec<Trial>> {
+        let path = dir.join("trials.jsonl");
+        if path.exists() { Ok(load(&path, question)?.0) } else { Ok(Vec::new()) }
+    }
+
     /// A life of the gateway begins; gives its number.
     ///
     /// # Errors

@@ -15,7 +15,8 @@ use super::progress::Progress;
 use super::sampler::{Sample, Sampler, Usage};
 use super::stage::{Plan, Stage};
 use crate::check_events::findings::Findings;
-use crate::result::{Environment, write_json};
+use crate::page;
+use crate::result::Environment;
 use crate::timeline;
 use verdict::Trend;
 
@@ -36,6 +37,9 @@ const MARKER_INTERVAL: Duration = Duration::from_millis(200);
 const BIRTHS_PER_SECOND: u32 = 200;
 /// How long births may take, and the end of churn.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Title of its pages.
+const TITLE: &str = "Jumping VPN: soak";
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -125,7 +129,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         sessions: options.sessions,
         minutes: options.time.as_secs_f64() / 60.0,
         policy: POLICY.to_owned(),
-        environment: stage.environment()?,
+        environment: stage.environment(),
         ..Report::default()
     };
     let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
@@ -135,13 +139,13 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     if let Err(error) = stage.explain(churned) {
         // What was seen until then is kept, and marked.
         report.failures = vec![format!("not complete: {error:#}")];
-        write_json(&options.out_dir.join("result.json"), &report)?;
+        page::publish(&options.out_dir, TITLE, &report)?;
         return Err(error);
     }
     report.complete = true;
     report.audit = stage.end(&progress)?;
     report.conclude();
-    write_json(&options.out_dir.join("result.json"), &report)?;
+    page::publish(&options.out_dir, TITLE, &report)?;
     Ok(report)
 }
 
