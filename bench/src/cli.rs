@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use args::{
     CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, ModelArgs, RecoveryArgs, SessionsArgs,
-    SimulateArgs, SoakArgs, ThroughputArgs, TimingArgs,
+    SimulateArgs, SoakArgs, SuiteArgs, ThroughputArgs, TimingArgs,
 };
 use clap::{Parser, Subcommand};
 use jvpn_rig::{Interrupt, registry, requirements};
@@ -18,7 +18,7 @@ use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::forwarding::l2fwd::{self, L2fwdArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak, throughput};
+use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak, suite, throughput};
 use crate::simulate;
 use crate::simulation::KeyKind;
 use crate::swarm::network::MEMBERS_MAX;
@@ -56,9 +56,15 @@ enum Verb {
     /// An interrupted run keeps its trials and says that it is a part; `--resume` goes on with it.
     #[command(after_help = "Examples:\n  \
         jvpn-bench recovery --rtt 0,50 --trials 30\n  \
-        jvpn-bench recovery --cause silent_blackhole --rtt 50 --trials 200 --policy fintech.toml --out target/fintech\n  \
+        jvpn-bench recovery --cause silent_blackhole --rtt 50 --trials 200 --preset fintech --out target/fintech\n  \
         jvpn-bench recovery --judge target/fintech        judges its raw files once more")]
     Recovery(RecoveryArgs),
+    /// Everything that is aimed at, by one command and in one report: recovery at four round-trip times and with two
+    /// policies, what a reattach costs, a storm.
+    ///
+    /// Tells before it begins how long it takes. Missed aims are marked MISSED and do not fail the run; a broken rule makes
+    /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on.
+    Suite(SuiteArgs),
     /// Says of two recovery results which is better, cause by cause, or that they differ by no more than noise.
     Compare(CompareArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
@@ -151,6 +157,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Emulator(args) => run_emulator(&args),
         Verb::Recovery(RecoveryArgs { judge: Some(dir), .. }) => recovery::judge_and_fail(&dir),
         Verb::Recovery(args) => run_recovery(&args),
+        Verb::Suite(args) => run_suite(&args),
         Verb::Compare(args) => recovery::compare::run(&args.before, &args.after),
         Verb::Throughput(args) => run_throughput(args),
     }?;
@@ -159,8 +166,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 fn run_cost(args: CostArgs) -> Result<()> {
     let interrupt = Interrupt::install()?;
-    let CostArgs { sessions, rounds, per_round, storm, json } = args;
-    cost::run(&cost::Options { sessions, rounds, per_round, storm, json }, &interrupt)
+    let CostArgs { sessions, rounds, per_round, storm, json, out } = args;
+    let out_dir = made(&out)?;
+    cost::run(&cost::Options { sessions, rounds, per_round, storm, json, out_dir }, &interrupt)
 }
 
 /// Measurements in namespaces of their own.
@@ -312,7 +320,8 @@ fn run_recovery(args: &RecoveryArgs) -> Result<()> {
         };
         causes.extend(named.into_iter().filter(|cause| !causes.contains(cause)).collect::<Vec<_>>());
     }
-    let (policy, policy_numbers) = recovery::Options::load_policy(args.policy.as_deref())?;
+    let (policy, policy_numbers) =
+        recovery::Options::load_policy(args.policy.as_deref(), args.preset.as_deref())?;
     let options = recovery::Options {
         causes,
         rtts_ms: args.rtts.clone(),
@@ -327,6 +336,19 @@ fn run_recovery(args: &RecoveryArgs) -> Result<()> {
     };
     requirements::check()?;
     recovery::run_and_fail(&options, &Interrupt::install()?)
+}
+
+fn run_suite(args: &SuiteArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let options = suite::Options {
+        size: if args.quick { suite::Size::Quick } else { suite::Size::Full },
+        seed: args.seed,
+        clients: args.clients,
+        resume: args.resume,
+        out_dir: made(&args.out)?,
+    };
+    suite::run(&options, &interrupt)
 }
 
 fn run_emulator(args: &EmulatorArgs) -> Result<()> {

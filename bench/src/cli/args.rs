@@ -55,9 +55,12 @@ pub(super) struct CostArgs {
     /// Sessions that lose their path at the same moment; 0 leaves the storm out.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = value_parser!(u32).range(0..=65_536))]
     pub(super) storm: u32,
-    /// Writes every round, the machine and the versions to this file.
+    /// Writes every round, the machine and the versions to this file, too.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/cost", value_name = "DIR")]
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -177,7 +180,7 @@ pub(super) struct EmulatorArgs {
     /// Determines all chance.
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub(super) seed: u64,
-    /// Writes the self-test to this file.
+    /// Writes the self-test to this file, with what it ran on.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
 }
@@ -200,6 +203,9 @@ pub(super) struct RecoveryArgs {
     /// The content of the gateway's [policy]; the default policy otherwise.
     #[arg(long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
+    /// A preset as it is instead of a file: edge, mobile, fintech, satellite.
+    #[arg(long, value_name = "NAME", conflicts_with = "policy")]
+    pub(super) preset: Option<String>,
     /// What the paths are like, apart from the delay: a built-in profile or a file.
     #[arg(long, default_value = "plain", value_name = "P")]
     pub(super) profile: String,
@@ -214,6 +220,25 @@ pub(super) struct RecoveryArgs {
     pub(super) judge: Option<PathBuf>,
     /// Where result, report, events, histograms, logs and configuration go.
     #[arg(long, default_value = "target/recovery", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SuiteArgs {
+    /// Every part with few trials: a look in some minutes. p99 of so few is the longest value seen.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Determines all chance of the bench.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// Clients at once.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
+    pub(super) clients: u8,
+    /// Goes on with the suite that is in the directory.
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Where everything goes, each part in a directory of its own.
+    #[arg(long, default_value = "target/bench", value_name = "DIR")]
     pub(super) out: PathBuf,
 }
 

@@ -11,6 +11,7 @@ mod sampler;
 pub mod sessions;
 pub mod soak;
 mod stage;
+pub mod suite;
 pub mod throughput;
 
 // The rig knows the wire only as a stranger would; here both views meet.
