@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use args::{
-    CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, ModelArgs, RecoveryArgs, SessionsArgs,
-    SimulateArgs, SoakArgs, SuiteArgs, ThroughputArgs, TimingArgs,
+    ChurnArgs, CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, ModelArgs, RecoveryArgs,
+    SessionsArgs, SimulateArgs, SoakArgs, SuiteArgs, ThroughputArgs, TimingArgs,
 };
 use clap::{Parser, Subcommand};
 use jvpn_rig::{Interrupt, registry, requirements};
@@ -18,7 +18,7 @@ use crate::check_events::command::{self as check_events, CheckEventsArgs};
 use crate::forwarding::l2fwd::{self, L2fwdArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{cost, demo, emulator, flood, recovery, sessions, soak, suite, throughput};
+use crate::scenarios::{churn, cost, demo, emulator, flood, recovery, sessions, soak, suite, throughput};
 use crate::simulate;
 use crate::simulation::KeyKind;
 use crate::swarm::network::MEMBERS_MAX;
@@ -97,6 +97,15 @@ enum Verb {
     Sessions(SessionsArgs),
     /// Births, moves, rekeys and ends for minutes: memory and descriptors of the gateway must stay where they are.
     Soak(SoakArgs),
+    /// Sessions that are born, end and move between uplinks all the time for minutes, under traffic.
+    ///
+    /// Links are lost and NATs rebind at one pace, sessions end (with and without a goodbye) and are born again at
+    /// another. The run fails if a session is lost, a marker comes twice, the audit log breaks a rule, somebody hears
+    /// nothing for ten seconds, or memory or descriptors of the gateway grow.
+    #[command(after_help = "Examples:\n  \
+        jvpn-bench churn\n  \
+        jvpn-bench churn --minutes 60 --sessions 2000 --moves-per-second 500")]
+    Churn(ChurnArgs),
     /// How much goes through one tunnel and what it costs, with the client's offloads on and off, turn by turn.
     ///
     /// TCP with 1 and 4 streams and UDP with 1,400 and 64 octets, both ways; UDP at the highest rate that loses less than
@@ -154,6 +163,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Flood(args) => run_flood(args),
         Verb::Sessions(args) => run_sessions(args),
         Verb::Soak(args) => run_soak(&args),
+        Verb::Churn(args) => run_churn(&args),
         Verb::Emulator(args) => run_emulator(&args),
         Verb::Recovery(RecoveryArgs { judge: Some(dir), .. }) => recovery::judge_and_fail(&dir),
         Verb::Recovery(args) => run_recovery(&args),
@@ -310,6 +320,21 @@ fn run_soak(args: &SoakArgs) -> Result<()> {
     soak::run_and_print(&options, args.json, &interrupt)
 }
 
+fn run_churn(args: &ChurnArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let options = churn::Options {
+        sessions: usize::try_from(args.sessions)?,
+        time: Duration::from_secs_f64(args.minutes * 60.0),
+        moves_per_second: args.moves_per_second,
+        births_per_second: args.births_per_second,
+        marker_interval: Duration::from_millis(args.marker_ms),
+        seed: args.seed,
+        out_dir: made(&args.out)?,
+    };
+    churn::run_and_print(&options, args.json, &interrupt)
+}
+
 fn run_recovery(args: &RecoveryArgs) -> Result<()> {
     let mut causes = Vec::new();
     for name in &args.causes {
@@ -398,6 +423,9 @@ mod tests {
         let sessions = |args: &[&str]| Cli::try_parse_from([&["jvpn-bench", "sessions"], args].concat());
         assert!(sessions(&["--search"]).is_ok() && sessions(&["--search", "--storm", "link-down"]).is_err());
         assert!(sessions(&["--sessions", "65533"]).is_ok() && sessions(&["--sessions", "65534"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "churn", "--minutes", "0.5", "--json"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "churn", "--moves-per-second", "0"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "suite", "--quick", "--resume"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.5"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.1"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-quiescence"]).is_ok());
@@ -410,6 +438,8 @@ mod tests {
         assert!(Cli::try_parse_from(["jvpn-bench", "check-events"]).is_err());
         let recovery = |args: &[&str]| Cli::try_parse_from([&["jvpn-bench", "recovery"], args].concat());
         assert!(recovery(&["--cause", "all", "--rtt", "0,50", "--trials", "200", "--resume"]).is_ok());
+        assert!(recovery(&["--preset", "fintech"]).is_ok());
+        assert!(recovery(&["--preset", "fintech", "--policy", "x"]).is_err());
         assert!(recovery(&["--clients", "17"]).is_err() && recovery(&["--rtt", "2001"]).is_err());
         assert!(recovery(&["--judge", "x", "--resume"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "emulator"]).is_err(), "to do what?");

@@ -164,6 +164,34 @@ pub(super) struct SoakArgs {
     pub(super) out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ChurnArgs {
+    /// Minutes of churn; parts of one are allowed.
+    #[arg(long, default_value_t = 5.0, value_name = "M", value_parser = minutes)]
+    pub(super) minutes: f64,
+    /// Sessions at any moment.
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = value_parser!(u32).range(12..=10_000))]
+    pub(super) sessions: u32,
+    /// Links lost and ports changed per second, all sessions together; each may move 40 times a minute.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..=6_000))]
+    pub(super) moves_per_second: u32,
+    /// Sessions that end and are born again per second, with and without a goodbye by turns.
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = value_parser!(u32).range(0..=200))]
+    pub(super) births_per_second: u32,
+    /// Milliseconds between two markers of a session.
+    #[arg(long, default_value_t = 100, value_name = "MS", value_parser = value_parser!(u64).range(10..=60_000))]
+    pub(super) marker_ms: u64,
+    /// Determines the keys of the peers.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where result, report, audit, histograms, logs and configuration go.
+    #[arg(long, default_value = "target/churn", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
 fn minutes(text: &str) -> Result<f64, String> {
     let minutes: f64 = text.parse().map_err(|_| "no number".to_owned())?;
     if (0.2..=10_080.0).contains(&minutes) { Ok(minutes) } else { Err("0.2 to 10080 minutes".to_owned()) }

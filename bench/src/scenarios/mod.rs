@@ -1,5 +1,6 @@
 //! What the bench does, one module per scenario. Each builds its own network and leaves nothing behind.
 
+pub mod churn;
 pub mod cost;
 pub mod demo;
 pub mod emulator;

@@ -12,7 +12,7 @@ use jvpn_rig::Interrupt;
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::sampler::{Sample, Sampler, Usage};
+use super::sampler::{Sample, Sampler};
 use super::stage::{Plan, Stage};
 use crate::check_events::findings::Findings;
 use crate::page;
@@ -217,29 +217,7 @@ fn go_round(stage: &Stage<'_>, total: usize, round: usize) -> Result<()> {
 
 impl Report {
     fn conclude(&mut self) {
-        type Value = fn(&Usage) -> u64;
-        type Process = fn(&Sample) -> Option<Usage>;
-        let processes: [(&str, Process); 2] = [
-            ("jvpn-controlplane", |sample| sample.control_plane),
-            ("jvpn-dataplane", |sample| sample.data_plane),
-        ];
-        let values: [(&str, Value, verdict::Allowance); 2] = [
-            ("private memory, KiB", |usage| usage.anonymous_kib, verdict::MEMORY),
-            ("descriptors", |usage| usage.descriptors, verdict::DESCRIPTORS),
-        ];
-        for (process, usage) in processes {
-            for (what, value, allowance) in values {
-                let series = self
-                    .samples
-                    .iter()
-                    .filter_map(|sample| usage(sample).map(|usage| (sample.at_s, value(&usage) as f64)));
-                self.trends.push(verdict::judge(
-                    &format!("{process}: {what}"),
-                    &series.collect::<Vec<_>>(),
-                    allowance,
-                ));
-            }
-        }
+        self.trends = verdict::trends(&self.samples);
         self.failures = self.trends.iter().filter_map(|trend| trend.complaint.clone()).collect();
         let total = self.sessions as u64;
         if self.live_sessions != total {
