@@ -334,6 +334,13 @@ mod tests {
             assert!(html.contains(part), "{part} is not in {html}");
         }
         assert!(!html.contains("NaN") && !html.contains("<script"));
+        if let Some(browser) = crate::browser::find() {
+            let picture = dir.path().join("page.png");
+            let seen =
+                crate::browser::open(&browser, &dir.path().join("report.html"), 1_000, &picture).unwrap();
+            seen.judge().unwrap();
+            assert_eq!(seen.plots, 3);
+        }
         let summary = read("summary.md");
         assert!(
             summary.contains("**INVALID**") && summary.contains("| 1.25 |") && summary.contains("loud\\|er")

@@ -95,13 +95,20 @@ impl Durations {
     }
 }
 
-/// Writes a value as JSON for people and programs.
+/// Writes a value as JSON for people and programs: whole, or not at all. What was there before a full disk or a crash
+/// stays.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).context("a result is no JSON")?;
-    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    let next = path.with_extension("json.next");
+    let written = fs::write(&next, text + "\n").and_then(|()| fs::rename(&next, path));
+    if written.is_err() {
+        // Half of it helps nobody, and its room may be wanted.
+        let _gone = fs::remove_file(&next);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

@@ -197,8 +197,9 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
     let environment = Environment::collect();
     let question = options.question(&environment);
-    let mut journal = Journal::open(&options.out_dir, &question, options.resume)?;
     let mut run = Run::load(&options.out_dir)?;
+    let mut journal = Journal::open(&options.out_dir, &question, options.resume, &run.judged())?;
+    journal.reserve(&options.out_dir)?;
     let usage = Usage::start()?;
     let slowest = Mutex::new(run.slowest());
     let begun = Instant::now();
@@ -207,11 +208,15 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     run.usage = usage.samples();
     run.timelines =
         slowest.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect();
+    journal.release();
     run.describe(options, &environment, result.as_ref().err());
-    run.save(&options.out_dir)?;
+    let saved = run.save(&options.out_dir);
     // Also of a part: it is marked as one.
+    journal.keep_only(&run.judged());
     let concluded = conclude(&options.out_dir, &run, &journal.trials);
+    // What ended it first explains the rest.
     result?;
+    saved?;
     let report = concluded?;
     result::show(&report, &options.out_dir);
     Ok(report)
@@ -222,7 +227,8 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
 /// # Errors
 /// The directory has a journal of another run.
 pub fn estimate(options: &Options) -> Result<Duration> {
-    let journal = Journal::peek(&options.out_dir, &options.question(&Environment::collect()))?;
+    let judged = Run::load(&options.out_dir)?.judged();
+    let journal = Journal::peek(&options.out_dir, &options.question(&Environment::collect()), &judged)?;
     let pairs = options.rtts_ms.iter().flat_map(|rtt| options.causes.iter().map(move |cause| (*cause, *rtt)));
     let left = |(cause, rtt): (Cause, u64)| {
         let left = options.trials.saturating_sub(result::incidents(&journal, cause, rtt));
@@ -249,7 +255,7 @@ pub fn judge(dir: &Path) -> Result<bool> {
     let run = Run::load(dir)?;
     ensure!(!run.lives.is_empty(), "{} has no run.json of a recovery run", dir.display());
     let question = run.question.clone().context("run.json does not say what was asked")?;
-    let journal = Journal::open(dir, &question, true)?;
+    let journal = Journal::open(dir, &question, true, &run.judged())?;
     let report = conclude(dir, &run, &journal.trials)?;
     result::show(&report, dir);
     Ok(report.valid)

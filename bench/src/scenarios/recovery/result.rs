@@ -50,6 +50,11 @@ impl Run {
         }
     }
 
+    /// Lives of the gateway whose audit log is there.
+    pub(super) fn judged(&self) -> Vec<u32> {
+        self.lives.iter().map(|life| life.segment).collect()
+    }
+
     pub(super) fn slowest(&self) -> BTreeMap<(Cause, u64), Recorded> {
         self.timelines.iter().map(|one| ((one.cause, one.rtt_ms), one.clone())).collect()
     }
