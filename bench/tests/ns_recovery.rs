@@ -153,7 +153,8 @@ fn r8_4_a_full_disk_in_mid_run_loses_nothing() {
     };
     let child = start(&["--trials", "2000"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap();
-    let done = || fs::read_to_string(out.join("trials.jsonl")).unwrap_or_default().matches("\"trial\"").count();
+    let done =
+        || fs::read_to_string(out.join("trials.jsonl")).unwrap_or_default().matches("\"trial\"").count();
     while done() < 2 {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         std::thread::yield_now();
@@ -174,7 +175,10 @@ fn r8_4_a_full_disk_in_mid_run_loses_nothing() {
     let resumed = start(&["--resume", "--trials", &more]).output().unwrap();
     assert!(resumed.status.success(), "{}", said(&resumed));
     let whole = result(&out);
-    assert_eq!((&whole["complete"], &whole["causes"][0]["incidents"]), (&Value::from(true), &Value::from(kept + 2)));
+    assert_eq!(
+        (&whole["complete"], &whole["causes"][0]["incidents"]),
+        (&Value::from(true), &Value::from(kept + 2))
+    );
 }
 
 /// A small disk.
