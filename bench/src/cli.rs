@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use args::{
-    CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, IdleArgs, ModelArgs, PeersArgs, RecoveryArgs,
-    SessionsArgs, SimulateArgs, SoakArgs, ThroughputArgs, TimingArgs,
+    ChurnArgs, CompareArgs, CostArgs, DemoArgs, EmulatorArgs, FloodArgs, IdleArgs, ModelArgs, PeersArgs,
+    RecoveryArgs, SessionsArgs, SimulateArgs, SoakArgs, SuiteArgs, ThroughputArgs, TimingArgs,
 };
 use clap::{Parser, Subcommand};
 use jvpn_rig::{Interrupt, registry, requirements};
@@ -20,7 +20,9 @@ use crate::forwarding::memory::{self, MemoryArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
 use crate::forwarding::scaling::{self, ScalingArgs};
 use crate::model::{self, Mutant, Scope};
-use crate::scenarios::{contenders, cost, demo, emulator, flood, idle, recovery, sessions, soak, throughput};
+use crate::scenarios::{
+    churn, contenders, cost, demo, emulator, flood, idle, recovery, sessions, soak, suite, throughput,
+};
 use crate::simulate;
 use crate::simulation::KeyKind;
 use crate::swarm::network::MEMBERS_MAX;
@@ -58,9 +60,15 @@ enum Verb {
     /// An interrupted run keeps its trials and says that it is a part; `--resume` goes on with it.
     #[command(after_help = "Examples:\n  \
         jvpn-bench recovery --rtt 0,50 --trials 30\n  \
-        jvpn-bench recovery --cause silent_blackhole --rtt 50 --trials 200 --policy fintech.toml --out target/fintech\n  \
+        jvpn-bench recovery --cause silent_blackhole --rtt 50 --trials 200 --preset fintech --out target/fintech\n  \
         jvpn-bench recovery --judge target/fintech        judges its raw files once more")]
     Recovery(RecoveryArgs),
+    /// Everything that is aimed at, by one command and in one report: recovery at four round-trip times and with two
+    /// policies, what a reattach costs, a storm.
+    ///
+    /// Tells before it begins how long it takes. Missed aims are marked MISSED and do not fail the run; a broken rule makes
+    /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on.
+    Suite(SuiteArgs),
     /// Says of two recovery results which is better, cause by cause, or that they differ by no more than noise.
     Compare(CompareArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
@@ -93,6 +101,15 @@ enum Verb {
     Sessions(SessionsArgs),
     /// Births, moves, rekeys and ends for minutes: memory and descriptors of the gateway must stay where they are.
     Soak(SoakArgs),
+    /// Sessions that are born, end and move between uplinks all the time for minutes, under traffic.
+    ///
+    /// Links are lost and NATs rebind at one pace, sessions end (with and without a goodbye) and are born again at
+    /// another. The run fails if a session is lost, a marker comes twice, the audit log breaks a rule, somebody hears
+    /// nothing for ten seconds, or memory or descriptors of the gateway grow.
+    #[command(after_help = "Examples:\n  \
+        jvpn-bench churn\n  \
+        jvpn-bench churn --minutes 60 --sessions 2000 --moves-per-second 500")]
+    Churn(ChurnArgs),
     /// How much goes through one tunnel and what it costs, with the client's offloads on and off, turn by turn.
     ///
     /// TCP with 1 and 4 streams and UDP with 1,400 and 64 octets, both ways; UDP at the highest rate that loses less than
@@ -175,9 +192,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Flood(args) => run_flood(args),
         Verb::Sessions(args) => run_sessions(args),
         Verb::Soak(args) => run_soak(&args),
+        Verb::Churn(args) => run_churn(&args),
         Verb::Emulator(args) => run_emulator(&args),
         Verb::Recovery(RecoveryArgs { judge: Some(dir), .. }) => recovery::judge_and_fail(&dir),
         Verb::Recovery(args) => run_recovery(&args),
+        Verb::Suite(args) => run_suite(&args),
         Verb::Compare(args) => recovery::compare::run(&args.before, &args.after),
         Verb::Throughput(args) => run_throughput(args),
         Verb::Peers(args) => run_peers(*args),
@@ -187,8 +206,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 fn run_cost(args: CostArgs) -> Result<()> {
     let interrupt = Interrupt::install()?;
-    let CostArgs { sessions, rounds, per_round, storm, json } = args;
-    cost::run(&cost::Options { sessions, rounds, per_round, storm, json }, &interrupt)
+    let CostArgs { sessions, rounds, per_round, storm, json, out } = args;
+    let out_dir = made(&out)?;
+    cost::run(&cost::Options { sessions, rounds, per_round, storm, json, out_dir }, &interrupt)
 }
 
 /// Measurements in namespaces of their own.
@@ -342,9 +362,25 @@ fn run_soak(args: &SoakArgs) -> Result<()> {
     soak::run_and_print(&options, args.json, &interrupt)
 }
 
+fn run_churn(args: &ChurnArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let options = churn::Options {
+        sessions: usize::try_from(args.sessions)?,
+        time: Duration::from_secs_f64(args.minutes * 60.0),
+        moves_per_second: args.moves_per_second,
+        births_per_second: args.births_per_second,
+        marker_interval: Duration::from_millis(args.marker_ms),
+        seed: args.seed,
+        out_dir: made(&args.out)?,
+    };
+    churn::run_and_print(&options, args.json, &interrupt)
+}
+
 fn run_recovery(args: &RecoveryArgs) -> Result<()> {
     let causes = named("--cause", &args.causes, &recovery::Cause::ALL)?;
-    let (policy, policy_numbers) = recovery::Options::load_policy(args.policy.as_deref())?;
+    let (policy, policy_numbers) =
+        recovery::Options::load_policy(args.policy.as_deref(), args.preset.as_deref())?;
     let options = recovery::Options {
         causes,
         rtts_ms: args.rtts.clone(),
@@ -359,6 +395,19 @@ fn run_recovery(args: &RecoveryArgs) -> Result<()> {
     };
     requirements::check()?;
     recovery::run_and_fail(&options, &Interrupt::install()?)
+}
+
+fn run_suite(args: &SuiteArgs) -> Result<()> {
+    requirements::check()?;
+    let interrupt = Interrupt::install()?;
+    let options = suite::Options {
+        size: if args.quick { suite::Size::Quick } else { suite::Size::Full },
+        seed: args.seed,
+        clients: args.clients,
+        resume: args.resume,
+        out_dir: made(&args.out)?,
+    };
+    suite::run(&options, &interrupt)
 }
 
 fn run_emulator(args: &EmulatorArgs) -> Result<()> {
@@ -460,6 +509,9 @@ mod tests {
         let sessions = |args: &[&str]| Cli::try_parse_from([&["jvpn-bench", "sessions"], args].concat());
         assert!(sessions(&["--search"]).is_ok() && sessions(&["--search", "--storm", "link-down"]).is_err());
         assert!(sessions(&["--sessions", "65533"]).is_ok() && sessions(&["--sessions", "65534"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "churn", "--minutes", "0.5", "--json"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "churn", "--moves-per-second", "0"]).is_err());
+        assert!(Cli::try_parse_from(["jvpn-bench", "suite", "--quick", "--resume"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.5"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.1"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "model", "--trace", "no-quiescence"]).is_ok());
@@ -472,6 +524,8 @@ mod tests {
         assert!(Cli::try_parse_from(["jvpn-bench", "check-events"]).is_err());
         let recovery = |args: &[&str]| Cli::try_parse_from([&["jvpn-bench", "recovery"], args].concat());
         assert!(recovery(&["--cause", "all", "--rtt", "0,50", "--trials", "200", "--resume"]).is_ok());
+        assert!(recovery(&["--preset", "fintech"]).is_ok());
+        assert!(recovery(&["--preset", "fintech", "--policy", "x"]).is_err());
         assert!(recovery(&["--clients", "17"]).is_err() && recovery(&["--rtt", "2001"]).is_err());
         assert!(recovery(&["--judge", "x", "--resume"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "emulator"]).is_err(), "to do what?");

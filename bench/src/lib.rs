@@ -5,12 +5,15 @@
 //! it holds no key and opens no tunnel packet. The swarm does, with the agents of `jvpn-client`; and the attackers of
 //! the flood have keys of their own.
 
+pub mod browser;
 pub mod check_events;
 pub mod cli;
 pub mod deployment;
+pub mod environment;
 pub mod events;
 pub mod forwarding;
 pub mod model;
+pub mod page;
 pub mod peers;
 pub mod report;
 pub mod result;

@@ -1,13 +1,15 @@
-//! What every run of the bench writes down beside its figures: quantiles from a histogram, and what it ran on.
+//! What every run of the bench writes down beside its figures: quantiles from a histogram; what it ran on is
+//! [`Environment`].
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use serde::Serialize;
+
+pub use crate::environment::Environment;
 
 /// Longest duration that a histogram holds: more is counted as this.
 const LONGEST_US: u64 = 3_600_000_000;
@@ -93,68 +95,20 @@ impl Durations {
     }
 }
 
-/// What a run ran on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Environment {
-    /// Version of the bench.
-    pub version: String,
-    /// Whether the bench and, where they were built with it, the programs are optimised.
-    pub build: &'static str,
-    /// Hash of the source tree's commit, if it is there.
-    pub commit: Option<String>,
-    /// Kernel release.
-    pub kernel: String,
-    /// Processor.
-    pub cpu: String,
-    /// Processors that this process may use.
-    pub cpus: usize,
-    /// Memory of the machine, KiB.
-    pub memory_kib: u64,
-    /// How XDP is attached.
-    pub xdp_mode: String,
-    /// How AF_XDP gets at the frames.
-    pub af_xdp_mode: String,
-}
-
-impl Environment {
-    /// Looks at the machine; what it does not say stays empty.
-    #[must_use]
-    pub fn collect() -> Self {
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let field = |text: &str, name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name));
-            line.and_then(|line| line.split_once(':'))
-                .map(|(_, value)| value.trim().to_owned())
-                .unwrap_or_default()
-        };
-        let memory = field(&read("/proc/meminfo"), "MemTotal");
-        Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            build: if cfg!(debug_assertions) { "debug" } else { "release" },
-            commit: commit(),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
-            cpu: field(&read("/proc/cpuinfo"), "model name"),
-            cpus: std::thread::available_parallelism().map_or(0, usize::from),
-            memory_kib: memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or_default(),
-            xdp_mode: String::new(),
-            af_xdp_mode: String::new(),
-        }
-    }
-}
-
-fn commit() -> Option<String> {
-    let output = Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).output().ok()?;
-    let hash = String::from_utf8(output.stdout).ok()?.trim().to_owned();
-    (output.status.success() && !hash.is_empty()).then_some(hash)
-}
-
-/// Writes a value as JSON for people and programs.
+/// Writes a value as JSON for people and programs: whole, or not at all. What was there before a full disk or a crash
+/// stays.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).context("a result is no JSON")?;
-    fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    let next = path.with_extension("json.next");
+    let written = fs::write(&next, text + "\n").and_then(|()| fs::rename(&next, path));
+    if written.is_err() {
+        // Half of it helps nobody, and its room may be wanted.
+        let _gone = fs::remove_file(&next);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

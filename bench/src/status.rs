@@ -87,6 +87,18 @@ impl DataPlaneStatus {
         Ok(Self(jvpn_host::status::query(socket, "status")?))
     }
 
+    /// A status as a document.
+    #[must_use]
+    pub const fn from_document(document: Value) -> Self {
+        Self(document)
+    }
+
+    /// All that it says.
+    #[must_use]
+    pub const fn document(&self) -> &Value {
+        &self.0
+    }
+
     /// What XDP did with packets, for one reason.
     #[must_use]
     pub fn xdp_counter(&self, reason: DropReason) -> u64 {

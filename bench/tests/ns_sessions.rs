@@ -66,3 +66,34 @@ fn r7_4_a_short_soak_is_flat() {
     }
     assert_eq!(result["trends"].as_array().unwrap().len(), 4);
 }
+
+/// R7.4, R1.5, R8.2: a short churn: links lost, NATs rebinding, goodbyes, births without one, all at once and under traffic;
+/// nobody is lost, no rule broken, memory and descriptors stay where they were, and the pages are there.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r7_4_churn_loses_nobody() {
+    let args = ["churn", "--minutes", "0.5", "--sessions", "60", "--moves-per-second", "20"];
+    let (result, dir) = run(&[&args[..], &["--births-per-second", "4"]].concat());
+    let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("no number in {result:#}"));
+    assert_eq!(
+        (&result["valid"], &result["complete"], &result["failures"]),
+        (&Value::from(true), &Value::from(true), &Value::from(Vec::<Value>::new()))
+    );
+    let churn = &result["churn"];
+    for (what, least) in [
+        ("links_lost", 200.0),
+        ("rebindings", 200.0),
+        ("goodbyes", 40.0),
+        ("vanished", 40.0),
+        ("births", 140.0),
+        ("recoveries", 200.0),
+    ] {
+        assert!(number(&churn[what]) >= least, "{what}: {churn:#}");
+    }
+    assert_eq!((number(&churn["lost"]), number(&churn["attached"])), (0.0, 60.0), "{churn:#}");
+    assert!(number(&result["outage"]["count"]) >= 200.0);
+    assert_eq!(result["environment"]["ports"].as_array().unwrap().len(), 2);
+    for file in ["report.html", "summary.md", "audit.jsonl", "outage.hgrm", "reattach.hgrm"] {
+        assert!(dir.path().join(file).metadata().unwrap().len() > 100, "{file}");
+    }
+}

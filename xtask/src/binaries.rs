@@ -1,7 +1,7 @@
 //! The verbs around the binaries: `build`, `demo`, `clean-rigs`.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,7 @@ use crate::setup;
 use crate::tree::Tree;
 
 /// The processes that the demo starts, and the bench that starts them.
-const DEMO_BINARIES: [&str; 4] = ["jvpn", "jvpn-controlplane", "jvpn-dataplane", BENCH];
+pub(crate) const DEMO_BINARIES: [&str; 4] = ["jvpn", "jvpn-controlplane", "jvpn-dataplane", BENCH];
 const BENCH: &str = "jvpn-bench";
 
 /// All binaries, the XDP object inside the data plane's.
@@ -30,24 +30,46 @@ pub(crate) fn demo(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> 
     Err(error).with_context(|| format!("cannot start {}", bench.display()))
 }
 
-/// Builds, has the emulator test itself, then becomes `jvpn-bench recovery`.
+/// Arguments that only `jvpn-bench recovery` takes.
+const OF_RECOVERY: [&str; 7] =
+    ["--cause", "--rtt", "--trials", "--policy", "--preset", "--profile", "--judge"];
+
+/// Builds, has the emulator test itself, then becomes `jvpn-bench suite`, or the verb that the arguments name or belong to.
 pub(crate) fn bench(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> {
-    let bench = build_for_rig(tree, runner, "the recovery bench")?;
-    runner.logged("emulator, self-test", Command::new(&bench).args(["emulator", "--self-test"]))?;
-    if let Some(signal) = interrupted() {
-        bail!(signal);
-    }
-    let error = Command::new(&bench).arg("recovery").args(args).current_dir(tree.root()).exec();
+    let bench = build_for_rig(tree, runner, "the bench")?;
+    self_test(runner, &bench)?;
+    let error = Command::new(&bench).args(bench_verb(args)).args(args).current_dir(tree.root()).exec();
     Err(error).with_context(|| format!("cannot start {}", bench.display()))
 }
 
+/// The emulator against itself: figures made with it would prove nothing otherwise.
+pub(crate) fn self_test(runner: &Runner, bench: &Path) -> Result<()> {
+    runner.logged("emulator, self-test", Command::new(bench).args(["emulator", "--self-test"]))?;
+    if let Some(signal) = interrupted() {
+        bail!(signal);
+    }
+    Ok(())
+}
+
+/// The verb that stands before the arguments; none if they begin with one.
+fn bench_verb(args: &[String]) -> Option<&'static str> {
+    let of_recovery = |arg: &String| OF_RECOVERY.contains(&arg.split('=').next().unwrap_or_default());
+    match args.first() {
+        Some(first) if !first.starts_with('-') => None,
+        _ if args.iter().any(of_recovery) => Some("recovery"),
+        _ => Some("suite"),
+    }
+}
+
 /// Set-up and release build of everything that runs in a rig; gives the bench.
-fn build_for_rig(tree: &Tree, runner: &Runner, what: &str) -> Result<PathBuf> {
+pub(crate) fn build_for_rig(tree: &Tree, runner: &Runner, what: &str) -> Result<PathBuf> {
     setup::install(tree, runner)?;
     setup::require_kernel()
         .with_context(|| format!("{what} makes network namespaces and attaches XDP programs"))?;
     let mut command = tree.cargo();
     command.args(["build", "--release"]);
+    // Results of a binary that is carried elsewhere still say what it was built from.
+    command.env("JVPN_COMMIT", commit(tree).unwrap_or_default());
     for binary in DEMO_BINARIES {
         command.args(["--bin", binary]);
     }
@@ -119,5 +141,33 @@ pub(crate) fn sweep_if_interrupted(tree: &Tree, error: &anyhow::Error) {
     if error.is::<Interrupted>() && setup::is_root() && bench.exists() {
         // The interruption is what is reported; the next run sweeps again.
         let _ = Command::new(bench).arg("sweep").stdin(Stdio::null()).status();
+    }
+}
+
+/// The tree's commit, with `-changed` behind it where the tree has changes that are in none; nothing where there is no git.
+pub(crate) fn commit(tree: &Tree) -> Option<String> {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).current_dir(tree.root()).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    let hash = git(&["rev-parse", "--short=12", "HEAD"]).filter(|hash| !hash.is_empty())?;
+    let changed = git(&["status", "--porcelain"]).is_some_and(|changed| !changed.is_empty());
+    Some(if changed { hash + "-changed" } else { hash })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bench_is_the_suite_unless_told_otherwise() {
+        let verb = |line: &str| bench_verb(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(verb(""), Some("suite"));
+        assert_eq!(verb("--quick --resume"), Some("suite"));
+        assert_eq!(verb("--rtt 0,50 --trials 30"), Some("recovery"));
+        assert_eq!(verb("--out x --preset=fintech"), Some("recovery"));
+        assert_eq!(verb("churn --minutes 5"), None);
+        assert_eq!(verb("peers --recovery"), None);
     }
 }

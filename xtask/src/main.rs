@@ -6,6 +6,7 @@
 
 mod binaries;
 mod ci;
+mod dist;
 mod ebpf;
 mod fuzz;
 mod run;
@@ -44,11 +45,11 @@ fn main() -> ExitCode {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Verb {
-    Setup { check: bool },
-    SetupPeers,
+    Setup(setup::Asked),
     Build { release: bool },
     Demo { args: Vec<String> },
     Bench { args: Vec<String> },
+    Dist(dist::Asked),
     Test { filter: Option<String> },
     Model { args: Vec<String> },
     Simulate { args: Vec<String> },
@@ -70,12 +71,14 @@ impl Verb {
         let runner = Runner::new(tree.log_dir())?;
         run::watch_signals()?;
         match self {
-            Self::Setup { check: true } => setup::check(&tree),
-            Self::Setup { check: false } => setup::install(&tree, &runner),
-            Self::SetupPeers => setup::peers::install(&tree, &runner),
+            Self::Setup(setup::Asked::Look) => setup::check(&tree),
+            Self::Setup(setup::Asked::Needs) => setup::install(&tree, &runner),
+            Self::Setup(setup::Asked::Browser) => setup::install_with_browser(&tree, &runner),
+            Self::Setup(setup::Asked::Peers) => setup::peers::install(&tree, &runner),
             Self::Build { release } => binaries::build(&tree, &runner, release),
             Self::Demo { args } => binaries::demo(&tree, &runner, &args),
             Self::Bench { args } => binaries::bench(&tree, &runner, &args),
+            Self::Dist(asked) => dist::dist(&tree, &runner, &asked),
             Self::Test { filter } => test::test(&tree, &runner, filter.as_deref()).map(|_| ()),
             Self::Model { args } => binaries::model(&tree, &runner, &args),
             Self::Simulate { args } => binaries::simulate(&tree, &runner, &args),
@@ -103,9 +106,14 @@ impl Verb {
             return Ok(Parsed::Help(help));
         }
         let verb = match (verb, rest) {
-            ("setup", []) => Self::Setup { check: false },
-            ("setup", ["--check"]) => Self::Setup { check: true },
-            ("setup", ["--peers"]) => Self::SetupPeers,
+            ("setup", []) => Self::Setup(setup::Asked::Needs),
+            ("setup", ["--check"]) => Self::Setup(setup::Asked::Look),
+            ("setup", ["--browser"]) => Self::Setup(setup::Asked::Browser),
+            ("setup", ["--peers"]) => Self::Setup(setup::Asked::Peers),
+            ("dist", args) => match dist::Asked::parse(args) {
+                Some(asked) => Self::Dist(asked),
+                None => return Err("`dist` takes [--report DIR | --quick-report]".to_owned()),
+            },
             ("build", []) => Self::Build { release: false },
             ("build", ["--release"]) => Self::Build { release: true },
             ("demo", args) => Self::Demo { args: args.iter().map(|arg| (*arg).to_owned()).collect() },
@@ -138,10 +146,11 @@ const HELP: &str = "\
 cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --help` tells more.
 
   demo [args]      main job: two networks, a tunnel, a path dies, the session lives (root)
-  bench [args]     how fast sessions come back, cause by cause, with a report (root)
+  bench [args]     everything that is aimed at, measured and judged, with a report (root)
   test [filter]    all tests; those that need root only as root
   setup [--check]  install, or only look at, what build and demo need
   build            all binaries, the XDP object inside the data plane's
+  dist [args]      the release: binaries, documents and the bench's report in one archive
   model [args]     explore the model of the protocol; every seeded bug must be found
   simulate [args]  worlds of thousands of mobile hosts on virtual time, each step judged
   fuzz [args]      libFuzzer on every parser and on sequences of events; keeps what it learns
@@ -152,11 +161,12 @@ cargo xtask <verb>: everything that a developer types. `cargo xtask <verb> --hel
 demo, bench, build, test and ci do the set-up themselves.
 ";
 
-const VERB_HELP: [(&str, &str); 11] = [
+const VERB_HELP: [(&str, &str); 12] = [
     ("setup", SETUP_HELP),
     ("build", BUILD_HELP),
     ("demo", DEMO_HELP),
     ("bench", BENCH_HELP),
+    ("dist", DIST_HELP),
     ("test", TEST_HELP),
     ("model", MODEL_HELP),
     ("simulate", SIMULATE_HELP),
@@ -167,7 +177,7 @@ const VERB_HELP: [(&str, &str); 11] = [
 ];
 
 const SETUP_HELP: &str = "\
-cargo xtask setup [--check | --peers]
+cargo xtask setup [--check | --browser | --peers]
 
 Installs what is missing, and nothing else:
   packages      Debian packages, by apt, as root (libxdp and aws-lc are compiled from C; demo and tests call ip, nft, …)
@@ -177,10 +187,11 @@ Installs what is missing, and nothing else:
                 another one
 Also mounts /sys/fs/bpf where it is missing. A second run downloads nothing.
 
-  --check  change nothing; print each need, what is there or what to do; exit 1 if anything is missing
-  --peers  instead, what `jvpn-bench peers` measures beside ours and nothing else needs: openvpn, openssl and
-           wireguard-tools by apt, wireguard-go (a pinned package), gotatun and boringtun (pinned crates, some minutes),
-           in target/peers; says what cannot be had
+  --browser  also a headless Chromium (Debian's), with which tests open the bench's reports; they are left out without it
+  --check    change nothing; print each need, what is there or what to do; exit 1 if anything is missing
+  --peers    instead, what `jvpn-bench peers` measures beside ours and nothing else needs: openvpn, openssl and
+             wireguard-tools by apt, wireguard-go (a pinned package), gotatun and boringtun (pinned crates, some
+             minutes), in target/peers; says what cannot be had
 ";
 
 const BUILD_HELP: &str = "\
@@ -203,14 +214,28 @@ Set-up, release build, then `jvpn-bench demo <args>` in place of this process. N
 const BENCH_HELP: &str = "\
 cargo xtask bench [args]
 
-Set-up, release build, then the emulator's self-test and `jvpn-bench recovery <args>` in place of this process. Needs root.
-After the build, `target/release/jvpn-bench recovery --help` lists the arguments; the usual ones:
+Set-up, release build, the emulator's self-test, then in place of this process `jvpn-bench suite <args>`: everything that
+is aimed at, in target/bench. Says before it begins how long it takes (about an hour and a half). Needs root.
+  --quick         every part with few trials: some minutes
+  --resume        go on with an interrupted suite
+  --out DIR       result.json, report.html, summary.md, and a directory for each part (target/bench)
+
+With an argument of `jvpn-bench recovery` it becomes that instead; `target/release/jvpn-bench recovery --help` lists them:
   --rtt MS,…      emulated round-trip times (50)
   --trials N      incidents per cause and round-trip time (30)
   --cause C,…     only these causes
-  --policy FILE   the gateway's [policy]
-  --out DIR       result.json, report.html and raw files (target/recovery)
-  --resume        go on with an interrupted run
+  --policy FILE   the gateway's [policy]; --preset NAME for one as it is
+Any other verb of jvpn-bench comes first: `cargo xtask bench churn --minutes 5`.
+";
+
+const DIST_HELP: &str = "\
+cargo xtask dist [--report DIR | --quick-report]
+
+Set-up, release build, then target/dist/jumping-vpn-VERSION-ARCH.tar.gz and SHA256SUMS beside it: the four binaries, the
+documents, and in bench/ the report of the bench with its result. The report is that of `cargo xtask bench` (target/bench)
+or of DIR; it must be valid, whole, and of this commit.
+  --report DIR    take the report there
+  --quick-report  make one now with `jvpn-bench suite --quick` (root, some minutes); its figures say little
 ";
 
 const TEST_HELP: &str = "\
@@ -288,8 +313,11 @@ mod tests {
 
     #[test]
     fn verbs_are_read_with_their_arguments() {
-        assert_eq!(parse("setup --check"), Ok(Parsed::Do(Verb::Setup { check: true })));
-        assert_eq!(parse("setup --peers"), Ok(Parsed::Do(Verb::SetupPeers)));
+        assert_eq!(parse("setup --check"), Ok(Parsed::Do(Verb::Setup(setup::Asked::Look))));
+        assert_eq!(parse("setup --browser"), Ok(Parsed::Do(Verb::Setup(setup::Asked::Browser))));
+        assert_eq!(parse("setup --peers"), Ok(Parsed::Do(Verb::Setup(setup::Asked::Peers))));
+        let asked = dist::Asked { report: dist::Report::Dir("x".into()) };
+        assert_eq!(parse("dist --report x"), Ok(Parsed::Do(Verb::Dist(asked))));
         assert_eq!(parse("test window"), Ok(Parsed::Do(Verb::Test { filter: Some("window".to_owned()) })));
         let args = vec!["--repeat".to_owned(), "20".to_owned()];
         assert_eq!(parse("demo --repeat 20"), Ok(Parsed::Do(Verb::Demo { args })));
@@ -320,6 +348,7 @@ mod tests {
         assert!(parse("frobnicate").is_err_and(|e| e.contains("frobnicate") && e.contains("demo")));
         assert!(parse("setup --force").is_err_and(|e| e.contains("--force")));
         assert!(parse("fuzz --minutes none").is_err_and(|e| e.contains("--minutes")));
+        assert!(parse("dist --fast").is_err_and(|e| e.contains("--report")));
         assert!(parse("test --nocapture").is_err_and(|e| e.contains("--nocapture")));
     }
 }

@@ -18,6 +18,19 @@ use crate::tree::Tree;
 
 pub(crate) use kernel::is_root;
 
+/// What set-up is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// Change nothing, say what is missing.
+    Look,
+    /// Install what build and demo need.
+    Needs,
+    /// The same, and a browser.
+    Browser,
+    /// What is measured beside ours.
+    Peers,
+}
+
 /// One thing that the machine must have.
 #[derive(Debug)]
 pub(crate) struct Need {
@@ -81,6 +94,23 @@ pub(crate) fn install(tree: &Tree, runner: &Runner) -> Result<()> {
     Ok(())
 }
 
+/// The same, and a headless browser that opens the bench's reports in tests.
+pub(crate) fn install_with_browser(tree: &Tree, runner: &Runner) -> Result<()> {
+    install(tree, runner)?;
+    let start = Instant::now();
+    if packages::browser().is_none() {
+        let mut apt = packages::Apt::new(runner);
+        if packages::has_apt() && !apt.offers(packages::CHROMIUM)? {
+            // Ubuntu has it as a snap only, which cannot read a report in /tmp.
+            bail!("apt offers no {}; put a Chromium or Chrome on PATH", packages::CHROMIUM);
+        }
+        apt.install(&[packages::CHROMIUM])?;
+    }
+    let browser = packages::browser().context("the browser was installed and yet is not on PATH")?;
+    done(&format!("setup: {} opens reports", browser.display()), start.elapsed());
+    Ok(())
+}
+
 /// The privileged part of tests and demo needs root, AF_XDP and more; the error lists all that is missing.
 pub(crate) fn require_kernel() -> Result<()> {
     let missing: Vec<String> = kernel::needs()
@@ -116,7 +146,13 @@ fn build_needs(tree: &Tree) -> Vec<Need> {
         let debian = packages::advice(packages::COMPILER);
         format!("{why}; {debian}, or `rustup toolchain install nightly --component rust-src`")
     });
+    // Its absence leaves one test out, and is no lack.
+    let browser = packages::browser()
+        .map_or("none: reports are opened by no test; --browser".to_owned(), |path| {
+            format!("{}, for reports", path.display())
+        });
     vec![
+        Need { what: "browser", state: Ok(browser) },
         Need { what: "packages", state: packages },
         Need { what: "XDP compiler", state: compiler },
         Need { what: "bpf-linker", state: linker },

@@ -55,9 +55,12 @@ pub(super) struct CostArgs {
     /// Sessions that lose their path at the same moment; 0 leaves the storm out.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = value_parser!(u32).range(0..=65_536))]
     pub(super) storm: u32,
-    /// Writes every round, the machine and the versions to this file.
+    /// Writes every round, the machine and the versions to this file, too.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/cost", value_name = "DIR")]
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -233,6 +236,34 @@ pub(super) struct SoakArgs {
     pub(super) out: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ChurnArgs {
+    /// Minutes of churn; parts of one are allowed.
+    #[arg(long, default_value_t = 5.0, value_name = "M", value_parser = minutes)]
+    pub(super) minutes: f64,
+    /// Sessions at any moment.
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = value_parser!(u32).range(12..=10_000))]
+    pub(super) sessions: u32,
+    /// Links lost and ports changed per second, all sessions together; each may move 40 times a minute.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..=6_000))]
+    pub(super) moves_per_second: u32,
+    /// Sessions that end and are born again per second, with and without a goodbye by turns.
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = value_parser!(u32).range(0..=200))]
+    pub(super) births_per_second: u32,
+    /// Milliseconds between two markers of a session.
+    #[arg(long, default_value_t = 100, value_name = "MS", value_parser = value_parser!(u64).range(10..=60_000))]
+    pub(super) marker_ms: u64,
+    /// Determines the keys of the peers.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// Prints result.json instead of a table.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Where result, report, audit, histograms, logs and configuration go.
+    #[arg(long, default_value = "target/churn", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
 fn minutes(text: &str) -> Result<f64, String> {
     let minutes: f64 = text.parse().map_err(|_| "no number".to_owned())?;
     if (0.2..=10_080.0).contains(&minutes) { Ok(minutes) } else { Err("0.2 to 10080 minutes".to_owned()) }
@@ -249,7 +280,7 @@ pub(super) struct EmulatorArgs {
     /// Determines all chance.
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub(super) seed: u64,
-    /// Writes the self-test to this file.
+    /// Writes the self-test to this file, with what it ran on.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
 }
@@ -272,6 +303,9 @@ pub(super) struct RecoveryArgs {
     /// The content of the gateway's [policy]; the default policy otherwise.
     #[arg(long, value_name = "FILE")]
     pub(super) policy: Option<PathBuf>,
+    /// A preset as it is instead of a file: edge, mobile, fintech, satellite.
+    #[arg(long, value_name = "NAME", conflicts_with = "policy")]
+    pub(super) preset: Option<String>,
     /// What the paths are like, apart from the delay: a built-in profile or a file.
     #[arg(long, default_value = "plain", value_name = "P")]
     pub(super) profile: String,
@@ -286,6 +320,25 @@ pub(super) struct RecoveryArgs {
     pub(super) judge: Option<PathBuf>,
     /// Where result, report, events, histograms, logs and configuration go.
     #[arg(long, default_value = "target/recovery", value_name = "DIR")]
+    pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SuiteArgs {
+    /// Every part with few trials: a look in some minutes. p99 of so few is the longest value seen.
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Determines all chance of the bench.
+    #[arg(long, default_value_t = 1, value_name = "SEED")]
+    pub(super) seed: u64,
+    /// Clients at once.
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
+    pub(super) clients: u8,
+    /// Goes on with the suite that is in the directory.
+    #[arg(long)]
+    pub(super) resume: bool,
+    /// Where everything goes, each part in a directory of its own.
+    #[arg(long, default_value = "target/bench", value_name = "DIR")]
     pub(super) out: PathBuf,
 }
 

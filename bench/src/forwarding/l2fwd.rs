@@ -2,12 +2,13 @@
 
 use super::lab::{Forwarder, Lab, Setting};
 use super::{Direction, median};
-use crate::timeline;
+use crate::{page, timeline};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, value_parser};
 use jvpn_dataplane::tuning::Tuning;
 use jvpn_rig::Interrupt;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Our packets per second ÷ those of plain forwarding that are aimed at.
@@ -39,6 +40,9 @@ pub struct L2fwdArgs {
     /// Prints one JSON document with every round instead of a table.
     #[arg(long)]
     json: bool,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/l2fwd", value_name = "DIR")]
+    out: PathBuf,
 }
 
 /// One comparison.
@@ -71,8 +75,14 @@ pub fn run(args: &L2fwdArgs, interrupt: Interrupt) -> Result<()> {
             ratios.push(compare(&lab, args, direction, *size)?);
         }
     }
+    let result = serde_json::json!({
+        "scenario": "l2fwd", "valid": true, "rounds": args.rounds, "window_ms": args.window_ms,
+        "worker_cpu": args.worker_cpu, "generator_cpu": args.generator_cpu, "aim_ratio": AIM,
+        "environment": lab.environment(), "ratios": ratios,
+    });
+    page::publish(&args.out, "Jumping VPN: our worker against plain forwarding", &result)?;
     if args.json {
-        timeline::print(&serde_json::to_string_pretty(&serde_json::json!({ "ratios": ratios }))?);
+        timeline::print(&serde_json::to_string_pretty(&result)?);
         return Ok(());
     }
     timeline::print("| Direction | Octets | Plain, kpps | Ours, kpps | Ratio | Worker's CPU, plain / ours |");

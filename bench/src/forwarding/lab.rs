@@ -5,6 +5,7 @@ use super::Direction;
 use super::generator::{Generator, Seat};
 use super::ours::Ours;
 use super::plain::Plain;
+use crate::environment::Environment;
 use anyhow::{Context as _, Result};
 use jvpn_dataplane::tuning::Tuning;
 use jvpn_rig::{Interrupt, Namespace, Rig, wait};
@@ -79,6 +80,11 @@ impl Running {
 impl Lab {
     pub(super) fn create(interrupt: Interrupt) -> Result<Self> {
         Ok(Self { rig: Rig::create()?, interrupt })
+    }
+
+    /// What it runs on.
+    pub(super) fn environment(&self) -> Environment {
+        Environment::collect().with_ports(self.rig.gateway())
     }
 
     /// Measures one setting.

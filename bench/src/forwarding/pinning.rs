@@ -2,13 +2,15 @@
 
 use super::lab::{Forwarder, Lab, Setting};
 use super::{Direction, median};
-use crate::timeline;
+use crate::environment::Environment;
+use crate::{page, timeline};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, value_parser};
 use jvpn_dataplane::plan::{choose_cpus, facts};
 use jvpn_dataplane::tuning::Tuning;
 use jvpn_rig::Interrupt;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Batches that are tried.
@@ -38,6 +40,9 @@ pub struct PinningArgs {
     /// Prints one JSON document with every round instead of a table.
     #[arg(long)]
     json: bool,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/pinning", value_name = "DIR")]
+    out: PathBuf,
 }
 
 /// One setting and what it gave.
@@ -84,8 +89,9 @@ pub fn run(args: &PinningArgs, interrupt: Interrupt) -> Result<()> {
         row.worker_cpu_seconds = median(&row.times);
     }
     let Some(best) = recommend(&rows) else { bail!("nothing was measured") };
+    let document = document(args, &rows, best, &lab.environment());
+    page::publish(&args.out, "Jumping VPN: settings of the worker", &document)?;
     if args.json {
-        let document = serde_json::json!({ "settings": rows, "recommended": best });
         timeline::print(&serde_json::to_string_pretty(&document)?);
         return Ok(());
     }
@@ -108,6 +114,14 @@ pub fn run(args: &PinningArgs, interrupt: Interrupt) -> Result<()> {
         best.worker_cpu, best.busy_poll, best.batch
     ));
     Ok(())
+}
+
+/// The result: every setting with what it gave, the recommended one, the conditions.
+fn document(args: &PinningArgs, rows: &[Row], best: &Row, environment: &Environment) -> serde_json::Value {
+    serde_json::json!({
+        "scenario": "pinning", "valid": true, "rounds": args.rounds, "seconds": args.seconds, "size": args.size,
+        "environment": environment, "settings": rows, "recommended": best,
+    })
 }
 
 fn tuning(row: &Row) -> Tuning {

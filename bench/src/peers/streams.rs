@@ -23,6 +23,9 @@ pub const PROBE_INTERVAL: Duration = Duration::from_millis(1);
 const ROUNDS_PER_PIECE: u64 = 10;
 /// Octets of a piece: 1 Mbit/s.
 const PIECE_OCTETS: usize = 1_250;
+/// What the TCP stream writes, octets per second.
+pub const TCP_OCTETS_PER_S: f64 =
+    PIECE_OCTETS as f64 * 1e3 / (ROUNDS_PER_PIECE as f64 * PROBE_INTERVAL.as_millis() as f64);
 const CLIENT_PORT: u16 = 7_200;
 const FIRST_PROBE_PORT: u16 = 7_300;
 const FIRST_TCP_PORT: u16 = 7_400;

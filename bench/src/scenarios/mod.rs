@@ -1,5 +1,6 @@
 //! What the bench does, one module per scenario. Each builds its own network and leaves nothing behind.
 
+pub mod churn;
 pub mod contenders;
 pub mod cost;
 pub mod demo;
@@ -13,6 +14,7 @@ mod sampler;
 pub mod sessions;
 pub mod soak;
 mod stage;
+pub mod suite;
 pub mod throughput;
 
 // The rig knows the wire only as a stranger would; here both views meet.

@@ -167,10 +167,8 @@ impl<'a> Stage<'a> {
     }
 
     /// What it ran on.
-    pub(super) fn environment(&self) -> Result<Environment> {
-        let data_plane = self.deployment.data_plane_status()?;
-        let (xdp_mode, af_xdp_mode) = (data_plane.xdp_mode(), data_plane.af_xdp_mode());
-        Ok(Environment { xdp_mode, af_xdp_mode, ..Environment::collect() })
+    pub(super) fn environment(&self) -> Environment {
+        Environment::collect().with_gateway(&self.rig, &self.deployment, &self.places)
     }
 
     /// The control plane now.

@@ -1,7 +1,7 @@
 //! Debian packages: which are wanted, which are missing, and apt for those.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -34,6 +34,18 @@ pub(super) const BASE: &[&str] = &[
 /// Debian's second Rust (there for the browsers) and its prebuilt `core` for BPF.
 pub(super) const COMPILER: &[&str] = &["rustc-web", "cargo-web", COMPILER_CORE];
 pub(super) const COMPILER_CORE: &str = "libstd-rust-web-dev-bpf";
+
+/// Opens reports of the bench in tests.
+pub(super) const CHROMIUM: &str = "chromium";
+/// Its names, and those of its relatives, on PATH.
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// A browser that can be run headless.
+pub(super) fn browser() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs: Vec<_> = std::env::split_paths(&path).collect();
+    BROWSERS.iter().find_map(|name| dirs.iter().map(|dir| dir.join(name)).find(|path| path.is_file()))
+}
 
 /// What bpf-linker is compiled against.
 pub(super) fn llvm(major: u32) -> String {

@@ -25,7 +25,7 @@ use jvpn_session::Policy;
 use jvpn_session::messages::SwitchCause;
 
 use crate::simulation::dice::Dice;
-use crate::timeline;
+use crate::{page, timeline};
 use crowd::{Crowd, Spent};
 use progress::Progress;
 use report::{Figure, Report, Size};
@@ -57,8 +57,10 @@ pub struct Options {
     pub per_round: u32,
     /// Sessions of the storm; 0: none.
     pub storm: u32,
-    /// Where everything goes as JSON.
+    /// Where everything goes as JSON, too.
     pub json: Option<PathBuf>,
+    /// Where result, report and summary go.
+    pub out_dir: PathBuf,
 }
 
 /// Measures and prints.
@@ -79,10 +81,22 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     }
     let storm = (options.storm > 0).then(|| storm_of(options.storm, interrupt)).transpose()?;
     let environment = report::environment();
-    let report = Report { environment, seed: SEED, policy: POLICY, backend, x25519, sizes, storm };
+    let report = Report {
+        scenario: "cost",
+        valid: true,
+        environment,
+        seed: SEED,
+        policy: POLICY,
+        backend,
+        x25519,
+        sizes,
+        storm,
+    };
     for line in report.lines() {
         timeline::print(&line);
     }
+    page::publish(&options.out_dir, "Jumping VPN: what sessions cost", &report)?;
+    timeline::print(&format!("\n  result: {}/result.json", options.out_dir.display()));
     if let Some(path) = &options.json {
         report.write_to(path)?;
         timeline::print(&format!("\n  everything: {}", path.display()));

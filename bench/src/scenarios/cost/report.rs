@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::bound::Backend;
 use super::storm::Storm;
+use crate::result::Environment;
 
 /// Rounds of one measurement and their median.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -51,8 +52,12 @@ pub struct Size {
 /// A run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Machine, kernel, versions, profile.
-    pub environment: BTreeMap<&'static str, String>,
+    /// `cost`.
+    pub scenario: &'static str,
+    /// Nothing was lost, nothing doubled, versions as expected: else there is no report.
+    pub valid: bool,
+    /// Machine, kernel, versions, commit.
+    pub environment: Environment,
     /// Seed of everything random.
     pub seed: u64,
     /// What differs from the preset `edge`, so that no limit stands in the way of a measurement.
@@ -76,7 +81,7 @@ impl Report {
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let mut lines = vec![String::new()];
-        for (name, value) in &self.environment {
+        for (name, value) in &conditions() {
             lines.push(format!("  {name:<12}{value}"));
         }
         lines.push(String::new());
@@ -161,9 +166,17 @@ impl Report {
     }
 }
 
-/// Machine, kernel, versions, profile.
+/// What it ran on, with the crates that compute.
 #[must_use]
-pub fn environment() -> BTreeMap<&'static str, String> {
+pub fn environment() -> Environment {
+    let mut environment = Environment::collect();
+    let crates = ["aws-lc-rs", "snow", "x25519-dalek"].map(|name| (name.to_owned(), locked(name).to_owned()));
+    environment.versions.extend(crates);
+    environment
+}
+
+/// Machine, kernel, versions, profile, for a person.
+fn conditions() -> BTreeMap<&'static str, String> {
     let first = |path: &str, key: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();

@@ -12,6 +12,8 @@ use jvpn_rig::{Interrupt, Rig};
 use crate::check_events::rules::PolicyNumbers;
 use crate::check_events::{Expectations, check_files};
 use crate::deployment::{self, Deployment, Places, Settings};
+use crate::environment::Environment;
+use crate::page;
 use crate::report::summarise;
 use crate::timeline::{self, Timeline};
 use lab::Lab;
@@ -82,7 +84,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
             );
         }
         judge_audit(&mut lab, &places, switches_per_minute)?;
-        conclude(lab, options)
+        conclude(lab, options, &places)
     })();
     let ended = end(options, rig.take(), deployment);
     result.and(ended)
@@ -126,10 +128,16 @@ fn judge_audit(lab: &mut Lab<'_>, places: &Places, switches_per_minute: u32) -> 
     Ok(())
 }
 
-fn conclude(lab: Lab<'_>, options: &Options) -> Result<()> {
+fn conclude(lab: Lab<'_>, options: &Options, places: &Places) -> Result<()> {
+    let environment = Environment::collect().with_gateway(lab.rig, lab.deployment, places);
     let report = lab.report()?;
     report.write_to(&options.out_dir.join("report.json"))?;
     let failures = report.failures();
+    let result = serde_json::json!({
+        "scenario": "demo", "valid": failures.is_empty(), "rounds": options.rounds, "failures": failures,
+        "preset": "edge", "environment": environment, "report": report, "recoveries": report.recoveries,
+    });
+    page::publish(&options.out_dir, "Jumping VPN: the demo", &result)?;
     timeline::closing_table(&report, &summarise(&report.recoveries), &failures);
     timeline::print(&format!(
         "  report: {0}/report.json, events: {0}/events.jsonl",

@@ -19,7 +19,8 @@ use anyhow::{Context, Result, bail};
 use jvpn_rig::{Interrupt, Rig};
 
 use crate::deployment::{self, Deployment, Role, Settings};
-use crate::result::{Environment, write_json};
+use crate::page;
+use crate::result::Environment;
 use crate::scenarios::progress::Progress;
 use crate::swarm::{gateway, network};
 use crate::timeline;
@@ -109,7 +110,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let report = result?;
     ended?;
     kept.context("cannot keep the audit log")?;
-    write_json(&options.out_dir.join("result.json"), &report)?;
+    page::publish(&options.out_dir, "Jumping VPN: floods", &report)?;
     Ok(report)
 }
 
@@ -126,7 +127,7 @@ fn measure(mut lab: Lab<'_>, options: &Options, progress: Progress) -> Result<Re
         rate: options.rate,
         policy: POLICY.to_owned(),
         switches_limit: SWITCHES_PER_MINUTE,
-        environment: environment(&lab)?,
+        environment: Environment::collect().with_gateway(lab.rig, &lab.deployment, &lab.places),
         ..Report::default()
     };
     let assaults = Assault::phases(&options.attacks);
@@ -161,12 +162,6 @@ fn measure(mut lab: Lab<'_>, options: &Options, progress: Progress) -> Result<Re
     lab.swarm.stop()?;
     conclude(&mut report, &Audit::read(&audit_file)?);
     Ok(report)
-}
-
-fn environment(lab: &Lab<'_>) -> Result<Environment> {
-    let data_plane = lab.deployment.data_plane_status()?;
-    let (xdp_mode, af_xdp_mode) = (data_plane.xdp_mode(), data_plane.af_xdp_mode());
-    Ok(Environment { xdp_mode, af_xdp_mode, ..Environment::collect() })
 }
 
 fn tell(phase: &Phase, progress: &Progress) {

@@ -113,6 +113,8 @@ impl Cause {
             Self::AddressChange if short => (p50_ms, 30.0),
             Self::AddressChange => (None, 1.5 * rtt + 50.0),
             Self::SilentBlackhole if preset == "fintech" && rtt_ms <= 50 => (None, 300.0),
+            // Others ask their paths more seldom, by choice.
+            Self::SilentBlackhole if preset != "edge" => return None,
             Self::SilentBlackhole if short => (None, 400.0),
             Self::SilentBlackhole if rtt_ms <= 50 => (None, 600.0),
             Self::DataPlaneKill => (None, 1_000.0),

@@ -169,6 +169,7 @@ mod tests {
             took_s: 1.0,
             environment: serde_json::json!({}),
             lives: Vec::new(),
+            aims: Vec::new(),
             causes,
         }
     }

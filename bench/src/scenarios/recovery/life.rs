@@ -28,6 +28,7 @@ use crate::check_events::rules::PolicyNumbers;
 use crate::check_events::{Expectations, check_files};
 use crate::deployment::{self, Deployment, Places, Role, Settings};
 use crate::peers::streams::Streams;
+use crate::result::Environment;
 use crate::swarm::gateway::{self, Peer};
 
 /// Mappings of the NATs in front of the clients: none expires within a trial.
@@ -136,6 +137,12 @@ impl<'a> Life<'a> {
         let streams = Streams::start(rig, &clients)?;
         let deployment = Mutex::new(deployment);
         Ok(Self { options, rtt_ms, rig, places, deployment, tenants, streams, observer, interrupt, usage })
+    }
+
+    /// What it runs on.
+    pub(super) fn environment(&self, machine: &Environment) -> Environment {
+        let deployment = self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        machine.clone().with_gateway(self.rig, &deployment, &self.places)
     }
 
     /// Does the incidents that are left of one cause.

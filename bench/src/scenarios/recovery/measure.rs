@@ -3,7 +3,7 @@
 use jvpn_abi::wire::data::DATA_OVERHEAD;
 
 use crate::peers::probes::{Arrival, PROBE_LEN};
-use crate::peers::streams::{LaneRecord, TcpRecord};
+use crate::peers::streams::{LaneRecord, TCP_OCTETS_PER_S, TcpRecord};
 
 /// Octets of the Ethernet frame that carries a probe up a tunnel: outer and inner headers, DATA around the inner packet.
 /// Nothing else that a client sends has this length.
@@ -51,6 +51,16 @@ fn lost(record: &LaneRecord) -> u64 {
     seen.sort_unstable();
     seen.dedup();
     (last + 1).saturating_sub(record.first).saturating_sub(seen.len() as u64)
+}
+
+/// Payload of so many probes, octets.
+pub(super) const fn probe_octets(probes: u64) -> u64 {
+    probes * PROBE_LEN as u64
+}
+
+/// What the TCP stream writes in so many ms, octets.
+pub(super) fn tcp_octets(ms: f64) -> f64 {
+    ms / 1e3 * TCP_OCTETS_PER_S
 }
 
 /// Longest time without an octet of the TCP stream that ended after the incident, ms.

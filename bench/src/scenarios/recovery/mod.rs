@@ -6,7 +6,7 @@
 //!
 //! | Module | What for |
 //! |---|---|
-//! | `cause` | what happens, and what is aimed at |
+//! | `cause`, [`aims`] | what happens, what is aimed at, and whether that is met |
 //! | `life`, `tenant`, `trial` | a life of the gateway, a client of it, an incident |
 //! | `measure`, `watch` | what was recorded, judged; the observer on the gateway's wire |
 //! | `record`, `recorded` | trials in a journal that survives interruptions; one recovery packet by packet |
@@ -18,6 +18,7 @@
 //!
 //! The reasons are in `docs/decisions/0035-recovery-bench.md`.
 
+pub mod aims;
 pub mod beside;
 mod cause;
 pub mod compare;
@@ -25,10 +26,10 @@ mod life;
 mod measure;
 mod record;
 mod recorded;
-mod report;
+pub(crate) mod report;
 mod result;
 mod stats;
-mod svg;
+pub(crate) mod svg;
 mod tenant;
 mod trial;
 mod usage;
@@ -46,6 +47,7 @@ use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::emulator::Profile;
 use jvpn_rig::registry::REGISTRY_DIR;
 use jvpn_rig::{Interrupt, Rig};
+use serde_json::json;
 
 use crate::check_events::rules::{PRESETS, PolicyNumbers};
 use crate::result::Environment;
@@ -55,12 +57,12 @@ use life::Life;
 pub(super) use record::Lock;
 use record::{Journal, Question};
 use recorded::Recorded;
-pub use result::{CauseResult, Report, SCHEMA};
+pub use result::{CauseResult, Report, SCHEMA, validate_against};
 use result::{Run, conclude};
 use usage::Usage;
 
-/// The policy where none is given: the default one.
-const DEFAULT_POLICY: &str = "preset = \"edge\"\n";
+/// The preset of the default policy.
+pub const DEFAULT_PRESET: &str = "edge";
 /// Between two words about how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -90,14 +92,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads policy and profile.
+    /// Reads the policy: a file, or a preset as it is.
     ///
     /// # Errors
-    /// One of them is not there or wrong.
-    pub fn load_policy(path: Option<&Path>) -> Result<(String, PolicyNumbers)> {
+    /// It is not there or wrong.
+    pub fn load_policy(path: Option<&Path>, preset: Option<&str>) -> Result<(String, PolicyNumbers)> {
         let Some(path) = path else {
-            let preset = Some("edge".to_owned());
-            return Ok((DEFAULT_POLICY.to_owned(), PolicyNumbers { preset, ..PolicyNumbers::default() }));
+            let text = format!("preset = \"{}\"\n", preset.unwrap_or(DEFAULT_PRESET));
+            let numbers = PolicyNumbers::parse(&text).context("--preset")?;
+            return Ok((text, numbers));
         };
         let text =
             fs::read_to_string(path).with_context(|| format!("cannot read policy {}", path.display()))?;
@@ -118,7 +121,7 @@ impl Options {
     }
 
     fn preset(&self) -> String {
-        self.policy_numbers.preset.clone().unwrap_or_else(|| "edge".to_owned())
+        self.policy_numbers.preset.clone().unwrap_or_else(|| DEFAULT_PRESET.to_owned())
     }
 
     fn question(&self, environment: &Environment) -> Question {
@@ -189,16 +192,17 @@ impl Progress {
     }
 }
 
-/// Runs the bench; gives whether the run is valid.
+/// Runs the bench.
 ///
 /// # Errors
 /// A part could not be set up; another run is in progress; a file cannot be written. What was measured before is kept.
-pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool> {
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
-    let mut environment = Environment::collect();
+    let environment = Environment::collect();
     let question = options.question(&environment);
-    let mut journal = Journal::open(&options.out_dir, &question, options.resume)?;
     let mut run = Run::load(&options.out_dir)?;
+    let mut journal = Journal::open(&options.out_dir, &question, options.resume, &run.judged())?;
+    journal.reserve(&options.out_dir)?;
     let usage = Usage::start()?;
     let slowest = Mutex::new(run.slowest());
     let begun = Instant::now();
@@ -207,18 +211,43 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<bool> {
     run.usage = usage.samples();
     run.timelines =
         slowest.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect();
-    if let Some(life) = run.lives.last() {
-        (environment.xdp_mode, environment.af_xdp_mode) =
-            life.modes.split_once(" / ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap_or_default();
-    }
+    journal.release();
     run.describe(options, &environment, result.as_ref().err());
-    run.save(&options.out_dir)?;
+    let saved = run.save(&options.out_dir);
     // Also of a part: it is marked as one.
+    journal.keep_only(&run.judged());
     let concluded = conclude(&options.out_dir, &run, &journal.trials);
+    // What ended it first explains the rest.
     result?;
+    saved?;
     let report = concluded?;
     result::show(&report, &options.out_dir);
-    Ok(report.valid)
+    Ok(report)
+}
+
+/// How long what is left of a run may take.
+///
+/// # Errors
+/// The directory has a journal of another run.
+pub fn estimate(options: &Options) -> Result<Duration> {
+    let judged = Run::load(&options.out_dir)?.judged();
+    let journal = Journal::peek(&options.out_dir, &options.question(&Environment::collect()), &judged)?;
+    let pairs = options.rtts_ms.iter().flat_map(|rtt| options.causes.iter().map(move |cause| (*cause, *rtt)));
+    let left = |(cause, rtt): (Cause, u64)| {
+        let left = options.trials.saturating_sub(result::incidents(&journal, cause, rtt));
+        life::estimate(cause, rtt, left, options.clients)
+    };
+    Ok(pairs.map(left).sum())
+}
+
+/// The page of a run without its head, from what lies in its directory.
+///
+/// # Errors
+/// It is no directory of a run.
+pub fn page_body(dir: &Path, report: &Report) -> Result<String> {
+    let mut body = String::new();
+    report::body(&mut body, report, &Run::load(dir)?);
+    Ok(body)
 }
 
 /// Judges what lies in a directory once more, from its raw files, and writes result and report anew.
@@ -229,7 +258,7 @@ pub fn judge(dir: &Path) -> Result<bool> {
     let run = Run::load(dir)?;
     ensure!(!run.lives.is_empty(), "{} has no run.json of a recovery run", dir.display());
     let question = run.question.clone().context("run.json does not say what was asked")?;
-    let journal = Journal::open(dir, &question, true)?;
+    let journal = Journal::open(dir, &question, true, &run.judged())?;
     let report = conclude(dir, &run, &journal.trials)?;
     result::show(&report, dir);
     Ok(report.valid)
@@ -267,6 +296,7 @@ fn measure_all(
             .say(&format!("a gateway and {} clients at a round-trip time of {rtt_ms} ms", options.clients));
         let rig = Rig::create()?;
         let mut life = Life::start(options, rtt_ms, &rig, interrupt, usage)?;
+        run.environment = json!(life.environment(&Environment::collect()));
         let measured = {
             let journal = Mutex::new(&mut *journal);
             causes.into_iter().try_for_each(|cause| {
@@ -289,7 +319,7 @@ fn measure_all(
 /// # Errors
 /// As [`run`]; or the run is INVALID.
 pub fn run_and_fail(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    if !run(options, interrupt)? {
+    if !run(options, interrupt)?.valid {
         bail!("the run is INVALID: see `problems` in {}/result.json", options.out_dir.display());
     }
     Ok(())

@@ -9,11 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
 
+/// Logs, result, report and timelines of a large run.
+const RESERVE_OCTETS: usize = 16 << 20;
+
 /// What one client lived through.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Trial {
     /// What happened.
     pub(super) cause: Cause,
+    /// The life of the gateway that it belongs to.
+    #[serde(default)]
+    pub(super) segment: u32,
     /// Emulated round-trip time, ms.
     pub(super) rtt_ms: u64,
     /// Trials with the same number were struck by one incident.
@@ -97,14 +103,17 @@ pub(super) struct Journal {
     pub(super) trials: Vec<Trial>,
     /// Lives of the gateway so far.
     pub(super) segments: u32,
+    /// Room for the end of the run, given back when the disk is full.
+    reserve: Option<Reserve>,
 }
 
 impl Journal {
-    /// Begins a journal, or goes on with the one that is there.
+    /// Begins a journal, or goes on with the one that is there. Of that only trials count whose life of the gateway is among
+    /// `judged`: the others ended without an audit log, killed or out of room, and prove nothing.
     ///
     /// # Errors
     /// There is one and `resume` is not asked for; or it belongs to another question; or it cannot be written.
-    pub(super) fn open(dir: &Path, question: &Question, resume: bool) -> Result<Self> {
+    pub(super) fn open(dir: &Path, question: &Question, resume: bool, judged: &[u32]) -> Result<Self> {
         let path = dir.join("trials.jsonl");
         // A run that failed before its first trial leaves nothing to go on with.
         let exists = fs::read_to_string(&path).is_ok_and(|text| text.contains("{\"trial\":"));
@@ -116,18 +125,51 @@ impl Journal {
         let (mut trials, mut segments) = (Vec::new(), 0);
         let mut whole = 0;
         if exists {
-            (trials, segments, whole) = load(&path, question)?;
+            let all;
+            (all, segments, whole) = load(&path, question)?;
+            trials = all;
+            trials.retain(|trial| judged.contains(&trial.segment));
         }
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
         // A line that was cut off goes.
         file.set_len(whole).with_context(|| format!("cannot write {}", path.display()))?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).context("cannot find the end of the journal")?;
-        let mut journal = Self { file, path, trials, segments };
+        let mut journal = Self { file, path, trials, segments, reserve: None };
         if !exists || whole == 0 {
             journal.write(&Line::Question(question.clone()))?;
         }
         Ok(journal)
+    }
+
+    /// The trials of the journal that is there; none if there is none.
+    ///
+    /// # Errors
+    /// It belongs to another question, or cannot be read.
+    pub(super) fn peek(dir: &Path, question: &Question, judged: &[u32]) -> Result<Vec<Trial>> {
+        let path = dir.join("trials.jsonl");
+        let mut trials = if path.exists() { load(&path, question)?.0 } else { Vec::new() };
+        trials.retain(|trial| judged.contains(&trial.segment));
+        Ok(trials)
+    }
+
+    /// Keeps room for what a run writes at its end, until [`Self::release`].
+    ///
+    /// # Errors
+    /// There is none: better now than after an hour.
+    pub(super) fn reserve(&mut self, dir: &Path) -> Result<()> {
+        self.reserve = Some(Reserve::take(dir)?);
+        Ok(())
+    }
+
+    /// Gives the room back.
+    pub(super) fn release(&mut self) {
+        self.reserve = None;
+    }
+
+    /// Trials of lives that left no audit log do not count.
+    pub(super) fn keep_only(&mut self, judged: &[u32]) {
+        self.trials.retain(|trial| judged.contains(&trial.segment));
     }
 
     /// A life of the gateway begins; gives its number.
@@ -144,7 +186,8 @@ impl Journal {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(super) fn add(&mut self, trial: Trial) -> Result<()> {
+    pub(super) fn add(&mut self, mut trial: Trial) -> Result<()> {
+        trial.segment = self.segments;
         self.write(&Line::Trial(Box::new(trial.clone())))?;
         self.trials.push(trial);
         Ok(())
@@ -154,7 +197,37 @@ impl Journal {
         let mut octets = serde_json::to_vec(line).context("a trial is no JSON")?;
         octets.push(b'\n');
         let kept = self.trials.len();
-        self.file.write_all(&octets).map_err(|error| explain(&self.path, kept, error))
+        let end = io::Seek::stream_position(&mut self.file).unwrap_or_default();
+        self.file.write_all(&octets).map_err(|error| {
+            // What came of a line goes; logs, result and report of the part take the room that was kept for them.
+            let _cut = self.file.set_len(end);
+            self.reserve = None;
+            explain(&self.path, kept, error)
+        })
+    }
+}
+
+/// Room on the disk that is given back when it is dropped.
+#[derive(Debug)]
+struct Reserve(PathBuf);
+
+impl Reserve {
+    fn take(dir: &Path) -> Result<Self> {
+        let path = dir.join("reserve");
+        let reserve = Self(path.clone());
+        let octets = vec![0_u8; RESERVE_OCTETS];
+        let written = fs::write(&path, octets);
+        written.with_context(|| {
+            format!("{} has no {} MiB for what a run writes at its end", dir.display(), RESERVE_OCTETS >> 20)
+        })?;
+        Ok(reserve)
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        // There may be none: then nothing was taken.
+        let _gone = fs::remove_file(&self.0);
     }
 }
 
@@ -189,7 +262,7 @@ fn load(path: &Path, question: &Question) -> Result<(Vec<Trial>, u32, u64)> {
                 bail!("{} belongs to another run: it has {asked:?}, this is {question:?}", path.display())
             }
             Line::Segment(segment) => segments = segment,
-            Line::Trial(trial) => trials.push(*trial),
+            Line::Trial(trial) => trials.push(Trial { segment: segments, ..*trial }),
         }
         whole += len as u64;
     }
@@ -237,6 +310,7 @@ pub(super) mod tests {
     pub(in super::super) fn trial(cause: Cause, incident: u32, outage_ms: f64) -> Trial {
         Trial {
             cause,
+            segment: 1,
             rtt_ms: 50,
             incident,
             client: 0,
@@ -278,33 +352,40 @@ pub(super) mod tests {
     #[test]
     fn r8_4_a_journal_goes_on_where_it_was() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path(), &question(), false).unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
         assert_eq!(journal.segment().unwrap(), 1);
         journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap();
         drop(journal);
         let path = dir.path().join("trials.jsonl");
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"trial\":{\"cause\":").unwrap();
-        let again = Journal::open(dir.path(), &question(), false).unwrap_err().to_string();
+        let again = Journal::open(dir.path(), &question(), false, &[]).unwrap_err().to_string();
         assert!(again.contains("--resume"), "{again}");
         let other = Question { seed: 2, ..question() };
-        let error = Journal::open(dir.path(), &other, true).unwrap_err().to_string();
+        let error = Journal::open(dir.path(), &other, true, &[1]).unwrap_err().to_string();
         assert!(error.contains("another run"), "{error}");
-        let mut journal = Journal::open(dir.path(), &question(), true).unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), true, &[1]).unwrap();
         assert_eq!((journal.trials.len(), journal.segments), (1, 1));
         journal.add(trial(Cause::LinkDown, 2, 6.0)).unwrap();
-        let journal = Journal::open(dir.path(), &question(), true).unwrap();
+        let journal = Journal::open(dir.path(), &question(), true, &[1]).unwrap();
         assert_eq!(journal.trials.len(), 2, "the line that was cut off is gone");
+        let journal = Journal::open(dir.path(), &question(), true, &[2]).unwrap();
+        assert_eq!(journal.trials.len(), 0, "a life without an audit log proves nothing");
+        assert_eq!(journal.segments, 1, "its number is not given again");
     }
 
     #[test]
     fn r8_4_a_full_disk_is_said() {
         let dir = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(dir.path(), &question(), false).unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
+        journal.reserve(dir.path()).unwrap();
+        let reserve = dir.path().join("reserve");
+        assert_eq!(reserve.metadata().unwrap().len(), RESERVE_OCTETS as u64);
         journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let error = format!("{:#}", journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap_err());
         assert!(error.contains("disk is full") && error.contains("--resume"), "{error}");
         assert!(journal.trials.is_empty(), "what is not written is not kept");
+        assert!(!reserve.exists(), "there is room for the end");
     }
 
     #[test]

@@ -2,48 +2,40 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
+use super::aims::AimRow;
 use super::beside;
 use super::recorded::Recorded;
 use super::result::{CauseResult, Report, Run};
 use super::svg::{Axis, COLOURS, Plot};
 use super::usage::Sample;
-
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1180px;margin:2em auto;\
-    padding:0 1em}h1{font-size:1.6em;margin-bottom:.1em}h2{margin-top:2em;border-bottom:1px solid #ddd}\
-    table{border-collapse:collapse;width:100%;font-size:12px;white-space:nowrap;font-variant-numeric:tabular-nums}\
-    td,th{padding:3px 5px;text-align:right;border-bottom:1px solid #e4e4e4}td:first-child,th:first-child{text-align:left}\
-    svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:#333}svg .axis{font-weight:600}\
-    svg .grid{stroke:#e6e6e6}svg .mark{stroke:#555;stroke-dasharray:4 3}svg .word{font-size:11px;fill:#222}\
-    .legend span{margin-right:1.1em;white-space:nowrap;font-size:13px}.legend i{display:inline-block;width:.9em;\
-    height:.9em;margin-right:.35em;vertical-align:-1px;border-radius:2px}.bad{background:#fdecea;border-left:5px solid \
-    #c0392b;padding:.6em 1em}.good{background:#eaf6ee;border-left:5px solid #1e8449;padding:.6em 1em}.part{background:\
-    #fff6e0;border-left:5px solid #b9770e;padding:.6em 1em}.met{color:#1e8449}.missed{color:#c0392b;font-weight:600}\
-    .note{color:#555;font-size:13px}pre{background:#f6f6f6;padding:.7em;overflow:auto;font-size:12px}\
-    td.env{text-align:left;white-space:normal}.wide{overflow-x:auto}";
+use crate::page::{self, escape, put};
 
 pub(super) fn write(dir: &Path, report: &Report, run: &Run) -> Result<()> {
-    let put = |name: &str, text: String| {
-        let path = dir.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
-    put("report.html", html(report, run, &beside::section(dir)))?;
-    put("summary.md", markdown(report))
+    put(&dir.join("report.html"), &html(report, run, &beside::section(dir)))?;
+    put(&dir.join("summary.md"), &markdown(report))
 }
 
 fn html(report: &Report, run: &Run, beside: &str) -> String {
-    let mut out = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Jumping VPN: recovery</title>\
-         <style>{STYLE}</style></head><body>\n<h1>Recovery of sessions</h1>\n"
-    );
-    verdict(&mut out, report);
+    let mut out = page::head("Jumping VPN: recovery of sessions");
+    body(&mut out, report, run, beside);
+    out.push_str("</body></html>\n");
+    out
+}
+
+/// Everything of a page about one run but its head.
+pub(super) fn body(out: &mut String, report: &Report, run: &Run, beside: &str) {
+    verdict(out, report);
+    if !report.aims.is_empty() {
+        out.push_str("<h2>Aims</h2>\n");
+        aims(out, &report.aims);
+    }
     out.push_str("<h2>Figures</h2>\n");
-    table(&mut out, report);
+    table(out, report);
     for rtt in rtts(report) {
         let ours: Vec<_> = report.causes.iter().filter(|one| one.rtt_ms == rtt).collect();
         let _ = write!(
@@ -66,14 +58,34 @@ fn html(report: &Report, run: &Run, beside: &str) -> String {
     );
     let mut timelines: Vec<_> = run.timelines.iter().collect();
     timelines.sort_by_key(|one| (one.rtt_ms, one.cause));
-    timelines.into_iter().for_each(|one| packets(&mut out, one));
+    timelines.into_iter().for_each(|one| packets(out, one));
     if !run.usage.is_empty() {
         out.push_str("<h2>Memory and processor time</h2>\n");
-        usage(&mut out, &run.usage);
+        usage(out, &run.usage);
     }
-    environment(&mut out, report);
-    out.push_str("</body></html>\n");
-    out
+    environment(out, report);
+}
+
+/// The table of aims.
+pub(crate) fn aims(out: &mut String, aims: &[AimRow]) {
+    out.push_str(
+        "<div class=\"wide\"><table><tr><th>what</th><th>measured</th><th>at most</th><th>seen</th><th>trials</th>\
+         <th>verdict</th></tr>\n",
+    );
+    for row in aims {
+        let class = if row.met { "met" } else { "missed" };
+        let _ = writeln!(
+            out,
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td class=\"{class}\">{}</td></tr>",
+            escape(&row.what),
+            escape(&row.measure),
+            ms(row.at_most),
+            ms(row.seen),
+            row.trials.map_or("–".to_owned(), |trials| trials.to_string()),
+            row.word()
+        );
+    }
+    out.push_str("</table></div>\n");
 }
 
 fn verdict(out: &mut String, report: &Report) {
@@ -105,7 +117,7 @@ fn rtts(report: &Report) -> Vec<u64> {
     rtts
 }
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "cause",
     "RTT",
     "trials",
@@ -118,10 +130,11 @@ const COLUMNS: [&str; 13] = [
     "TCP lived",
     "TCP stall",
     "lost",
+    "octets lost",
     "aim",
 ];
 
-fn cells(one: &CauseResult) -> [String; 13] {
+fn cells(one: &CauseResult) -> [String; 14] {
     let maybe = |value: Option<f64>| value.map_or("–".to_owned(), ms);
     let with = |value: f64, [low, high]: [f64; 2]| format!("{} [{}–{}]", ms(value), ms(low), ms(high));
     [
@@ -141,6 +154,7 @@ fn cells(one: &CauseResult) -> [String; 13] {
         format!("{} of {}", one.tcp_survived, one.trials),
         ms(one.tcp_stall_p50_ms),
         format!("{:.0} / {:.0}", one.lost_up_mean, one.lost_down_mean),
+        format!("{:.0}", one.goodput_lost_octets_mean),
         aim(one),
     ]
 }
@@ -176,7 +190,9 @@ fn table(out: &mut String, report: &Report) {
         };
         for (index, cell) in cells(one).iter().enumerate() {
             let class = if index + 1 == COLUMNS.len() { class } else { "" };
-            let _ = write!(out, "<td{class}>{}</td>", escape(cell));
+            // An interval goes below its value: side by side they would not fit.
+            let cell = escape(cell).replace(" [", "<br><small>[").replace(']', "]</small>");
+            let _ = write!(out, "<td{class}>{cell}</td>");
         }
         out.push_str("</tr>\n");
     }
@@ -185,7 +201,8 @@ fn table(out: &mut String, report: &Report) {
          directions. Detect, reattach and TCP stall: medians. \
          Trials: so many in so many incidents, where one strikes all clients. In brackets: 95 % confidence intervals, bootstrap over incidents; an interval of p99 that ends at the \
          longest value says that there were too few trials to know more. TCP lived: the stream went on and delivered \
-         everything. Lost: probes per trial, up / down, each a millisecond of goodput.</p>\n",
+         everything. Lost: probes per trial, up / down, each a millisecond of goodput; octets lost: \
+         their payload, both ways. Every probe has 32 octets, TCP loses none but delivers later.</p>\n",
     );
 }
 
@@ -293,16 +310,12 @@ fn usage(out: &mut String, samples: &[Sample]) {
 }
 
 fn environment(out: &mut String, report: &Report) {
-    out.push_str("<h2>What it ran on</h2>\n<table>");
+    out.push_str("<h2>What it ran on</h2>\n");
+    page::environment(out, &report.environment);
+    out.push_str("<table>");
     let mut row = |name: &str, value: &str| {
         let _ = writeln!(out, "<tr><td>{name}</td><td class=\"env\">{}</td></tr>", escape(value));
     };
-    if let Value::Object(fields) = &report.environment {
-        for (name, value) in fields {
-            row(name, value.as_str().unwrap_or(&value.to_string()));
-        }
-    }
-    row("nic", "veth, one host");
     row("profile", &report.profile);
     row("seed", &report.seed.to_string());
     row("clients at once", &report.clients.to_string());
@@ -338,14 +351,34 @@ fn markdown(report: &Report) -> String {
         "Profile {}, preset {}, seed {}, {} clients at once; ms, 95 % confidence intervals in brackets.\n",
         report.profile, report.preset, report.seed, report.clients
     );
-    let _ = writeln!(out, "| {} |", COLUMNS.join(" | "));
-    let _ = writeln!(out, "|{}", "---|".repeat(COLUMNS.len()));
-    for one in &report.causes {
+    out.push_str(&figures_markdown(&report.causes));
+    out.push_str(&aims_markdown(&report.aims));
+    let _ = write!(out, "\n## What it ran on\n\n```json\n{:#}\n```\n", report.environment);
+    out
+}
+
+/// The figures as Markdown.
+pub(crate) fn figures_markdown(causes: &[CauseResult]) -> String {
+    let mut out = format!("| {} |\n|{}\n", COLUMNS.join(" | "), "---|".repeat(COLUMNS.len()));
+    for one in causes {
         let _ = writeln!(out, "| {} |", cells(one).join(" | "));
     }
     out
 }
 
-pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+/// The table of aims as Markdown; nothing if there are none.
+pub(crate) fn aims_markdown(aims: &[AimRow]) -> String {
+    if aims.is_empty() {
+        return String::new();
+    }
+    let mut out =
+        "\n## Aims\n\n| what | measured | at most | seen | trials | verdict |\n|---|---|---|---|---|---|\n"
+            .to_owned();
+    for row in aims {
+        let trials = row.trials.map_or("–".to_owned(), |trials| trials.to_string());
+        let (most, seen) = (ms(row.at_most), ms(row.seen));
+        let _ =
+            writeln!(out, "| {} | {} | {most} | {seen} | {trials} | {} |", row.what, row.measure, row.word());
+    }
+    out
 }

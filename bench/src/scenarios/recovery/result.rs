@@ -8,12 +8,13 @@ use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::aims::{self, AimRow};
 use super::cause::{Aim, Cause};
 use super::life::{self, LifeReport};
 use super::record::{Question, Trial};
 use super::recorded::Recorded;
 use super::usage::Sample;
-use super::{Options, report, stats};
+use super::{Options, measure, report, stats};
 use crate::check_events::rules::PolicyNumbers;
 use crate::result::{Durations, Environment, write_json};
 use crate::timeline::print;
@@ -49,6 +50,11 @@ impl Run {
         }
     }
 
+    /// Lives of the gateway whose audit log is there.
+    pub(super) fn judged(&self) -> Vec<u32> {
+        self.lives.iter().map(|life| life.segment).collect()
+    }
+
     pub(super) fn slowest(&self) -> BTreeMap<(Cause, u64), Recorded> {
         self.timelines.iter().map(|one| ((one.cause, one.rtt_ms), one.clone())).collect()
     }
@@ -63,7 +69,10 @@ impl Run {
         self.preset = options.preset();
         (self.causes, self.rtts_ms) = (options.causes.clone(), options.rtts_ms.clone());
         (self.trials, self.broken_off) = (options.trials, broken_off.map(|error| format!("{error:#}")));
-        self.environment = json!(environment);
+        // What a gateway said of itself stays, also where nothing was left to be run.
+        if self.environment.is_null() {
+            self.environment = json!(environment);
+        }
     }
 
     pub(super) fn save(&self, dir: &Path) -> Result<()> {
@@ -120,6 +129,12 @@ pub struct CauseResult {
     pub lost_down_mean: f64,
     /// Most probes lost in one trial, both ways together.
     pub lost_max: u64,
+    /// Goodput lost: octets of payload of the probes that never came, both ways together, mean.
+    pub goodput_lost_octets_mean: f64,
+    /// The same, most in one trial.
+    pub goodput_lost_octets_max: u64,
+    /// Octets that the TCP stream should have delivered in its longest silence, and delivered later; mean.
+    pub tcp_late_octets_mean: f64,
     /// Trials in which the bench itself sent nothing for more than 5 ms.
     pub disturbed: u64,
     /// What is aimed at, if anything.
@@ -163,6 +178,8 @@ pub struct Report {
     pub environment: Value,
     /// Lives of the gateway.
     pub lives: Vec<LifeReport>,
+    /// What is aimed at, and whether it is met.
+    pub aims: Vec<AimRow>,
     /// The figures.
     pub causes: Vec<CauseResult>,
 }
@@ -205,7 +222,7 @@ pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial]) -> Result<Report
         run.broken_off.is_none() && asked.into_iter().all(|(c, rtt)| incidents(trials, c, rtt) >= run.trials);
     let report = Report {
         scenario: "recovery".to_owned(),
-        form: 1,
+        form: 2,
         valid: problems.is_empty(),
         complete,
         problems,
@@ -219,9 +236,10 @@ pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial]) -> Result<Report
         took_s: run.took_s,
         environment: run.environment.clone(),
         lives,
+        aims: aims::rows(&causes, &run.preset),
         causes,
     };
-    validate(&json!(report))?;
+    validate_against(SCHEMA, &json!(report))?;
     write_json(&dir.join("result.json"), &report)?;
     write_events(dir, &report, trials)?;
     report::write(dir, &report, run)?;
@@ -232,10 +250,10 @@ pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial]) -> Result<Report
 ///
 /// # Errors
 /// What does not fit.
-pub(super) fn validate(result: &Value) -> Result<()> {
-    let schema: Value = serde_json::from_str(SCHEMA).context("the schema of recovery results")?;
-    let validator = jsonschema::validator_for(&schema)
-        .map_err(|error| anyhow!("the schema of recovery results: {error}"))?;
+pub fn validate_against(schema: &str, result: &Value) -> Result<()> {
+    let schema: Value = serde_json::from_str(schema).context("the schema of results")?;
+    let validator =
+        jsonschema::validator_for(&schema).map_err(|error| anyhow!("the schema of results: {error}"))?;
     let errors: Vec<_> = validator
         .iter_errors(result)
         .map(|error| format!("{} at {}", error, error.instance_path()))
@@ -316,6 +334,7 @@ pub(super) fn summarise(trials: &[&Trial], preset: &str, seed: u64) -> Option<Ca
         |value: fn(&Trial) -> u64| trials.iter().map(|trial| value(trial)).sum::<u64>() as f64 / count as f64;
     let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|share| stats::quantile(&outages, share));
     let lost_max = trials.iter().map(|trial| trial.lost_up + trial.lost_down).max().unwrap_or_default();
+    let octets = |trial: &Trial| measure::probe_octets(trial.lost_up + trial.lost_down);
     let aim = cause.aim(rtt_ms, preset);
     Some(CauseResult {
         cause,
@@ -341,6 +360,10 @@ pub(super) fn summarise(trials: &[&Trial], preset: &str, seed: u64) -> Option<Ca
         lost_up_mean: mean(|trial| trial.lost_up),
         lost_down_mean: mean(|trial| trial.lost_down),
         lost_max,
+        goodput_lost_octets_mean: trials.iter().map(|trial| octets(trial) as f64).sum::<f64>() / count as f64,
+        goodput_lost_octets_max: trials.iter().map(|trial| octets(trial)).max().unwrap_or_default(),
+        tcp_late_octets_mean: stalls.iter().map(|stall| measure::tcp_octets(*stall)).sum::<f64>()
+            / count as f64,
         disturbed: trials.iter().filter(|trial| trial.bench_pause_ms > 5.0).count() as u64,
         aim_met: aim.map(|aim| is_met(aim, p50, p99, lost_max)),
         aim: aim.map(|aim| json!(aim)),
@@ -426,6 +449,8 @@ pub(super) fn show(report: &Report, dir: &Path) {
             format!("{}/{}", one.tcp_survived, one.trials),
         ));
     }
+    print("");
+    report.aims.iter().for_each(|row| print(&format!("  {}", row.line())));
     for problem in report.problems.iter().take(20) {
         print(&format!("  INVALID: {problem}"));
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 /// Colours that are told apart also by those who see red and green alike (Okabe and Ito).
-pub(super) const COLOURS: [&str; 9] =
+pub(crate) const COLOURS: [&str; 9] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5c00", "#000000", "#8a2be2"];
 
 const LEFT: f64 = 62.0;
@@ -13,20 +13,20 @@ const BOTTOM: f64 = 44.0;
 
 /// One axis.
 #[derive(Clone, Debug)]
-pub(super) struct Axis {
-    pub(super) label: &'static str,
-    pub(super) min: f64,
-    pub(super) max: f64,
-    pub(super) is_log: bool,
+pub(crate) struct Axis {
+    pub(crate) label: &'static str,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+    pub(crate) is_log: bool,
 }
 
 impl Axis {
-    pub(super) fn linear(label: &'static str, min: f64, max: f64) -> Self {
+    pub(crate) fn linear(label: &'static str, min: f64, max: f64) -> Self {
         Self { label, min, max: if max > min { max } else { min + 1.0 }, is_log: false }
     }
 
     /// From a power of ten to a power of ten around the values.
-    pub(super) fn log(label: &'static str, min: f64, max: f64) -> Self {
+    pub(crate) fn log(label: &'static str, min: f64, max: f64) -> Self {
         let (min, max) = (min.max(1e-3), max.max(1e-2));
         let (low, high) = (min.log10().floor(), max.log10().ceil());
         Self { label, min: 10_f64.powf(low), max: 10_f64.powf(high.max(low + 1.0)), is_log: true }
@@ -62,7 +62,7 @@ impl Axis {
 
 /// A plot under construction.
 #[derive(Clone, Debug)]
-pub(super) struct Plot {
+pub(crate) struct Plot {
     width: f64,
     height: f64,
     x: Axis,
@@ -72,7 +72,7 @@ pub(super) struct Plot {
 }
 
 impl Plot {
-    pub(super) fn new((width, height): (f64, f64), x: Axis, y: Axis) -> Self {
+    pub(crate) fn new((width, height): (f64, f64), x: Axis, y: Axis) -> Self {
         Self { width, height, x, y, body: String::new(), legend: Vec::new() }
     }
 
@@ -87,7 +87,7 @@ impl Plot {
     }
 
     /// A line through points; `steps`: each value holds until the next.
-    pub(super) fn line(&mut self, points: &[(f64, f64)], colour: &str, steps: bool) {
+    pub(crate) fn line(&mut self, points: &[(f64, f64)], colour: &str, steps: bool) {
         let mut path = String::new();
         let mut last: Option<f64> = None;
         for (x, y) in points {
@@ -103,7 +103,7 @@ impl Plot {
     }
 
     /// Dots, in one path: thousands of them stay small.
-    pub(super) fn dots(&mut self, points: &[(f64, f64)], colour: &str) {
+    pub(crate) fn dots(&mut self, points: &[(f64, f64)], colour: &str) {
         let mut path = String::new();
         for (x, y) in points {
             let (x, y) = self.at(*x, *y);
@@ -115,7 +115,7 @@ impl Plot {
     }
 
     /// Short strokes upwards from the axis.
-    pub(super) fn strokes(&mut self, xs: &[f64], colour: &str) {
+    pub(crate) fn strokes(&mut self, xs: &[f64], colour: &str) {
         let mut path = String::new();
         for x in xs {
             let (x, y) = self.at(*x, self.y.min);
@@ -125,7 +125,7 @@ impl Plot {
     }
 
     /// A line across the plot at one x, with a word at it; `level` puts words of neighbours below each other.
-    pub(super) fn upright(&mut self, x: f64, word: &str, level: u32) {
+    pub(crate) fn upright(&mut self, x: f64, word: &str, level: u32) {
         let ((px, top), (_, bottom)) = (self.at(x, self.y.max), self.at(x, self.y.min));
         let y = top + 11.0 + 13.0 * f64::from(level);
         let near_end = px > self.width * 0.8;
@@ -137,7 +137,7 @@ impl Plot {
     }
 
     /// A horizontal bar from the axis to `value` in the row `row` of `rows`, with whiskers and a mark.
-    pub(super) fn bar(&mut self, (row, rows): (usize, usize), value: f64, colour: &str, opacity: f64) {
+    pub(crate) fn bar(&mut self, (row, rows): (usize, usize), value: f64, colour: &str, opacity: f64) {
         let (y, height) = self.row(row, rows);
         let ((x0, _), (x1, _)) = (self.at(self.x.min, 0.0), self.at(value, 0.0));
         self.put(format_args!(
@@ -150,7 +150,7 @@ impl Plot {
     }
 
     /// An interval on a row.
-    pub(super) fn whisker(&mut self, (row, rows): (usize, usize), [low, high]: [f64; 2]) {
+    pub(crate) fn whisker(&mut self, (row, rows): (usize, usize), [low, high]: [f64; 2]) {
         let (y, height) = self.row(row, rows);
         let ((x0, _), (x1, _)) = (self.at(low, 0.0), self.at(high, 0.0));
         let half = height * 0.16;
@@ -165,7 +165,7 @@ impl Plot {
     }
 
     /// A thick short line at a value of a row.
-    pub(super) fn tick(&mut self, (row, rows): (usize, usize), value: f64, colour: &str) {
+    pub(crate) fn tick(&mut self, (row, rows): (usize, usize), value: f64, colour: &str) {
         let (y, height) = self.row(row, rows);
         let (x, _) = self.at(value, 0.0);
         self.put(format_args!(
@@ -181,12 +181,12 @@ impl Plot {
     }
 
     /// A word for a colour.
-    pub(super) fn name(&mut self, name: impl Into<String>, colour: &'static str) {
+    pub(crate) fn name(&mut self, name: impl Into<String>, colour: &'static str) {
         self.legend.push((name.into(), colour));
     }
 
     /// The element, numbers on both axes; with `rows` names instead of numbers on the left.
-    pub(super) fn finish(self, rows: &[String]) -> String {
+    pub(crate) fn finish(self, rows: &[String]) -> String {
         let Self { width, height, ref x, ref y, ref body, ref legend } = self;
         let wide = if rows.is_empty() { 0.0 } else { 108.0 };
         let mut out = format!(

@@ -216,6 +216,7 @@ impl Stage<'_> {
         let left_ns = left_ns.map_or(0, |at| at * 1_000_000);
         Trial {
             cause: running.cause,
+            segment: 0,
             rtt_ms: u64::try_from(self.rtt.as_millis()).unwrap_or(u64::MAX),
             incident: running.incident,
             client: tenant.number(),

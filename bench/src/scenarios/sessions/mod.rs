@@ -18,7 +18,8 @@ use super::cost::bound;
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use super::stage::{Plan, Stage, policy_lines, risen};
-use crate::result::{Durations, write_json};
+use crate::page;
+use crate::result::Durations;
 use crate::simulation::dice::Dice;
 use crate::timeline;
 use report::{Births, Bound, Kill, Report, Steady, StormReport};
@@ -66,6 +67,9 @@ impl Storm {
         }
     }
 }
+
+/// Title of its pages.
+const TITLE: &str = "Jumping VPN: sessions in bulk";
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -133,7 +137,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         adoption_bound_ms: options.adoption_bound().as_secs_f64() * 1_000.0,
         policy,
         bound,
-        environment: stage.environment()?,
+        environment: stage.environment(),
         ..Report::default()
     };
     let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
@@ -145,13 +149,13 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     if let Err(error) = run.stage.explain(measured) {
         // What was seen until then is kept, and marked.
         report.failures = vec![format!("not complete: {error:#}")];
-        write_json(&options.out_dir.join("result.json"), &report)?;
+        page::publish(&options.out_dir, TITLE, &report)?;
         return Err(error);
     }
     report.complete = true;
     report.audit = run.stage.end(&progress)?;
     report.conclude();
-    write_json(&options.out_dir.join("result.json"), &report)?;
+    page::publish(&options.out_dir, TITLE, &report)?;
     Ok(report)
 }
 

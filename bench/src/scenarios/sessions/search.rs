@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::Options;
 use super::report::Shares;
-use crate::result::{Environment, write_json};
+use crate::page;
+use crate::result::Environment;
 use crate::scenarios::progress::Progress;
 use crate::scenarios::sampler::Usage;
 use crate::scenarios::stage::Stage;
@@ -114,7 +115,7 @@ fn search(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         hold_s: options.steady.as_secs(),
         seed: options.seed,
         policy,
-        environment: stage.environment()?,
+        environment: stage.environment(),
         ..Report::default()
     };
     let (mut good, mut bad) = (0, None);
@@ -141,7 +142,7 @@ fn search(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     }
     report.sustained = good;
     report.valid = stage.end(&progress)?.good;
-    write_json(&options.out_dir.join("result.json"), &report)?;
+    page::publish(&options.out_dir, "Jumping VPN: the most sessions sustained", &report)?;
     Ok(report)
 }
 

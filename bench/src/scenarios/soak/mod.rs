@@ -12,10 +12,11 @@ use jvpn_rig::Interrupt;
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::sampler::{Sample, Sampler, Usage};
+use super::sampler::{Sample, Sampler};
 use super::stage::{Plan, Stage};
 use crate::check_events::findings::Findings;
-use crate::result::{Environment, write_json};
+use crate::page;
+use crate::result::Environment;
 use crate::timeline;
 use verdict::Trend;
 
@@ -38,6 +39,9 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(2);
 const BIRTHS_PER_SECOND: u32 = 200;
 /// How long births may take, and the end of churn.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Title of its pages.
+const TITLE: &str = "Jumping VPN: soak";
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -155,7 +159,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         sessions: options.sessions,
         minutes: options.time.as_secs_f64() / 60.0,
         policy: POLICY.to_owned(),
-        environment: stage.environment()?,
+        environment: stage.environment(),
         ..Report::default()
     };
     let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
@@ -165,13 +169,13 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     if let Err(error) = stage.explain(churned) {
         // What was seen until then is kept, and marked.
         report.failures = vec![format!("not complete: {error:#}")];
-        write_json(&options.out_dir.join("result.json"), &report)?;
+        page::publish(&options.out_dir, TITLE, &report)?;
         return Err(error);
     }
     report.complete = true;
     report.audit = stage.end(&progress)?;
     report.conclude();
-    write_json(&options.out_dir.join("result.json"), &report)?;
+    page::publish(&options.out_dir, TITLE, &report)?;
     Ok(report)
 }
 
@@ -250,30 +254,7 @@ fn go_round(stage: &Stage<'_>, total: usize, round: usize) -> Result<()> {
 
 impl Report {
     fn conclude(&mut self) {
-        type Value = fn(&Usage) -> u64;
-        type Process = fn(&Sample) -> Option<Usage>;
-        let processes: [(&str, Process); 2] = [
-            ("jvpn-controlplane", |sample| sample.control_plane),
-            ("jvpn-dataplane", |sample| sample.data_plane),
-        ];
-        let values: [(&str, Value, verdict::Allowance); 3] = [
-            ("private memory, KiB", |usage| usage.anonymous_kib, verdict::MEMORY),
-            ("resident memory, KiB", |usage| usage.rss_kib, verdict::MEMORY),
-            ("descriptors", |usage| usage.descriptors, verdict::DESCRIPTORS),
-        ];
-        for (process, usage) in processes {
-            for (what, value, allowance) in values {
-                let series = self
-                    .samples
-                    .iter()
-                    .filter_map(|sample| usage(sample).map(|usage| (sample.at_s, value(&usage) as f64)));
-                self.trends.push(verdict::judge(
-                    &format!("{process}: {what}"),
-                    &series.collect::<Vec<_>>(),
-                    allowance,
-                ));
-            }
-        }
+        self.trends = verdict::trends(&self.samples);
         self.failures = self.trends.iter().filter_map(|trend| trend.complaint.clone()).collect();
         let total = self.sessions as u64;
         if self.live_sessions != total {

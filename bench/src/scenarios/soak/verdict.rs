@@ -7,6 +7,8 @@
 
 use serde::Serialize;
 
+use crate::scenarios::sampler::{Sample, Usage};
+
 /// Samples below which nothing is judged: the run was too short, which is a failure.
 const SAMPLES_MIN: usize = 24;
 
@@ -41,6 +43,31 @@ pub struct Trend {
     pub allowed: f64,
     /// Why it fails, if it does.
     pub complaint: Option<String>,
+}
+
+/// Judges private and resident memory and descriptors of both processes of the gateway.
+pub(in crate::scenarios) fn trends(samples: &[Sample]) -> Vec<Trend> {
+    type Value = fn(&Usage) -> u64;
+    type Process = fn(&Sample) -> Option<Usage>;
+    let processes: [(&str, Process); 2] = [
+        ("jvpn-controlplane", |sample| sample.control_plane),
+        ("jvpn-dataplane", |sample| sample.data_plane),
+    ];
+    let values: [(&str, Value, Allowance); 3] = [
+        ("private memory, KiB", |usage| usage.anonymous_kib, MEMORY),
+        ("resident memory, KiB", |usage| usage.rss_kib, MEMORY),
+        ("descriptors", |usage| usage.descriptors, DESCRIPTORS),
+    ];
+    let mut trends = Vec::new();
+    for (process, usage) in processes {
+        for (what, value, allowance) in values {
+            let series = samples
+                .iter()
+                .filter_map(|sample| usage(sample).map(|usage| (sample.at_s, value(&usage) as f64)));
+            trends.push(judge(&format!("{process}: {what}"), &series.collect::<Vec<_>>(), allowance));
+        }
+    }
+    trends
 }
 
 /// Judges (seconds, value) in the order of time.

@@ -12,6 +12,7 @@ use jvpn_rig::{Interrupt, Rig, wait};
 use serde::Serialize;
 
 use crate::deployment::{self, Deployment, Places, Role, Settings};
+use crate::page;
 use crate::peers::bulk::{self, Direction};
 use crate::peers::search;
 use crate::result::{Environment, write_json};
@@ -89,6 +90,8 @@ pub struct Median {
 /// A run.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// `throughput`.
+    pub scenario: &'static str,
     /// Machine and versions.
     pub environment: Environment,
     /// What the client said of its offloads when they were on.
@@ -126,6 +129,8 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     for line in report.lines() {
         timeline::print(&line);
     }
+    page::publish(&options.out_dir, "Jumping VPN: throughput of one tunnel", &report)?;
+    timeline::print(&format!("\n  result: {}/result.json", options.out_dir.display()));
     options.json.as_ref().map_or(Ok(()), |path| write_json(path, &report))
 }
 
@@ -157,7 +162,8 @@ fn measure(
     let path = places.config_dir.join(Role::Client.config_file());
     let text = std::fs::read_to_string(&path)?;
     let mut report = Report {
-        environment: Environment::collect(),
+        scenario: "throughput",
+        environment: Environment::collect().with_gateway(rig, deployment, places),
         offload: serde_json::Value::Null,
         medians: Vec::new(),
         rows: Vec::new(),
@@ -338,6 +344,7 @@ mod tests {
         let on = medians.iter().find(|median| median.offload == Offload::On).unwrap();
         assert_eq!((on.mbit_s, on.cpu_per_gb.unwrap().gateway_s, on.packets_s), (20.0, 2.0, None));
         let report = Report {
+            scenario: "throughput",
             environment: Environment::collect(),
             offload: serde_json::Value::Null,
             medians,

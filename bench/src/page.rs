@@ -1,0 +1,349 @@
+//! One directory for every run: `result.json`, and the same for people as `report.html` and `summary.md`.
+//!
+//! The pages are made from the result's JSON alone, whatever scenario it is of: verdict first, then tables, memory and
+//! processor time over the run, and what it ran on. `recovery` and `suite` have pages of their own and share style and
+//! plots. No script, no other file: a page can be sent by mail.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::result::write_json;
+use crate::scenarios::recovery::svg::{Axis, COLOURS, Plot};
+
+/// Rows of a table that are shown; all are in `result.json`.
+const ROWS_SHOWN: usize = 400;
+
+/// What every page looks like. Tables wrap, and scroll where even that is too wide.
+pub(crate) const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1180px;margin:2em auto;\
+    padding:0 1em}h1{font-size:1.6em;margin-bottom:.1em}h2{margin-top:2em;border-bottom:1px solid #ddd}\
+    table{border-collapse:collapse;width:100%;font-size:12px;font-variant-numeric:tabular-nums}\
+    td,th{padding:3px 5px;text-align:right;vertical-align:top;border-bottom:1px solid #e4e4e4}\
+    th{overflow-wrap:break-word}td:first-child,th:first-child{text-align:left}\
+    td small{color:#666;font-size:10px;white-space:nowrap}\
+    svg{width:100%;height:auto;display:block}svg text{font-size:12px;fill:#333}svg .axis{font-weight:600}\
+    svg .grid{stroke:#e6e6e6}svg .mark{stroke:#555;stroke-dasharray:4 3}svg .word{font-size:11px;fill:#222}\
+    .legend span{margin-right:1.1em;white-space:nowrap;font-size:13px}.legend i{display:inline-block;width:.9em;\
+    height:.9em;margin-right:.35em;vertical-align:-1px;border-radius:2px}.bad{background:#fdecea;border-left:5px solid \
+    #c0392b;padding:.6em 1em}.good{background:#eaf6ee;border-left:5px solid #1e8449;padding:.6em 1em}.part{background:\
+    #fff6e0;border-left:5px solid #b9770e;padding:.6em 1em}.met{color:#1e8449}.missed{color:#c0392b;font-weight:600}\
+    .note{color:#555;font-size:13px}pre{background:#f6f6f6;padding:.7em;overflow:auto;font-size:12px}\
+    td.env{text-align:left;overflow-wrap:anywhere}.wide{overflow-x:auto;max-width:100%}";
+
+/// The beginning of a page.
+pub(crate) fn head(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{0}</title><style>{STYLE}</style></head><body>\n\
+         <h1>{0}</h1>\n",
+        escape(title)
+    )
+}
+
+/// Text as HTML.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Writes `result.json`, `report.html` and `summary.md` of a run.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn publish(dir: &Path, title: &str, result: &impl Serialize) -> Result<()> {
+    let value = serde_json::to_value(result).context("a result is no JSON")?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    write_json(&dir.join("result.json"), &value)?;
+    let sections = sections(&value);
+    put(&dir.join("report.html"), &html(title, &value, &sections))?;
+    put(&dir.join("summary.md"), &markdown(title, &value, &sections))
+}
+
+/// Writes a text file; the error names it.
+///
+/// # Errors
+/// It cannot be written.
+pub(crate) fn put(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// A table of a page.
+#[derive(Clone, Debug, PartialEq)]
+struct Section {
+    title: String,
+    columns: Vec<String>,
+    rows: Vec<Vec<String>>,
+    /// Rows that are not shown.
+    more: usize,
+}
+
+/// Fields that have a place of their own on a page.
+const APART: [&str; 6] = ["environment", "samples", "policy", "failures", "problems", "scenario"];
+
+fn sections(result: &Value) -> Vec<Section> {
+    let Value::Object(fields) = result else { return Vec::new() };
+    let of_their_own = |name: &&String| !APART.contains(&name.as_str());
+    let plain: Vec<_> = fields
+        .iter()
+        .filter(|(name, value)| of_their_own(name) && !value.is_object() && !is_table(value))
+        .map(|(name, value)| vec![name.replace('_', " "), shown(value)])
+        .collect();
+    let columns = vec!["what".to_owned(), "value".to_owned()];
+    let mut found = vec![Section { title: "In short".to_owned(), columns, rows: plain, more: 0 }];
+    for (name, value) in fields.iter().filter(|(name, _)| of_their_own(name)) {
+        let title = name.replace('_', " ");
+        match value {
+            Value::Object(_) => {
+                let mut rows = Vec::new();
+                flatten("", value, &mut |name, value| rows.push(vec![name, shown(value)]));
+                let columns = vec!["what".to_owned(), "value".to_owned()];
+                found.push(Section { title, columns, rows, more: 0 });
+            }
+            Value::Array(rows) if is_table(value) => found.push(table(title, rows)),
+            _ => {}
+        }
+    }
+    found.retain(|section| !section.rows.is_empty());
+    found
+}
+
+fn is_table(value: &Value) -> bool {
+    value.as_array().is_some_and(|rows| rows.first().is_some_and(Value::is_object))
+}
+
+/// A table whose columns are the fields that any of its rows has.
+fn table(title: String, objects: &[Value]) -> Section {
+    let mut columns: Vec<String> = Vec::new();
+    let mut cells: Vec<BTreeMap<String, String>> = Vec::new();
+    for object in objects.iter().take(ROWS_SHOWN) {
+        let mut row = BTreeMap::new();
+        flatten("", object, &mut |name, value| {
+            if !columns.contains(&name) {
+                columns.push(name.clone());
+            }
+            row.insert(name, shown(value));
+        });
+        cells.push(row);
+    }
+    let row = |row: &BTreeMap<String, String>| {
+        columns.iter().map(|column| row.get(column).cloned().unwrap_or_default()).collect()
+    };
+    let rows = cells.iter().map(row).collect();
+    Section { title, columns, rows, more: objects.len().saturating_sub(ROWS_SHOWN) }
+}
+
+/// The values of an object by their names, those of deeper levels with the names above them; lists of objects are left out.
+fn flatten(prefix: &str, value: &Value, into: &mut impl FnMut(String, &Value)) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                let name = name.replace('_', " ");
+                let name = if prefix.is_empty() { name } else { format!("{prefix} {name}") };
+                flatten(&name, value, into);
+            }
+        }
+        value if is_table(value) => {}
+        value => into(prefix.to_owned(), value),
+    }
+}
+
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "–".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match (number.as_u64(), number.as_f64()) {
+            (None, Some(number)) => {
+                let text = format!("{number:.3}");
+                text.trim_end_matches('0').trim_end_matches('.').to_owned()
+            }
+            _ => number.to_string(),
+        },
+        Value::Array(values) if values.len() > 12 => format!("{} values", values.len()),
+        Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
+        Value::Bool(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+fn texts<'a>(result: &'a Value, fields: [&str; 2]) -> Vec<&'a str> {
+    let of = |name: &str| result.get(name).and_then(Value::as_array).into_iter().flatten();
+    fields.into_iter().flat_map(of).filter_map(Value::as_str).collect()
+}
+
+fn html(title: &str, result: &Value, sections: &[Section]) -> String {
+    let mut out = head(title);
+    let flag = |name: &str| result.get(name).and_then(Value::as_bool);
+    let complaints = texts(result, ["failures", "problems"]);
+    // Writing to a string cannot fail.
+    let _ = match (flag("valid"), complaints.as_slice()) {
+        (Some(true) | None, []) => writeln!(out, "<p class=\"good\">No rule and no bound was broken.</p>"),
+        (valid, complaints) => {
+            let word = if valid == Some(false) { "INVALID: these figures prove nothing." } else { "Failed." };
+            let list: String = complaints.iter().map(|text| format!("<li>{}</li>", escape(text))).collect();
+            writeln!(out, "<div class=\"bad\"><strong>{word}</strong><ul>{list}</ul></div>")
+        }
+    };
+    if flag("complete") == Some(false) {
+        out.push_str("<p class=\"part\">A part of what was asked for: it ended before its time.</p>\n");
+    }
+    for section in sections {
+        let _ = write!(out, "<h2>{}</h2>\n<div class=\"wide\"><table><tr>", escape(&section.title));
+        section.columns.iter().for_each(|name| {
+            let _ = write!(out, "<th>{}</th>", escape(name));
+        });
+        out.push_str("</tr>\n");
+        for row in &section.rows {
+            let cells: String = row.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
+            let _ = writeln!(out, "<tr>{cells}</tr>");
+        }
+        out.push_str("</table></div>\n");
+        if section.more > 0 {
+            let _ = writeln!(out, "<p class=\"note\">{} rows more are in result.json.</p>", section.more);
+        }
+    }
+    usage(&mut out, result);
+    out.push_str("<h2>What it ran on</h2>\n");
+    environment(&mut out, result.get("environment").unwrap_or(&Value::Null));
+    if let Some(policy) = result.get("policy").and_then(Value::as_str) {
+        let _ = writeln!(out, "<p>Policy of the gateway:</p><pre>{}</pre>", escape(policy));
+    }
+    out.push_str("</body></html>\n");
+    out
+}
+
+/// The environment as a table.
+pub(crate) fn environment(out: &mut String, environment: &Value) {
+    out.push_str("<table>");
+    let mut rows = Vec::new();
+    let fields = environment.as_object().cloned().unwrap_or_else(Map::new);
+    for (name, value) in &fields {
+        match value {
+            Value::Array(items) => {
+                for item in items {
+                    let of = |field: &str| shown(item.get(field).unwrap_or(&Value::Null));
+                    let text = ["nic", "driver", "step", "xdp_mode", "af_xdp_mode", "queues"]
+                        .map(|field| format!("{}: {}", field.replace('_', " "), of(field)))
+                        .join("; ");
+                    rows.push((format!("port {}", of("port")), text));
+                }
+            }
+            value => flatten(name, value, &mut |name, value| rows.push((name, shown(value)))),
+        }
+    }
+    for (name, text) in rows {
+        let _ = writeln!(out, "<tr><td>{}</td><td class=\"env\">{}</td></tr>", escape(&name), escape(&text));
+    }
+    out.push_str("</table>\n");
+}
+
+/// Memory and processor time over the run, if its samples are in the result.
+fn usage(out: &mut String, result: &Value) {
+    let samples = result.get("samples").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let processes = ["control_plane", "data_plane", "swarm"];
+    let read = |process: &str, field: &str| -> Vec<(f64, f64)> {
+        let point = |sample: &Value| {
+            Some((sample.get("at_s")?.as_f64()?, sample.get(process)?.get(field)?.as_f64()?))
+        };
+        samples.iter().filter_map(point).collect()
+    };
+    if samples.len() < 2 {
+        return;
+    }
+    out.push_str("<h2>Memory and processor time</h2>\n");
+    let percent = |points: Vec<(f64, f64)>| -> Vec<(f64, f64)> {
+        let share = |pair: &[(f64, f64)]| {
+            let [(from, before), (to, after)] = pair else { return None };
+            (to > from).then(|| (*to, ((after - before) / (to - from) * 100.0).max(0.0)))
+        };
+        points.windows(2).filter_map(share).collect()
+    };
+    let mib = |points: Vec<(f64, f64)>| points.into_iter().map(|(at, kib)| (at, kib / 1_024.0)).collect();
+    let plots: [(&'static str, Vec<Vec<(f64, f64)>>); 3] = [
+        ("private memory, MiB", processes.map(|process| mib(read(process, "anonymous_kib"))).into()),
+        ("processor, % of a core", processes.map(|process| percent(read(process, "cpu_s"))).into()),
+        ("descriptors", processes.map(|process| read(process, "descriptors")).into()),
+    ];
+    for (label, lines) in plots {
+        let all = || lines.iter().flatten();
+        let (end, most) = all().fold((1.0_f64, 1.0_f64), |(t, v), (at, value)| (t.max(*at), v.max(*value)));
+        let axes = (Axis::linear("s from the beginning", 0.0, end), Axis::linear(label, 0.0, most * 1.05));
+        let mut plot = Plot::new((900.0, 230.0), axes.0, axes.1);
+        for ((process, points), colour) in processes.iter().zip(&lines).zip(COLOURS) {
+            plot.line(points, colour, false);
+            plot.name(process.replace('_', " "), colour);
+        }
+        out.push_str(&plot.finish(&[]));
+    }
+}
+
+fn markdown(title: &str, result: &Value, sections: &[Section]) -> String {
+    let mut out = format!("# {title}\n\n");
+    let flag = |name: &str| result.get(name).and_then(Value::as_bool);
+    if flag("valid") == Some(false) {
+        out.push_str("**INVALID**: these figures prove nothing.\n\n");
+    }
+    if flag("complete") == Some(false) {
+        out.push_str("A part of what was asked for.\n\n");
+    }
+    for complaint in texts(result, ["failures", "problems"]) {
+        let _ = writeln!(out, "- {complaint}");
+    }
+    for section in sections {
+        let _ = write!(out, "\n## {}\n\n| {} |\n", section.title, section.columns.join(" | "));
+        let _ = writeln!(out, "|{}", "---|".repeat(section.columns.len()));
+        for row in &section.rows {
+            let cells: Vec<_> = row.iter().map(|cell| cell.replace('|', "\\|").replace('\n', " ")).collect();
+            let _ = writeln!(out, "| {} |", cells.join(" | "));
+        }
+    }
+    let fields = result.get("environment").cloned().unwrap_or_default();
+    let _ = write!(out, "\n## What it ran on\n\n```json\n{fields:#}\n```\n");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// R8.4: every run leaves result, page and summary with verdict, figures and environment in one directory.
+    #[test]
+    fn r8_4_every_result_has_a_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let result = json!({
+            "scenario": "x", "valid": false, "complete": false, "failures": ["a < b"], "minutes": 1.5,
+            "churn": {"births": 3, "inner": {"deep": 1.25}},
+            "phases": [{"name": "quiet", "each": {"p99_ms": 2.0}}, {"name": "loud|er", "extra": 1}],
+            "samples": [
+                {"at_s": 0.0, "control_plane": {"anonymous_kib": 1024, "cpu_s": 0.0, "descriptors": 5}},
+                {"at_s": 1.0, "control_plane": {"anonymous_kib": 2048, "cpu_s": 0.5, "descriptors": 5}}
+            ],
+            "environment": {"kernel": "k", "ports": [{"port": "wan", "nic": "wan0", "driver": "veth"}]},
+            "policy": "preset = \"edge\"",
+        });
+        publish(dir.path(), "A title", &result).unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&read("result.json")).unwrap(), result);
+        let html = read("report.html");
+        for part in
+            ["INVALID", "a &lt; b", "A part", "inner deep", "each p99 ms", "<svg", "driver: veth", "preset ="]
+        {
+            assert!(html.contains(part), "{part} is not in {html}");
+        }
+        assert!(!html.contains("NaN") && !html.contains("<script"));
+        if let Some(browser) = crate::browser::find() {
+            let picture = dir.path().join("page.png");
+            let seen =
+                crate::browser::open(&browser, &dir.path().join("report.html"), 1_000, &picture).unwrap();
+            seen.judge().unwrap();
+            assert_eq!(seen.plots, 3);
+        }
+        let summary = read("summary.md");
+        assert!(
+            summary.contains("**INVALID**") && summary.contains("| 1.25 |") && summary.contains("loud\\|er")
+        );
+    }
+}

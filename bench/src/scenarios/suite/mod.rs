@@ -1,0 +1,306 @@
+//! Everything that is aimed at, measured by one command and judged in one result: recovery with the default policy and
+//! with the preset `fintech`, what a reattach costs, and a storm.
+//!
+//! Each part is a run of its own in a directory of its own, resumable as such; what they say together is `result.json`,
+//! `report.html` and `summary.md` above them. Parts come one after the other: two at once would measure each other.
+
+mod plan;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use jvpn_rig::Interrupt;
+use jvpn_rig::emulator::Profile;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::progress::Progress;
+use super::recovery::aims::{self, AimRow};
+use super::recovery::{self, CauseResult};
+use crate::result::{Environment, write_json};
+use crate::timeline::print;
+pub use plan::Size;
+use plan::{Part, Work};
+
+/// The schema of `result.json`.
+pub const SCHEMA: &str = include_str!("../../../../docs/suite-result.schema.json");
+
+/// What a run differs in.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How much.
+    pub size: Size,
+    /// Determines all chance of the bench.
+    pub seed: u64,
+    /// Clients at once.
+    pub clients: u8,
+    /// Goes on with what is in `out_dir`.
+    pub resume: bool,
+    /// Where everything goes. Absolute.
+    pub out_dir: PathBuf,
+}
+
+/// The result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// `suite`.
+    scenario: &'static str,
+    /// Layout of this file.
+    form: u32,
+    /// `false`: a part is INVALID.
+    valid: bool,
+    /// `false`: a part is not there, or is not whole.
+    complete: bool,
+    /// Why it is not to be believed.
+    problems: Vec<String>,
+    /// Why it ended before its time.
+    broken_off: Option<String>,
+    /// `full` or `quick`.
+    size: Size,
+    seed: u64,
+    clients: u8,
+    took_s: f64,
+    environment: Environment,
+    parts: Vec<PartReport>,
+    /// Every row of the table of aims.
+    aims: Vec<AimRow>,
+}
+
+/// What a part left.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartReport {
+    /// Its directory.
+    name: String,
+    /// What it is about.
+    what: String,
+    /// Preset of its policy; absent where there are several or none.
+    preset: Option<String>,
+    valid: bool,
+    complete: bool,
+    problems: Vec<String>,
+    /// The figures of recovery; none of other parts.
+    causes: Vec<CauseResult>,
+    /// The page of the part without its head.
+    #[serde(skip)]
+    body: String,
+}
+
+/// Runs for the command line: prints, and fails if a part is INVALID or could not be done.
+///
+/// # Errors
+/// As said; what was measured before is kept, and `resume` goes on with it.
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let begun = Instant::now();
+    let parts = plan::parts(options.size);
+    let left = parts.iter().map(|part| part.estimate(options)).collect::<Result<Vec<_>>>()?;
+    let progress = Progress::start();
+    progress.say(&format!("{} parts, about {} in all", parts.len(), minutes(left.iter().sum())));
+    let mut report = Report {
+        scenario: "suite",
+        form: 1,
+        valid: true,
+        complete: false,
+        problems: Vec::new(),
+        broken_off: None,
+        size: options.size,
+        seed: options.seed,
+        clients: options.clients,
+        took_s: 0.0,
+        environment: Environment::collect(),
+        parts: Vec::new(),
+        aims: Vec::new(),
+    };
+    let mut result = Ok(());
+    for (number, part) in parts.iter().enumerate() {
+        let rest: Duration = left.iter().skip(number).sum();
+        let (name, of) = (part.name, parts.len());
+        progress.say(&format!("part {} of {of}: {name}; about {} left", number + 1, minutes(rest)));
+        match part.run(options, interrupt) {
+            Ok((one, aims)) => {
+                report.parts.push(one);
+                report.aims.extend(aims);
+            }
+            Err(error) => {
+                report.broken_off = Some(format!("{name}: {error:#}"));
+                result = Err(error.context(format!("part {name}; go on with --resume")));
+                break;
+            }
+        }
+    }
+    report.took_s = begun.elapsed().as_secs_f64();
+    report.conclude(parts.len());
+    report.write(&options.out_dir)?;
+    report.show(&options.out_dir);
+    result?;
+    if !report.valid {
+        bail!("INVALID: see `problems` in {}/result.json", options.out_dir.display());
+    }
+    Ok(())
+}
+
+fn minutes(time: Duration) -> String {
+    format!("{:.0} min", (time.as_secs_f64() / 60.0).ceil())
+}
+
+impl Part {
+    fn dir(&self, options: &Options) -> Result<PathBuf> {
+        let dir = options.out_dir.join(self.name);
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn estimate(&self, options: &Options) -> Result<Duration> {
+        match &self.work {
+            Work::Recovery { .. } => recovery::estimate(&self.recovery(options)?),
+            Work::Cost { .. } | Work::Storm { .. } if self.is_done(options)? => Ok(Duration::ZERO),
+            Work::Cost { estimate, .. } | Work::Storm { estimate, .. } => Ok(*estimate),
+        }
+    }
+
+    fn recovery(&self, options: &Options) -> Result<recovery::Options> {
+        let Work::Recovery { preset, causes, rtts_ms, trials } = &self.work else {
+            bail!("{} is no part of recovery", self.name)
+        };
+        let (policy, policy_numbers) = recovery::Options::load_policy(None, Some(preset))?;
+        let out_dir = self.dir(options)?;
+        Ok(recovery::Options {
+            causes: causes.clone(),
+            rtts_ms: rtts_ms.clone(),
+            trials: *trials,
+            seed: options.seed,
+            policy,
+            policy_numbers,
+            profile: Profile::load("plain")?,
+            clients: options.clients,
+            // A part that was not begun has nothing to go on with, and is begun.
+            resume: options.resume,
+            out_dir,
+        })
+    }
+
+    /// Whether an earlier run did this part, whole and by the same commit.
+    fn is_done(&self, options: &Options) -> Result<bool> {
+        if !options.resume {
+            return Ok(false);
+        }
+        let Ok(text) = fs::read_to_string(self.dir(options)?.join("result.json")) else { return Ok(false) };
+        let Ok(result) = serde_json::from_str::<Value>(&text) else { return Ok(false) };
+        let here = Environment::collect();
+        let same = |name: &str, wanted: Option<&str>| {
+            result.pointer(&format!("/environment/{name}")).and_then(Value::as_str) == wanted
+        };
+        Ok(result.get("complete").and_then(Value::as_bool) != Some(false)
+            && same("commit", here.commit.as_deref())
+            && same("build", Some(here.build)))
+    }
+
+    fn run(&self, options: &Options, interrupt: &Interrupt) -> Result<(PartReport, Vec<AimRow>)> {
+        let dir = self.dir(options)?;
+        let what = self.what.to_owned();
+        match &self.work {
+            Work::Recovery { preset, .. } => {
+                let done = recovery::run(&self.recovery(options)?, interrupt)?;
+                let body = recovery::page_body(&dir, &done)?;
+                let part = PartReport {
+                    name: self.name.to_owned(),
+                    what,
+                    preset: Some((*preset).to_owned()),
+                    valid: done.valid,
+                    complete: done.complete,
+                    problems: done.problems,
+                    causes: done.causes,
+                    body,
+                };
+                Ok((part, done.aims))
+            }
+            Work::Cost { sessions, .. } => {
+                if !self.is_done(options)? {
+                    plan::cost(*sessions, &dir, interrupt)?;
+                }
+                self.taken_over(&dir, |result| cost_aims(result))
+            }
+            Work::Storm { sessions, .. } => {
+                if !self.is_done(options)? {
+                    plan::storm(*sessions, options, &dir, interrupt)?;
+                }
+                self.taken_over(&dir, aims::taken_over)
+            }
+        }
+    }
+
+    /// What another scenario wrote.
+    fn taken_over(
+        &self,
+        dir: &Path,
+        aims: impl Fn(&Value) -> Vec<AimRow>,
+    ) -> Result<(PartReport, Vec<AimRow>)> {
+        let path = dir.join("result.json");
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let result: Value =
+            serde_json::from_str(&text).with_context(|| format!("{} is no result", path.display()))?;
+        let flag = |name: &str| result.get(name).and_then(Value::as_bool) != Some(false);
+        let failures = result.get("failures").and_then(Value::as_array).into_iter().flatten();
+        let part = PartReport {
+            name: self.name.to_owned(),
+            what: self.what.to_owned(),
+            preset: None,
+            valid: flag("valid"),
+            complete: flag("complete"),
+            problems: failures.filter_map(Value::as_str).map(str::to_owned).collect(),
+            causes: Vec::new(),
+            body: String::new(),
+        };
+        Ok((part, aims(&result)))
+    }
+}
+
+/// Work of the gateway per reattach, in Diffie-Hellman bounds of the same run.
+fn cost_aims(result: &Value) -> Vec<AimRow> {
+    let sizes = result.get("sizes").and_then(Value::as_array).into_iter().flatten();
+    let row = |size: &Value| {
+        let percent = size.get("bound_percent")?.as_f64().filter(|percent| *percent > 0.0)?;
+        let seen = 100.0 / percent;
+        Some(AimRow {
+            what: format!("gateway work per reattach, {} sessions", size.get("sessions")?),
+            measure: "Diffie-Hellman bounds".to_owned(),
+            at_most: 2.0,
+            seen,
+            met: seen <= 2.0,
+            trials: None,
+        })
+    };
+    sizes.filter_map(row).collect()
+}
+
+impl Report {
+    fn conclude(&mut self, parts: usize) {
+        self.complete = self.parts.len() == parts && self.parts.iter().all(|part| part.complete);
+        for part in self.parts.iter().filter(|part| !part.valid || !part.problems.is_empty()) {
+            let problems = part.problems.iter().map(|problem| format!("{}: {problem}", part.name));
+            self.problems.extend(problems);
+        }
+        self.valid = self.parts.iter().all(|part| part.valid) && self.problems.is_empty();
+    }
+
+    fn write(&self, dir: &Path) -> Result<()> {
+        let value = serde_json::to_value(self).context("a result is no JSON")?;
+        recovery::validate_against(SCHEMA, &value)?;
+        write_json(&dir.join("result.json"), &value)?;
+        report::write(dir, self)
+    }
+
+    fn show(&self, dir: &Path) {
+        print("\n  aims");
+        self.aims.iter().for_each(|row| print(&format!("  {}", row.line())));
+        let met = self.aims.iter().filter(|row| row.met).count();
+        print(&format!("  {met} of {} met; took {:.0} min", self.aims.len(), self.took_s / 60.0));
+        self.problems.iter().take(20).for_each(|problem| print(&format!("  INVALID: {problem}")));
+        print(&format!("  result: {0}/result.json, report: {0}/report.html", dir.display()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

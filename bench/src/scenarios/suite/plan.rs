@@ -1,0 +1,111 @@
+//! What the suite consists of.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use jvpn_rig::Interrupt;
+use serde::Serialize;
+
+use super::Options;
+use crate::scenarios::recovery::{Cause, DEFAULT_PRESET};
+use crate::scenarios::{cost, sessions};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum Size {
+    /// As the aims ask for it.
+    Full,
+    /// A look: every part, few trials. Its p99 is the longest value seen.
+    Quick,
+}
+
+/// One part.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Part {
+    /// Name of its directory.
+    pub(super) name: &'static str,
+    pub(super) what: &'static str,
+    pub(super) work: Work,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Work {
+    Recovery { preset: &'static str, causes: Vec<Cause>, rtts_ms: Vec<u64>, trials: u32 },
+    Cost { sessions: u32, estimate: Duration },
+    Storm { sessions: usize, estimate: Duration },
+}
+
+/// The parts, in their order: first what a reader asks for first.
+pub(super) fn parts(size: Size) -> Vec<Part> {
+    let recovery = |name, what, preset, causes: &[Cause], rtts_ms: &[u64], trials| {
+        let (causes, rtts_ms) = (causes.to_vec(), rtts_ms.to_vec());
+        Part { name, what, work: Work::Recovery { preset, causes, rtts_ms, trials } }
+    };
+    let blackhole = [Cause::SilentBlackhole];
+    let [many, some] = match size {
+        Size::Full => [200, 30],
+        Size::Quick => [5, 3],
+    };
+    let others: &[u64] = match size {
+        Size::Full => &[0, 5, 150],
+        Size::Quick => &[0],
+    };
+    let near: &[u64] = match size {
+        Size::Full => &[0, 5],
+        Size::Quick => &[0],
+    };
+    let (sessions, storm_estimate) = match size {
+        Size::Full => (10_000, Duration::from_secs(90)),
+        Size::Quick => (1_000, Duration::from_secs(30)),
+    };
+    let cost_sessions = u32::try_from(sessions).unwrap_or(1_000);
+    let cost_estimate = Duration::from_secs(30);
+    vec![
+        recovery("default-50", "default policy, 50 ms", DEFAULT_PRESET, &Cause::ALL, &[50], many),
+        recovery("fintech-50", "preset fintech, 50 ms", "fintech", &blackhole, &[50], many),
+        recovery("default-others", "default policy, other paths", DEFAULT_PRESET, &Cause::ALL, others, some),
+        recovery("fintech-others", "preset fintech, nearer paths", "fintech", &blackhole, near, some),
+        Part {
+            name: "cost",
+            what: "what a reattach costs the gateway",
+            work: Work::Cost { sessions: cost_sessions, estimate: cost_estimate },
+        },
+        Part {
+            name: "storm",
+            what: "all sessions lose their path at once",
+            work: Work::Storm { sessions, estimate: storm_estimate },
+        },
+    ]
+}
+
+/// Measures what a reattach costs, beside the Diffie-Hellman bound.
+pub(super) fn cost(sessions: u32, dir: &Path, interrupt: &Interrupt) -> Result<()> {
+    let options = cost::Options {
+        sessions: vec![sessions],
+        rounds: 5,
+        per_round: 200,
+        storm: 0,
+        json: None,
+        out_dir: dir.to_owned(),
+    };
+    cost::run(&options, interrupt)
+}
+
+/// Has all sessions lose their links at once.
+pub(super) fn storm(sessions: usize, options: &Options, dir: &Path, interrupt: &Interrupt) -> Result<()> {
+    let options = sessions::Options {
+        sessions,
+        policy: None,
+        births_per_second: 450,
+        marker_interval: None,
+        steady: Duration::from_secs(5),
+        storms: vec![sessions::Storm::LinkDown],
+        adoption_bound: Duration::from_secs(2),
+        seed: options.seed,
+        out_dir: dir.to_owned(),
+    };
+    sessions::run(&options, interrupt).map(drop)
+}

@@ -1,0 +1,201 @@
+//! The verb `dist`: what is released, in one archive with its checksums, and in it the bench's report, which is too large for
+//! the tree.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::binaries;
+use crate::run::{Runner, interrupted};
+use crate::tree::Tree;
+
+/// Where `cargo xtask bench` leaves its report.
+const SUITE: &str = "bench";
+/// What of a report is carried; raw files of its parts stay where they are.
+const REPORT_FILES: [&str; 3] = ["report.html", "result.json", "summary.md"];
+/// Documents at the top.
+const DOCUMENTS: [&str; 3] = ["README.md", "CHANGELOG.md", "LICENSE"];
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) report: Report,
+}
+
+/// Where the report comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// It is there.
+    Dir(PathBuf),
+    /// That of the last `cargo xtask bench`.
+    Last,
+    /// It is made now, with few trials.
+    Quick,
+}
+
+impl Asked {
+    pub(crate) fn parse(args: &[&str]) -> Option<Self> {
+        let report = match args {
+            [] => Report::Last,
+            ["--quick-report"] => Report::Quick,
+            ["--report", dir] => Report::Dir(PathBuf::from(dir)),
+            _ => return None,
+        };
+        Some(Self { report })
+    }
+}
+
+pub(crate) fn dist(tree: &Tree, runner: &Runner, asked: &Asked) -> Result<()> {
+    // A report that cannot be taken is said before minutes of building.
+    let dir = match &asked.report {
+        Report::Dir(dir) => dir.clone(),
+        Report::Last => tree.target().join(SUITE),
+        Report::Quick => tree.target().join("dist-report"),
+    };
+    let commit = binaries::commit(tree);
+    if asked.report != Report::Quick {
+        judge(&dir, commit.as_deref())?;
+    }
+    let bench = binaries::build_for_rig(tree, runner, "the release's bench")?;
+    if asked.report == Report::Quick {
+        make_report(runner, &bench, &dir)?;
+        judge(&dir, commit.as_deref())?;
+    }
+    pack(tree, runner, &dir)
+}
+
+fn make_report(runner: &Runner, bench: &Path, dir: &Path) -> Result<()> {
+    binaries::self_test(runner, bench)?;
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    let mut command = Command::new(bench);
+    runner.logged("suite, quick", command.args(["suite", "--quick", "--out"]).arg(dir))?;
+    Ok(())
+}
+
+/// Whether a report may be released: valid, whole, and of this commit.
+fn judge(dir: &Path, commit: Option<&str>) -> Result<()> {
+    let path = dir.join("result.json");
+    let again = "`cargo xtask bench` makes one, `--quick-report` a short one, `--report DIR` takes another";
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("no report at {}: {again}", path.display()))?;
+    for (field, wanted, word) in
+        [("valid", "true", "INVALID"), ("complete", "true", "a part of what was asked for")]
+    {
+        ensure!(top_field(&text, field) == Some(wanted), "{} is {word}: {again}", path.display());
+    }
+    let Some(commit) = commit else { return Ok(()) };
+    let hash = commit.trim_end_matches("-changed");
+    let found = text.lines().find_map(|line| value_of(line.trim(), "commit")).unwrap_or_default();
+    ensure!(
+        found.trim_matches('"') == hash,
+        "{} was measured with commit {found}, this tree is {commit}: {again}",
+        path.display()
+    );
+    Ok(())
+}
+
+/// A field of the outermost object, as `jvpn-bench` writes it: two spaces in front. This program needs no parser for it.
+fn top_field<'a>(text: &'a str, field: &str) -> Option<&'a str> {
+    text.lines().filter_map(|line| line.strip_prefix("  ")).find_map(|line| value_of(line, field))
+}
+
+fn value_of<'a>(line: &'a str, field: &str) -> Option<&'a str> {
+    let rest = line.strip_prefix('"')?.strip_prefix(field)?.strip_prefix("\": ")?;
+    Some(rest.trim_end_matches(','))
+}
+
+/// Puts everything together and writes archive and checksums.
+fn pack(tree: &Tree, runner: &Runner, report: &Path) -> Result<()> {
+    let version = version(tree)?;
+    let name = format!("jumping-vpn-{version}-{}", std::env::consts::ARCH);
+    let dist = tree.target().join("dist");
+    let stage = dist.join(&name);
+    if stage.exists() {
+        fs::remove_dir_all(&stage).with_context(|| format!("cannot remove {}", stage.display()))?;
+    }
+    for program in binaries::DEMO_BINARIES {
+        copy(&tree.bin_dir(true).join(program), &stage.join("bin").join(program))?;
+    }
+    for document in DOCUMENTS {
+        copy(&tree.root().join(document), &stage.join(document))?;
+    }
+    copy_tree(&tree.root().join("docs"), &stage.join("docs"))?;
+    for file in REPORT_FILES {
+        copy(&report.join(file), &stage.join("bench").join(file))?;
+    }
+    if let Some(signal) = interrupted() {
+        bail!(signal);
+    }
+    let archive = format!("{name}.tar.gz");
+    let mut tar = Command::new("tar");
+    tar.current_dir(&dist).args(["--owner=0", "--group=0", "--numeric-owner", "-czf", &archive, &name]);
+    runner.logged("archive", &mut tar)?;
+    let sums = runner.logged("checksums", Command::new("sha256sum").current_dir(&dist).arg(&archive))?;
+    let path = dist.join("SHA256SUMS");
+    fs::write(&path, sums).with_context(|| format!("cannot write {}", path.display()))?;
+    println!(
+        "release: {}\nreport:  {}",
+        dist.join(&archive).display(),
+        stage.join("bench/report.html").display()
+    );
+    Ok(())
+}
+
+/// The version of the workspace.
+fn version(tree: &Tree) -> Result<String> {
+    let path = tree.root().join("Cargo.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let (_, package) =
+        text.split_once("[workspace.package]").context("Cargo.toml has no [workspace.package]")?;
+    let line = package.lines().find_map(|line| line.strip_prefix("version = \""));
+    Ok(line.and_then(|line| line.split('"').next()).context("the workspace has no version")?.to_owned())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(dir) = to.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    let entries = fs::read_dir(from).with_context(|| format!("cannot read {}", from.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() { copy_tree(&path, &target) } else { copy(&path, &target) }?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_valid_whole_report_of_this_commit_is_released() {
+        let dir = std::env::temp_dir().join(format!("jvpn-dist-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let result = |valid: bool, complete: bool| {
+            let text = format!(
+                "{{\n  \"complete\": {complete},\n  \"environment\": {{\n    \"commit\": \"abc\"\n  }},\n  \
+                 \"parts\": [\n    {{\n      \"valid\": true\n    }}\n  ],\n  \"valid\": {valid}\n}}\n"
+            );
+            fs::write(dir.join("result.json"), text).unwrap();
+            |commit: Option<&str>| judge(&dir, commit).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(result(true, true)(Some("abc-changed")), Ok(()));
+        assert_eq!(result(true, true)(None), Ok(()));
+        assert!(result(false, true)(None).is_err_and(|e| e.contains("INVALID")));
+        assert!(result(true, false)(None).is_err_and(|e| e.contains("a part")));
+        assert!(result(true, true)(Some("def")).is_err_and(|e| e.contains("abc") && e.contains("def")));
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(judge(&dir, None).is_err_and(|e| e.to_string().contains("cargo xtask bench")));
+    }
+}
