@@ -5,6 +5,7 @@
 use super::{Handout, KeySet, Refusal, SlotContext, WORKER_QUEUE, WorkerQueues, key_state, sending};
 use crate::frame::Mac;
 use crate::tables::Tables;
+use jvpn_abi::Word;
 use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState};
 use jvpn_abi::wire::data::SlotId;
 use jvpn_crypto::window::Window;
@@ -172,7 +173,7 @@ impl ZeroizeKeys for InstallEntry {
 }
 
 /// Makes CONTEXT new for a binding: nothing of the one before is left, the tag last.
-fn clear(context: &Context, word: BindingWord, key_number: u32) {
+pub fn clear<A: Word>(context: &Context<A>, word: BindingWord, key_number: u32) {
     context.tag.store(0, Ordering::SeqCst);
     let small = [
         &context.confirmed,
@@ -198,7 +199,7 @@ fn clear(context: &Context, word: BindingWord, key_number: u32) {
     context.tag.store(word.0, Ordering::SeqCst);
 }
 
-fn clear_keys(key: &KeyState) {
+fn clear_keys<A: Word>(key: &KeyState<A>) {
     for cell in [
         &key.key_number_plus_one,
         &key.send_counter,
