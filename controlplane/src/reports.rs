@@ -4,9 +4,15 @@
 //! event that the engine checks, or to none; never to a panic, an endless loop or an access out of bounds.
 
 use crate::engine::TableEvent;
+use jvpn_abi::Word;
 use jvpn_abi::tables::{BindingWord, Context, EVENT_RING_LEN, Reports, WorkerReport};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
+
+/// Asks the workers to pass an unbind: only after the words that it stands for were stored.
+pub fn request_unbind<A: Word, const WORKERS: usize>(reports: &Reports<A, WORKERS>, seq: u64) {
+    reports.requested_unbind_seq.store(seq, Ordering::SeqCst);
+}
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +49,12 @@ pub struct Reading {
 impl Reading {
     /// Starts to read; nothing is expected yet.
     #[must_use]
-    pub fn new(reports: &Reports, slots: u32, workers: usize, context_kept: bool) -> Self {
+    pub fn new<A: Word, const WORKERS: usize>(
+        reports: &Reports<A, WORKERS>,
+        slots: u32,
+        workers: usize,
+        context_kept: bool,
+    ) -> Self {
         let events_lost = reports.worker.iter().map(|w| w.events_lost.load(Ordering::Acquire)).collect();
         let (phase, installing) = (Phase::Clearing(0), VecDeque::new());
         Self { slots, workers, context_kept, phase, quiesced: 0, events_lost, installing }
@@ -72,7 +83,12 @@ impl Reading {
     }
 
     /// What is new since the last call.
-    pub fn poll(&mut self, reports: &Reports, contexts: &[Context], into: &mut Vec<TableEvent>) {
+    pub fn poll<A: Word, const WORKERS: usize>(
+        &mut self,
+        reports: &Reports<A, WORKERS>,
+        contexts: &[Context<A>],
+        into: &mut Vec<TableEvent>,
+    ) {
         let passed = self.lowest(reports, |worker| worker.unbind_seq.load(Ordering::Acquire));
         let (seq, event) = match self.phase {
             Phase::Clearing(seq) => {
@@ -100,11 +116,20 @@ impl Reading {
         }
     }
 
-    fn lowest(&self, reports: &Reports, of: impl Fn(&WorkerReport) -> u64) -> u64 {
+    fn lowest<A: Word, const WORKERS: usize>(
+        &self,
+        reports: &Reports<A, WORKERS>,
+        of: impl Fn(&WorkerReport<A>) -> u64,
+    ) -> u64 {
         reports.worker.iter().take(self.workers).map(of).min().unwrap_or(0)
     }
 
-    fn poll_installed(&mut self, reports: &Reports, contexts: &[Context], into: &mut Vec<TableEvent>) {
+    fn poll_installed<A: Word, const WORKERS: usize>(
+        &mut self,
+        reports: &Reports<A, WORKERS>,
+        contexts: &[Context<A>],
+        into: &mut Vec<TableEvent>,
+    ) {
         let applied = self.lowest(reports, |worker| worker.install_seq.load(Ordering::Acquire));
         while let Some(first) = self.installing.pop_front_if(|first| first.seq <= applied) {
             // The installer makes the tag before it hands out; a refused binding leaves another one. A refused rekey
@@ -117,11 +142,11 @@ impl Reading {
         }
     }
 
-    fn poll_confirmed(
+    fn poll_confirmed<A: Word, const WORKERS: usize>(
         &mut self,
         index: usize,
-        reports: &Reports,
-        contexts: &[Context],
+        reports: &Reports<A, WORKERS>,
+        contexts: &[Context<A>],
         into: &mut Vec<TableEvent>,
     ) {
         let (Some(worker), Some(known_lost)) = (reports.worker.get(index), self.events_lost.get_mut(index))
@@ -148,7 +173,7 @@ impl Reading {
     }
 }
 
-fn confirmation(contexts: &[Context], slot_index: u64) -> Option<TableEvent> {
+fn confirmation<A: Word>(contexts: &[Context<A>], slot_index: u64) -> Option<TableEvent> {
     let context = contexts.get(usize::try_from(slot_index).ok()?)?;
     let word = BindingWord(context.confirmed.load(Ordering::Acquire));
     let slot_index = u32::try_from(slot_index).ok()?;

@@ -10,7 +10,7 @@ pub use contexts::Contexts;
 use crate::edge::{Edge, EdgeRefusals};
 use crate::engine::{HandleChange, Kept, TableCommand, TableEvent};
 use crate::journal::Journal;
-use crate::reports::Reading;
+use crate::reports::{Reading, request_unbind};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as EdgeHandles, Map, MapData, MapError};
 use jvpn_abi::CONTRACT_VERSION;
@@ -319,7 +319,7 @@ impl Tables {
     }
 
     fn request_unbind(&mut self, seq: u64) {
-        self.reports().requested_unbind_seq.store(seq, Ordering::SeqCst);
+        request_unbind(self.reports(), seq);
         self.unrung.workers = true;
     }
 

@@ -6,6 +6,8 @@
 use crate::pipeline::Pipeline;
 use crate::slots::WorkerQueues;
 use crate::tables::Tables;
+use jvpn_abi::Word;
+use jvpn_abi::tables::WorkerReport;
 use std::sync::atomic::Ordering;
 
 /// What one worker has reported.
@@ -25,13 +27,24 @@ impl Boundary {
         pipeline: &mut Pipeline,
         queues: &WorkerQueues,
     ) -> bool {
-        let unbind = tables.reports().requested_unbind_seq.load(Ordering::SeqCst);
-        let installed = pipeline.apply(queues).unwrap_or(self.installed);
+        let requested = &tables.reports().requested_unbind_seq;
+        self.pass_with(requested, tables.report(worker), || pipeline.apply(queues))
+    }
+
+    /// The same over its cells: the sequence that is `requested`, this worker's report, and what takes over what was handed
+    /// out and says its last sequence.
+    pub fn pass_with<A: Word>(
+        &mut self,
+        requested: &A,
+        report: &WorkerReport<A>,
+        apply: impl FnOnce() -> Option<u64>,
+    ) -> bool {
+        let unbind = requested.load(Ordering::SeqCst);
+        let installed = apply().unwrap_or(self.installed);
         let passed = Self { unbind, installed };
         if passed == *self {
             return false;
         }
-        let report = tables.report(worker);
         report.install_seq.store(installed, Ordering::Release);
         report.unbind_seq.store(unbind, Ordering::Release);
         *self = passed;

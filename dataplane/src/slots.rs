@@ -3,14 +3,14 @@
 
 mod installer;
 
-pub use installer::{Installed, Installer};
+pub use installer::{Installed, Installer, clear};
 
 use crate::frame::{Address, Mac, OuterTemplate};
 use crate::pipeline::{Expanded, PathV4, expanded_at, path_v4, prefetch_expanded};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{BindingWord, Context, InstallEntry, KeyState, MAX_PREFIXES};
 use jvpn_abi::wire::{Suite, data::SlotId};
-use jvpn_abi::{BootTime, Endpoint};
+use jvpn_abi::{BootTime, Endpoint, Word};
 use jvpn_crypto::aead::{OpenKey, SealKey};
 use jvpn_crypto::limits::HARD_PACKETS;
 use jvpn_tables::Doorbell;
@@ -272,14 +272,14 @@ impl WorkerQueues {
 
 /// The key set that a key number uses.
 #[must_use]
-pub fn key_state(context: &Context, key_number: u32) -> &KeyState {
+pub fn key_state<A>(context: &Context<A>, key_number: u32) -> &KeyState<A> {
     &context.keys[(key_number % 2) as usize]
 }
 
 /// Whether a confirmed word stands in CONTEXT for this binding.
 #[must_use]
 #[inline]
-pub fn is_confirmed(context: &Context, word: BindingWord) -> bool {
+pub fn is_confirmed<A: Word>(context: &Context<A>, word: BindingWord) -> bool {
     context.confirmed.load(Ordering::Acquire) == word.0
 }
 
@@ -298,14 +298,28 @@ pub fn may_send_early(slot: &SlotContext, context: &Context) -> bool {
 
 /// Marks the binding confirmed. `true` for the one caller that did it.
 #[must_use]
-pub fn confirm(context: &Context, word: BindingWord, now: BootTime) -> bool {
+pub fn confirm<A: Word>(context: &Context<A>, word: BindingWord, now: BootTime) -> bool {
     context.confirmed_at_ns.store(now.0, Ordering::Relaxed);
     context.confirmed.compare_exchange(0, word.0, Ordering::AcqRel, Ordering::Acquire).is_ok()
 }
 
+/// Takes the next counter to seal with; `None` if it would not lie below `hard_packets`.
+///
+/// One past the limit is given back, so that the counter cannot wrap however long somebody sends.
+#[must_use]
+#[inline]
+pub fn take_counter<A: Word>(state: &KeyState<A>, hard_packets: u64) -> Option<u64> {
+    let counter = state.send_counter.fetch_add(1, Ordering::Relaxed);
+    if counter >= hard_packets {
+        state.send_counter.fetch_sub(1, Ordering::Relaxed);
+        return None;
+    }
+    Some(counter)
+}
+
 /// The key number that workers seal with, plus one; 0 = none.
 #[inline]
-fn sending(context: &Context) -> u64 {
+fn sending<A: Word>(context: &Context<A>) -> u64 {
     context.send_key.load(Ordering::Acquire)
 }
 
@@ -314,8 +328,14 @@ fn sending(context: &Context) -> u64 {
 #[must_use]
 #[inline]
 pub fn sending_keys<'a>(slot: &'a SlotContext, context: &Context) -> Option<&'a KeySet> {
-    let number = u32::try_from(sending(context).checked_sub(1)?).ok()?;
-    slot.keys_of(number)
+    slot.keys_of(sending_number(context)?)
+}
+
+/// The number of the keys to seal with now.
+#[must_use]
+#[inline]
+pub fn sending_number<A: Word>(context: &Context<A>) -> Option<u32> {
+    u32::try_from(sending(context).checked_sub(1)?).ok()
 }
 
 /// A frame opened under `keys`: if they are the next ones, from now on they seal too. `true` for the one caller that did
@@ -323,7 +343,14 @@ pub fn sending_keys<'a>(slot: &'a SlotContext, context: &Context) -> Option<&'a 
 #[must_use]
 #[inline]
 pub fn flip(context: &Context, keys: &KeySet) -> bool {
-    let (before, next) = (u64::from(keys.number), u64::from(keys.number) + 1);
+    flip_to(context, keys.number)
+}
+
+/// The same by the number of the keys.
+#[must_use]
+#[inline]
+pub fn flip_to<A: Word>(context: &Context<A>, number: u32) -> bool {
+    let (before, next) = (u64::from(number), u64::from(number) + 1);
     // Key number 0 has no predecessor.
     sending(context) == before
         && before != 0

@@ -1,7 +1,7 @@
 //! The shared tables as the data plane's threads see them, and the few words that they put into them.
 
-use jvpn_abi::tables::{Context, Reports, WorkerReport};
-use jvpn_abi::{BootTime, CONTRACT_VERSION, DropReason};
+use jvpn_abi::tables::{Context, EVENT_RING_LEN, Reports, WorkerReport};
+use jvpn_abi::{BootTime, CONTRACT_VERSION, DropReason, Word};
 use jvpn_tables::{Bindings, Mapping, TableError};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +72,18 @@ impl Tables {
 pub fn count(report: &WorkerReport, reason: DropReason) {
     let counter = &report.counters[reason.number() as usize];
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// Tells the control plane, through the event ring, that a binding was confirmed, or its next keys are in use.
+pub fn push_event<A: Word>(report: &WorkerReport<A>, slot_index: u32) {
+    let written = report.events_written.load(Ordering::Relaxed);
+    let waiting = written.wrapping_sub(report.events_read.load(Ordering::Acquire));
+    if waiting >= EVENT_RING_LEN as u64 {
+        report.events_lost.fetch_add(1, Ordering::Release);
+    } else {
+        report.events[written as usize % EVENT_RING_LEN].store(u64::from(slot_index), Ordering::Relaxed);
+        report.events_written.store(written.wrapping_add(1), Ordering::Release);
+    }
 }
 
 /// Adds to a counter that has a single writer at a time.

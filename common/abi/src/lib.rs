@@ -17,10 +17,12 @@ pub mod steer;
 pub mod tables;
 pub mod time;
 pub mod wire;
+pub mod word;
 
 pub use endpoint::Endpoint;
 pub use reason::{DropReason, Reason};
 pub use time::BootTime;
+pub use word::Word;
 
 /// Version of the shared-table and handover contract between the two gateway processes and the XDP program.
 ///

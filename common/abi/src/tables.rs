@@ -1,4 +1,7 @@
 //! The shared tables: layouts only. Who may write what is in `docs/ARCHITECTURE.md`; mapping is `jvpn-tables`' job.
+//!
+//! What several threads write at once is generic over its cell, which is an `AtomicU64` everywhere but under the checker of
+//! interleavings ([`crate::word`]); the two tables of many elements over how many, too, so that it can be few there.
 
 use crate::endpoint::Endpoint;
 use crate::limit::{Bucket, Rate};
@@ -241,27 +244,27 @@ pub const WINDOW_WORDS: usize = 128;
 /// Counter and replay window of one key number of a binding.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct KeyState {
+pub struct KeyState<A = AtomicU64> {
     /// Next counter to seal with. Taken before sealing; alone in its cache line because several workers may seal.
-    pub send_counter: AtomicU64,
+    pub send_counter: A,
     /// Zero.
-    pub reserved: [AtomicU64; 7],
+    pub reserved: [A; 7],
     /// Key number + 1 that this set belongs to; 0 = empty.
-    pub key_number_plus_one: AtomicU64,
+    pub key_number_plus_one: A,
     /// 1 while a worker moves the window.
-    pub window_lock: AtomicU64,
+    pub window_lock: A,
     /// Highest counter committed + 1; 0 = none yet.
-    pub window_end: AtomicU64,
+    pub window_end: A,
     /// DATA packets accepted under this key.
-    pub received: AtomicU64,
+    pub received: A,
     /// DATA packets that the client has accepted under this key, as its last PROBE said.
-    pub peer_received: AtomicU64,
+    pub peer_received: A,
     /// Highest counter among them + 1, as its last PROBE said; 0 = none.
-    pub peer_end: AtomicU64,
+    pub peer_end: A,
     /// Zero.
-    pub reserved_2: [AtomicU64; 2],
+    pub reserved_2: [A; 2],
     /// Bit ring: counter c is bit `c % 64` of word `c / 64 % WINDOW_WORDS`.
-    pub window: [AtomicU64; WINDOW_WORDS],
+    pub window: [A; WINDOW_WORDS],
 }
 
 /// CONTEXT[slot]: what must outlive each process. Written by workers (counters, window) and the installer (clear).
@@ -269,50 +272,50 @@ pub struct KeyState {
 /// One cache line for what changes seldom, one for the worker that opens, one for those that seal.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Context {
+pub struct Context<A = AtomicU64> {
     /// Binding word that this content belongs to; 0 = cleared. Stored last when the content is made.
-    pub tag: AtomicU64,
+    pub tag: A,
     /// The binding word once the first frame opened from the bound endpoint; 0 before.
-    pub confirmed: AtomicU64,
+    pub confirmed: A,
     /// When the binding was confirmed, ns of `CLOCK_BOOTTIME`.
-    pub confirmed_at_ns: AtomicU64,
+    pub confirmed_at_ns: A,
     /// Next hop on the WAN, learned from authenticated frames: MAC address in the low 48 bits, bit 63 set when known.
-    pub next_hop_mac: AtomicU64,
+    pub next_hop_mac: A,
     /// Key number + 1 that workers seal with; 0 = none. The first frame that opens under the next key number raises it
     /// by one. In this line because whoever seals reads `confirmed` and `next_hop_mac` anyway.
-    pub send_key: AtomicU64,
+    pub send_key: A,
     /// The largest inner packet that the path carries, as the client's SIZE_ASK said it, octets; 0 = not said yet.
-    pub path_mtu: AtomicU64,
+    pub path_mtu: A,
     /// Zero.
-    pub reserved: [AtomicU64; 2],
+    pub reserved: [A; 2],
 
     /// When the last authenticated frame came, ns of `CLOCK_BOOTTIME`.
-    pub last_heard_ns: AtomicU64,
+    pub last_heard_ns: A,
     /// The interval to its next probe that the peer announced, ms; 0 = none yet.
-    pub peer_interval_ms: AtomicU64,
+    pub peer_interval_ms: A,
     /// Packets of inner traffic towards the LAN.
-    pub packets_in: AtomicU64,
+    pub packets_in: A,
     /// Inner octets towards the LAN.
-    pub bytes_in: AtomicU64,
+    pub bytes_in: A,
     /// Frames from the bound endpoint that did not open, under whichever key (RFC 9001 section 6.6 limits them).
-    pub failed_opens: AtomicU64,
+    pub failed_opens: A,
     /// PROBEs noted: raised after everything that a PROBE brings was stored.
-    pub probes: AtomicU64,
+    pub probes: A,
     /// Arrival of the last PROBE minus its `sent_at`, ns, wrapping: two clocks, so only differences mean something.
-    pub probe_transit_ns: AtomicU64,
+    pub probe_transit_ns: A,
     /// Zero.
-    pub reserved_2: [AtomicU64; 1],
+    pub reserved_2: [A; 1],
 
     /// Packets of inner traffic towards the client.
-    pub packets_out: AtomicU64,
+    pub packets_out: A,
     /// Inner octets towards the client.
-    pub bytes_out: AtomicU64,
+    pub bytes_out: A,
     /// What the last PROBEs measured, as [`ProbeSample`]; PROBE n is in place n % 6. Written per PROBE, never per packet.
-    pub samples: [AtomicU64; PROBE_SAMPLES],
+    pub samples: [A; PROBE_SAMPLES],
 
     /// Two key sets: one in use, one during a rekey. Key number n is in set n % 2. A set is made new only when no worker
     /// holds a key of it any more, so that no counter is taken twice under one key.
-    pub keys: [KeyState; 2],
+    pub keys: [KeyState<A>; 2],
 }
 
 /// Probe samples that CONTEXT keeps.
@@ -359,29 +362,29 @@ pub const EVENT_RING_LEN: usize = 1_024;
 /// What one worker reports. The control plane reads it without disturbing the worker.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct WorkerReport {
+pub struct WorkerReport<A = AtomicU64> {
     /// Last unbind sequence that this worker passed at a batch boundary.
-    pub unbind_seq: AtomicU64,
+    pub unbind_seq: A,
     /// Last install sequence that this worker applied.
-    pub install_seq: AtomicU64,
+    pub install_seq: A,
     /// Events written (slot index of a freshly confirmed binding); the ring index is `% EVENT_RING_LEN`.
-    pub events_written: AtomicU64,
+    pub events_written: A,
     /// Events that found the ring full: the reader must look at every slot.
-    pub events_lost: AtomicU64,
+    pub events_lost: A,
     /// CPU the worker is pinned to + 1; 0 = no such worker.
-    pub cpu_plus_one: AtomicU64,
+    pub cpu_plus_one: A,
     /// Batches handled; shows that the worker lives.
-    pub batches: AtomicU64,
+    pub batches: A,
     /// Zero.
-    pub reserved: [AtomicU64; 2],
+    pub reserved: [A; 2],
     /// Written by the control plane: events consumed.
-    pub events_read: AtomicU64,
+    pub events_read: A,
     /// Zero.
-    pub reserved_2: [AtomicU64; 7],
+    pub reserved_2: [A; 7],
     /// Packet counters by [`crate::DropReason`].
-    pub counters: [AtomicU64; 48],
+    pub counters: [A; 48],
     /// Event ring.
-    pub events: [AtomicU64; EVENT_RING_LEN],
+    pub events: [A; EVENT_RING_LEN],
 }
 
 const _: () = assert!(DROP_REASONS <= 48);
@@ -389,23 +392,23 @@ const _: () = assert!(DROP_REASONS <= 48);
 /// REPORTS.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct Reports {
+pub struct Reports<A = AtomicU64, const WORKERS: usize = MAX_WORKERS> {
     /// [`crate::CONTRACT_VERSION`].
-    pub contract_version: AtomicU64,
+    pub contract_version: A,
     /// Workers in use.
-    pub workers: AtomicU64,
+    pub workers: A,
     /// Written by the control plane: unbind sequence that workers are to pass.
-    pub requested_unbind_seq: AtomicU64,
+    pub requested_unbind_seq: A,
     /// Last install sequence that the installer has handed to the workers.
-    pub installer_seq: AtomicU64,
+    pub installer_seq: A,
     /// Install entries that the installer refused; the low 32 bits of the last refused sequence are in `refused_seq`.
-    pub refused: AtomicU64,
+    pub refused: A,
     /// Sequence of the last refused install entry.
-    pub refused_seq: AtomicU64,
+    pub refused_seq: A,
     /// Zero.
-    pub reserved: [AtomicU64; 2],
+    pub reserved: [A; 2],
     /// One per worker.
-    pub worker: [WorkerReport; MAX_WORKERS],
+    pub worker: [WorkerReport<A>; WORKERS],
 }
 
 // ---------------------------------------------------------------------------------------------- KEYS
@@ -504,17 +507,17 @@ const _: () = assert!(size_of::<InstallEntry>() == 320);
 /// KEYS: a single-producer single-consumer ring.
 #[repr(C, align(64))]
 #[derive(Debug)]
-pub struct KeyRing {
+pub struct KeyRing<A = AtomicU64, const LEN: usize = KEY_RING_LEN> {
     /// Entries written by the control plane.
-    pub written: AtomicU64,
+    pub written: A,
     /// Zero.
-    pub reserved: [AtomicU64; 7],
+    pub reserved: [A; 7],
     /// Entries taken by the installer.
-    pub taken: AtomicU64,
+    pub taken: A,
     /// Zero.
-    pub reserved_2: [AtomicU64; 7],
+    pub reserved_2: [A; 7],
     /// The entries, as words.
-    pub entries: [[AtomicU64; INSTALL_WORDS]; KEY_RING_LEN],
+    pub entries: [[A; INSTALL_WORDS]; LEN],
 }
 
 // ---------------------------------------------------------------------------------------------- JOURNAL

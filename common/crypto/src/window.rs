@@ -9,8 +9,8 @@
 //! never one that accepts a counter twice.
 
 use crate::aead::Opened;
+use jvpn_abi::Word;
 use jvpn_abi::tables::{KeyState, WINDOW_WORDS};
-use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How far behind the highest counter a frame may be. One word of the ring is always being recycled.
@@ -36,19 +36,26 @@ pub enum WindowError {
 }
 
 /// The replay window of a key in shared memory. Several workers may use it at once.
-#[derive(Clone, Copy, Debug)]
-pub struct Window<'a> {
-    state: &'a KeyState,
+#[derive(Debug)]
+pub struct Window<'a, A = AtomicU64> {
+    state: &'a KeyState<A>,
+    lock_spins: u32,
 }
 
-impl<'a> Window<'a> {
+impl<'a, A: Word> Window<'a, A> {
     /// The window in `state`.
     #[must_use]
-    pub const fn new(state: &'a KeyState) -> Self {
-        Self { state }
+    pub const fn new(state: &'a KeyState<A>) -> Self {
+        Self { state, lock_spins: LOCK_SPINS }
     }
 
-    const fn ring(&self) -> Ring<'a> {
+    /// The same with another patience: looks at a lock that another worker holds, before [`WindowError::Busy`].
+    #[must_use]
+    pub const fn with_lock_spins(state: &'a KeyState<A>, lock_spins: u32) -> Self {
+        Self { state, lock_spins }
+    }
+
+    const fn ring(&self) -> Ring<'a, A> {
         Ring { end: &self.state.window_end, words: &self.state.window }
     }
 
@@ -72,7 +79,7 @@ impl<'a> Window<'a> {
     /// [`WindowError`]: the frame must be dropped.
     #[inline]
     pub fn commit(&self, opened: Opened) -> Result<(), WindowError> {
-        let _held = Held::take(&self.state.window_lock).ok_or(WindowError::Busy)?;
+        let _held = Held::take(&self.state.window_lock, self.lock_spins).ok_or(WindowError::Busy)?;
         self.ring().accept(opened.counter())?;
         let received = self.state.received.load(Ordering::Relaxed);
         self.state.received.store(received.wrapping_add(1), Ordering::Relaxed);
@@ -88,22 +95,22 @@ impl<'a> Window<'a> {
 }
 
 /// The lock of a shared window, freed when dropped.
-struct Held<'a>(&'a AtomicU64);
+struct Held<'a, A: Word>(&'a A);
 
-impl<'a> Held<'a> {
+impl<'a, A: Word> Held<'a, A> {
     #[inline]
-    fn take(lock: &'a AtomicU64) -> Option<Self> {
-        for _ in 0..LOCK_SPINS {
+    fn take(lock: &'a A, spins: u32) -> Option<Self> {
+        for _ in 0..spins {
             if lock.compare_exchange_weak(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok() {
                 return Some(Self(lock));
             }
-            spin_loop();
+            A::spin_loop();
         }
         None
     }
 }
 
-impl Drop for Held<'_> {
+impl<A: Word> Drop for Held<'_, A> {
     #[inline]
     fn drop(&mut self) {
         self.0.store(0, Ordering::Release);
@@ -171,7 +178,7 @@ impl<const WORDS: usize> Default for OwnRing<WORDS> {
 }
 
 impl<const WORDS: usize> OwnRing<WORDS> {
-    pub(crate) const fn ring(&self) -> Ring<'_, WORDS> {
+    pub(crate) const fn ring(&self) -> Ring<'_, AtomicU64, WORDS> {
         Ring { end: &self.end, words: &self.words }
     }
 
@@ -202,12 +209,12 @@ impl<const WORDS: usize> OwnRing<WORDS> {
 
 /// The algorithm, over whoever's memory. `end` is the highest counter accepted + 1, 0 = none yet; counter `c`
 /// is bit `c % 64` of word `c / 64 % WORDS`.
-pub(crate) struct Ring<'a, const WORDS: usize = WINDOW_WORDS> {
-    end: &'a AtomicU64,
-    words: &'a [AtomicU64; WORDS],
+pub(crate) struct Ring<'a, A = AtomicU64, const WORDS: usize = WINDOW_WORDS> {
+    end: &'a A,
+    words: &'a [A; WORDS],
 }
 
-impl<'a, const WORDS: usize> Ring<'a, WORDS> {
+impl<'a, A: Word, const WORDS: usize> Ring<'a, A, WORDS> {
     const LEN: u64 = {
         assert!(WORDS.is_power_of_two() && WORDS > 1);
         (WORDS as u64 - 1) * 64
@@ -215,7 +222,7 @@ impl<'a, const WORDS: usize> Ring<'a, WORDS> {
 
     /// The word that holds the counters `number * 64 ..`.
     #[inline]
-    const fn word(&self, number: u64) -> &'a AtomicU64 {
+    const fn word(&self, number: u64) -> &'a A {
         // Masking keeps the index below WORDS whatever the number is.
         &self.words[number as usize & (WORDS - 1)]
     }

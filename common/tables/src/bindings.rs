@@ -1,9 +1,10 @@
 //! BINDINGS as both processes see it: one store binds or unbinds a slot.
 
 use crate::mapping::{Mapping, TableError};
+use jvpn_abi::Word;
 use jvpn_abi::tables::{BINDING_WORDS, BindingEntry, BindingWord};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The mapped BINDINGS table.
 #[derive(Debug)]
@@ -31,9 +32,7 @@ impl Bindings {
     #[must_use]
     #[inline]
     pub fn word(&self, slot_index: u32) -> BindingWord {
-        self.words
-            .get(slot_index as usize * BINDING_WORDS)
-            .map_or(BindingWord::UNBOUND, |word| BindingWord(word.load(Ordering::Acquire)))
+        self.words.get(slot_index as usize * BINDING_WORDS).map_or(BindingWord::UNBOUND, bound_word)
     }
 
     /// Where the word of a slot stands, for whoever wants it brought into the cache.
@@ -46,8 +45,7 @@ impl Bindings {
     /// Unbinds: from this store on nothing of the slot is accepted by a batch that begins.
     pub fn unbind(&self, slot_index: u32) {
         if let Some(word) = self.words.get(slot_index as usize * BINDING_WORDS) {
-            // SeqCst: ordered before the request sequence that the workers read at their next boundary.
-            word.store(BindingWord::UNBOUND.0, Ordering::SeqCst);
+            store_unbound(word);
         }
     }
 
@@ -55,14 +53,33 @@ impl Bindings {
     pub fn bind(&self, slot_index: u32, entry: &BindingEntry, word: BindingWord) {
         let at = slot_index as usize * BINDING_WORDS;
         let Some(cells) = self.words.get(at..at + BINDING_WORDS) else { return };
-        let values: [u64; BINDING_WORDS] = bytemuck::cast(*entry);
-        for (cell, value) in cells.iter().zip(values).skip(1) {
-            cell.store(value, Ordering::Relaxed);
-        }
-        fence(Ordering::Release);
-        if let Some(cell) = cells.first() {
-            cell.store(word.0, Ordering::SeqCst);
-        }
+        store_bound(cells, entry, word);
+    }
+}
+
+/// What an entry's word says now.
+#[must_use]
+#[inline]
+pub fn bound_word<A: Word>(word: &A) -> BindingWord {
+    BindingWord(word.load(Ordering::Acquire))
+}
+
+/// Unbinds an entry by its word.
+#[inline]
+pub fn store_unbound<A: Word>(word: &A) {
+    // SeqCst: ordered before the request sequence that the workers read at their next boundary.
+    word.store(BindingWord::UNBOUND.0, Ordering::SeqCst);
+}
+
+/// Binds an entry by its cells: the path first, the word last.
+pub fn store_bound<A: Word>(cells: &[A], entry: &BindingEntry, word: BindingWord) {
+    let values: [u64; BINDING_WORDS] = bytemuck::cast(*entry);
+    for (cell, value) in cells.iter().zip(values).skip(1) {
+        cell.store(value, Ordering::Relaxed);
+    }
+    A::fence(Ordering::Release);
+    if let Some(cell) = cells.first() {
+        cell.store(word.0, Ordering::SeqCst);
     }
 }
 

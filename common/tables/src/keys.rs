@@ -1,7 +1,8 @@
 //! KEYS: the mailbox through which install entries reach the installer. Keys never rest in it.
 
 use crate::mapping::{Mapping, TableError};
-use jvpn_abi::tables::{INSTALL_WORDS, InstallEntry, KEY_RING_LEN, KeyRing};
+use jvpn_abi::Word;
+use jvpn_abi::tables::{INSTALL_WORDS, InstallEntry, KeyRing};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use zeroize::Zeroize;
@@ -35,40 +36,13 @@ impl KeyMailbox {
     #[must_use]
     pub fn put(&self, entry: &InstallEntry) -> bool {
         let Some(ring) = self.ring() else { return false };
-        let written = ring.written.load(Ordering::Relaxed);
-        // A reader that claims to have taken more than was written is hostile or torn: treat the ring as full.
-        let waiting = written.wrapping_sub(ring.taken.load(Ordering::Acquire));
-        if waiting >= KEY_RING_LEN as u64 {
-            return false;
-        }
-        let Some(cells) = ring.entries.get(written as usize % KEY_RING_LEN) else { return false };
-        let mut words: [u64; INSTALL_WORDS] = bytemuck::cast(*entry);
-        for (cell, word) in cells.iter().zip(words) {
-            cell.store(word, Ordering::Relaxed);
-        }
-        words.zeroize();
-        ring.written.store(written.wrapping_add(1), Ordering::Release);
-        true
+        put(ring, entry)
     }
 
     /// Consumer: takes the next entry out and wipes its place.
     #[must_use]
     pub fn take(&self) -> Option<InstallEntry> {
-        let ring = self.ring()?;
-        let taken = ring.taken.load(Ordering::Relaxed);
-        let waiting = ring.written.load(Ordering::Acquire).wrapping_sub(taken);
-        if waiting == 0 || waiting > KEY_RING_LEN as u64 {
-            return None;
-        }
-        let cells = ring.entries.get(taken as usize % KEY_RING_LEN)?;
-        let mut words = [0u64; INSTALL_WORDS];
-        for (word, cell) in words.iter_mut().zip(cells) {
-            *word = cell.swap(0, Ordering::Relaxed);
-        }
-        let entry = bytemuck::cast(words);
-        words.zeroize();
-        ring.taken.store(taken.wrapping_add(1), Ordering::Release);
-        Some(entry)
+        take(self.ring()?)
     }
 
     /// Whoever starts anew begins with an empty ring: nothing of a dead peer is installed.
@@ -83,11 +57,52 @@ impl KeyMailbox {
     }
 }
 
+/// Producer: puts an entry into a ring.
+#[must_use]
+pub fn put<A: Word, const LEN: usize>(ring: &KeyRing<A, LEN>, entry: &InstallEntry) -> bool {
+    let written = ring.written.load(Ordering::Relaxed);
+    // A reader that claims to have taken more than was written is hostile or torn: treat the ring as full.
+    let waiting = written.wrapping_sub(ring.taken.load(Ordering::Acquire));
+    if waiting >= LEN as u64 {
+        return false;
+    }
+    let Some(cells) = ring.entries.get(written as usize % LEN) else { return false };
+    let mut words: [u64; INSTALL_WORDS] = bytemuck::cast(*entry);
+    for (cell, word) in cells.iter().zip(words) {
+        cell.store(word, Ordering::Relaxed);
+    }
+    words.zeroize();
+    ring.written.store(written.wrapping_add(1), Ordering::Release);
+    true
+}
+
+/// Consumer: takes the next entry out of a ring and wipes its place.
+#[must_use]
+pub fn take<A: Word, const LEN: usize>(ring: &KeyRing<A, LEN>) -> Option<InstallEntry> {
+    let taken = ring.taken.load(Ordering::Relaxed);
+    let waiting = ring.written.load(Ordering::Acquire).wrapping_sub(taken);
+    if waiting == 0 || waiting > LEN as u64 {
+        return None;
+    }
+    let cells = ring.entries.get(taken as usize % LEN)?;
+    let mut words = [0u64; INSTALL_WORDS];
+    for (word, cell) in words.iter_mut().zip(cells) {
+        // Two steps will do: between `written` and `taken` the place is the consumer's alone.
+        *word = cell.load(Ordering::Relaxed);
+        cell.store(0, Ordering::Relaxed);
+    }
+    let entry = bytemuck::cast(words);
+    words.zeroize();
+    ring.taken.store(taken.wrapping_add(1), Ordering::Release);
+    Some(entry)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::mapping::{secret_memory, shared_memory};
     use bytemuck::Zeroable;
+    use jvpn_abi::tables::KEY_RING_LEN;
     use std::os::fd::AsFd;
 
     fn entry(seq: u64) -> InstallEntry {

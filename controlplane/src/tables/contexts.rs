@@ -1,27 +1,27 @@
 //! CONTEXT as the engine reads it: what workers wrote there, within the bounds in which it can be true.
 
 use crate::engine::{ContextView, Probed, Traffic};
-use jvpn_abi::BootTime;
 use jvpn_abi::tables::{BindingWord, Context, KeyState};
+use jvpn_abi::{BootTime, Word};
 use jvpn_session::quality::Counts;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// CONTEXT as the engine reads it.
-#[derive(Clone, Copy, Debug)]
-pub struct Contexts<'a>(pub &'a [Context]);
+#[derive(Debug)]
+pub struct Contexts<'a, A = AtomicU64>(pub &'a [Context<A>]);
 
-impl Contexts<'_> {
-    fn at(&self, slot_index: u32) -> Option<&Context> {
+impl<A: Word> Contexts<'_, A> {
+    fn at(&self, slot_index: u32) -> Option<&Context<A>> {
         self.0.get(slot_index as usize)
     }
 
-    fn key(&self, slot_index: u32, key_number: u32) -> Option<&KeyState> {
+    fn key(&self, slot_index: u32, key_number: u32) -> Option<&KeyState<A>> {
         let state = self.at(slot_index)?.keys.get(key_number as usize % 2)?;
         (state.key_number_plus_one.load(Ordering::Acquire) == u64::from(key_number) + 1).then_some(state)
     }
 }
 
-impl ContextView for Contexts<'_> {
+impl<A: Word> ContextView for Contexts<'_, A> {
     fn last_heard(&self, slot_index: u32) -> Option<BootTime> {
         let at = self.at(slot_index)?.last_heard_ns.load(Ordering::Acquire);
         (at != 0).then_some(BootTime(at))
@@ -92,6 +92,7 @@ mod tests {
     use super::*;
     use jvpn_tables::Mapping;
     use jvpn_tables::mapping::shared_memory;
+    use proptest::prelude::*;
     use std::os::fd::AsFd;
 
     /// R1.4: a client cannot have received what was never sealed, whatever its probes say; before its first probe there
@@ -121,5 +122,42 @@ mod tests {
         assert_eq!((probed.probes, probed.samples), (3, [0, 0, 77, 0, 0, 0]));
         key.key_number_plus_one.store(u64::MAX, Ordering::Relaxed);
         assert_eq!(view.probed(0).unwrap().up, [None, None], "no such key number");
+    }
+
+    proptest! {
+        /// R1.8: whatever octets stand in CONTEXT, reading any slot of it ends, and says nothing that cannot be.
+        #[test]
+        fn r1_8_any_octets_in_context(
+            stores in proptest::collection::vec((any::<usize>(), prop_oneof![any::<u64>(), 0_u64..8]), 0..200),
+            slot_index in prop_oneof![0_u32..4, any::<u32>()],
+            key_number: u32,
+        ) {
+            let memory = shared_memory("CONTEXT", c"jvpn-test", 2 * size_of::<Context>()).unwrap();
+            let words = 2 * size_of::<Context>() / 8;
+            let cells = Mapping::<AtomicU64>::new("CONTEXT", memory.as_fd(), words).unwrap();
+            for (at, word) in stores {
+                cells[at % words].store(word, Ordering::Relaxed);
+            }
+            let contexts = Mapping::<Context>::new("CONTEXT", memory.as_fd(), 2).unwrap();
+            let view = Contexts(&contexts);
+            let is_there = slot_index < 2;
+            let word = BindingWord(cells[1].load(Ordering::Relaxed));
+            prop_assert!(is_there || !view.confirmed(slot_index, word));
+            prop_assert!(view.last_heard(slot_index).is_none_or(|at| is_there && at.0 != 0));
+            prop_assert!(view.peer_interval_ms(slot_index).is_none_or(|interval| is_there && interval != 0));
+            prop_assert!(view.highest_counter(slot_index, key_number).is_none() || is_there);
+            prop_assert!(view.sealed(slot_index, key_number).is_none() || is_there);
+            prop_assert!(view.sending_key(slot_index).is_none() || is_there);
+            let traffic = view.traffic(slot_index);
+            prop_assert!(is_there || (traffic.packets_in, traffic.bytes_out, view.failed_opens(slot_index)) == (0, 0, 0));
+            if let Some(probed) = view.probed(slot_index) {
+                prop_assert!(is_there && probed.probes != 0);
+                for (place, counts) in probed.down.iter().enumerate() {
+                    let Some(counts) = counts else { continue };
+                    let sealed = contexts[slot_index as usize].keys[place].send_counter.load(Ordering::Relaxed);
+                    prop_assert!(counts.received <= counts.end && counts.end <= sealed);
+                }
+            }
+        }
     }
 }

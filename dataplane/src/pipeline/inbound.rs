@@ -8,11 +8,11 @@ use crate::frame::{
 };
 use crate::slots::{KeySet, SlotContext, confirm, flip, is_confirmed, key_state};
 use crate::tables::add;
-use jvpn_abi::DropReason;
 use jvpn_abi::steer::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, WanClass, classify_wan};
 use jvpn_abi::tables::{Context, KeyState, NEXT_HOP_KNOWN, PROBE_SAMPLES, ProbeSample};
 use jvpn_abi::wire::internal::{PROBE_LEN, ProbeFrame, ProbeKind, SizeFrame, SizeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DATA_OVERHEAD, DataHeader, TAG_LEN};
+use jvpn_abi::{DropReason, Word};
 use jvpn_crypto::window::{Window, WindowError};
 use std::sync::atomic::Ordering;
 
@@ -356,7 +356,7 @@ fn note_heard(now: Now, slot: &SlotContext, context: &Context, frame: &[u8]) -> 
 /// Writes what a PROBE tells about quality into CONTEXT, for the control plane to judge. All of it is the client's word or
 /// depends on its clock, and judges its own session only. Relaxed, the count last: a reader that sees half of two probes
 /// misjudges one sample.
-fn note_probe(now: Now, context: &Context, state: &KeyState, probe: &ProbeFrame) {
+pub fn note_probe<A: Word>(now: Now, context: &Context<A>, state: &KeyState<A>, probe: &ProbeFrame) {
     let end = if probe.received == 0 { 0 } else { probe.highest_counter.saturating_add(1) };
     state.peer_received.store(probe.received, Ordering::Relaxed);
     state.peer_end.store(end, Ordering::Relaxed);

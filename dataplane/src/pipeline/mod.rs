@@ -9,18 +9,19 @@ mod plain_v4;
 mod tally;
 mod turned;
 
+pub use inbound::note_probe;
 pub(crate) use look_ahead::{Expanded, expanded_at, prefetch_expanded, prefetch_whole};
 pub(crate) use plain_v4::{PathV4, path_v4};
 
 use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
 use crate::lan::{LanView, NextHop};
 use crate::slots::{
-    Handout, SlotContext, WorkerQueues, is_confirmed, key_state, may_send_early, sending_keys,
+    Handout, SlotContext, WorkerQueues, is_confirmed, key_state, may_send_early, sending_keys, take_counter,
 };
-use crate::tables::{Tables, count};
+use crate::tables::{Tables, count, push_event};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::limit::{Bucket, Rate};
-use jvpn_abi::tables::{Context, EVENT_RING_LEN, NEXT_HOP_KNOWN, WorkerReport};
+use jvpn_abi::tables::{Context, NEXT_HOP_KNOWN, WorkerReport};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason};
 use look_ahead::LookAhead;
@@ -242,17 +243,9 @@ impl Pipeline {
         Ok((slot, context))
     }
 
-    /// Tells the control plane, through the event ring, that a binding was confirmed, or its next keys are in use.
+    /// Tells the control plane that a binding was confirmed, or its next keys are in use.
     fn push_confirmed(&self, slot_index: u32) {
-        let report = self.tables.report(self.worker);
-        let written = report.events_written.load(Ordering::Relaxed);
-        let waiting = written.wrapping_sub(report.events_read.load(Ordering::Acquire));
-        if waiting >= EVENT_RING_LEN as u64 {
-            report.events_lost.fetch_add(1, Ordering::Release);
-        } else {
-            report.events[written as usize % EVENT_RING_LEN].store(u64::from(slot_index), Ordering::Relaxed);
-            report.events_written.store(written.wrapping_add(1), Ordering::Release);
-        }
+        push_event(self.report(), slot_index);
         self.confirmed_any.set(true);
     }
 
@@ -343,12 +336,7 @@ fn seal_into(
     };
     let keys = sending_keys(slot, context).ok_or(DropReason::NoContext)?;
     let state = key_state(context, keys.number);
-    // One past the limit is given back, so that the counter cannot wrap however long somebody sends.
-    let counter = state.send_counter.fetch_add(1, Ordering::Relaxed);
-    if counter >= keys.hard_packets {
-        state.send_counter.fetch_sub(1, Ordering::Relaxed);
-        return Err(DropReason::KeyExhausted);
-    }
+    let counter = take_counter(state, keys.hard_packets).ok_or(DropReason::KeyExhausted)?;
     let header = DataHeader { key_phase: keys.phase(), shard: slot.shard, slot: slot.slot, counter }.encode();
     let udp_payload = DATA_HEADER_LEN + plaintext.len() + TAG_LEN;
     slot.outer.write(frame, Mac::from_bits(next_hop), udp_payload, ecn).ok_or(DropReason::TooBig)?;

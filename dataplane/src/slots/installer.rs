@@ -6,6 +6,7 @@ use super::{Handout, KeySet, Refusal, SlotContext, WORKER_QUEUE, WorkerQueues, k
 use crate::frame::Mac;
 use crate::hops::WanHops;
 use crate::tables::Tables;
+use jvpn_abi::Word;
 use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState, NEXT_HOP_KNOWN};
 use jvpn_abi::wire::data::SlotId;
 use jvpn_crypto::window::Window;
@@ -188,7 +189,7 @@ impl ZeroizeKeys for InstallEntry {
 }
 
 /// Makes CONTEXT new for a binding: nothing of the one before is left, the tag last.
-fn clear(context: &Context, word: BindingWord, key_number: u32, next_hop: u64) {
+pub fn clear<A: Word>(context: &Context<A>, word: BindingWord, key_number: u32, next_hop: u64) {
     context.tag.store(0, Ordering::SeqCst);
     let small = [
         &context.confirmed,
@@ -215,7 +216,7 @@ fn clear(context: &Context, word: BindingWord, key_number: u32, next_hop: u64) {
     context.tag.store(word.0, Ordering::SeqCst);
 }
 
-fn clear_keys(key: &KeyState) {
+fn clear_keys<A: Word>(key: &KeyState<A>) {
     for cell in [
         &key.key_number_plus_one,
         &key.send_counter,

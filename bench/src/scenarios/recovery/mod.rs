@@ -246,7 +246,7 @@ pub fn estimate(options: &Options) -> Result<Duration> {
 /// It is no directory of a run.
 pub fn page_body(dir: &Path, report: &Report) -> Result<String> {
     let mut body = String::new();
-    report::body(&mut body, report, &Run::load(dir)?);
+    report::body(&mut body, report, &Run::load(dir)?, "");
     Ok(body)
 }
 

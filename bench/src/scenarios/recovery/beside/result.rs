@@ -381,7 +381,7 @@ pub(in super::super) fn section(dir: &Path) -> String {
     };
     let mut out = "<h2>Beside the peers</h2>\n<ul class=\"note\">".to_owned();
     for line in report.preamble() {
-        let _ = write!(out, "<li>{}</li>", super::super::report::escape(&line));
+        let _ = write!(out, "<li>{}</li>", crate::page::escape(&line));
     }
     let _ = write!(
         out,
