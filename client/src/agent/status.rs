@@ -76,6 +76,9 @@ pub struct Counters {
     pub inner_malformed: u64,
     /// Inner packets of a kind that the tunnel does not carry.
     pub inner_unsupported: u64,
+    /// Inner packets that came in datagrams marked "congestion experienced" and whose sender does not speak ECN: dropped, so
+    /// that it hears of the congestion (RFC 6040 §4.2).
+    pub congestion_lost: u64,
     /// Inner packets larger than the tunnel MTU.
     pub inner_too_big: u64,
     /// Inner packets that could not be sealed.

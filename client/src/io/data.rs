@@ -25,11 +25,15 @@ impl Shell {
             };
             let now = clock::now();
             for slot in 0..self.inbox.len() {
-                let (from, places) = self.inbox.datagrams(slot);
+                let (arrival, places) = self.inbox.datagrams(slot);
                 for place in places {
                     let octets = self.inbox.octets();
                     let Some(datagram) = octets.get_mut(place.clone()) else { continue };
-                    let Some(packet) = self.agent.handle_datagram(now, id, from, datagram) else { continue };
+                    let opened = self.agent.handle_datagram(now, id, arrival.from, datagram);
+                    let Some(packet) = opened else { continue };
+                    if !self.agent.pass_mark_on(packet, arrival.mark) {
+                        continue;
+                    }
                     // Opened in place: the packet lies behind the header.
                     let place = Place { at: place.start + DATA_HEADER_LEN, len: packet.len() };
                     if self.tunnel.is_offloaded() {
@@ -71,6 +75,7 @@ impl Shell {
                     }
                 };
                 for index in filled..filled + count {
+                    self.frames.copy_mark(index);
                     match self.agent.handle_inner_packet(now, self.frames.frame_mut(index)) {
                         // At most one path carries data, and it changes only in handle_*: a batch has one uplink.
                         Inner::Send(uplink) => over = Some(uplink),

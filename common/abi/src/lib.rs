@@ -9,6 +9,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod ecn;
 pub mod edge;
 pub mod endpoint;
 pub mod limit;
@@ -18,6 +19,7 @@ pub mod tables;
 pub mod time;
 pub mod wire;
 
+pub use ecn::Ecn;
 pub use endpoint::Endpoint;
 pub use reason::{DropReason, Reason};
 pub use time::BootTime;

@@ -1,0 +1,28 @@
+//! Congestion marks that the path put on a datagram reach the packet inside it (RFC 6040).
+
+use super::Agent;
+use jvpn_abi::Ecn;
+
+impl Agent {
+    /// Passes the mark of a datagram on to the inner packet that [`Agent::handle_datagram`] opened out of it. `false`: the
+    /// packet is dropped and counted, because the path saw congestion and the packet cannot say so.
+    pub fn pass_mark_on(&mut self, packet: &mut [u8], outer: Ecn) -> bool {
+        let inner = Ecn::of(packet);
+        match inner.leaving(outer) {
+            Some(mark) => {
+                if mark != inner {
+                    mark.write(packet);
+                }
+                true
+            }
+            None => {
+                // It was counted as delivered when it was opened.
+                let counters = &mut self.counters;
+                counters.packets_in = counters.packets_in.saturating_sub(1);
+                counters.bytes_in = counters.bytes_in.saturating_sub(packet.len() as u64);
+                counters.congestion_lost += 1;
+                false
+            }
+        }
+    }
+}
