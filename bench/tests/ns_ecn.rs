@@ -1,0 +1,321 @@
+//! Congestion marks across the tunnel (RFC 6040): what the path marks arrives inside, what does not speak ECN stays as it
+//! is or is dropped and counted; outside IPv4 and IPv6, inside both, both directions, with AF_XDP and with plain sockets,
+//! and with the client's kernel joining datagrams. Needs root and the binaries; run serially by `cargo xtask test`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+use std::fs;
+use std::io::IoSliceMut;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
+use jvpn_rig::dual::{GATEWAY_WAN_V6, LAN_SERVER_V6};
+use jvpn_rig::tool::{ETHTOOL, NFT};
+use jvpn_rig::topology::{GATEWAY_WAN, LAN_SERVER};
+use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, Uplink, wait};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a packet through the tunnel may take.
+const ARRIVAL: Duration = Duration::from_secs(2);
+const CLIENT: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2))];
+const SERVER: [IpAddr; 2] = [IpAddr::V4(LAN_SERVER), IpAddr::V6(LAN_SERVER_V6)];
+
+/// The two bits (RFC 3168 §5).
+const NOT_ECT: u8 = 0;
+const ECT_1: u8 = 1;
+const ECT_0: u8 = 2;
+const CE: u8 = 3;
+
+struct Lab {
+    deployment: Deployment,
+    rig: Rig,
+    places: Places,
+    interrupt: Interrupt,
+    _out: TempDir,
+}
+
+impl Lab {
+    fn start(mode: &str) -> Self {
+        let out = tempfile::tempdir().unwrap();
+        let bin_dir = deployment::find_programs().unwrap();
+        let settings = Settings { bin_dir, out_dir: out.path().to_owned(), max_switches_per_min: Some(60) };
+        let rig = Rig::create().unwrap();
+        rig.add_ipv6().unwrap();
+        let places = deployment::prepare(&rig, &settings).unwrap();
+        for role in Role::ALL {
+            let path = places.config_dir.join(role.config_file());
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(&path, edited(role, text, mode)).unwrap();
+        }
+        let deployment = Deployment::new(&settings, &places);
+        let mut lab = Self { deployment, rig, places, interrupt: Interrupt::default(), _out: out };
+        for role in [Role::DataPlane, Role::ControlPlane, Role::Client] {
+            lab.deployment.launch(&lab.rig, role, &lab.interrupt).unwrap();
+        }
+        lab.attached(GATEWAY_WAN.into());
+        lab
+    }
+
+    fn client(&self) -> Value {
+        jvpn_host::status::query(&self.places.client_socket(), "status").unwrap()
+    }
+
+    fn data_plane(&self) -> Value {
+        jvpn_host::status::query(&self.places.data_plane_socket(), "status").unwrap()
+    }
+
+    fn attached(&mut self, gateway: IpAddr) {
+        let remote = SocketAddr::new(gateway, TUNNEL_PORT).to_string();
+        let Self { deployment, places, interrupt, .. } = &mut *self;
+        let found = wait::until("a path to the gateway", PATIENCE, interrupt, || {
+            deployment.check()?;
+            let status = jvpn_host::status::query(&places.client_socket(), "status")?;
+            let good = status["state"] == "ATTACHED"
+                && status["path"]["remote"] == remote.as_str()
+                && status["path"]["proven"] == true;
+            Ok(good.then_some(()))
+        });
+        found.unwrap_or_else(|error| {
+            panic!("{error:#}\n{:#}\n{}", self.client(), self.deployment.last_words())
+        });
+    }
+
+    /// What the router does to the mark of what it forwards of the tunnel: a rule for each family, e.g. `ecn set ce`.
+    fn path(&self, rules: &[&str]) {
+        let mut text = "table inet marks {}\ndelete table inet marks\n".to_owned();
+        text += "table inet marks {\n  chain forward {\n    type filter hook forward priority 10;\n";
+        for rule in rules {
+            for family in ["ip", "ip6"] {
+                let rule = rule.replace("ecn", &format!("{family} ecn"));
+                let version = if family == "ip" { "ipv4" } else { "ipv6" };
+                for way in ["dport", "sport"] {
+                    text += &format!("    meta nfproto {version} udp {way} {TUNNEL_PORT} {rule}\n");
+                }
+            }
+        }
+        text += "  }\n}\n";
+        NFT.run_with_input(Some(self.rig.router()), &["-f", "-"], &text).unwrap();
+    }
+
+    /// Sends a packet with this mark through the tunnel; the mark that it arrives with, if it does.
+    fn carried(&self, way: Way, family: usize, mark: u8) -> Option<u8> {
+        self.carry(way, family, &[mark; 1]).first().map(|(_, mark)| *mark)
+    }
+
+    /// Sends a packet with each of these marks; number and mark of what arrives.
+    fn carry(&self, way: Way, family: usize, marks: &[u8]) -> Vec<(u8, u8)> {
+        let (client, lan) = (self.rig.client(), self.rig.lan());
+        let (from, to, source, target) = match way {
+            Way::Up => (client, lan, CLIENT[family], SERVER[family]),
+            Way::Down => (lan, client, SERVER[family], CLIENT[family]),
+        };
+        let receiver = bound(to, target);
+        let sender = bound(from, source);
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        for (number, mark) in (0u8..).zip(marks) {
+            set_mark(&sender, *mark);
+            sender.send(&[number; 600]).unwrap();
+        }
+        let mut came = Vec::new();
+        while came.len() < marks.len()
+            && let Some(packet) = received(&receiver)
+        {
+            came.push(packet);
+        }
+        came
+    }
+
+    /// Sum of what both ends dropped because the path was congested and the packet could not say so.
+    fn lost(&self, way: Way) -> u64 {
+        match way {
+            Way::Down => self.client()["counters"]["congestion_lost"].as_u64().unwrap(),
+            Way::Up => {
+                let status = self.data_plane();
+                let workers = status["workers"].as_array().unwrap();
+                workers.iter().map(|worker| worker["counters"]["congestion_lost"].as_u64().unwrap_or(0)).sum()
+            }
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{:#}\n{}", self.client(), self.deployment.last_words());
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Up,
+    Down,
+}
+
+fn bound(namespace: &Namespace, address: IpAddr) -> UdpSocket {
+    let socket = namespace.run(|| UdpSocket::bind((address, 0))).unwrap().unwrap();
+    if address.is_ipv4() {
+        setsockopt(&socket, sockopt::IpRecvTos, &true).unwrap();
+    } else {
+        setsockopt(&socket, sockopt::Ipv6RecvTClass, &true).unwrap();
+    }
+    socket.set_read_timeout(Some(ARRIVAL)).unwrap();
+    socket
+}
+
+fn set_mark(socket: &UdpSocket, mark: u8) {
+    let value = i32::from(mark);
+    if socket.local_addr().unwrap().is_ipv4() {
+        setsockopt(socket, sockopt::Ipv4Tos, &value).unwrap();
+    } else {
+        setsockopt(socket, sockopt::Ipv6TClass, &value).unwrap();
+    }
+}
+
+/// First octet and mark of the next packet, if one comes in time.
+fn received(socket: &UdpSocket) -> Option<(u8, u8)> {
+    let (mut buffer, mut space) = ([0; 2_048], nix::cmsg_space!(i32));
+    let mut parts = [IoSliceMut::new(&mut buffer)];
+    let got = recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty()).ok()?;
+    let mark = got.cmsgs().unwrap().find_map(|message| {
+        if let ControlMessageOwned::Ipv4Tos(tos) = message {
+            Some(tos & 3)
+        } else if let ControlMessageOwned::Ipv6TClass(class) = message {
+            Some(class as u8 & 3)
+        } else {
+            None
+        }
+    });
+    Some((buffer[0], mark.expect("a mark was asked for")))
+}
+
+fn edited(role: Role, text: String, mode: &str) -> String {
+    let v6 = "[tunnel]\ngateway_address_v6 = \"fd77::1\"\npool_v6 = \"fd77::/64\"\n";
+    match role {
+        Role::DataPlane => text
+            .replace("[tunnel]\n", v6)
+            .replace("workers = 2", &format!("workers = 1\nmode = \"{mode}\""))
+            .replace("cores = [0, 1]", "cores = [0]"),
+        Role::ControlPlane => text
+            .replace("[tunnel]\n", v6)
+            .replace("routes = [\"192.168.50.0/24\"]", "routes = [\"192.168.50.0/24\", \"2001:db8:50::/64\"]")
+            .replace("addresses = [\"10.77.0.2/32\"]", "addresses = [\"10.77.0.2/32\", \"fd77::2/128\"]"),
+        Role::Client => text.replace(
+            "\n[[uplink]]\ndevice = \"upA\"",
+            &format!(
+                "second_endpoint = \"[{GATEWAY_WAN_V6}]:{TUNNEL_PORT}\"\n\n[[uplink]]\ndevice = \"upA\""
+            ),
+        ),
+    }
+}
+
+fn every_way(mut check: impl FnMut(Way, usize)) {
+    for way in [Way::Up, Way::Down] {
+        for family in 0..2 {
+            check(way, family);
+        }
+    }
+}
+
+/// All that RFC 6040 asks of the path that is bound now.
+fn check(lab: &Lab, outside: &str) {
+    lab.path(&[]);
+    every_way(|way, family| {
+        for mark in [NOT_ECT, ECT_1, ECT_0, CE] {
+            let what = format!("{outside}, {way:?}, inner {family}: nothing marks");
+            assert_eq!(lab.carried(way, family, mark), Some(mark), "{what}");
+        }
+    });
+    // As a router does that marks instead of dropping: only what says outside that it understands.
+    lab.path(&["ecn != not-ect ecn set ce"]);
+    every_way(|way, family| {
+        let what = format!("{outside}, {way:?}, inner {family}: the path marks");
+        for (mark, arrives) in [(NOT_ECT, NOT_ECT), (ECT_1, CE), (ECT_0, CE), (CE, CE)] {
+            assert_eq!(lab.carried(way, family, mark), Some(arrives), "{what}");
+        }
+    });
+    // One that marks whatever comes: what cannot say so is dropped, as by a congested router, and counted.
+    lab.path(&["ecn set ce"]);
+    every_way(|way, family| {
+        let what = format!("{outside}, {way:?}, inner {family}: everything is marked");
+        let before = lab.lost(way);
+        assert_eq!(lab.carried(way, family, ECT_0), Some(CE), "{what}");
+        assert_eq!(lab.carried(way, family, NOT_ECT), None, "{what}");
+        assert!(lab.lost(way) > before, "{what}: counted");
+    });
+    lab.path(&[]);
+}
+
+fn both_families_outside(mode: &str) {
+    let mut lab = Lab::start(mode);
+    check(&lab, &format!("{mode}, IPv4"));
+    for uplink in Uplink::ALL {
+        lab.rig.set_outer_address(uplink, uplink.client_address().into(), false).unwrap();
+    }
+    lab.attached(GATEWAY_WAN_V6.into());
+    check(&lab, &format!("{mode}, IPv6"));
+    lab.deployment.stop().unwrap();
+}
+
+/// R9.1, R7.1: marks of the path arrive inside, those of the inner packet outside: gateway on AF_XDP.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_congestion_marks_cross_the_tunnel() {
+    both_families_outside("require-native");
+}
+
+/// R9.1, R7.1: the same with plain sockets at the gateway.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_congestion_marks_cross_plain_sockets() {
+    both_families_outside("no-af-xdp");
+}
+
+/// R9.1: a kernel that joins datagrams (UDP GRO) joins none whose marks differ: each packet arrives with its own.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_joined_datagrams_keep_their_marks() {
+    let mut lab = Lab::start("require-native");
+    for uplink in ["upA", "upB"] {
+        ETHTOOL.run(Some(lab.rig.client()), &["-K", uplink, "gro", "on"]).unwrap();
+    }
+    let joined = |lab: &Lab| -> u64 {
+        let status = lab.client();
+        let uplinks = status["transports"].as_array().cloned().unwrap_or_default();
+        uplinks.iter().filter_map(|uplink| uplink["health"]["large_received"].as_u64()).sum()
+    };
+    // Runs of each mark, so that there is something to join and something that must not be.
+    let marks: Vec<u8> =
+        (0..48).map(|n| [ECT_0, ECT_0, ECT_0, CE, NOT_ECT, NOT_ECT, ECT_1, CE][n % 8]).collect();
+    for outside in ["IPv4", "IPv6"] {
+        let mut joins = 0;
+        // How many wait when the kernel looks is chance.
+        for _ in 0..50 {
+            let before = joined(&lab);
+            for family in 0..2 {
+                for (number, mark) in lab.carry(Way::Down, family, &marks) {
+                    assert_eq!(
+                        mark,
+                        marks[usize::from(number)],
+                        "{outside}, inner {family}, packet {number}"
+                    );
+                }
+            }
+            joins += joined(&lab) - before;
+            if joins >= 10 {
+                break;
+            }
+        }
+        assert!(joins > 0, "{outside}: nothing was joined, so nothing is shown\n{:#}", lab.client());
+        for uplink in Uplink::ALL {
+            lab.rig.set_outer_address(uplink, uplink.client_address().into(), false).unwrap();
+        }
+        lab.attached(GATEWAY_WAN_V6.into());
+    }
+    lab.deployment.stop().unwrap();
+}
