@@ -1,9 +1,15 @@
-//! Congestion marks that the path put on a datagram reach the packet inside it (RFC 6040).
+//! What the path says about packets beside carrying them: congestion marks that it put on a datagram reach the packet
+//! inside it (RFC 6040), and who sent what it does not carry is told.
 
 use super::Agent;
 use jvpn_abi::Ecn;
 
 impl Agent {
+    /// The sender of a packet that was too big was told.
+    pub const fn told_too_big(&mut self) {
+        self.counters.too_big_told += 1;
+    }
+
     /// Passes the mark of a datagram on to the inner packet that [`Agent::handle_datagram`] opened out of it. `false`: the
     /// packet is dropped and counted, because the path saw congestion and the packet cannot say so.
     pub fn pass_mark_on(&mut self, packet: &mut [u8], outer: Ecn) -> bool {

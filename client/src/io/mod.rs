@@ -18,6 +18,7 @@ use crate::link::traffic::TrafficSetup;
 use crate::link::watch::{News, Watch};
 use crate::link::{Links, TunnelSetup};
 use crate::offload::coalesce::Batch;
+use crate::offload::too_big::Teller;
 use crate::paths::UplinkId;
 use crate::paths::mtu::MTU_BASE;
 use crate::transport::{Transport, udp::Udp};
@@ -133,6 +134,8 @@ struct Shell {
     inbox: Inbox,
     /// Packets that came, until the tunnel device takes them.
     batch: Batch,
+    /// Tells senders of what the path does not carry.
+    teller: Teller,
     offload: Offload,
     devices: Vec<String>,
     interface: String,
@@ -228,6 +231,7 @@ impl Shell {
             frames: Frames::default(),
             inbox: Inbox::default(),
             batch: Batch::default(),
+            teller: Teller::default(),
             offload: config.offload,
             devices,
             interface: config.interface.name.clone(),

@@ -1,6 +1,6 @@
-//! Congestion marks across the tunnel (RFC 6040): what the path marks arrives inside, what does not speak ECN stays as it
-//! is or is dropped and counted; outside IPv4 and IPv6, inside both, both directions, with AF_XDP and with plain sockets.
-//! Needs root and the binaries; run serially by `cargo xtask test`.
+//! What the edges do with headers, outside IPv4 and IPv6, inside both, both directions, with AF_XDP and with plain sockets:
+//! congestion marks (RFC 6040), fragments inside and outside, and packets that a small path does not carry. Needs root
+//! and the binaries; run serially by `cargo xtask test`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use std::fs;
@@ -15,6 +15,7 @@ use jvpn_rig::tool::NFT;
 use jvpn_rig::topology::{GATEWAY_WAN, LAN_SERVER};
 use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, Uplink, wait};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+use rustix::net::sockopt::{Ipv4PathMtuDiscovery, set_ip_mtu_discover};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -117,6 +118,41 @@ impl Lab {
         received(&receiver)
     }
 
+    /// Sends a packet with so many octets of payload through the tunnel; whether it arrives whole.
+    fn carries(&self, way: Way, family: usize, payload: usize, discovery: Ipv4PathMtuDiscovery) -> bool {
+        let (client, lan) = (self.rig.client(), self.rig.lan());
+        let (from, to, source, target) = match way {
+            Way::Up => (client, lan, CLIENT[family], SERVER[family]),
+            Way::Down => (lan, client, SERVER[family], CLIENT[family]),
+        };
+        let receiver = bound(to, target);
+        let sender = bound(from, source);
+        if family == 0 {
+            set_ip_mtu_discover(&sender, discovery).unwrap();
+        }
+        sender.connect(receiver.local_addr().unwrap()).unwrap();
+        let octets: Vec<u8> = (0..payload).map(|at| at as u8).collect();
+        // Refused at once where the host has learned what fits.
+        let _told = sender.send(&octets);
+        let mut buffer = vec![0; 1 << 16];
+        receiver.recv(&mut buffer).is_ok_and(|len| buffer[..len] == octets)
+    }
+
+    fn counter(&self, name: &str) -> u64 {
+        self.client()["counters"][name].as_u64().unwrap()
+    }
+
+    /// Waits until the client's path carries packets of so many octets.
+    fn carries_at_most(&mut self, octets: u64) {
+        let Self { deployment, places, interrupt, .. } = &mut *self;
+        let found = wait::until("the size of the path", PATIENCE, interrupt, || {
+            deployment.check()?;
+            let status = jvpn_host::status::query(&places.client_socket(), "status")?;
+            Ok((status["mtu"] == octets).then_some(()))
+        });
+        found.unwrap_or_else(|error| panic!("{error:#}\n{:#}", self.client()));
+    }
+
     /// Until every neighbour on the way is known: the first packets to one may be lost.
     fn warm_up(&self) {
         every_way(|way, family| {
@@ -192,10 +228,9 @@ fn received(socket: &UdpSocket) -> Option<u8> {
 fn edited(role: Role, text: String, mode: &str) -> String {
     let v6 = "[tunnel]\ngateway_address_v6 = \"fd77::1\"\npool_v6 = \"fd77::/64\"\n";
     match role {
-        Role::DataPlane => text
-            .replace("[tunnel]\n", v6)
-            .replace("workers = 2", &format!("workers = 1\nmode = \"{mode}\""))
-            .replace("cores = [0, 1]", "cores = [0]"),
+        Role::DataPlane => {
+            text.replace("[tunnel]\n", v6).replace("workers = 2", &format!("workers = 2\nmode = \"{mode}\""))
+        }
         Role::ControlPlane => text
             .replace("[tunnel]\n", v6)
             .replace("routes = [\"192.168.50.0/24\"]", "routes = [\"192.168.50.0/24\", \"2001:db8:50::/64\"]")
@@ -269,4 +304,117 @@ fn r9_1_congestion_marks_cross_the_tunnel() {
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r9_1_congestion_marks_cross_plain_sockets() {
     both_families_outside("no-af-xdp");
+}
+
+/// Datagrams of the tunnel in fragments, or such that routers may cut, which the router has seen since this was asked first.
+fn outer_fragments(lab: &Lab) -> u64 {
+    let list = NFT.run(Some(lab.rig.router()), &["list", "ruleset"]).unwrap();
+    if !list.contains("table inet whole") {
+        let rules = format!(
+            "table inet whole {{ chain forward {{ type filter hook prerouting priority -450;\n\
+             iifname {{ rA, rB, rW }} ip frag-off & 0x3fff != 0 counter\n\
+             iifname {{ rA, rB, rW }} ip frag-off & 0x4000 == 0 udp dport {TUNNEL_PORT} counter\n\
+             iifname {{ rA, rB, rW }} ip frag-off & 0x4000 == 0 udp sport {TUNNEL_PORT} counter\n\
+             iifname {{ rA, rB, rW }} exthdr frag exists counter\n}} }}\n"
+        );
+        NFT.run_with_input(Some(lab.rig.router()), &["-f", "-"], &rules).unwrap();
+        return 0;
+    }
+    let list = NFT.run(Some(lab.rig.router()), &["list", "table", "inet", "whole"]).unwrap();
+    let counts =
+        list.split("counter packets ").skip(1).filter_map(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    counts.sum()
+}
+
+/// A datagram of so many octets to the gateway's port, which leaves in fragments; its first octet is a type.
+fn strike(lab: &Lab, to: IpAddr, kind: u8, octets: usize) {
+    let from: IpAddr =
+        if to.is_ipv4() { Uplink::B.client_address().into() } else { Uplink::B.client_address_v6().into() };
+    let socket = lab.rig.client().run(|| UdpSocket::bind((from, 0))).unwrap().unwrap();
+    socket.send_to(&vec![kind; octets], (to, TUNNEL_PORT)).unwrap();
+}
+
+fn fragments(mode: &str) {
+    let mut lab = Lab::start(mode);
+    lab.warm_up();
+    assert_eq!(outer_fragments(&lab), 0);
+    // Inside: fragments of hosts are packets like others, both ways and in both families.
+    every_way(|way, family| {
+        let what = format!("{mode}, {way:?}, inner {family}");
+        let came = (0..5).any(|_| lab.carries(way, family, 4_000, Ipv4PathMtuDiscovery::DONT));
+        assert!(came, "{what}: a datagram of 4,000 octets in fragments");
+    });
+    assert_eq!(outer_fragments(&lab), 0, "{mode}: no fragment outside, and none that a router may make");
+
+    // Outside: nobody of ours sends them.
+    let refused = |lab: &Lab| lab.data_plane()["xdp_counters"]["odd_headers"].as_u64().unwrap_or(0);
+    let before = (lab.client()["session_id"].clone(), refused(&lab));
+    let mut sent = 0;
+    for to in [IpAddr::from(GATEWAY_WAN), GATEWAY_WAN_V6.into()] {
+        for kind in [0x10, 0x20, 0x24, 0x28, 0x2c] {
+            for octets in [1_600, 9_000] {
+                strike(&lab, to, kind, octets);
+                sent += 1;
+            }
+        }
+    }
+    if mode != "no-af-xdp" {
+        let Lab { places, interrupt, .. } = &mut lab;
+        wait::until("every first fragment being refused", PATIENCE, interrupt, || {
+            let status = jvpn_host::status::query(&places.data_plane_socket(), "status")?;
+            let count = status["xdp_counters"]["odd_headers"].as_u64().unwrap_or(0);
+            Ok((count >= before.1 + sent).then_some(()))
+        })
+        .unwrap();
+        assert_eq!(refused(&lab), before.1 + sent, "{mode}: one for each datagram, in both families");
+    }
+    lab.warm_up();
+    assert_eq!(lab.client()["session_id"], before.0, "{mode}: the session does not mind");
+}
+
+/// R0.5, R3.2: fragments at the gateway: those inside are carried, those outside refused by XDP and counted.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_5_fragments_inside_pass_and_outside_are_refused() {
+    fragments("require-native");
+}
+
+/// R0.5, R3.2: the same with plain sockets, where the kernel puts the outer ones together and the pipeline drops them.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_5_fragments_pass_plain_sockets_inside_only() {
+    fragments("no-af-xdp");
+}
+
+/// R9.2: on a path of 1,280 octets, what fits 1,280 inside but not the path: IPv4 is cut where its sender allows it, and
+/// otherwise its sender hears what fits and sends that; IPv6 senders are told, too. Everything is counted.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_2_what_a_small_path_does_not_carry_is_cut_or_told() {
+    let mut lab = Lab::start("require-native");
+    for device in ["rA", "rB"] {
+        jvpn_rig::tool::IP.run(Some(lab.rig.router()), &["link", "set", device, "mtu", "1280"]).unwrap();
+    }
+    lab.carries_at_most(1_220);
+    lab.warm_up();
+    // 1,268 octets with their headers.
+    const PAYLOAD: usize = 1_240;
+    let cut = lab.counter("inner_cut");
+    assert!(lab.carries(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::DONT), "in pieces");
+    assert_eq!(lab.counter("inner_cut"), cut + 1);
+
+    let lost = lab.counter("inner_too_big");
+    assert!(!lab.carries(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT), "the first one is lost");
+    assert!(lab.counter("inner_too_big") > lost && lab.counter("too_big_told") > 0);
+    assert!(
+        lab.carries(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT),
+        "the host was told and cuts itself"
+    );
+
+    let lost = (lab.counter("inner_too_big"), lab.counter("too_big_told"));
+    assert!(!lab.carries(Way::Up, 1, PAYLOAD - 20, Ipv4PathMtuDiscovery::WANT), "IPv6 is not carried");
+    assert!(lab.counter("inner_too_big") > lost.0 && lab.counter("too_big_told") > lost.1);
+
+    assert!(lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::DONT), "the gateway cuts as well");
+    assert!((0..3).any(|_| lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT)), "or tells");
 }
