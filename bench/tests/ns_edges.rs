@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
 use jvpn_rig::dual::{GATEWAY_WAN_V6, LAN_SERVER_V6};
-use jvpn_rig::tool::NFT;
+use jvpn_rig::tool::{IP, NFT};
 use jvpn_rig::topology::{GATEWAY_WAN, LAN_SERVER};
 use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, Uplink, wait};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
@@ -42,11 +42,17 @@ struct Lab {
 
 impl Lab {
     fn start(mode: &str) -> Self {
+        Self::start_over(mode, |_| {})
+    }
+
+    /// `prepare` changes the network before anything runs in it.
+    fn start_over(mode: &str, prepare: impl FnOnce(&Rig)) -> Self {
         let out = tempfile::tempdir().unwrap();
         let bin_dir = deployment::find_programs().unwrap();
         let settings = Settings { bin_dir, out_dir: out.path().to_owned(), max_switches_per_min: Some(60) };
         let rig = Rig::create().unwrap();
         rig.add_ipv6().unwrap();
+        prepare(&rig);
         let places = deployment::prepare(&rig, &settings).unwrap();
         for role in Role::ALL {
             let path = places.config_dir.join(role.config_file());
@@ -311,11 +317,11 @@ fn outer_fragments(lab: &Lab) -> u64 {
     let list = NFT.run(Some(lab.rig.router()), &["list", "ruleset"]).unwrap();
     if !list.contains("table inet whole") {
         let rules = format!(
-            "table inet whole {{ chain forward {{ type filter hook prerouting priority -450;\n\
+            "table inet whole {{\nchain seen {{\ntype filter hook prerouting priority -450;\n\
              iifname {{ rA, rB, rW }} ip frag-off & 0x3fff != 0 counter\n\
              iifname {{ rA, rB, rW }} ip frag-off & 0x4000 == 0 udp dport {TUNNEL_PORT} counter\n\
              iifname {{ rA, rB, rW }} ip frag-off & 0x4000 == 0 udp sport {TUNNEL_PORT} counter\n\
-             iifname {{ rA, rB, rW }} exthdr frag exists counter\n}} }}\n"
+             iifname {{ rA, rB, rW }} exthdr frag exists counter\n}}\n}}\n"
         );
         NFT.run_with_input(Some(lab.rig.router()), &["-f", "-"], &rules).unwrap();
         return 0;
@@ -391,10 +397,11 @@ fn r0_5_fragments_pass_plain_sockets_inside_only() {
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r9_2_what_a_small_path_does_not_carry_is_cut_or_told() {
-    let mut lab = Lab::start("require-native");
-    for device in ["rA", "rB"] {
-        jvpn_rig::tool::IP.run(Some(lab.rig.router()), &["link", "set", device, "mtu", "1280"]).unwrap();
-    }
+    let mut lab = Lab::start_over("require-native", |rig| {
+        for device in ["rA", "rB"] {
+            IP.run(Some(rig.router()), &["link", "set", device, "mtu", "1280"]).unwrap();
+        }
+    });
     lab.carries_at_most(1_220);
     lab.warm_up();
     // 1,268 octets with their headers.
