@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
 use jvpn_rig::dual::{GATEWAY_WAN_V6, LAN_SERVER_V6};
+use jvpn_rig::impair::Impairments;
 use jvpn_rig::tool::{IP, NFT};
 use jvpn_rig::topology::{GATEWAY_WAN, LAN_SERVER};
 use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, Uplink, wait};
@@ -424,4 +425,24 @@ fn r9_2_what_a_small_path_does_not_carry_is_cut_or_told() {
 
     assert!(lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::DONT), "the gateway cuts as well");
     assert!((0..3).any(|_| lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT)), "or tells");
+}
+
+/// R7.1, R3.1: with plain sockets a client behind a NAT that has changed its mind gets a path hint, as with XDP.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r7_1_plain_sockets_bring_a_hint() {
+    let mut lab = Lab::start("no-af-xdp");
+    lab.warm_up();
+    let hints = lab.counter("path_hints");
+    let session = lab.client()["session_id"].clone();
+    Impairments::new(&lab.rig).rebind_nat(&(30_000..=30_099)).unwrap();
+    // What is sent now comes from a port that no binding knows.
+    for _ in 0..5 {
+        let _lost = lab.carried(Way::Up, 0, NOT_ECT);
+    }
+    lab.attached(GATEWAY_WAN.into());
+    assert!(lab.counter("path_hints") > hints, "{:#}", lab.client());
+    assert!(lab.data_plane()["xdp_counters"]["unbound_sampled"].as_u64().unwrap() > 0);
+    assert_eq!(lab.client()["session_id"], session, "R1.2");
+    assert!(lab.carried(Way::Up, 0, NOT_ECT).is_some());
 }

@@ -255,18 +255,7 @@ mod tests {
         assert_eq!(received(&receiver), Ok(40));
         // Destination options: six octets of padding (RFC 8200 section 4.2).
         let options: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
-        let len = options.len() as libc::socklen_t;
-        // SAFETY: an option of octets that live through the call.
-        let outcome = unsafe {
-            libc::setsockopt(
-                sender.as_raw_fd(),
-                libc::IPPROTO_IPV6,
-                libc::IPV6_DSTOPTS,
-                options.as_ptr().cast(),
-                len,
-            )
-        };
-        assert_eq!(outcome, 0, "{}", io::Error::last_os_error());
+        raw_sockopt::set_octets(&sender, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, &options).unwrap();
         sender.send_to(&[0x20; 40], ("::1", port)).unwrap();
         assert_eq!(received(&receiver), Err(io::ErrorKind::WouldBlock));
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();

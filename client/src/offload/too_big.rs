@@ -2,7 +2,7 @@
 //! (RFC 791 §3.2); the sender of any other is told which size fits (RFC 1191 §4, RFC 4443 §3.2). Pure.
 //!
 //! An IPv6 packet of up to 1,280 octets should be carried by every link (RFC 8200 §5); on a path that carries less its
-//! sender may ignore what it is told (RFC 8201 §4), and the packet is lost (`docs/decisions/0044-…`).
+//! sender may ignore what it is told (RFC 8201 §4), and the packet is lost (`docs/decisions/0044-client-edges-and-plain-sockets.md`).
 
 use jvpn_abi::BootTime;
 use jvpn_abi::limit::{Bucket, Rate};
@@ -17,6 +17,7 @@ const IPV6_LEN: usize = 40;
 const ICMP_LEN: usize = 8;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
+const FRAGMENT: u8 = 44;
 /// Hop limit of what is made here.
 const HOPS: u8 = 64;
 
@@ -104,7 +105,13 @@ fn may_be_answered(packet: &[u8]) -> bool {
             let to_many = octet(16) >> 4 == 0xe || octet(16) == 0xff;
             head >= IPV4_LEN && !is_later && !to_many && (octet(9) != ICMP || is_query)
         }
-        6 => packet.len() >= IPV6_LEN && (octet(6) != ICMPV6 || octet(IPV6_LEN) >= 128),
+        6 => {
+            // Behind the header of a first fragment stands the start of what was cut; of a later one it is not known.
+            let is_first = octet(6) == FRAGMENT && octet(IPV6_LEN + 2) | (octet(IPV6_LEN + 3) & 0xf8) == 0;
+            let (next, at) = if is_first { (octet(IPV6_LEN), IPV6_LEN + 8) } else { (octet(6), IPV6_LEN) };
+            let is_known = next != FRAGMENT && (next != ICMPV6 || octet(at) >= 128);
+            packet.len() >= IPV6_LEN && is_known
+        }
         _ => false,
     }
 }
@@ -262,6 +269,13 @@ mod tests {
         let mut to_many = v4(0x40, &[0; 1_240]);
         to_many[16] = 224;
         assert!(!asked(&to_many));
+        let mut fragment = v6(FRAGMENT, &[0; 1_220]);
+        fragment[40] = 17;
+        assert!(asked(&fragment));
+        fragment[40] = ICMPV6;
+        assert!(!asked(&fragment), "an error that was cut");
+        (fragment[40], fragment[43]) = (17, 8);
+        assert!(!asked(&fragment));
         assert!(!asked(&v6(ICMPV6, &[1; 1_220])) && asked(&v6(ICMPV6, &[128; 1_220])));
         let mut teller = Teller::default();
         let packet = v4(0x40, &[7; 1_240]);

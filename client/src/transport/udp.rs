@@ -343,7 +343,7 @@ impl Mark {
 }
 
 /// What one message brought: one datagram, or several of the length that the kernel says. It joins only those whose marks
-/// are the same (Linux 6.10; `docs/decisions/0044-marks-and-what-outlives-the-client.md`).
+/// are the same (Linux 6.10; `docs/decisions/0044-client-edges-and-plain-sockets.md`).
 fn arrival(message: &nix::sys::socket::RecvMsg<'_, '_, SockaddrStorage>) -> Arrival {
     let from = message.address.as_ref().and_then(endpoint).unwrap_or_default();
     let (mut stride, mut mark) = (None, Ecn::NOT_ECT);

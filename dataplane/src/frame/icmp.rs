@@ -20,6 +20,8 @@ const V6_LEN: usize = 40;
 const MOST_V4: usize = 576;
 /// An IPv6 error is at most so long (RFC 4443 §2.4(c)).
 const MOST_V6: usize = 1_280;
+/// Next header of a fragment.
+const FRAGMENT: u8 = 44;
 /// Next headers that are no upper layer: options, routing, fragment, authentication, destination options, mobility …
 const EXTENSIONS: [u8; 8] = [0, 43, 44, 50, 51, 60, 135, 139];
 
@@ -131,9 +133,16 @@ fn may_be_answered(packet: &[u8], inner: &Inner) -> bool {
             !later && (inner.protocol != PROTOCOL_ICMP || is_question)
         }
         Family::V6 => {
-            let is_error = inner.protocol == PROTOCOL_ICMPV6 && kind.is_none_or(|kind| kind < ECHO_V6);
-            // What stands behind extension headers is not looked for.
-            !is_error && !EXTENSIONS.contains(&inner.protocol)
+            // Behind the header of a first fragment stands the start of what was cut (RFC 8200 §4.5).
+            let (protocol, kind) = match (inner.protocol, packet.get(inner.header_len..)) {
+                (FRAGMENT, Some([next, _, high, low, _, _, _, _, rest @ ..])) if high | (low & 0xf8) == 0 => {
+                    (*next, rest.first().copied())
+                }
+                (protocol, _) => (protocol, kind),
+            };
+            let is_error = protocol == PROTOCOL_ICMPV6 && kind.is_none_or(|kind| kind < ECHO_V6);
+            // What stands behind other extension headers is not looked for.
+            !is_error && !EXTENSIONS.contains(&protocol)
         }
     }
 }
@@ -314,6 +323,16 @@ mod tests {
         }
     }
 
+    /// R9.2: who sends IPv6 in fragments hears what fits, by the first of them.
+    #[test]
+    fn r9_2_a_first_fragment_is_answered() {
+        let packet = v6(9, FRAGMENT, &[&[17, 0, 0, 1, 0, 0, 0, 1][..], &[7; 1_400]].concat());
+        let inner = Inner::parse(&packet).unwrap();
+        let mut buffer = packet;
+        buffer.resize(1_800, 0);
+        assert!(error_in_place(&mut buffer, &inner, IcmpError::TooBig(1_280), &GATEWAY).is_some());
+    }
+
     #[test]
     fn no_error_answers_an_error_a_later_fragment_or_a_crowd() {
         let never = |packet: &[u8], why: &str| {
@@ -328,6 +347,9 @@ mod tests {
         let mut later = v4(9, 17, b"later");
         later[7] = 1;
         never(&later, "a later fragment");
+        never(&v6(9, FRAGMENT, &[17, 0, 0, 8, 0, 0, 0, 1, 5, 6, 7, 8]), "a later fragment");
+        never(&v6(9, FRAGMENT, &[58, 0, 0, 1, 0, 0, 0, 1, 1, 0, 0, 0]), "an error that was cut");
+        never(&v6(9, FRAGMENT, &[60, 0, 0, 1, 0, 0, 0, 1, 17, 0, 0, 0]), "who knows what");
         let mut crowd = v4(9, 17, b"crowd");
         crowd[16..20].copy_from_slice(&[224, 0, 0, 1]);
         never(&crowd, "multicast");
