@@ -63,7 +63,8 @@ enum Command {
     Pubkey,
     /// Bring the tunnel up and keep it up, in the foreground
     ///
-    /// SIGINT, SIGTERM or `jvpn down` end the session, remove the device, routes and rules, and exit with 0.
+    /// SIGINT, SIGTERM or `jvpn down` end the session, remove the device, routes and rules, and exit with 0. So does SIGUSR2,
+    /// but a kill switch stays, for the next agent to take over; with kill_switch = "always" only `jvpn down` removes it.
     #[command(after_help = "Example:\n  jvpn up --config /etc/jvpn/client.toml")]
     Up {
         /// The client's configuration (TOML)
@@ -79,6 +80,18 @@ enum Command {
         #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKETS[0])]
         socket: PathBuf,
         /// The agent's configuration: names the socket, and what to take back where a dead agent's record is damaged
+        #[arg(long, short, value_name = "FILE", conflicts_with = "socket")]
+        config: Option<PathBuf>,
+    },
+    /// When the host starts: put back the name servers that an agent had set when the host lost its power
+    ///
+    /// Touches nothing of this boot: not a running agent, and no kill switch.
+    #[command(after_help = "Example:\n  jvpn restore")]
+    Restore {
+        /// The agent's status socket: names the record of what to put back
+        #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKETS[0])]
+        socket: PathBuf,
+        /// The agent's configuration: names the socket, and what to put back where the record is damaged
         #[arg(long, short, value_name = "FILE", conflicts_with = "socket")]
         config: Option<PathBuf>,
     },
@@ -191,6 +204,11 @@ fn run(command: Command) -> anyhow::Result<()> {
             let config = Config::load(&path)?;
             down(&config.status_socket, Some(&config))
         }
+        Command::Restore { socket, config: None } => restore(&socket, None),
+        Command::Restore { config: Some(path), .. } => {
+            let config = Config::load(&path)?;
+            restore(&config.status_socket, Some(&config))
+        }
         Command::Status { json, dataplane: true, .. } => status(json, Some(Path::new(DEFAULT_SOCKETS[2]))),
         Command::Status { json, socket, .. } => status(json, socket.as_deref()),
         Command::Sessions { gateway } => gateway.show("sessions", &[]),
@@ -283,6 +301,24 @@ fn down(socket: &Path, config: Option<&Config>) -> anyhow::Result<()> {
     }
 }
 
+fn restore(socket: &Path, config: Option<&Config>) -> anyhow::Result<()> {
+    let own = socket.display();
+    match jvpn_host::status::query(socket, "status") {
+        Err(StatusError::Unreachable { .. }) => {}
+        Ok(_) | Err(_) => return print_line(&format!("an agent runs at {own}; nothing was put back")),
+    }
+    let found = host::restore(socket, config).map_err(|left| {
+        anyhow::anyhow!("not all that the agent of {own} had set could be put back: {left}")
+    })?;
+    match found {
+        host::Found::Nothing => print_line(&format!("nothing to put back of an agent at {own}")),
+        host::Found::TakenBack(done) => print_line(&done.join(", ")),
+        host::Found::OfThisBoot => {
+            print_line(&format!("what the agent of {own} left is of this boot: 'jvpn down' takes it back"))
+        }
+    }
+}
+
 fn status(json: bool, socket: Option<&Path>) -> anyhow::Result<()> {
     let named = socket.is_some();
     let sockets: Vec<&Path> = socket.map_or_else(|| DEFAULT_SOCKETS.map(Path::new).into(), |one| vec![one]);
@@ -339,6 +375,7 @@ mod tests {
         }
         assert!(Cli::try_parse_from(["jvpn", "up"]).is_err(), "a configuration must be named");
         assert!(Cli::try_parse_from(["jvpn", "down", "--config", "/x"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn", "restore"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn", "down", "--config", "/x", "--socket", "/y"]).is_err());
         assert!(Cli::try_parse_from(["jvpn", "status", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn", "status", "--dataplane", "--json"]).is_ok());

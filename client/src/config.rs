@@ -2,7 +2,7 @@
 
 mod traffic;
 
-pub use traffic::{Dns, DnsMethod, Offload, Traffic};
+pub use traffic::{Dns, DnsMethod, KillSwitchMode, Offload, Traffic};
 
 use crate::link::TABLES;
 use crate::link::model::{Family, UplinkRouting};

@@ -82,6 +82,12 @@ fn a_good_file_is_taken_over() {
         (config.traffic.routes.len(), config.traffic.mark, config.traffic.full_tunnel),
         (2, 77, false)
     );
+    assert_eq!(config.traffic.kill_switch, KillSwitchMode::On);
+    let always = load(&good().replace("kill_switch = true", "kill_switch = \"always\"")).unwrap();
+    assert_eq!(always.traffic.kill_switch, KillSwitchMode::Always);
+    let odd =
+        load(&good().replace("kill_switch = true", "kill_switch = \"sometimes\"")).unwrap_err().to_string();
+    assert!(odd.contains("sometimes") && odd.contains("always"), "{odd}");
     assert_eq!(
         (config.dns.method, config.offload.tunnel, config.offload.udp),
         (DnsMethod::File, true, false)

@@ -147,6 +147,19 @@ impl Tun {
         Ok(count)
     }
 
+    /// Hands one packet over.
+    pub fn write_one(&mut self, packet: &[u8]) {
+        let header = [0; VNET_LEN];
+        let parts = [IoSlice::new(&header), IoSlice::new(packet)];
+        let used = if self.is_offloaded() { 0..2 } else { 1..2 };
+        self.counters.writes += 1;
+        self.counters.packets_written += 1;
+        if let Err(error) = nix::sys::uio::writev(&self.device, parts.get(used).unwrap_or_default()) {
+            self.counters.refused += 1;
+            tracing::trace!(%error, "the tunnel device refused a packet");
+        }
+    }
+
     /// Hands the packets of a batch over, joined where the device takes that; `buffer` is where they lie.
     pub fn write(&mut self, batch: &mut Batch, buffer: &mut [u8]) {
         let is_offloaded = self.is_offloaded();

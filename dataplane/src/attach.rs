@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
-use aya::programs::{Xdp, XdpMode};
+use aya::programs::{Program, ReusePortSocketFilter, SocketFilter, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use jvpn_abi::limit::Rate;
@@ -287,6 +287,22 @@ impl Steering {
         XskMap::try_from(map)?.set(queue, Fd(socket), 0).with_context(|| format!("socket of queue {queue}"))
     }
 
+    /// As [`guard_plain`], by the programs of these tables.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn guard_plain(&mut self, control: Option<&OwnedFd>, worker: &OwnedFd, workers: u32) -> Result<()> {
+        guard_plain(&mut self.bpf, control, worker, workers)
+    }
+
+    /// As [`guard_control`], by the programs of these tables.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn guard_control(&mut self, control: &OwnedFd) -> Result<()> {
+        guard_control(&mut self.bpf, control)
+    }
+
     /// A descriptor of a table, for mapping and for the control plane.
     ///
     /// # Errors
@@ -419,9 +435,41 @@ fn left(
     Some((left, link.xdp))
 }
 
+/// Puts the filters that stand in for XDP in front of plain sockets: `spread` chooses among the group of `workers` sockets that
+/// `worker` is one of, and `edge` stands in front of the control plane's, if it is there.
+///
+/// # Errors
+/// If the kernel refuses; then the group is split as before, without limits and samples.
+pub fn guard_plain(bpf: &mut Ebpf, control: Option<&OwnedFd>, worker: &OwnedFd, workers: u32) -> Result<()> {
+    let map = bpf.map_mut("PLAIN").ok_or_else(|| anyhow!("the XDP object has no map PLAIN"))?;
+    let mut table: Array<_, u32> = Array::try_from(map)?;
+    table.set(0, workers, 0).context("PLAIN")?;
+    if let Some(control) = control {
+        guard_control(bpf, control)?;
+    }
+    let spread: &mut ReusePortSocketFilter = named(bpf, "spread")?.try_into()?;
+    spread.load().context("the kernel refused the program 'spread'")?;
+    spread.attach(worker).context("choosing a socket by 'spread' (SO_ATTACH_REUSEPORT_EBPF)")
+}
+
+/// Puts `edge` in front of the control plane's socket.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn guard_control(bpf: &mut Ebpf, control: &OwnedFd) -> Result<()> {
+    let edge: &mut SocketFilter = named(bpf, "edge")?.try_into()?;
+    if edge.fd().is_err() {
+        edge.load().context("the kernel refused the program 'edge'")?;
+    }
+    edge.attach(control).context("the filter 'edge' (SO_ATTACH_BPF)")
+}
+
+fn named<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Program> {
+    bpf.program_mut(name).ok_or_else(|| anyhow!("the XDP object has no program {name}"))
+}
+
 fn program<'a>(bpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp> {
-    let program: &mut Xdp =
-        bpf.program_mut(name).ok_or_else(|| anyhow!("the XDP object has no program {name}"))?.try_into()?;
+    let program: &mut Xdp = named(bpf, name)?.try_into()?;
     if program.fd().is_err() {
         program.load().with_context(|| format!("the kernel's verifier refused the XDP program '{name}'"))?;
     }

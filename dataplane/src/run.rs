@@ -1,6 +1,6 @@
 //! The process: attaches, opens ports, waits for the control plane, starts the threads, and ends them.
 
-use crate::attach::Steering;
+use crate::attach::{Side, Steering};
 use crate::claim::Claims;
 use crate::config::Config;
 use crate::frame::{Address, Mac};
@@ -307,7 +307,15 @@ impl<'a> Gateway<'a> {
 
     fn take_udp(&mut self, handed: Option<OwnedFd>) -> Result<()> {
         match (handed, &self.udp) {
-            (Some(fd), None) if udp::is_on_port(&fd, self.config.wan.port) => self.udp = Some(fd),
+            (Some(fd), None) if udp::is_on_port(&fd, self.config.wan.port) => {
+                // What stands in front of it is that of the data plane before.
+                if !self.steering.is_attached(Side::Wan)
+                    && let Err(error) = self.steering.guard_control(&fd)
+                {
+                    tracing::warn!("no edge limits in front of the control plane's socket: {error:#}");
+                }
+                self.udp = Some(fd);
+            }
             // Ours is open, so the one handed over is another or the same socket.
             (Some(_) | None, Some(_)) => {}
             (Some(_), None) => {

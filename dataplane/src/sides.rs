@@ -131,7 +131,7 @@ impl Sides {
         };
         let wan = match wan {
             Some(ports) => Wan::AfXdp(ports),
-            None => Wan::Plain(sockets(config, seats.len())?),
+            None => Wan::Plain(sockets(config, steering, udp.as_ref(), seats.len())?),
         };
         let lan = match lan {
             Some(ports) => Lan::AfXdp(ports),
@@ -220,7 +220,12 @@ const fn standing(steering: &mut Steering, side: Side) -> &mut crate::ladder::St
 }
 
 /// A socket per worker beside the control plane's.
-fn sockets(config: &Config, workers: usize) -> Result<Vec<PlainPort<UdpEnd>>> {
+fn sockets(
+    config: &Config,
+    steering: &mut Steering,
+    control: Option<&OwnedFd>,
+    workers: usize,
+) -> Result<Vec<PlainPort<UdpEnd>>> {
     let (interface, port) = (&config.wan.interface, config.wan.port);
     let open = || {
         udp::open_for_data(interface, port).with_context(|| {
@@ -234,6 +239,13 @@ fn sockets(config: &Config, workers: usize) -> Result<Vec<PlainPort<UdpEnd>>> {
     if let Some(first) = sockets.first() {
         let workers = u32::try_from(sockets.len()).unwrap_or(1);
         udp::steer(first, workers).context("splitting the UDP port (SO_ATTACH_REUSEPORT_CBPF)")?;
+        match steering.guard_plain(control, &first.socket, workers) {
+            Ok(()) => tracing::info!(interface, port, "edge limits stand in front of the UDP socket"),
+            Err(error) => tracing::warn!(
+                "no edge limits and no samples of unbound DATA in front of plain sockets: {error:#}; the control plane's \
+                 own limits remain"
+            ),
+        }
     }
     tracing::info!(interface, port, sockets = sockets.len(), "UDP sockets open for DATA");
     Ok(sockets

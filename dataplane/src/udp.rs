@@ -149,14 +149,23 @@ fn split(workers: u32) -> [SockFilter; 7] {
     ]
 }
 
-/// Classic BPF (linux/filter.h): drop what starts with the DATA octet behind the UDP header, accept the rest.
-fn refuse_data() -> [SockFilter; 4] {
+/// Classic BPF (linux/filter.h): drop what starts with the DATA octet behind the UDP header, and what came in IPv6 with an
+/// extension header in front of UDP: XDP leaves such packets to the kernel, which would put them past the edge limits.
+fn refuse_data() -> [SockFilter; 9] {
     let instruction =
         |code: u32, jump_true, jump_false, k| SockFilter::new(code as u16, jump_true, jump_false, k);
+    let network = |at: i32| (libc::SKF_NET_OFF + at) as u32;
+    let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     [
         // A datagram without payload has no octet 8: the load fails and the filter drops it.
-        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 8),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, u32::from(MsgType::Data.octet())),
+        instruction(load, 0, 0, 8),
+        instruction(equal, 5, 0, u32::from(MsgType::Data.octet())),
+        instruction(load, 0, 0, network(0)),
+        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, 0xf0),
+        instruction(equal, 0, 3, 0x60),
+        instruction(load, 0, 0, network(6)),
+        instruction(equal, 1, 0, 17),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
     ]
@@ -229,5 +238,28 @@ mod tests {
             seen.push(first[0]);
         }
         assert_eq!(seen, [0x11, 0x24]);
+    }
+
+    /// R3.1: options in front of UDP lead nobody past the edge limits: XDP leaves such packets to the kernel.
+    #[test]
+    fn r3_1_extension_headers_do_not_reach_the_control_plane() {
+        let Ok(fd) = open("lo", 0) else {
+            eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+            return;
+        };
+        let receiver = UdpSocket::from(fd);
+        let port = receiver.local_addr().unwrap().port();
+        let Ok(sender) = UdpSocket::bind("[::1]:0") else { return };
+        let received = |receiver: &UdpSocket| receiver.recv(&mut [0; 64]).map_err(|error| error.kind());
+        sender.send_to(&[0x20; 40], ("::1", port)).unwrap();
+        assert_eq!(received(&receiver), Ok(40));
+        // Destination options: six octets of padding (RFC 8200 section 4.2).
+        let options: [u8; 8] = [0, 0, 1, 4, 0, 0, 0, 0];
+        raw_sockopt::set_octets(&sender, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, &options).unwrap();
+        sender.send_to(&[0x20; 40], ("::1", port)).unwrap();
+        assert_eq!(received(&receiver), Err(io::ErrorKind::WouldBlock));
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(&[0x20; 40], ("127.0.0.1", port)).unwrap();
+        assert_eq!(received(&receiver), Ok(40), "IPv4 is not touched");
     }
 }

@@ -139,3 +139,48 @@ fn r0_2_turning_round_allocates_nothing() {
     assert_eq!(sent, PACKETS / 2 * 3, "every packet, half of them in two pieces");
     assert_eq!(after - before, 0, "allocations or frees on the packet path");
 }
+
+/// R0.2: neither do plain sockets, where AF_XDP is missing: frames in, frames out, in both families.
+#[test]
+fn r0_2_plain_sockets_allocate_nothing() {
+    use jvpn_dataplane::frame::{Ecn, Mac, OuterTemplate};
+    use jvpn_dataplane::port::QueuePort;
+    use jvpn_dataplane::port::plain::PlainPort;
+    use jvpn_dataplane::port::udp_end::UdpEnd;
+    const PACKETS: usize = 20_000;
+    let Ok(opened) = jvpn_dataplane::udp::open_for_data("lo", 0) else {
+        eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+        return;
+    };
+    let port = jvpn_dataplane::udp::port_of(&opened.socket).unwrap();
+    let mut plain = PlainPort::new(UdpEnd::new(opened.socket, opened.family, port), 64);
+    let mut batch = Vec::with_capacity(64);
+    for at in ["127.0.0.1:0", "[::1]:0"] {
+        let Ok(client) = std::net::UdpSocket::bind(at) else { continue };
+        client.set_nonblocking(true).unwrap();
+        let own = client.local_addr().unwrap();
+        let there = std::net::SocketAddr::new(own.ip(), port);
+        client.connect(there).unwrap();
+        let back = OuterTemplate::new(Mac::default(), there.into(), own.into()).unwrap();
+        let mut reply = [0; 64];
+        let (mut came, mut returned) = (0, 0);
+        let before = touched();
+        for _ in 0..PACKETS {
+            client.send(&[0x10; 200]).unwrap();
+            plain.receive(&mut batch, 64);
+            while let Some(frame) = batch.pop() {
+                came += 1;
+                plain.recycle(frame);
+            }
+            let mut frame = plain.take_free().unwrap();
+            let room = plain.room(&mut frame);
+            back.write(room, Mac::default(), 5, Ecn::ECT_1).unwrap();
+            plain.transmit(frame, back.header_len() + 5);
+            assert_eq!(plain.flush(), 0);
+            returned += usize::from(client.recv(&mut reply).is_ok());
+        }
+        let after = touched();
+        assert_eq!((came, returned), (PACKETS, PACKETS), "{at}");
+        assert_eq!(after - before, 0, "allocations or frees per {PACKETS} packets, {at}");
+    }
+}

@@ -26,6 +26,8 @@ const LOCAL: [u8; 4] = [198, 51, 100, 1];
 
 #[path = "xdp/edge.rs"]
 mod edge;
+#[path = "xdp/plain.rs"]
+mod plain;
 
 struct Loaded {
     bpf: Ebpf,
@@ -381,12 +383,12 @@ fn a_fenced_node_is_silent() {
 }
 
 /// R0.5: every table of the object is pinned, so that a program that replaces another finds all of them; those of the
-/// compiler and of the log are its own.
+/// compiler, of the log, and of the programs in front of plain sockets are its own.
 #[test]
 #[ignore = "needs root: loads XDP programs"]
 fn r0_5_every_table_is_pinned() {
     let bpf = attach::load(SLOTS).unwrap();
-    let own = |name: &str| name.starts_with('.') || name.starts_with("AYA_LOG");
+    let own = |name: &str| name.starts_with('.') || name.starts_with("AYA_LOG") || name == "PLAIN";
     let mut found: Vec<&str> = bpf.maps().map(|(name, _)| name).filter(|name| !own(name)).collect();
     found.sort_unstable();
     let mut pinned = jvpn_dataplane::pins::TABLES;

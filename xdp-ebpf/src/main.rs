@@ -5,6 +5,7 @@
 #![no_main]
 
 mod frame;
+mod plain;
 mod route;
 
 use aya_ebpf::bindings::xdp_action;
@@ -63,7 +64,7 @@ pub fn wan(ctx: XdpContext) -> u32 {
         WanClass::Control(_) | WanClass::Refused(_) if route::is_forwarded(&ctx) => {
             pass(DropReason::PassedToKernel)
         }
-        WanClass::Control(datagram) => control(&ctx, gate, &datagram),
+        WanClass::Control(datagram) => control(&Frame::of(&ctx), gate, &datagram),
         WanClass::Refused(reason) => {
             if gate.log != 0 {
                 debug!(&ctx, "refused, reason {}", reason.number());
@@ -100,10 +101,10 @@ pub fn lan(ctx: XdpContext) -> u32 {
 /// First the sender's own share, then that of the class: who floods uses up his own first. Within the class of known
 /// handles those go first whose handle is not asked for all the time.
 #[inline(always)]
-fn control(ctx: &XdpContext, gate: &Gate, datagram: &ControlFrame) -> u32 {
+fn control<V: View>(frame: &V, gate: &Gate, datagram: &ControlFrame) -> u32 {
     let now = boot_time();
     let mut entry = None;
-    let class = datagram.class(&Frame::of(ctx), |handle| {
+    let class = datagram.class(frame, |handle| {
         entry = HANDLES.get_ptr_mut(handle);
         entry.is_some()
     });

@@ -3,6 +3,7 @@
 
 use super::binding::{OpenError, Opened, Sending};
 use super::{Agent, Phase, Transmit};
+use crate::offload::too_big;
 use crate::paths::UplinkId;
 use jvpn_abi::BootTime;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind, SizeFrame};
@@ -26,6 +27,9 @@ pub enum Inner {
     Send(UplinkId),
     /// Kept until a path carries data again.
     Held,
+    /// Larger than the path carries, which is this many octets. Counted; the shell cuts it, or tells its sender
+    /// ([`crate::offload::too_big`]).
+    TooBig(u16),
     /// Dropped and counted.
     Dropped,
 }
@@ -47,9 +51,11 @@ impl Agent {
         if session.binding.sending == Sending::Stopped {
             return self.hold_packet(now, frame, end);
         }
-        if len > usize::from(session.mtu.carried()).min(MAX_INNER_LEN) {
-            self.counters.inner_too_big += 1;
-            return Inner::Dropped;
+        let carried = session.mtu.carried().min(MAX_INNER_LEN as u16);
+        if len > usize::from(carried) {
+            let cut = too_big::may_be_cut(packet);
+            *(if cut { &mut self.counters.inner_cut } else { &mut self.counters.inner_too_big }) += 1;
+            return Inner::TooBig(carried);
         }
         session.monitor.on_sent(now);
         let expired = now >= session.binding.hard_limit_at();

@@ -14,6 +14,7 @@ mod binding;
 mod birth;
 mod control;
 mod data;
+mod ecn;
 mod event;
 mod gateways;
 mod mtu;

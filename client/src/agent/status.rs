@@ -76,8 +76,15 @@ pub struct Counters {
     pub inner_malformed: u64,
     /// Inner packets of a kind that the tunnel does not carry.
     pub inner_unsupported: u64,
-    /// Inner packets larger than the tunnel MTU.
+    /// Inner packets that came in datagrams marked "congestion experienced" and whose sender does not speak ECN: dropped, so
+    /// that it hears of the congestion (RFC 6040 §4.2).
+    pub congestion_lost: u64,
+    /// Inner packets larger than the path carries that must not be cut: lost.
     pub inner_too_big: u64,
+    /// Of these, those whose sender was told the size that fits.
+    pub too_big_told: u64,
+    /// Inner packets larger than the path carries that left in pieces (IPv4 without DF).
+    pub inner_cut: u64,
     /// Inner packets that could not be sealed.
     pub seal_failed: u64,
     /// Events that nobody took.

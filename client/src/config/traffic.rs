@@ -31,7 +31,7 @@ pub struct Traffic {
     /// The networks that the uplinks are connected to go around it as well.
     pub local_network: bool,
     /// Nothing else than the tunnel's datagrams and what is excluded leaves the host.
-    pub kill_switch: bool,
+    pub kill_switch: KillSwitchMode,
     /// Mark of the agent's own datagrams (`SO_MARK`).
     pub mark: u32,
 }
@@ -43,8 +43,52 @@ impl Default for Traffic {
             routes: Vec::new(),
             exclude: Vec::new(),
             local_network: false,
-            kill_switch: false,
+            kill_switch: KillSwitchMode::Off,
             mark: MARK,
+        }
+    }
+}
+
+/// `kill_switch`: whether there is one, and what opens the host again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "SwitchValue")]
+pub enum KillSwitchMode {
+    /// None.
+    #[default]
+    Off,
+    /// Until the agent is asked to end, by `jvpn down` or by a signal.
+    On,
+    /// Until `jvpn down`, and nothing else.
+    Always,
+}
+
+impl KillSwitchMode {
+    /// Whether there is to be one.
+    #[must_use]
+    pub const fn is_wanted(self) -> bool {
+        !matches!(self, Self::Off)
+    }
+}
+
+/// As it stands in the file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SwitchValue {
+    Flag(bool),
+    Word(String),
+}
+
+impl TryFrom<SwitchValue> for KillSwitchMode {
+    type Error = String;
+
+    fn try_from(value: SwitchValue) -> Result<Self, String> {
+        match value {
+            SwitchValue::Flag(false) => Ok(Self::Off),
+            SwitchValue::Flag(true) => Ok(Self::On),
+            SwitchValue::Word(word) if word == "always" => Ok(Self::Always),
+            SwitchValue::Word(word) => {
+                Err(format!("kill_switch = '{word}' is none of true, false and \"always\""))
+            }
         }
     }
 }
@@ -134,7 +178,7 @@ impl Traffic {
             ));
         }
         // nftables reads a star at the end of a device name as "any rest".
-        if self.kill_switch && interface.contains(['*', '"', '\\']) {
+        if self.kill_switch.is_wanted() && interface.contains(['*', '"', '\\']) {
             return Some(format!("[interface] name = '{interface}' cannot be written in a kill switch"));
         }
         None

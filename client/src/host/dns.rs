@@ -4,6 +4,7 @@
 //! The file is replaced in one step, and the one before is kept beside it, where a restart of the host does not lose it.
 //! What somebody else wrote later is never overwritten: then theirs stays.
 
+use super::record::sync_folder;
 use super::{resolv, tool};
 use crate::config::{Dns, DnsMethod};
 use std::fmt;
@@ -110,6 +111,8 @@ pub fn set(path: &Path, interface: &str, servers: &[IpAddr], search: &[String]) 
     remove_if_there(&backup)?;
     if original.is_some() {
         keep(path, &backup)?;
+        // On the disk before the change: after a loss of power one of the two is there.
+        sync_folder(&backup)?;
     }
     let text = resolv::render(interface, servers, search, original.as_deref());
     let fresh = beside(path, ".jvpn-new");
@@ -122,7 +125,8 @@ pub fn set(path: &Path, interface: &str, servers: &[IpAddr], search: &[String]) 
         // Nothing was changed: nothing is to be put back.
         let _gone = (std::fs::remove_file(&fresh), std::fs::remove_file(&backup));
         io::Error::new(error.kind(), format!("{} cannot be replaced: {error}", path.display()))
-    })
+    })?;
+    sync_folder(path)
 }
 
 /// Puts back what was at `path` before [`set`], if the file there is still the one that was written for `interface`.
@@ -136,10 +140,14 @@ pub fn restore(path: &Path, interface: &str) -> io::Result<Outcome> {
         Some(own) if own.is_intact && own.interface != interface => Ok(Outcome::NotOurs),
         Some(own) if own.is_intact && own.had_original => {
             std::fs::rename(&backup, path).map_err(|error| {
-                let message =
-                    format!("{} cannot be put back to {}: {error}", backup.display(), path.display());
+                let (path, backup) = (path.display(), backup.display());
+                let message = format!(
+                    "{backup} cannot be put back to {path}: {error}; write the host's own name servers into {path}, \
+                     and nothing is left to put back"
+                );
                 io::Error::new(error.kind(), message)
             })?;
+            sync_folder(path)?;
             Ok(Outcome::Restored)
         }
         Some(own) if own.is_intact => std::fs::remove_file(path).map(|()| Outcome::Removed),
@@ -196,7 +204,10 @@ fn beside(path: &Path, ending: &str) -> PathBuf {
 fn keep(path: &Path, backup: &Path) -> io::Result<()> {
     match std::fs::read_link(path) {
         Ok(target) => symlink(target, backup),
-        Err(_) => std::fs::hard_link(path, backup).or_else(|_| std::fs::copy(path, backup).map(|_| ())),
+        Err(_) => std::fs::hard_link(path, backup).or_else(|_| {
+            std::fs::copy(path, backup)?;
+            std::fs::File::open(backup)?.sync_all()
+        }),
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::{BATCHES_PER_ROUND, Shell};
 use crate::agent::Inner;
-use crate::io::frames::BATCH;
+use crate::io::frames::{BATCH, FRAME_LEN};
 use crate::offload::coalesce::{PACKETS_MAX, Place};
+use crate::offload::too_big::{self, ANSWER_MAX, Pieces};
 use crate::paths::UplinkId;
-use jvpn_abi::wire::DATA_HEADER_LEN;
+use jvpn_abi::BootTime;
+use jvpn_abi::wire::{DATA_HEADER_LEN, TAG_LEN};
 use jvpn_host::clock;
 
 impl Shell {
@@ -25,11 +27,15 @@ impl Shell {
             };
             let now = clock::now();
             for slot in 0..self.inbox.len() {
-                let (from, places) = self.inbox.datagrams(slot);
+                let (arrival, places) = self.inbox.datagrams(slot);
                 for place in places {
                     let octets = self.inbox.octets();
                     let Some(datagram) = octets.get_mut(place.clone()) else { continue };
-                    let Some(packet) = self.agent.handle_datagram(now, id, from, datagram) else { continue };
+                    let opened = self.agent.handle_datagram(now, id, arrival.from, datagram);
+                    let Some(packet) = opened else { continue };
+                    if !self.agent.pass_mark_on(packet, arrival.mark) {
+                        continue;
+                    }
                     // Opened in place: the packet lies behind the header.
                     let place = Place { at: place.start + DATA_HEADER_LEN, len: packet.len() };
                     if self.tunnel.is_offloaded() {
@@ -48,6 +54,32 @@ impl Shell {
                 return;
             }
         }
+    }
+
+    /// Frame `index` holds a packet that the path does not carry in one piece: it leaves in several, or its sender is told.
+    fn refuse_or_cut(&mut self, now: BootTime, index: usize, carried: u16) {
+        let frame = self.frames.frame(index);
+        let packet = frame.get(DATA_HEADER_LEN..frame.len().saturating_sub(TAG_LEN)).unwrap_or_default();
+        if too_big::may_be_cut(packet) {
+            let mut pieces = Pieces::new(packet, usize::from(carried));
+            let mut buffer = [0; FRAME_LEN];
+            while let Some(len) = buffer.get_mut(DATA_HEADER_LEN..).and_then(|room| pieces.next(room)) {
+                let Some(piece) = buffer.get_mut(..DATA_HEADER_LEN + len + TAG_LEN) else { break };
+                if let Inner::Send(uplink) = self.agent.handle_inner_packet(now, piece)
+                    && let Some(transport) =
+                        self.uplinks.get_mut(uplink.index()).and_then(|u| u.transport.as_mut())
+                {
+                    transport.send_one(piece);
+                }
+            }
+        } else {
+            let mut answer = [0; ANSWER_MAX];
+            if let Some(len) = self.teller.tell(now, packet, carried, &mut answer) {
+                self.agent.told_too_big();
+                self.tunnel.write_one(answer.get(..len).unwrap_or_default());
+            }
+        }
+        self.frames.set_len(index, 0);
     }
 
     /// Seals what the host wants to send and hands it to the uplink that carries data.
@@ -71,9 +103,11 @@ impl Shell {
                     }
                 };
                 for index in filled..filled + count {
+                    self.frames.copy_mark(index);
                     match self.agent.handle_inner_packet(now, self.frames.frame_mut(index)) {
                         // At most one path carries data, and it changes only in handle_*: a batch has one uplink.
                         Inner::Send(uplink) => over = Some(uplink),
+                        Inner::TooBig(carried) => self.refuse_or_cut(now, index, carried),
                         Inner::Held | Inner::Dropped => self.frames.set_len(index, 0),
                     }
                 }

@@ -1,6 +1,7 @@
 //! Fixed buffers for one batch of packets, allocated once.
 
-use jvpn_abi::Endpoint;
+use jvpn_abi::wire::DATA_HEADER_LEN;
+use jvpn_abi::{Ecn, Endpoint};
 use std::ops::Range;
 
 /// Packets per outgoing batch: enough for a large TCP segment behind others, few enough to stay in the cache (256 KiB).
@@ -13,11 +14,16 @@ pub const FRAME_LEN: usize = crate::agent::MAX_INNER_LEN + crate::agent::FRAME_O
 pub struct Frames {
     octets: Box<[[u8; FRAME_LEN]]>,
     lengths: [usize; BATCH],
+    marks: [Ecn; BATCH],
 }
 
 impl Default for Frames {
     fn default() -> Self {
-        Self { octets: vec![[0; FRAME_LEN]; BATCH].into_boxed_slice(), lengths: [0; BATCH] }
+        Self {
+            octets: vec![[0; FRAME_LEN]; BATCH].into_boxed_slice(),
+            lengths: [0; BATCH],
+            marks: [Ecn::NOT_ECT; BATCH],
+        }
     }
 }
 
@@ -39,6 +45,21 @@ impl Frames {
     pub fn frame(&self, index: usize) -> &[u8] {
         let len = self.lengths.get(index).copied().unwrap_or(0);
         self.octets.get(index).and_then(|octets| octets.get(..len)).unwrap_or_default()
+    }
+
+    /// Takes down the congestion mark of the inner packet in frame `index`, which is still to be sealed: the datagram that
+    /// carries it gets the same one (RFC 6040 §4.1).
+    pub fn copy_mark(&mut self, index: usize) {
+        let mark = Ecn::of(self.frame(index).get(DATA_HEADER_LEN..).unwrap_or_default());
+        if let Some(slot) = self.marks.get_mut(index) {
+            *slot = mark;
+        }
+    }
+
+    /// The mark that frame `index` leaves with.
+    #[must_use]
+    pub fn mark(&self, index: usize) -> Ecn {
+        self.marks.get(index).copied().unwrap_or_default()
     }
 
     /// The same, to change in place.
@@ -77,6 +98,8 @@ pub struct Arrival {
     pub stride: usize,
     /// From where.
     pub from: Endpoint,
+    /// The congestion mark of all of them.
+    pub mark: Ecn,
 }
 
 impl Default for Inbox {
@@ -115,13 +138,13 @@ impl Inbox {
         self.arrivals.is_empty()
     }
 
-    /// Where the datagrams of slot `index` lie, and from where they came.
-    pub fn datagrams(&self, index: usize) -> (Endpoint, impl Iterator<Item = Range<usize>> + use<>) {
+    /// Where the datagrams of slot `index` lie, and what holds for all of them.
+    pub fn datagrams(&self, index: usize) -> (Arrival, impl Iterator<Item = Range<usize>> + use<>) {
         let arrival = self.arrivals.get(index).copied().unwrap_or_default();
         let (start, stride) = (index * self.slot_len, arrival.stride.max(1));
         let end = start + arrival.len.min(self.slot_len);
         let places = (start..end).step_by(stride).map(move |at| at..(at + stride).min(end));
-        (arrival.from, places)
+        (arrival, places)
     }
 
     /// The whole buffer, in which these places are.
@@ -140,10 +163,10 @@ mod tests {
         let mut inbox = Inbox::default();
         assert_eq!(inbox.slots(LARGE).count(), LARGE_SLOTS);
         let from = Endpoint::v4([192, 0, 2, 1], 4_500);
-        inbox.arrived(Arrival { len: 0, stride: 0, from });
-        inbox.arrived(Arrival { len: 250, stride: 100, from });
-        let (source, places) = inbox.datagrams(1);
-        assert_eq!(source, from);
+        inbox.arrived(Arrival { from, ..Arrival::default() });
+        inbox.arrived(Arrival { len: 250, stride: 100, from, mark: Ecn::CE });
+        let (arrival, places) = inbox.datagrams(1);
+        assert_eq!((arrival.from, arrival.mark), (from, Ecn::CE));
         let places: Vec<_> = places.collect();
         assert_eq!(places, [LARGE..LARGE + 100, LARGE + 100..LARGE + 200, LARGE + 200..LARGE + 250]);
         assert_eq!((inbox.datagrams(0).1.count(), inbox.datagrams(9).1.count()), (0, 0));

@@ -1,12 +1,13 @@
 //! The kill switch and the name servers of a running agent: put in place, kept in line, taken back.
 
-use crate::config::{Config, Dns, Traffic};
+use crate::config::{Config, Dns, KillSwitchMode, Traffic};
 use crate::host::dns::{self, Outcome, Way};
 use crate::host::killswitch::{self, KillSwitch};
 use crate::host::record::Record;
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -28,6 +29,17 @@ pub(super) struct Guard {
     name_servers: Value,
 }
 
+/// Why the agent ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Somebody said so: `jvpn down`.
+    Wish,
+    /// A signal to end: of a service manager, a terminal, a host that shuts down.
+    Signal,
+    /// A signal to make room for the next agent at once (SIGUSR2).
+    Restart,
+}
+
 /// Whether the agent has come up. One that could not start takes its kill switch back, unless there was one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Begun {
@@ -45,8 +57,10 @@ impl Guard {
             tracing::warn!(%error, "what an agent before left is unknown; taking back what this configuration names");
             Some(Record::as_configured(config))
         });
-        let wanted = config.traffic.kill_switch.then(|| table.clone());
-        let left = old.as_ref().and_then(|old| old.kill_switch.clone());
+        let wanted = config.traffic.kill_switch.is_wanted().then(|| table.clone());
+        // That of another boot went with its kernel.
+        let left =
+            old.as_ref().filter(|old| !old.is_of_another_boot()).and_then(|old| old.kill_switch.clone());
         let mut guard = Self {
             traffic: config.traffic.clone(),
             dns: config.dns.clone(),
@@ -56,6 +70,7 @@ impl Guard {
                 kill_switch: wanted.clone(),
                 dns: None,
                 resolv_conf: config.dns.resolv_conf.clone(),
+                boot: Record::this_boot(),
             },
             switch: None,
             begun: if left.is_some() { Begun::Yes } else { Begun::NotYet },
@@ -152,9 +167,15 @@ impl Guard {
                 return;
             }
             Way::File => {
-                self.record.dns = Some(self.interface.clone());
-                self.write_record();
-                dns::set(&self.dns.resolv_conf, &self.interface, &servers, &self.dns.search)
+                let before = self.record.dns.replace(self.interface.clone());
+                // First on the disk, then done: what is not written down would stay after a loss of power.
+                match self.record.write(&self.path) {
+                    Ok(()) => dns::set(&self.dns.resolv_conf, &self.interface, &servers, &self.dns.search),
+                    Err(error) => {
+                        self.record.dns = before;
+                        Err(self.unwritable(&error))
+                    }
+                }
             }
         };
         self.servers.clone_from(&servers);
@@ -188,13 +209,26 @@ impl Guard {
         json!({
             "full_tunnel": self.traffic.full_tunnel,
             "kill_switch": self.switch.is_some(),
+            "kill_switch_outlives_signals": self.stays_shut(Ending::Signal),
             "name_servers": name_servers,
         })
     }
 
+    /// Whether the kill switch stays when the agent ends.
+    pub(super) const fn stays_shut(&self, ending: Ending) -> bool {
+        self.switch.is_some()
+            && match ending {
+                Ending::Wish => false,
+                Ending::Restart => true,
+                Ending::Signal => matches!(self.traffic.kill_switch, KillSwitchMode::Always),
+            }
+    }
+
     /// Takes everything back; what could not be, in words. `left`: what of the tunnel is still there. While anything is, the
-    /// kill switch stays, as after a crash: what could not be taken back must not let traffic out.
-    pub(super) fn finish(mut self, mut left: Vec<String>) -> Vec<String> {
+    /// kill switch stays, as after a crash: what could not be taken back must not let traffic out. So it does at an end
+    /// that is none to the user ([`Self::stays_shut`]): the next start takes it over, and `jvpn down` removes it.
+    pub(super) fn finish(mut self, mut left: Vec<String>, ending: Ending) -> Vec<String> {
+        let stays_shut = self.stays_shut(ending);
         if let Some(interface) = self.record.dns.take() {
             match dns::restore(&self.dns.resolv_conf, &interface) {
                 Ok(Outcome::NotOurs) => {
@@ -207,10 +241,13 @@ impl Guard {
                 }
             }
         }
-        if self.switch.is_some()
-            && let Some(table) = &self.record.kill_switch
-        {
-            if !left.is_empty() {
+        if let Some(table) = self.record.kill_switch.as_ref().filter(|_| self.switch.is_some()) {
+            if stays_shut {
+                tracing::info!(
+                    table,
+                    "the kill switch stays, and nothing leaves the host: 'jvpn down' opens it"
+                );
+            } else if !left.is_empty() {
                 left.push(format!(
                     "the kill switch (nftables table inet {table}), held back because of that: the host stays shut; \
                      'jvpn down' tries again"
@@ -219,7 +256,7 @@ impl Guard {
                 left.push(error.to_string());
             }
         }
-        if left.is_empty() {
+        if left.is_empty() && !stays_shut {
             Record::remove(&self.path);
         } else {
             self.write_record();
@@ -231,6 +268,11 @@ impl Guard {
         if let Err(error) = self.record.write(&self.path) {
             tracing::warn!(%error, path = %self.path.display(), "'jvpn down' will not know what to undo after a crash");
         }
+    }
+
+    fn unwritable(&self, error: &io::Error) -> io::Error {
+        let path = self.path.display();
+        io::Error::new(error.kind(), format!("{path}, where it is written down what to put back: {error}"))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::link::traffic::TrafficSetup;
 use crate::link::watch::{News, Watch};
 use crate::link::{Links, TunnelSetup};
 use crate::offload::coalesce::Batch;
+use crate::offload::too_big::Teller;
 use crate::paths::UplinkId;
 use crate::paths::mtu::MTU_BASE;
 use crate::transport::{Transport, udp::Udp};
@@ -25,7 +26,7 @@ use crate::tun::Tun;
 use alarm::Alarm;
 use anyhow::Context;
 use frames::{Frames, Inbox};
-use guard::Guard;
+use guard::{Ending, Guard};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_crypto::rng::OsRandom;
 use jvpn_host::status::{Asker, StatusListener};
@@ -62,6 +63,7 @@ const LINK_RETRY: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     Signals,
+    Restart,
     Status,
     Links,
     Tunnel,
@@ -81,6 +83,7 @@ impl Token {
             Self::Tunnel => 3,
             Self::Alarm => 4,
             Self::Names => 5,
+            Self::Restart => 6,
             Self::Uplink(id) => Self::FIRST_UPLINK + u64::from(id.0),
         }
     }
@@ -93,6 +96,7 @@ impl Token {
             3 => Self::Tunnel,
             4 => Self::Alarm,
             5 => Self::Names,
+            6 => Self::Restart,
             other => Self::Uplink(UplinkId(u8::try_from(other.checked_sub(Self::FIRST_UPLINK)?).ok()?)),
         })
     }
@@ -102,7 +106,7 @@ impl Token {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Running {
     Yes,
-    No,
+    No(Ending),
 }
 
 /// The agent with everything it needs from the host.
@@ -115,6 +119,7 @@ struct Shell {
     watch: Watch,
     status: StatusListener,
     signals: UnixStream,
+    restarts: UnixStream,
     alarm: Alarm,
     /// If the gateway is configured by name.
     names: Option<Names>,
@@ -129,6 +134,8 @@ struct Shell {
     inbox: Inbox,
     /// Packets that came, until the tunnel device takes them.
     batch: Batch,
+    /// Tells senders of what the path does not carry.
+    teller: Teller,
     offload: Offload,
     devices: Vec<String>,
     interface: String,
@@ -174,6 +181,7 @@ impl Shell {
         let (local, preshared) = (config.secret()?, config.preshared()?);
         // Handlers first: from here on Ctrl-C cleans up.
         let signals = signals::shutdown_stream().context("cannot register signal handlers")?;
+        let restarts = signals::restart_stream().context("cannot register signal handlers")?;
         let status = StatusListener::bind(&config.status_socket, STATUS_MODE)
             .with_context(|| format!("cannot serve {}", config.status_socket.display()))?;
         // Until a name has been looked up nothing leads anywhere, and no uplink is usable.
@@ -212,6 +220,7 @@ impl Shell {
             watch,
             status,
             signals,
+            restarts,
             alarm: Alarm::new().context("cannot make a timer")?,
             names,
             guard,
@@ -222,6 +231,7 @@ impl Shell {
             frames: Frames::default(),
             inbox: Inbox::default(),
             batch: Batch::default(),
+            teller: Teller::default(),
             offload: config.offload,
             devices,
             interface: config.interface.name.clone(),
@@ -241,6 +251,7 @@ impl Shell {
             self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token.number()))
         };
         add(self.signals.as_fd(), Token::Signals)?;
+        add(self.restarts.as_fd(), Token::Restart)?;
         add(self.status.listener().as_fd(), Token::Status)?;
         add(self.watch.as_fd(), Token::Links)?;
         add(self.tunnel.as_fd(), Token::Tunnel)?;
@@ -277,7 +288,8 @@ impl Shell {
                 Token::Tunnel => self.take_packets(),
                 Token::Links => self.take_news(),
                 Token::Status => self.answer_status(),
-                Token::Signals => self.take_signal(),
+                Token::Signals => self.take_signal(Ending::Signal),
+                Token::Restart => self.take_signal(Ending::Restart),
                 Token::Alarm => self.alarm.clear(),
                 Token::Names => self.take_name(),
             }
@@ -382,11 +394,12 @@ impl Shell {
         self.flush(now);
     }
 
-    fn take_signal(&mut self) {
+    fn take_signal(&mut self, ending: Ending) {
         let mut octets = [0; 16];
-        if self.signals.read(&mut octets).is_ok_and(|count| count > 0) {
-            tracing::info!("asked to end");
-            self.running = Running::No;
+        let stream = if ending == Ending::Restart { &mut self.restarts } else { &mut self.signals };
+        if stream.read(&mut octets).is_ok_and(|count| count > 0) {
+            tracing::info!(?ending, "asked to end");
+            self.running = Running::No(ending);
         }
     }
 
@@ -400,7 +413,7 @@ impl Shell {
         });
         if !askers.is_empty() {
             tracing::info!("asked to end over the status socket");
-            self.running = Running::No;
+            self.running = Running::No(Ending::Wish);
             self.askers.extend(askers);
         }
     }
@@ -488,7 +501,12 @@ impl Shell {
         let now = clock::now();
         self.agent.terminate(now);
         self.flush(now);
-        let Self { mut links, tunnel, status, askers, interface, guard, .. } = self;
+        let Self { mut links, tunnel, status, askers, interface, guard, running, .. } = self;
+        // Who asked for the end by name is told that the host is open.
+        let ending = match running {
+            Running::No(ending) if askers.is_empty() => ending,
+            Running::No(_) | Running::Yes => Ending::Wish,
+        };
         let mut left = Vec::new();
         left.extend(links.tear_down().err().map(|error| error.to_string()));
         drop(tunnel);
@@ -497,7 +515,7 @@ impl Shell {
             Err(error) => left.push(format!("unknown, since the host cannot be looked at: {error}")),
         }
         // Last: nothing is let out while anything of the tunnel is still there.
-        let left = guard.finish(left);
+        let left = guard.finish(left, ending);
         let document = if left.is_empty() {
             tracing::info!("ended; device, routes and rules removed");
             json!({ "ok": true, "message": "ended" })

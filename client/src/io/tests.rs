@@ -2,6 +2,7 @@
 //! in-memory gateway behind a real UDP socket. Needs root and says so when it is not.
 
 mod naming;
+mod restarts;
 mod traffic;
 
 use crate::agent::tests::gateway::Gateway;

@@ -6,3 +6,4 @@
 //! tunnel device takes it as one segment. Wherever the kernel refuses, packets go one by one.
 
 pub mod coalesce;
+pub mod too_big;

@@ -1,5 +1,6 @@
 //! How a batch of frames is cut into calls: which of them leave together as one large datagram. Pure.
 
+use jvpn_abi::Ecn;
 use std::ops::Range;
 
 /// Most datagrams in a large one (`UDP_MAX_SEGMENTS` of kernels before 6.9 is 64).
@@ -16,8 +17,14 @@ pub(super) enum Piece {
     Large(Range<usize>),
 }
 
-/// The first piece of the frames in `range` whose lengths `length` tells; empty frames are passed over. `None`: none is left.
-pub(super) fn next_piece(length: impl Fn(usize) -> usize, range: Range<usize>, large: bool) -> Option<Piece> {
+/// The first piece of the frames in `range` whose lengths and congestion marks `length` and `mark` tell; empty frames are
+/// passed over. `None`: none is left. All frames of a piece have one mark: the headers of one call are the same.
+pub(super) fn next_piece(
+    length: impl Fn(usize) -> usize,
+    mark: impl Fn(usize) -> Ecn,
+    range: Range<usize>,
+    large: bool,
+) -> Option<Piece> {
     let start = range.clone().find(|index| length(*index) > 0)?;
     let run = |from: usize| {
         let size = length(from);
@@ -25,7 +32,7 @@ pub(super) fn next_piece(length: impl Fn(usize) -> usize, range: Range<usize>, l
         let mut end = from + 1;
         while large && end < range.end && end - from < SEGMENTS_MAX {
             let next = length(end);
-            if next == 0 || next > size || octets + next > OCTETS_MAX {
+            if next == 0 || next > size || octets + next > OCTETS_MAX || mark(end) != mark(from) {
                 break;
             }
             octets += next;
@@ -42,7 +49,7 @@ pub(super) fn next_piece(length: impl Fn(usize) -> usize, range: Range<usize>, l
     }
     // As far as nothing goes together.
     let mut end = end;
-    while end < range.end && length(end) > 0 && run(end) == end + 1 {
+    while end < range.end && length(end) > 0 && mark(end) == mark(start) && run(end) == end + 1 {
         end += 1;
     }
     Some(Piece::Single(start..end))
@@ -54,9 +61,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn pieces(lengths: &[usize], large: bool) -> Vec<Piece> {
+        marked(lengths, |_| Ecn::NOT_ECT, large)
+    }
+
+    fn marked(lengths: &[usize], mark: impl Fn(usize) -> Ecn, large: bool) -> Vec<Piece> {
         let mut rest = 0..lengths.len();
         let mut all = Vec::new();
-        while let Some(piece) = next_piece(|index| lengths[index], rest.clone(), large) {
+        while let Some(piece) = next_piece(|index| lengths[index], &mark, rest.clone(), large) {
             let (Piece::Single(range) | Piece::Large(range)) = &piece;
             assert!(range.end > rest.start, "it goes on");
             rest.start = range.end;
@@ -77,13 +88,26 @@ mod tests {
         assert_eq!(pieces(&[60; 100], true), [Large(0..64), Large(64..100)]);
     }
 
+    /// R9.1: what leaves by one call has one congestion mark.
+    #[test]
+    fn r9_1_marks_are_not_mixed() {
+        use Piece::{Large, Single};
+        let mark = |index| if index == 2 || index == 3 { Ecn::CE } else { Ecn::NOT_ECT };
+        assert_eq!(marked(&[9; 6], mark, true), [Large(0..2), Large(2..4), Large(4..6)]);
+        assert_eq!(marked(&[9; 6], mark, false), [Single(0..2), Single(2..4), Single(4..6)]);
+        assert_eq!(marked(&[4, 9, 9, 4, 9], mark, true), [Single(0..2), Large(2..4), Single(4..5)]);
+    }
+
     proptest! {
         /// Every frame leaves once and in order; a large one is as the kernel wants it.
         #[test]
-        fn every_frame_leaves_once(lengths in proptest::collection::vec(0usize..5, 0..128), large: bool) {
+        fn every_frame_leaves_once(
+            lengths in proptest::collection::vec(0usize..5, 0..128), large: bool, marks: u128
+        ) {
+            let mark = |index: usize| Ecn::from_bits((marks >> index & 1) as u8);
             let lengths: Vec<usize> = lengths.iter().map(|length| length * 450).collect();
             let mut left = Vec::new();
-            for piece in pieces(&lengths, large) {
+            for piece in marked(&lengths, mark, large) {
                 if let Piece::Large(range) = &piece {
                     let (last, rest) = lengths[range.clone()].split_last().unwrap();
                     prop_assert!(large && !rest.is_empty() && range.len() <= SEGMENTS_MAX);
@@ -91,6 +115,7 @@ mod tests {
                     prop_assert!(lengths[range.clone()].iter().sum::<usize>() <= OCTETS_MAX);
                 }
                 let (Piece::Single(range) | Piece::Large(range)) = piece;
+                prop_assert!(range.clone().all(|index| mark(index) == mark(range.start)));
                 left.extend(range);
             }
             let all: Vec<usize> = (0..lengths.len()).filter(|index| lengths[*index] > 0).collect();

@@ -3,7 +3,7 @@
 use super::pieces::{Piece, next_piece};
 use super::{Transport, TransportHealth};
 use crate::io::frames::{Arrival, BATCH, FRAME_LEN, Frames, Inbox, LARGE, LARGE_SLOTS, SMALL_SLOTS};
-use jvpn_abi::Endpoint;
+use jvpn_abi::{Ecn, Endpoint};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -28,9 +28,9 @@ const QUEUE_PATIENCE_MS: u16 = 2;
 pub struct Udp {
     socket: Socket,
     gateway: SockaddrStorage,
+    is_v4: bool,
     /// The gateway once per datagram of a batch, as `sendmmsg` takes it.
     addresses: Box<[Option<SockaddrStorage>; BATCH]>,
-    headers_in: MultiHeaders<SockaddrStorage>,
     headers_out: MultiHeaders<SockaddrStorage>,
     health: TransportHealth,
 }
@@ -64,6 +64,11 @@ impl Udp {
         socket.bind_device(Some(device.as_bytes()))?;
         socket.set_mark(mark)?;
         forbid_fragments(&socket, gateway)?;
+        // What the path says about congestion comes with each datagram (ip(7), ipv6(7)).
+        match gateway {
+            SocketAddr::V4(_) => setsockopt(&socket, sockopt::IpRecvTos, &true)?,
+            SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?,
+        }
         // Forced sizes need CAP_NET_ADMIN and are not bounded by sysctl; without it the ordinary ones do.
         if socket.set_recv_buffer_size(SOCKET_BUFFER).is_err()
             || socket.set_send_buffer_size(SOCKET_BUFFER).is_err()
@@ -79,26 +84,27 @@ impl Udp {
         Ok(Self {
             socket,
             gateway: SockaddrStorage::from(gateway),
+            is_v4: gateway.is_ipv4(),
             addresses: Box::new([Some(SockaddrStorage::from(gateway)); BATCH]),
-            headers_in: MultiHeaders::preallocate(SMALL_SLOTS, None),
-            headers_out: MultiHeaders::preallocate(BATCH, None),
+            headers_out: MultiHeaders::preallocate(BATCH, Some(nix::cmsg_space!(i32))),
             health,
         })
     }
 
-    /// Sends frames until the queue is full; how many the host took.
+    /// Sends frames of one congestion mark until the queue is full; how many the host took.
     fn send_some(&mut self, frames: &Frames, range: Range<usize>) -> Result<usize, Errno> {
         let slices: [[IoSlice<'_>; 1]; BATCH] =
             std::array::from_fn(|at| [IoSlice::new(frames.frame(range.start + at))]);
         let count = range.len().min(BATCH);
         let slices = slices.get(..count).unwrap_or_default();
         let fd = self.socket.as_raw_fd();
+        let mark = Mark::new(frames.mark(range.start));
         let sent = sendmmsg(
             fd,
             &mut self.headers_out,
             slices,
             self.addresses.get(..count).unwrap_or_default(),
-            [],
+            [mark.message(self.is_v4)],
             MsgFlags::MSG_DONTWAIT,
         )?
         .count();
@@ -108,7 +114,7 @@ impl Udp {
         Ok(sent)
     }
 
-    /// Sends frames of one length (the last may be shorter) as one datagram that the kernel cuts.
+    /// Sends frames of one length (the last may be shorter) and one mark as one datagram that the kernel cuts.
     fn send_large(&mut self, frames: &Frames, range: Range<usize>) -> Result<(), Errno> {
         let mut slices = [IoSlice::new(&[]); BATCH];
         let mut octets = 0;
@@ -117,7 +123,8 @@ impl Udp {
             octets += slice.len();
         }
         let size = u16::try_from(frames.frame(range.start).len()).unwrap_or(u16::MAX);
-        let cut = [ControlMessage::UdpGsoSegments(&size)];
+        let mark = Mark::new(frames.mark(range.start));
+        let cut = [ControlMessage::UdpGsoSegments(&size), mark.message(self.is_v4)];
         let slices = slices.get(..range.len()).unwrap_or_default();
         let (fd, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
         sendmsg(fd, slices, &cut, flags, Some(&self.gateway))?;
@@ -156,7 +163,7 @@ impl Udp {
         let mut count = 0;
         {
             // New for each call: `recvmmsg` shortens the room for control messages to what came, and nix does not undo that.
-            let mut headers = MultiHeaders::preallocate(LARGE_SLOTS, Some(nix::cmsg_space!(i32)));
+            let mut headers = MultiHeaders::preallocate(LARGE_SLOTS, Some(nix::cmsg_space!(i32, i32)));
             let mut buffers = inbox.slots(LARGE);
             let mut slices: [[IoSliceMut<'_>; 1]; LARGE_SLOTS] =
                 std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
@@ -167,7 +174,7 @@ impl Udp {
                 Err(errno) => return Err(errno.into()),
             };
             for (message, arrival) in received.zip(&mut arrivals) {
-                *arrival = large_arrival(&message);
+                *arrival = self::arrival(&message);
                 count += 1;
             }
         }
@@ -186,20 +193,20 @@ impl Udp {
         let mut arrivals = [(Arrival::default(), false); SMALL_SLOTS];
         let mut count = 0;
         {
+            // New for each call, as above.
+            let mut headers = MultiHeaders::preallocate(SMALL_SLOTS, Some(nix::cmsg_space!(i32)));
             let mut buffers = inbox.slots(FRAME_LEN);
             let mut slices: [[IoSliceMut<'_>; 1]; SMALL_SLOTS] =
                 std::array::from_fn(|_| [IoSliceMut::new(buffers.next().unwrap_or_default())]);
             let fd = self.socket.as_raw_fd();
-            let received =
-                match recvmmsg(fd, &mut self.headers_in, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
-                    Ok(received) => received,
-                    Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
-                    Err(errno) => return Err(errno.into()),
-                };
+            let received = match recvmmsg(fd, &mut headers, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None) {
+                Ok(received) => received,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(false),
+                Err(errno) => return Err(errno.into()),
+            };
             for (message, slot) in received.zip(&mut arrivals) {
-                let from = message.address.as_ref().and_then(endpoint).unwrap_or_default();
                 let cut = message.flags.contains(MsgFlags::MSG_TRUNC) || message.bytes > FRAME_LEN;
-                *slot = (Arrival { len: message.bytes, stride: message.bytes, from }, cut);
+                *slot = (Arrival { len: message.bytes, ..arrival(&message) }, cut);
                 count += 1;
             }
         }
@@ -241,7 +248,12 @@ impl Transport for Udp {
 
     fn send(&mut self, frames: &Frames, range: Range<usize>) {
         let mut rest = range;
-        while let Some(piece) = next_piece(|index| frames.frame(index).len(), rest.clone(), self.health.gso) {
+        while let Some(piece) = next_piece(
+            |index| frames.frame(index).len(),
+            |index| frames.mark(index),
+            rest.clone(),
+            self.health.gso,
+        ) {
             match piece {
                 Piece::Single(range) => {
                     rest.start = range.end;
@@ -314,16 +326,38 @@ fn force_buffers(socket: &Socket) {
     }
 }
 
-/// What one call gave: one datagram, or several of the length that the kernel says.
-fn large_arrival(message: &nix::sys::socket::RecvMsg<'_, '_, SockaddrStorage>) -> Arrival {
+/// A congestion mark as control messages carry it.
+struct Mark {
+    tos: u8,
+    class: i32,
+}
+
+impl Mark {
+    const fn new(mark: Ecn) -> Self {
+        Self { tos: mark.bits(), class: mark.bits() as i32 }
+    }
+
+    const fn message(&self, is_v4: bool) -> ControlMessage<'_> {
+        if is_v4 { ControlMessage::Ipv4Tos(&self.tos) } else { ControlMessage::Ipv6TClass(&self.class) }
+    }
+}
+
+/// What one message brought: one datagram, or several of the length that the kernel says. It joins only those whose marks
+/// are the same (Linux 6.10; `docs/decisions/0044-client-edges-and-plain-sockets.md`).
+fn arrival(message: &nix::sys::socket::RecvMsg<'_, '_, SockaddrStorage>) -> Arrival {
     let from = message.address.as_ref().and_then(endpoint).unwrap_or_default();
-    let said = |control: ControlMessageOwned| {
-        let ControlMessageOwned::UdpGroSegments(size) = control else { return None };
-        usize::try_from(size).ok()
-    };
-    let stride = message.cmsgs().ok().and_then(|mut all| all.find_map(said)).filter(|size| *size > 0);
+    let (mut stride, mut mark) = (None, Ecn::NOT_ECT);
+    for control in message.cmsgs().into_iter().flatten() {
+        if let ControlMessageOwned::UdpGroSegments(size) = control {
+            stride = usize::try_from(size).ok().filter(|size| *size > 0);
+        } else if let ControlMessageOwned::Ipv4Tos(tos) = control {
+            mark = Ecn::from_bits(tos);
+        } else if let ControlMessageOwned::Ipv6TClass(class) = control {
+            mark = Ecn::from_bits(class as u8);
+        }
+    }
     let len = if message.flags.contains(MsgFlags::MSG_TRUNC) { 0 } else { message.bytes };
-    Arrival { len, stride: stride.unwrap_or(len), from }
+    Arrival { len, stride: stride.unwrap_or(len), from, mark }
 }
 
 fn endpoint(addr: &SockaddrStorage) -> Option<Endpoint> {

@@ -84,3 +84,109 @@ fn datagrams_are_never_fragmented() {
         }
     }
 }
+
+/// The other end of the device, in a network and thread of its own: sends what it is told from the gateway's addresses.
+fn far_end(orders: std::sync::mpsc::Receiver<(SocketAddr, Vec<(u8, u8)>)>) -> std::thread::JoinHandle<()> {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (ready, is_ready) = std::sync::mpsc::channel::<()>();
+    let far = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        tell.send(nix::unistd::gettid()).unwrap();
+        is_ready.recv().unwrap();
+        ip("link set lo up");
+        ip("link set farX addrgenmode none up");
+        ip("addr add 198.51.100.1/32 dev farX");
+        ip("addr add 2001:db8:1::1/128 dev farX nodad");
+        for (to, family) in [("192.0.2.2", ""), ("2001:db8::2", "-6 ")] {
+            ip(&format!("{family}route add {to} dev farX"));
+            ip(&format!("{family}neigh add {to} lladdr 02:00:00:00:00:01 dev farX nud permanent"));
+        }
+        for (to, marks) in orders {
+            let from = if to.is_ipv4() { "198.51.100.1:4500" } else { "[2001:db8:1::1]:4500" };
+            let socket = std::net::UdpSocket::bind(from).unwrap();
+            for (number, mark) in marks {
+                let mark = i32::from(mark);
+                if to.is_ipv4() {
+                    setsockopt(&socket, sockopt::Ipv4Tos, &mark).unwrap();
+                } else {
+                    setsockopt(&socket, sockopt::Ipv6TClass, &mark).unwrap();
+                }
+                socket.send_to(&[number; 300], to).unwrap();
+            }
+        }
+    });
+    ip(&format!("link set farX netns {}", told.recv().unwrap()));
+    ready.send(()).unwrap();
+    far
+}
+
+/// R9.1: a kernel that joins datagrams joins none whose congestion marks differ, in neither family: each arrives with its
+/// own. (Linux before 6.10 does, unless the fix was brought back to it.)
+#[test]
+fn r9_1_joined_datagrams_keep_their_marks() {
+    if !network() {
+        return;
+    }
+    ip("link set upX address 02:00:00:00:00:01");
+    // A veth joins nothing of a peer that hands over whole segments anyway.
+    for args in [["-K", "farX", "tso", "off"], ["-K", "upX", "gro", "on"]] {
+        assert!(Command::new("ethtool").args(args).status().expect("ethtool is installed").success());
+    }
+    // Joins what comes within 20 ms: without, a kernel on a fast host finds each datagram alone.
+    std::fs::write("/sys/class/net/upX/gro_flush_timeout", "20000000").unwrap();
+    std::fs::write("/sys/class/net/upX/napi_defer_hard_irqs", "10").unwrap();
+    let (order, orders) = std::sync::mpsc::channel();
+    let far = far_end(orders);
+    for (gateway, own) in [("198.51.100.1:4500", "192.0.2.2"), ("[2001:db8:1::1]:4500", "2001:db8::2")] {
+        let gateway: SocketAddr = gateway.parse().unwrap();
+        let mut udp = Udp::open("upX", 7, true, Endpoint::from(gateway)).unwrap();
+        assert!(udp.health.gro, "this kernel joins");
+        let port = udp.socket.local_addr().unwrap().as_socket().unwrap().port();
+        let marks: Vec<(u8, u8)> =
+            (0..64).map(|n| (n, [2, 2, 2, 3, 0, 0, 1, 3][usize::from(n) % 8])).collect();
+        let mut joined = 0;
+        for _ in 0..20 {
+            order.send((SocketAddr::new(own.parse().unwrap(), port), marks.clone())).unwrap();
+            let mut came = 0;
+            while came < marks.len() {
+                let mut fds = [PollFd::new(udp.as_fd(), PollFlags::POLLIN)];
+                assert_eq!(poll(&mut fds, 10_000u16).unwrap(), 1, "{gateway}: {came} came");
+                let mut inbox = Inbox::default();
+                udp.receive(&mut inbox).unwrap();
+                for slot in 0..inbox.len() {
+                    let (arrival, places) = inbox.datagrams(slot);
+                    assert_eq!(arrival.from, Endpoint::from(gateway));
+                    for place in places {
+                        let number = inbox.octets()[place.start];
+                        assert_eq!(arrival.mark.bits(), marks[usize::from(number)].1, "{gateway}: {number}");
+                        came += 1;
+                    }
+                }
+            }
+            joined = udp.health.large_received;
+            if joined > 8 {
+                break;
+            }
+        }
+        assert!(joined > 0, "{gateway}: nothing was joined, so nothing is shown");
+        // What does not join receives marks, too.
+        udp.health.gro = false;
+        setsockopt(&udp.socket, sockopt::UdpGroSegment, &false).unwrap();
+        order.send((SocketAddr::new(own.parse().unwrap(), port), marks.clone())).unwrap();
+        let mut came = Vec::new();
+        while came.len() < marks.len() {
+            let mut fds = [PollFd::new(udp.as_fd(), PollFlags::POLLIN)];
+            assert_eq!(poll(&mut fds, 10_000u16).unwrap(), 1, "{gateway}, one by one");
+            let mut inbox = Inbox::default();
+            udp.receive(&mut inbox).unwrap();
+            for slot in 0..inbox.len() {
+                let (arrival, mut places) = inbox.datagrams(slot);
+                came.push((inbox.octets()[places.next().unwrap().start], arrival.mark.bits()));
+            }
+        }
+        came.sort_unstable();
+        assert_eq!(came, marks, "{gateway}, one by one");
+    }
+    drop(order);
+    far.join().unwrap();
+}

@@ -9,6 +9,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod ecn;
 pub mod edge;
 pub mod endpoint;
 pub mod limit;
@@ -19,6 +20,7 @@ pub mod time;
 pub mod wire;
 pub mod word;
 
+pub use ecn::Ecn;
 pub use endpoint::Endpoint;
 pub use reason::{DropReason, Reason};
 pub use time::BootTime;

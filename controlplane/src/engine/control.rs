@@ -51,8 +51,9 @@ impl Engine {
         }
     }
 
-    /// DATA in the kernel's socket: XDP should have steered it. Counted, never opened.
-    pub(super) fn stray_data(&mut self, at: Arrival, datagram: &[u8]) {
+    /// DATA in the kernel's socket. Of a bound slot: it should have been steered, and is counted, never opened. Else a sample
+    /// by the program that chooses among plain sockets, which cannot mark it as XDP does.
+    pub(super) fn stray_data(&mut self, at: Arrival, datagram: &[u8], view: &dyn ContextView) {
         let bound = DataHeader::parse(datagram)
             .and_then(|header| Some((header.slot, self.world.by_slot.get(&header.slot)?)))
             .and_then(|(slot, id)| self.sessions.get(id)?.binding.as_ref().filter(|b| b.slot == slot))
@@ -62,5 +63,8 @@ impl Engine {
         } else {
             Counter::KernelSocketOtherData
         });
+        if !bound {
+            self.sample(at, datagram, view);
+        }
     }
 }

@@ -124,7 +124,7 @@ impl Engine {
             Some(MsgType::ReattachRequest) => self.reattach(at, datagram, view),
             Some(MsgType::Control) => self.control(at, datagram, view),
             Some(MsgType::UnboundSample) => self.sample(at, datagram, view),
-            Some(MsgType::Data) => self.stray_data(at, datagram),
+            Some(MsgType::Data) => self.stray_data(at, datagram, view),
             Some(MsgType::PathProbe) => self.path_probe(at, datagram),
             Some(
                 MsgType::HandshakeResponse

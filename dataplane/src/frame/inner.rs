@@ -1,6 +1,7 @@
 //! Inner packets: what the pipeline reads of an IPv4 or IPv6 header, and what it changes there.
 
 use super::checksum::updated;
+pub use jvpn_abi::Ecn;
 use jvpn_abi::steer::{IPV4_LEN, IPV6_LEN};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -81,47 +82,6 @@ impl std::fmt::Debug for Address {
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         std::fmt::Display::fmt(&self.ip(), f)
-    }
-}
-
-/// Explicit congestion notification: the low two bits of TOS or traffic class (RFC 3168 §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ecn(u8);
-
-impl Ecn {
-    /// The sender does not speak ECN.
-    pub const NOT_ECT: Self = Self(0);
-    /// ECN-capable, codepoint 1.
-    pub const ECT_1: Self = Self(1);
-    /// Congestion experienced.
-    pub const CE: Self = Self(3);
-
-    /// From the low two bits of an octet.
-    #[must_use]
-    #[inline]
-    pub const fn from_bits(octet: u8) -> Self {
-        Self(octet & 3)
-    }
-
-    /// The two bits.
-    #[must_use]
-    #[inline]
-    pub const fn bits(self) -> u8 {
-        self.0
-    }
-
-    /// What an inner packet with this mark carries after it left an outer one marked `outer` (RFC 6040 §4.2, normal mode).
-    /// `None`: it is dropped, because the network saw congestion and the packet cannot say so.
-    #[must_use]
-    #[inline]
-    pub const fn leaving(self, outer: Self) -> Option<Self> {
-        match (self.0, outer.0) {
-            (0, 3) => None,
-            (0, _) => Some(Self::NOT_ECT),
-            (_, 3) => Some(Self::CE),
-            (2, 1) => Some(Self::ECT_1),
-            (_, _) => Some(self),
-        }
     }
 }
 

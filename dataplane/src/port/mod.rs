@@ -4,6 +4,7 @@
 //! so that a frame in two rings cannot be written in safe code. Rings are single-producer single-consumer; a `Port`
 //! lives on one thread.
 
+mod message;
 mod mode;
 mod options;
 pub mod plain;

@@ -16,6 +16,18 @@ pub(crate) fn set(socket: &impl AsRawFd, level: i32, name: i32, value: i32) -> i
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sets an option of octets.
+///
+/// # Errors
+/// What the kernel says.
+#[cfg(test)]
+pub(crate) fn set_octets(socket: &impl AsRawFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let (fd, len) = (socket.as_raw_fd(), value.len() as libc::socklen_t);
+    // SAFETY: an option of so many octets that live through the call.
+    let outcome = unsafe { libc::setsockopt(fd, level, name, value.as_ptr().cast(), len) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Has a program choose the socket of a group that shares a port (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
 ///
 /// # Errors

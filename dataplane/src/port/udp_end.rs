@@ -1,19 +1,15 @@
 //! The WAN without AF_XDP: a UDP socket beside the control plane's, on the same port. The kernel gives it DATA and the
 //! other one the rest (`SO_REUSEPORT` with a program that looks at the first octet, see [`crate::udp`]).
 
+use super::message::{self, Received, Way};
 use super::plain::End;
 use crate::frame::{Ecn, Family, Mac, OUTER_V4_LEN, OUTER_V6_LEN, OuterTemplate};
 use jvpn_abi::Endpoint;
 use jvpn_abi::steer::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, UDP_LEN};
 use jvpn_abi::wire::{be16, octets};
-use nix::cmsg_space;
-use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, SockaddrIn6, SockaddrStorage, recvmsg, sendmsg,
-};
-use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A worker's socket.
 #[derive(Debug)]
@@ -34,72 +30,33 @@ impl UdpEnd {
 
 impl End for UdpEnd {
     fn take(&mut self, buffer: &mut [u8]) -> io::Result<Option<Range<usize>>> {
-        let mut space = cmsg_space!(libc::in6_pktinfo, libc::c_int);
         // The headers that the kernel took off are put back in front; which family's they are is known afterwards.
         let (head, room) = buffer.split_at_mut_checked(OUTER_V6_LEN).unwrap_or_default();
-        let mut parts = [IoSliceMut::new(room)];
-        let received = match recvmsg::<SockaddrStorage>(
-            self.socket.as_raw_fd(),
-            &mut parts,
-            Some(&mut space),
-            MsgFlags::MSG_DONTWAIT,
-        ) {
-            Ok(received) => received,
-            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(Received { len, is_cut, remote, local, mark }) = message::receive(&self.socket, room)?
+        else {
+            return Ok(None);
         };
-        let (mut to, mut ecn) = (None, Ecn::NOT_ECT);
-        for message in received.cmsgs()? {
-            if let ControlMessageOwned::Ipv4PacketInfo(info) = message {
-                to = Some(Ipv4Addr::from(u32::from_be(info.ipi_addr.s_addr)).to_ipv6_mapped());
-            } else if let ControlMessageOwned::Ipv6PacketInfo(info) = message {
-                to = Some(Ipv6Addr::from(info.ipi6_addr.s6_addr));
-            } else if let ControlMessageOwned::Ipv4Tos(tos) = message {
-                ecn = Ecn::from_bits(tos);
-            } else if let ControlMessageOwned::Ipv6TClass(class) = message {
-                ecn = Ecn::from_bits(class as u8);
-            }
-        }
-        let len = received.bytes;
-        let cut = received.flags.contains(MsgFlags::MSG_TRUNC);
-        let (Some(remote), Some(to), false) = (received.address.as_ref().and_then(endpoint), to, cut) else {
+        let (Some(remote), Some(to), false) = (remote, local, is_cut) else {
             // Not whole, or from nowhere: an empty frame, which the pipeline counts.
             return Ok(Some(0..0));
         };
-        let local = Endpoint { addr: to.octets(), port: self.port };
+        let local = Endpoint { addr: to, port: self.port };
         // The frame as it was on the wire: from the client to us.
         let Some(template) = OuterTemplate::new(Mac::default(), remote, local) else { return Ok(Some(0..0)) };
         let start = OUTER_V6_LEN - template.header_len();
-        let written = head.get_mut(start..).and_then(|head| template.write(head, Mac::default(), len, ecn));
+        let written = head.get_mut(start..).and_then(|head| template.write(head, Mac::default(), len, mark));
         Ok(Some(if written.is_some() { start..OUTER_V6_LEN + len } else { 0..0 }))
     }
 
     fn give(&mut self, frame: &[u8]) -> io::Result<()> {
-        let malformed = || io::Error::new(io::ErrorKind::InvalidInput, "no frame of ours");
+        let malformed = || io::Error::from(io::ErrorKind::InvalidInput);
         let sent = Outgoing::parse(frame).ok_or_else(malformed)?;
-        let payload = [IoSlice::new(sent.payload)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let fd = self.socket.as_raw_fd();
-        let (tos, class) = (sent.ecn.bits(), i32::from(sent.ecn.bits()));
-        let v4 = (sent.local.v4_octets(), sent.remote.v4_octets());
-        if let (Family::V4, (Some(from), Some(to))) = (self.family, v4) {
-            let info = libc::in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(from) },
-                ipi_addr: libc::in_addr { s_addr: 0 },
-            };
-            let control = [ControlMessage::Ipv4PacketInfo(&info), ControlMessage::Ipv4Tos(&tos)];
-            let to = SockaddrIn::from(std::net::SocketAddrV4::new(to.into(), sent.remote.port));
-            sendmsg(fd, &payload, &control, flags, Some(&to))?;
-            return Ok(());
-        }
-        let addr = libc::in6_addr { s6_addr: sent.local.addr };
-        let info = libc::in6_pktinfo { ipi6_addr: addr, ipi6_ifindex: 0 };
-        let to = SockaddrIn6::from(SocketAddrV6::new(sent.remote.addr.into(), sent.remote.port, 0, 0));
-        // The kernel takes the mark of a mapped destination from the traffic class, too.
-        let control = [ControlMessage::Ipv6PacketInfo(&info), ControlMessage::Ipv6TClass(&class)];
-        sendmsg(fd, &payload, &control, flags, Some(&to))?;
-        Ok(())
+        let way = match (self.family, sent.remote.v4_octets()) {
+            (Family::V4, _) => Way::V4,
+            (Family::V6, Some(_)) => Way::Mapped,
+            (Family::V6, None) => Way::V6,
+        };
+        message::send(&self.socket, way, (sent.local, sent.remote), sent.ecn, sent.payload)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
@@ -135,17 +92,77 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-fn endpoint(address: &SockaddrStorage) -> Option<Endpoint> {
-    let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::from((v4.ip(), v4.port())));
-    let v6 = address.as_sockaddr_in6().map(|v6| SocketAddr::from((v6.ip(), v6.port())));
-    v4.or(v6).map(Endpoint::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::frame::outer_ecn;
     use jvpn_abi::steer::{WanClass, classify_wan};
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
+    use std::io::IoSliceMut;
+    use std::net::SocketAddr;
+    use std::os::fd::AsRawFd;
+
+    /// The mark of the next datagram that a client receives.
+    fn mark_received(client: &std::net::UdpSocket) -> Ecn {
+        let (mut buffer, mut space) = ([0; 64], nix::cmsg_space!(i32));
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        let got = recvmsg::<()>(client.as_raw_fd(), &mut parts, Some(&mut space), MsgFlags::empty()).unwrap();
+        let mark = got.cmsgs().unwrap().find_map(|message| {
+            if let ControlMessageOwned::Ipv4Tos(tos) = message {
+                Some(Ecn::from_bits(tos))
+            } else if let ControlMessageOwned::Ipv6TClass(class) = message {
+                Some(Ecn::from_bits(class as u8))
+            } else {
+                None
+            }
+        });
+        mark.expect("a mark was asked for")
+    }
+
+    /// R9.1: congestion marks go through the socket in both directions and both families.
+    #[test]
+    fn r9_1_marks_go_through() {
+        let Ok(opened) = crate::udp::open_for_data("lo", 0) else {
+            eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+            return;
+        };
+        let port = crate::udp::port_of(&opened.socket).unwrap();
+        let mut end = UdpEnd::new(opened.socket, opened.family, port);
+        for at in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(client) = std::net::UdpSocket::bind(at) else { continue };
+            let own = client.local_addr().unwrap();
+            let there = SocketAddr::new(own.ip(), port);
+            client.connect(there).unwrap();
+            client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+            let back = OuterTemplate::new(Mac::default(), there.into(), own.into()).unwrap();
+            if own.is_ipv4() {
+                setsockopt(&client, sockopt::IpRecvTos, &true).unwrap();
+            } else {
+                setsockopt(&client, sockopt::Ipv6RecvTClass, &true).unwrap();
+            }
+            for mark in (0..4).map(Ecn::from_bits) {
+                let bits = i32::from(mark.bits());
+                if own.is_ipv4() {
+                    setsockopt(&client, sockopt::Ipv4Tos, &bits).unwrap();
+                } else {
+                    setsockopt(&client, sockopt::Ipv6TClass, &bits).unwrap();
+                }
+                client.send(&[0x10; 40]).unwrap();
+                let mut buffer = [0; 2_048];
+                let frame = loop {
+                    if let Some(frame) = end.take(&mut buffer).unwrap() {
+                        break frame;
+                    }
+                };
+                assert_eq!(outer_ecn(&buffer[frame]), mark, "{at}: in");
+                let mut frame = vec![0; back.header_len()];
+                back.write(&mut frame, Mac::default(), 5, mark).unwrap();
+                frame.extend(b"reply");
+                end.give(&frame).unwrap();
+                assert_eq!(mark_received(&client), mark, "{at}: out");
+            }
+        }
+    }
 
     /// What a socket receives becomes the frame that was on the wire, and a frame leaves as its datagram; in both
     /// families over one socket.

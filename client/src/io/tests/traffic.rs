@@ -9,13 +9,13 @@ use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-fn output(program: &str, words: &str) -> String {
+pub(super) fn output(program: &str, words: &str) -> String {
     let output = Command::new(program).args(words.split_whitespace()).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// A datagram that no tunnel carries; `Err` says how the host refused it.
-fn send_beside(to: &str) -> Result<(), ErrorKind> {
+pub(super) fn send_beside(to: &str) -> Result<(), ErrorKind> {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::BindToDevice, &"upB".into()).unwrap();
     socket.send_to(b"leak", to).map(|_| ()).map_err(|error| error.kind())
@@ -33,7 +33,7 @@ fn answer(to: &str) -> Result<usize, ErrorKind> {
     exchange().map_err(|error| error.kind())
 }
 
-const BESIDE: &str = "10.0.2.1:4500";
+pub(super) const BESIDE: &str = "10.0.2.1:4500";
 const GATEWAY: &str = "198.51.100.1:4500";
 
 /// R7.1: under the kill switch nothing leaves beside the tunnel: not while it is up, not while it recovers, not when the
@@ -85,7 +85,7 @@ fn r7_1_the_kill_switch_outlives_the_agent() {
 }
 
 /// A network behind this host, of a thread's own: its host asks `to` and hears an answer, or not.
-fn ask_from_behind(to: &'static str) -> Result<usize, ErrorKind> {
+pub(super) fn ask_from_behind(to: &'static str) -> Result<usize, ErrorKind> {
     let (tell, told) = std::sync::mpsc::channel();
     let (ready, is_ready) = std::sync::mpsc::channel::<()>();
     let behind = std::thread::spawn(move || {
