@@ -78,7 +78,7 @@ pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Re
     };
     let mut stage = Stage::set_up(plan, interrupt, &progress)?;
     let mut report =
-        Report { scenario: "idle", environment: stage.environment()?, aim_percent: AIM, ..Report::default() };
+        Report { scenario: "idle", environment: stage.environment(), aim_percent: AIM, ..Report::default() };
     stage.pass(SETTLING)?;
     report.measured.push(measure(&mut stage, 0, options.time)?);
     let total = options.sessions;

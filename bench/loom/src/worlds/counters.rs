@@ -67,7 +67,7 @@ pub fn window(mutant: Mutant) {
 pub fn rekey_flips_once(mutant: Mutant) {
     explore(mutant, None, move || {
         let context = Arc::new(tables::context(mutant, 0));
-        jvpn_dataplane::slots::clear(&*context, word(1), 0);
+        jvpn_dataplane::slots::clear(&*context, word(1), 0, 0);
         let worker = |context: &Context<Cell>| {
             let confirmed = confirm(context, word(1), BootTime(1));
             let flipped = flip_to(context, 1);

@@ -136,9 +136,9 @@ fn installer(world: &World) {
     let word = BindingWord(entry.word);
     if world.mutant == Mutant::HandedOutBeforeCleared {
         world.handout.push(word);
-        clear(&world.contexts[0], word, entry.key_number);
+        clear(&world.contexts[0], word, entry.key_number, 0);
     } else {
-        clear(&world.contexts[0], word, entry.key_number);
+        clear(&world.contexts[0], word, entry.key_number, 0);
         world.handout.push(word);
     }
 }

@@ -64,7 +64,7 @@ fn confirmations_with(mutant: Mutant, waiting: u64, slots: &'static [u32]) {
 pub fn probes(mutant: Mutant) {
     explore(mutant, None, move || {
         let contexts = Arc::new([tables::context(mutant, 0)]);
-        jvpn_dataplane::slots::clear(&contexts[0], word(1), 0);
+        jvpn_dataplane::slots::clear(&contexts[0], word(1), 0, 0);
         let far = Arc::clone(&contexts);
         let worker = spawn(move || {
             for number in 1..=2_u32 {
