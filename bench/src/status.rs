@@ -71,6 +71,12 @@ impl ControlPlaneStatus {
             .sum()
     }
 
+    /// Bindings to addresses that their requests had proven.
+    #[must_use]
+    pub fn addresses_proven(&self) -> u64 {
+        counter(&self.0, "counters", "reattach_address_proven")
+    }
+
     /// DATA of bound paths that the control plane itself found in its socket.
     #[must_use]
     pub fn kernel_socket_bound_data(&self) -> u64 {

@@ -57,7 +57,7 @@ impl Agent {
             *(if cut { &mut self.counters.inner_cut } else { &mut self.counters.inner_too_big }) += 1;
             return Inner::TooBig(carried);
         }
-        session.monitor.on_sent(now);
+        session.monitor.on_sent(now, len);
         let expired = now >= session.binding.hard_limit_at();
         let sealed =
             if expired { Err(CryptoError::Exhausted) } else { session.binding.seal(frame, MAX_INNER_LEN) };
@@ -90,7 +90,7 @@ impl Agent {
             && session.binding.sending == Sending::Allowed
             && let Some(packet) = self.hold.pop(now)
         {
-            session.monitor.on_sent(now);
+            session.monitor.on_sent(now, packet.len());
             if let Ok(payload) = session.binding.seal_new(&packet) {
                 self.counters.packets_out += 1;
                 self.counters.bytes_out += packet.len() as u64;

@@ -146,7 +146,7 @@ impl Session {
 impl Agent {
     pub(super) fn drive_session(&mut self, now: BootTime) {
         loop {
-            let Phase::Session(session) = &mut self.phase else { return };
+            let Self { phase: Phase::Session(session), paths, .. } = self else { return };
             if let Some(recovery) = &session.recovery
                 && now >= session.loss_deadline(recovery)
             {
@@ -155,6 +155,9 @@ impl Agent {
             }
             if session.binding.sending == Sending::Stopped {
                 break;
+            }
+            if session.monitor.missed() > 0 {
+                session.monitor.set_elsewhere(paths.elsewhere(now, session.binding.uplink));
             }
             let step = session.monitor.poll(now);
             self.suspicion = match (session.monitor.missed(), self.suspicion) {

@@ -15,6 +15,7 @@ use candidates::{CandidateSettings, Evidence, Watch};
 use jvpn_abi::BootTime;
 use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_session::quality::Measure;
+use monitor::Elsewhere;
 use quality::{PathQuality, Poor};
 use serde::Serialize;
 use std::net::IpAddr;
@@ -320,6 +321,17 @@ impl Paths {
             .filter(|(_, uplink)| self.evidence(uplink, now) == Evidence::Answering && better(uplink))
             .min_by_key(|(id, uplink)| (uplink.rank(), *id))
             .map(|(id, _)| id)
+    }
+
+    /// Whether another uplink than `active` answers.
+    #[must_use]
+    pub fn elsewhere(&self, now: BootTime, active: UplinkId) -> Elsewhere {
+        let mut others = self.iter().filter(|(id, uplink)| *id != active && uplink.link.is_usable());
+        if others.any(|(_, uplink)| self.evidence(uplink, now) == Evidence::Answering) {
+            Elsewhere::Answers
+        } else {
+            Elsewhere::Nowhere
+        }
     }
 
     /// What probes have said about an uplink.

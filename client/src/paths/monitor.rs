@@ -12,6 +12,13 @@ use std::time::Duration;
 const TRAFFIC_HOLD: Duration = Duration::from_secs(1);
 /// Longest time that arriving frames may outvote missing answers: then only one direction works.
 const ANSWERLESS_MAX: Duration = Duration::from_secs(1);
+/// The same while another uplink answers and nothing of ours can be what delays the answers: as many times the longest
+/// round trip to be expected, and this at least.
+const ANSWERLESS_MIN: Duration = Duration::from_millis(300);
+const ANSWERLESS_ROUNDS: u32 = 4;
+/// Octets of ours since the last answer that make a queue of [`ANSWERLESS_MIN`] only on a way up of less than 3.5 Mbit/s.
+/// Beyond them the answers may wait behind what we sent.
+const OWN_QUEUE: u64 = 128 << 10;
 /// Shortest time for an unproven binding, as BIND_UNCONFIRMED has it (docs/PROTOCOL.md).
 const UNPROVEN_MIN: Duration = Duration::from_secs(1);
 /// Probes that may be on their way or missed at once; more than `dead_after` ever needs.
@@ -92,11 +99,23 @@ pub struct Monitor {
     missed: u32,
     /// When the oldest probe of the present row of misses was sent.
     answerless_since: Option<BootTime>,
+    /// Octets of inner packets that were sent since the last answer.
+    sent_unanswered: u64,
+    elsewhere: Elsewhere,
     last_probe: Option<BootTime>,
     next_probe: BootTime,
     last_heard: BootTime,
     last_traffic: Option<BootTime>,
     vigilance: Vigilance,
+}
+
+/// Whether there is somewhere to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// No other uplink is known to answer.
+    Nowhere,
+    /// One answers.
+    Answers,
 }
 
 /// Whether an idle path is probed as under traffic.
@@ -122,6 +141,8 @@ impl Monitor {
             next_id: 0,
             missed: 0,
             answerless_since: None,
+            sent_unanswered: 0,
+            elsewhere: Elsewhere::Nowhere,
             last_probe: None,
             next_probe: now,
             last_heard: now,
@@ -167,9 +188,15 @@ impl Monitor {
         self.next_probe.since(now)
     }
 
-    /// An inner packet was sent. Wakes an idle watch.
-    pub fn on_sent(&mut self, now: BootTime) {
+    /// An inner packet of so many octets was sent. Wakes an idle watch.
+    pub fn on_sent(&mut self, now: BootTime, octets: usize) {
+        self.sent_unanswered = self.sent_unanswered.saturating_add(octets as u64);
         self.touch(now);
+    }
+
+    /// Whether another uplink could take the session.
+    pub const fn set_elsewhere(&mut self, elsewhere: Elsewhere) {
+        self.elsewhere = elsewhere;
     }
 
     /// The next probe is due now: something has to be told to the gateway.
@@ -197,6 +224,7 @@ impl Monitor {
         self.rtt.sample(rtt);
         self.missed = 0;
         self.answerless_since = None;
+        self.sent_unanswered = 0;
         for slot in &mut self.sent {
             slot.take_if(|other| other.fate == Fate::Missed);
         }
@@ -302,8 +330,19 @@ impl Monitor {
             return None;
         }
         let silent = self.last_heard.after(self.rtt.miss_after() + self.suspicion());
-        let answerless = self.answerless_since.unwrap_or(self.last_heard).after(ANSWERLESS_MAX);
+        let answerless = self.answerless_since.unwrap_or(self.last_heard).after(self.answerless_max());
         Some(silent.min(answerless))
+    }
+
+    /// How long arriving frames outvote missing answers. A queue on the way up delays answers and kills nothing. One that
+    /// grows as fast as time passes (slow start) delays the next answer by one probe interval more than the last, which is
+    /// within four round trips as the estimator has them then; one that is ours and larger is known by what we sent. And
+    /// where nobody else answers, there is nowhere to go.
+    fn answerless_max(&self) -> Duration {
+        if self.elsewhere == Elsewhere::Nowhere || self.sent_unanswered > OWN_QUEUE {
+            return ANSWERLESS_MAX;
+        }
+        (self.rtt.miss_after() * ANSWERLESS_ROUNDS).clamp(ANSWERLESS_MIN, ANSWERLESS_MAX)
     }
 }
 

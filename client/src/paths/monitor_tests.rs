@@ -23,6 +23,8 @@ struct World {
     /// Inner packets come until this moment.
     heard_until: BootTime,
     traffic: u64,
+    /// Of each packet.
+    octets: usize,
     acks: Vec<(BootTime, u32)>,
     probes: Vec<BootTime>,
 }
@@ -37,6 +39,7 @@ impl World {
             cut_at: BootTime::NEVER,
             heard_until: BootTime(0),
             traffic,
+            octets: 100,
             acks: Vec::new(),
             probes: Vec::new(),
         }
@@ -51,7 +54,7 @@ impl World {
                 self.monitor.on_ack(now, id);
             }
             if self.traffic > 0 && now.0.is_multiple_of(self.traffic) {
-                self.monitor.on_sent(now);
+                self.monitor.on_sent(now, self.octets);
             }
             if now < self.heard_until {
                 self.monitor.on_received(now);
@@ -112,7 +115,7 @@ fn traffic_wakes_an_idle_watch() {
     let mut world = World::new(ms(10), 0);
     world.run(world.now.after(ms(10_000)));
     let before = world.probes.len();
-    world.monitor.on_sent(world.now);
+    world.monitor.on_sent(world.now, 100);
     assert_eq!(world.monitor.next_event(), world.now, "due now, not in the past: the host has not slept");
     world.run(world.now.after(ms(2)));
     assert_eq!(world.probes.len(), before + 1);
@@ -140,6 +143,42 @@ fn one_way_paths_die_too() {
     assert!(world.now.since(cut) <= ms(1_300), "{:?}", world.now.since(cut));
 }
 
+/// R7.1: the same while another uplink answers is found in less than 600 ms at a round trip of 50 ms, whenever it is cut.
+#[test]
+fn r7_1_a_one_way_path_is_left_sooner_for_one_that_answers() {
+    for phase in 0..25 {
+        let mut world = World::new(ms(50), 10 * MS);
+        world.monitor.set_elsewhere(Elsewhere::Answers);
+        world.run(world.now.after(ms(3_000 + 17 * phase)));
+        (world.cut_at, world.heard_until) = (world.now, BootTime::NEVER);
+        let cut = world.now;
+        assert_eq!(world.run(cut.after(ms(10_000))), Some(Step::Dead));
+        let found = world.now.since(cut);
+        assert!(found >= ms(100) && found <= ms(510), "{found:?}");
+    }
+}
+
+/// R7.1: no false alarm, though another uplink answers: a queue on the way up that grows as fast as time passes, and a jump
+/// behind what the client itself has sent.
+#[test]
+fn r7_1_a_queue_on_the_way_up_is_no_one_way_path() {
+    let mut world = World::new(ms(50), 10 * MS);
+    world.monitor.set_elsewhere(Elsewhere::Answers);
+    world.run(world.now.after(ms(3_000)));
+    world.heard_until = BootTime::NEVER;
+    for _ in 0..150 {
+        world.rtt += ms(5);
+        assert_eq!(world.run(world.now.after(ms(5))), None, "at {:?}", world.rtt);
+    }
+    assert_eq!(world.run(world.now.after(ms(5_000))), None);
+    let mut world = World::new(ms(20), MS);
+    world.octets = 1_200;
+    world.monitor.set_elsewhere(Elsewhere::Answers);
+    world.run(world.now.after(ms(3_000)));
+    (world.rtt, world.heard_until) = (ms(600), BootTime::NEVER);
+    assert_eq!(world.run(world.now.after(ms(5_000))), None);
+}
+
 #[test]
 fn a_binding_that_nobody_answers_is_unproven() {
     let mut world = World::new(ms(2), 10 * MS);
@@ -159,7 +198,7 @@ proptest! {
         let mut now = start;
         let (mut row, mut count) = (0, 0);
         while count < lost.len() {
-            monitor.on_sent(now);
+            monitor.on_sent(now, 100);
             match monitor.poll(now) {
                 Step::Probe { id, .. } => {
                     let drop = lost[count] && row < 2;
