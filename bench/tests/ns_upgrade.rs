@@ -217,7 +217,7 @@ fn r1_2_a_restart_in_another_mode_leaves_no_link_behind() {
     assert!(is_empty_or_gone(&dir));
 }
 
-/// With sockets of its own it gets as far as the queues, which are taken.
+/// It is told who is there before it has touched anything.
 fn second_data_plane_is_refused(lab: &Lab) {
     let file = lab.places.config_dir.join(Role::DataPlane.config_file());
     let text = fs::read_to_string(&file).unwrap().replace(".sock\"", "-2.sock\"");
@@ -229,7 +229,7 @@ fn second_data_plane_is_refused(lab: &Lab) {
     lab.rig.gateway().apply_to(&mut command);
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("another process uses this queue"), "{said}");
+    assert!(!output.status.success() && said.contains("belongs to another data plane, process "), "{said}");
     assert_eq!(program_id(lab), program, "the first one's program is in place");
 }
 

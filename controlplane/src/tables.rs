@@ -185,12 +185,7 @@ impl Tables {
         };
         let contexts = Mapping::new("CONTEXT", context.as_fd(), welcome.slots as usize)?;
         let reports: Mapping<Reports> = Mapping::new("REPORTS", reports.as_fd(), 1)?;
-        let contract = reports[0].contract_version.load(Ordering::Acquire);
-        if contract != u64::from(CONTRACT_VERSION) {
-            return Err(implausible(format!(
-                "tables of contract version {contract}, this process has {CONTRACT_VERSION}"
-            )));
-        }
+        same_contract(&reports[0])?;
         let tables = Self {
             connection,
             process,
@@ -503,6 +498,16 @@ impl Tables {
         // One element was mapped in `map`.
         self.reading.poll(&self.reports[0], &self.contexts, into);
     }
+}
+
+/// Refuses tables of another version.
+fn same_contract(reports: &Reports) -> Result<(), TablesError> {
+    let contract = reports.contract_version.load(Ordering::Acquire);
+    if contract == u64::from(CONTRACT_VERSION) {
+        return Ok(());
+    }
+    let what = format!("tables of contract version {contract}, this process has {CONTRACT_VERSION}");
+    Err(TablesError::Implausible(what))
 }
 
 /// Bells that are to be rung.

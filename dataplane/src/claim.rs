@@ -5,18 +5,18 @@
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt, listen, socket,
-    sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, getsockopt, listen, socket, sockopt,
 };
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 
 /// So many may have asked who is here since the owner last looked; those after them are refused without a name.
 const ASKED_MOST: i32 = 512;
 
 /// Interfaces that are this process's until this value goes.
 #[derive(Debug, Default)]
-pub struct Claims(Vec<(String, OwnedFd)>);
+pub struct Claims(Vec<(String, UnixListener)>);
 
 /// What came of claiming one more.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Claims {
                 Ok(()) => {
                     listen(&own, Backlog::new(ASKED_MOST).context("backlog")?)
                         .context("socket of a claim")?;
-                    self.0.push((interface.to_owned(), own));
+                    self.0.push((interface.to_owned(), UnixListener::from(own)));
                     return Ok(Claimed::Ours);
                 }
                 Err(nix::Error::EADDRINUSE) => {}
@@ -91,9 +91,8 @@ impl Claims {
     /// Takes those off who asked who is here. The kernel has answered them; nobody waits.
     pub fn take_askers_off(&self) {
         for (_, socket) in &self.0 {
-            while let Ok(asker) = accept4(socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
-                // SAFETY: accept4 has just returned this descriptor; nobody else owns it.
-                drop(unsafe { OwnedFd::from_raw_fd(asker) });
+            while let Ok((asker, _)) = socket.accept() {
+                drop(asker);
             }
         }
     }

@@ -129,6 +129,7 @@ pub fn sweep(claims: &mut Claims, ours: &[&str]) {
             if let Err(error) = crate::host_side::remove_link(name) {
                 tracing::debug!("it went with its other end: {error:#}");
             }
+            crate::host_side::remove_masquerade(name);
             claims.release(name);
         }
     }

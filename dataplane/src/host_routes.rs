@@ -239,9 +239,9 @@ mod tests {
         InnerPrefix::new(Address::from(ip).0, len + if ip.is_ipv4() { 96 } else { 0 }).unwrap()
     }
 
-    /// R5.1: what is a site's gets a route, what is a client's has one, and a default route is nobody's.
+    /// R0.2: what is a site's gets a route, what is a client's has one, and a default route is nobody's.
     #[test]
-    fn r5_1_sites_get_routes_pools_and_defaults_do_not() {
+    fn r0_2_sites_get_routes_pools_and_defaults_do_not() {
         let pools = Pools {
             v4: Some((Address::v4([10, 77, 0, 0]).0, u128::MAX << 16)),
             v6: Some((0xfd77 << 112, u128::MAX << 64)),

@@ -203,12 +203,12 @@ fn finish(host: &HostPort) -> Result<Option<String>> {
     if fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|value| value.trim() == "0") {
         tracing::warn!("this host forwards nothing for clients: 'sysctl -w net.ipv4.ip_forward=1'");
     }
-    let table = format!("jvpn_{}", interface.replace(|c: char| !c.is_ascii_alphanumeric(), "_"));
     if !host.masquerade {
-        // A data plane that was killed may have masqueraded. Without nft there is nothing to delete.
-        let _gone = tool("nft", &["delete", "table", "inet", &table], "");
+        // A data plane that was killed may have done it.
+        remove_masquerade(interface);
         return Ok(None);
     }
+    let table = masquerade(interface);
     let mut rules = format!("table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n");
     rules.push_str("  chain leave {\n    type nat hook postrouting priority srcnat;\n");
     // By where it comes from, not by address: sites come and go, and their addresses leave by the same door.
@@ -216,6 +216,16 @@ fn finish(host: &HostPort) -> Result<Option<String>> {
     rules.push_str("  }\n}\n");
     tool("nft", &["-f", "-"], &rules)?;
     Ok(Some(table))
+}
+
+/// Name of the table of rules that masquerades what leaves by a host's end.
+fn masquerade(interface: &str) -> String {
+    format!("jvpn_{}", interface.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+}
+
+/// Removes that table, if it is there. Without nft there is none.
+pub(crate) fn remove_masquerade(interface: &str) {
+    let _gone = tool("nft", &["delete", "table", "inet", &masquerade(interface)], "");
 }
 
 /// A setting of an interface of ours; a kernel without this family has none.

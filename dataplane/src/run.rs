@@ -10,7 +10,7 @@ use crate::host_routes::HostRoutes;
 use crate::ladder::Mode;
 use crate::lan::LanView;
 use crate::neighbours::Neighbours;
-use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Routes};
+use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Pools, Routes};
 use crate::plan::{self, Seat, Wishes};
 use crate::port::{AfXdpMode, QueuePort};
 use crate::sides::{self, HostSide, Lan, Sides, Wan};
@@ -426,15 +426,7 @@ impl<'a> Gateway<'a> {
                 move || neighbours.run(&stop)
             })?);
         }
-        if let Some(way) = self.host.way() {
-            let bell = bells.host_routes.try_clone()?;
-            let routes = HostRoutes::new(Arc::clone(&self.prefixes), pipeline_config.pools, way, bell)
-                .context("rtnetlink")?;
-            handles.push(named("host-routes", {
-                let stop = Arc::clone(&stop);
-                move || routes.run(&stop)
-            })?);
-        }
+        handles.extend(self.follow_routes(pipeline_config.pools, &bells, &stop)?);
         let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
         let hops = if finds_its_way {
             Arc::new(WanHops::new(LanView::point_to_point(Mac::default())))
@@ -461,6 +453,20 @@ impl<'a> Gateway<'a> {
         let (hops, stop) = (watch.hops(), Arc::clone(stop));
         handles.push(named("wan-hops", move || watch.run(&stop))?);
         Ok(hops)
+    }
+
+    /// Where the LAN is the host: keeps its routes to sites.
+    fn follow_routes(
+        &self,
+        pools: Pools,
+        bells: &Bells,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Option<JoinHandle<()>>> {
+        let Some(way) = self.host.way() else { return Ok(None) };
+        let bell = bells.host_routes.try_clone()?;
+        let routes = HostRoutes::new(Arc::clone(&self.prefixes), pools, way, bell).context("rtnetlink")?;
+        let stop = Arc::clone(stop);
+        named("host-routes", move || routes.run(&stop)).map(Some)
     }
 
     const fn wan_mac(&self) -> Mac {

@@ -35,10 +35,10 @@ fn without_df(source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8
     packet
 }
 
-/// R5.1: without `client_to_client` neither another client nor its site is reached, of either family; the sender is told
+/// R0.2: without `client_to_client` neither another client nor its site is reached, of either family; the sender is told
 /// that it is prohibited. The LAN is reached, and one's own site is nowhere behind the gateway.
 #[test]
-fn r5_1_sites_of_others_are_denied_as_their_addresses_are() {
+fn r0_2_sites_of_others_are_denied_as_their_addresses_are() {
     let (mut bench, mut writer) = two_sites(BetweenClients::Denied);
     for (counter, packet) in [
         inner(CLIENT, OTHER, 64, b"x"),
@@ -73,9 +73,9 @@ fn r5_1_sites_of_others_are_denied_as_their_addresses_are() {
     assert_eq!(opens(&bench, slot(), len)[20..22], [3, 0], "no route");
 }
 
-/// R5.1: nobody on the LAN sends as a client, as a site, or as the gateway; a client sends as nobody's site but its own.
+/// R0.2: nobody on the LAN sends as a client, as a site, or as the gateway; a client sends as nobody's site but its own.
 #[test]
-fn r5_1_sources_of_sites_are_the_sites_alone() {
+fn r0_2_sources_of_sites_are_the_sites_alone() {
     for policy in [BetweenClients::Denied, BetweenClients::TurnedRound] {
         let (mut bench, mut writer) = two_sites(policy);
         for source in [OTHER, OTHER_SITE, SITE, CLIENT, GATEWAY] {
@@ -92,9 +92,9 @@ fn r5_1_sources_of_sites_are_the_sites_alone() {
     }
 }
 
-/// R5.1: with `client_to_client` sites reach each other in the worker, by the longest prefix.
+/// R0.2: with `client_to_client` sites reach each other in the worker, by the longest prefix.
 #[test]
-fn r5_1_sites_reach_each_other_where_policy_allows_it() {
+fn r0_2_sites_reach_each_other_where_policy_allows_it() {
     let (mut bench, mut writer) = two_sites(BetweenClients::TurnedRound);
     let packets = [inner(SITE, OTHER_SITE, 64, b"there"), inner_6(CLIENT_6, OTHER_SITE_6, b"six")];
     for (counter, packet) in packets.iter().enumerate() {

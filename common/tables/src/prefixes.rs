@@ -457,10 +457,10 @@ mod tests {
     }
 
     proptest! {
-        /// R5.1: after any changes every address leads where the plain search says; a second writer takes over what is
+        /// R0.2: after any changes every address leads where the plain search says; a second writer takes over what is
         /// there.
         #[test]
-        fn r5_1_the_longest_prefix_is_found(
+        fn r0_2_the_longest_prefix_is_found(
             changes in prop::collection::vec((prefix(), 0_u32..4, any::<bool>()), 0..200),
             asked in prop::collection::vec(address(), 40),
         ) {
