@@ -64,5 +64,5 @@ fn r7_4_a_short_soak_is_flat() {
     {
         assert!(number(&churn[what]) >= least, "{what}: {churn:#}");
     }
-    assert_eq!(result["trends"].as_array().unwrap().len(), 4);
+    assert_eq!(result["trends"].as_array().unwrap().len(), 6);
 }
