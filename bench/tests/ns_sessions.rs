@@ -64,7 +64,7 @@ fn r7_4_a_short_soak_is_flat() {
     {
         assert!(number(&churn[what]) >= least, "{what}: {churn:#}");
     }
-    assert_eq!(result["trends"].as_array().unwrap().len(), 4);
+    assert_eq!(result["trends"].as_array().unwrap().len(), 6);
 }
 
 /// R7.4, R1.5, R8.2: a short churn: links lost, NATs rebinding, goodbyes, births without one, all at once and under traffic;

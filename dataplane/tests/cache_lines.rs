@@ -1,4 +1,4 @@
-//! R5.1: which cache lines a worker writes per packet, by the layout of what is shared. Two workers that serve different
+//! R0.5: which cache lines a worker writes per packet, by the layout of what is shared. Two workers that serve different
 //! bindings meet in none of them; two that serve one binding meet in the line of the send counter, and in the batch's
 //! tally once per batch.
 
@@ -51,7 +51,7 @@ fn standing() -> Vec<usize> {
 }
 
 #[test]
-fn r5_1_bindings_share_no_line() {
+fn r0_5_bindings_share_no_line() {
     assert_eq!((align_of::<Context>(), size_of::<Context>() % LINE), (LINE, 0));
     assert_eq!(BINDING_WORDS * 8, LINE);
     assert_eq!(offset_of!(KeyState, window) % LINE, 0);
@@ -59,7 +59,7 @@ fn r5_1_bindings_share_no_line() {
 }
 
 #[test]
-fn r5_1_opening_and_sealing_for_one_binding_share_no_line() {
+fn r0_5_opening_and_sealing_for_one_binding_share_no_line() {
     let (opening, sealing, standing) = (opening(), sealing(), standing());
     assert_eq!((opening.len(), sealing.len(), standing.len()), (2, 2, 1));
     let apart = |one: &[usize], other: &[usize]| one.iter().all(|line| !other.contains(line));
@@ -70,7 +70,7 @@ fn r5_1_opening_and_sealing_for_one_binding_share_no_line() {
 }
 
 #[test]
-fn r5_1_reports_of_two_workers_share_no_line() {
+fn r0_5_reports_of_two_workers_share_no_line() {
     assert_eq!((align_of::<WorkerReport>(), size_of::<WorkerReport>() % LINE), (LINE, 0));
     assert_eq!(offset_of!(Reports, worker) % LINE, 0, "what the control plane writes lies elsewhere");
     // The control plane writes `events_read`; the worker's counters are in other lines.

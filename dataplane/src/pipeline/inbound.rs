@@ -208,7 +208,9 @@ impl Pipeline {
         if !inner.destination.is_routable() {
             return Err(DropReason::NoRoute);
         }
-        self.next_hop(inner.destination).map(WayOn::Lan)
+        let station = self.next_hop(inner.destination)?;
+        self.next_hops.keep(inner.destination, station);
+        Ok(WayOn::Lan(station))
     }
 
     /// Hop limit, congestion mark and MSS of a packet that goes on.

@@ -103,6 +103,10 @@ impl Pipeline {
         frame(FRAME_AHEAD).into_iter().for_each(prefetch_head);
         let at = ahead.at;
         ahead.at += 1;
+        if ahead.tables < at {
+            // The batch was longer than its frames: whoever calls once more than there are gets nothing looked at.
+            (ahead.tables, ahead.slot, ahead.keys, ahead.cipher) = (at, at, at, at);
+        }
         while ahead.tables <= at + TABLES_AHEAD {
             let Some(octets) = frame(ahead.tables - at) else { break };
             let place = ahead.tables % KEPT;

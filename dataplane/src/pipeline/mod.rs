@@ -258,10 +258,7 @@ impl Pipeline {
     /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.
     fn next_hop(&self, destination: Address) -> Result<Mac, DropReason> {
         match self.lan.next_hop(destination) {
-            NextHop::Known(mac) => {
-                self.next_hops.keep(destination, mac);
-                Ok(mac)
-            }
+            NextHop::Known(mac) => Ok(mac),
             NextHop::None => Err(DropReason::NoRoute),
             NextHop::Unresolved(hop) => {
                 // A full queue is no loss: the next packet asks again.
