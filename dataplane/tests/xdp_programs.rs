@@ -26,6 +26,8 @@ const LOCAL: [u8; 4] = [198, 51, 100, 1];
 
 #[path = "xdp/edge.rs"]
 mod edge;
+#[path = "xdp/hostile.rs"]
+mod hostile;
 
 struct Loaded {
     bpf: Ebpf,

@@ -1,6 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::hint::spin_loop;
 use std::sync::Barrier;
 
 fn empty() -> KeyState {
