@@ -9,10 +9,9 @@ mod lab;
 #[path = "ns_resilience/wire.rs"]
 mod wire;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jvpn_bench::deployment::Role;
-use jvpn_bench::peers::heartbeat::Heartbeat;
 use jvpn_rig::Uplink;
 use jvpn_rig::impair::{Impairment, Impairments};
 
@@ -21,16 +20,6 @@ use wire::Wiretap;
 
 /// Markers that come back while no control plane is there: a second's worth.
 const MARKERS_ALONE: usize = 250;
-
-/// Markers that are missing: the fewest that were seen under way at any moment of a while.
-fn missing(heartbeat: &Heartbeat) -> u64 {
-    let looks = (0..400).map(|_| {
-        std::thread::sleep(Duration::from_millis(1));
-        let received = heartbeat.received();
-        heartbeat.sent().saturating_sub(received)
-    });
-    looks.min().unwrap_or(u64::MAX)
-}
 
 /// R0.3, R1.2, R7.3, I11: SIGKILL of the control plane under traffic, three times. No marker is lost, no key meets a nonce
 /// twice, the client notices nothing, and each successor moves the same session to another path.
@@ -45,14 +34,14 @@ fn r7_3_a_killed_control_plane_goes_on_with_the_same_session() {
     let first = lab.snapshot();
     let handshakes = lab.client_status()["counters"]["handshakes_sent"].clone();
     for (round, cut) in [(1, Uplink::A), (2, Uplink::B), (3, Uplink::A)] {
-        let (before, missing_before) = (lab.snapshot(), missing(&heartbeat));
+        let (before, missing_before) = (lab.snapshot(), heartbeat.missing());
         let (cursor, killed_at) = (lab.log.end(), Instant::now());
         lab.kill(Role::ControlPlane);
         lab.await_replies(&heartbeat, MARKERS_ALONE);
         lab.launch(Role::ControlPlane);
         lab.await_replies(&heartbeat, MARKERS_ALONE);
         report_gap("control plane killed and started again", &heartbeat, killed_at);
-        assert_eq!(missing(&heartbeat), missing_before, "markers were lost");
+        assert_eq!(heartbeat.missing(), missing_before, "markers were lost");
         lab.await_event("the start is on record", cursor, |event| event.is_audit("NODE_STARTED"));
         assert_eq!(lab.snapshot(), before, "nothing happened to the session");
         let status = lab.control_plane_status();

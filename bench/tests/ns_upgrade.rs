@@ -12,7 +12,6 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use jvpn_bench::deployment::{self, Role};
-use jvpn_bench::peers::heartbeat::Heartbeat;
 use jvpn_rig::tool::IP;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,16 +24,6 @@ const PINS: &str = "/sys/fs/bpf/jvpn";
 const PATIENT: &str = "preset = \"edge\"\nprobe_traffic = \"20s\"";
 /// Replacements under traffic.
 const REPLACEMENTS: usize = 20;
-
-/// Markers that are missing: the fewest that were seen under way at any moment of a while.
-fn missing(heartbeat: &Heartbeat) -> u64 {
-    let looks = (0..400).map(|_| {
-        std::thread::sleep(Duration::from_millis(1));
-        let received = heartbeat.received();
-        heartbeat.sent().saturating_sub(received)
-    });
-    looks.min().unwrap_or(u64::MAX)
-}
 
 fn replace_program(lab: &Lab) -> Output {
     let mut command = Command::new(deployment::find_programs().unwrap().join("jvpn-dataplane"));
@@ -77,7 +66,7 @@ fn is_empty_or_gone(dir: &Path) -> bool {
 fn r0_5_a_program_is_replaced_without_losing_a_packet() {
     let lab = Lab::attached();
     let heartbeat = lab.heartbeat();
-    let (before, missing_before) = (lab.snapshot(), missing(&heartbeat));
+    let (before, missing_before) = (lab.snapshot(), heartbeat.missing());
     let mut ids = vec![program_id(&lab)];
     for _ in 0..REPLACEMENTS {
         let output = replace_program(&lab);
@@ -87,7 +76,7 @@ fn r0_5_a_program_is_replaced_without_losing_a_packet() {
     lab.await_replies(&heartbeat, 100);
     ids.dedup();
     assert_eq!(ids.len(), REPLACEMENTS + 1, "each replacement is another program");
-    assert_eq!(missing(&heartbeat), missing_before, "markers were lost");
+    assert_eq!(heartbeat.missing(), missing_before, "markers were lost");
     assert_eq!(lab.snapshot(), before);
 
     let dir = pins(&lab);

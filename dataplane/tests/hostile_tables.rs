@@ -5,10 +5,18 @@
 mod common;
 
 use common::*;
-use jvpn_abi::tables::{BINDING_WORDS, Context, InstallOp};
+use jvpn_abi::tables::{
+    BINDING_WORDS, Context, INSTALL_WORDS, InstallEntry, InstallOp, KEY_RING_LEN, KeyRing,
+};
+use jvpn_abi::wire::SlotId;
 use jvpn_dataplane::boundary::Boundary;
-use jvpn_dataplane::pipeline::Verdict;
+use jvpn_dataplane::frame::Address;
+use jvpn_dataplane::pipeline::{BetweenClients, PipelineConfig, Routes, Verdict};
+use jvpn_tables::Mapping;
 use proptest::prelude::*;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A cell of a CONTEXT: one of those that a worker reads, or a word of a window.
@@ -116,5 +124,94 @@ proptest! {
         bench.bind(slot());
         let first = data_frame(0, &plain);
         prop_assert!(matches!(bench.inbound(&first), Verdict::ToLan(_)));
+    }
+}
+
+/// A word of an entry: anything, or what its neighbours take for sound.
+fn entry_word() -> impl Strategy<Value = u64> {
+    prop_oneof![word(), any::<u32>().prop_map(u64::from), Just(u64::from(slot().0) << 32 | 1)]
+}
+
+/// ROUTES with this in every place.
+struct Everywhere(AtomicU64);
+
+impl Routes for Everywhere {
+    fn slot_of(&self, _: Address) -> Option<u32> {
+        u32::try_from(self.0.load(Ordering::Relaxed)).ok()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// R1.8, R2.4: whatever octets stand in KEYS, every entry is handed out or refused and counted, the octets are wiped, and
+    /// nothing opens for a slot that BINDINGS does not bind.
+    #[test]
+    fn r1_8_any_octets_in_keys(
+        ops in prop::collection::vec(0_u32..8, 0..4),
+        stores in prop::collection::vec((0..8 * INSTALL_WORDS, entry_word()), 0..40),
+        more in prop_oneof![Just(0_u64), 0_u64..8, any::<u64>()],
+    ) {
+        let mut bench = Bench::attached();
+        let memory = Mapping::<KeyRing>::new("KEYS", bench.keys.as_fd(), 1).unwrap();
+        let ring = &memory[0];
+        for (seq, op) in (10..).zip(ops) {
+            let entry = InstallEntry { seq, op, ..entry(InstallOp::Install) };
+            prop_assert!(bench.mailbox.put(&entry));
+        }
+        let taken = ring.taken.load(Ordering::Relaxed);
+        for (place, word) in stores {
+            let entry = (taken as usize + place / INSTALL_WORDS) % KEY_RING_LEN;
+            ring.entries[entry][place % INSTALL_WORDS].store(word, Ordering::Relaxed);
+        }
+        let written = ring.written.load(Ordering::Relaxed).wrapping_add(more);
+        ring.written.store(written, Ordering::Relaxed);
+        let refused_before = bench.tables.reports().refused.load(Ordering::Relaxed);
+        let done = bench.installer.run(&bench.mailbox);
+        let waiting = written.wrapping_sub(taken);
+        let expected = if waiting > KEY_RING_LEN as u64 { 0 } else { waiting };
+        prop_assert_eq!(u64::from(done.handed + done.refused), expected);
+        let refused = bench.tables.reports().refused.load(Ordering::Relaxed) - refused_before;
+        prop_assert_eq!(u64::from(done.refused), refused, "refusals are counted");
+        for n in 0..expected {
+            let entry = &ring.entries[taken.wrapping_add(n) as usize % KEY_RING_LEN];
+            prop_assert!(entry.iter().all(|cell| cell.load(Ordering::Relaxed) == 0), "wiped");
+        }
+        let _last = bench.pipeline.apply(&bench.queues);
+        let plain = inner(CLIENT, SERVER, 64, b"honest");
+        for index in (0..SLOTS).filter(|index| *index != slot().index()) {
+            let unbound = SlotId::new(index, slot().serial()).unwrap();
+            let verdict = bench.inbound(&data_frame_of(unbound, false, 1, &plain, REMOTE));
+            prop_assert!(matches!(verdict, Verdict::Drop(_)), "{verdict:?}");
+        }
+        let mut forged = data_frame(1, &plain);
+        *forged.last_mut().unwrap() ^= 1;
+        let verdict = bench.inbound(&forged);
+        prop_assert!(matches!(verdict, Verdict::Drop(_)), "{verdict:?}");
+    }
+
+    /// R1.8: wherever ROUTES leads, a packet for another client is sealed for nobody who does not own its destination.
+    #[test]
+    fn r1_8_any_octets_in_routes(slots in prop::collection::vec(prop_oneof![any::<u64>(), 0_u64..128], 1..20)) {
+        let mut bench = Bench::new();
+        let routes = Arc::new(Everywhere(AtomicU64::new(0)));
+        let config = PipelineConfig { between_clients: BetweenClients::TurnedRound, ..config() };
+        bench.pipeline = pipeline_of(&bench.tables, &bench.misses, config).with_routes(Arc::clone(&routes) as _);
+        prop_assert!(bench.install(InstallOp::Install, |_| ()));
+        bench.bind(slot());
+        for (counter, to) in (0..).zip(slots) {
+            routes.0.store(to, Ordering::Relaxed);
+            let other = inner(CLIENT, Ipv4Addr::new(10, 77, 0, 9), 64, b"for somebody else");
+            match bench.inbound(&data_frame(counter, &other)) {
+                Verdict::Drop(_) => {}
+                // An error to the sender: sealed for its own slot, which `client_opens` asserts.
+                Verdict::ToWan(len) => {
+                    let (_, opened) = bench.client_opens(len);
+                    prop_assert_eq!(opened[9], 1, "ICMP");
+                    prop_assert_eq!(&opened[16..20], &CLIENT.octets());
+                }
+                verdict => prop_assert!(false, "{verdict:?} with a route to slot {to}"),
+            }
+        }
     }
 }

@@ -28,6 +28,8 @@ const LOCAL: [u8; 4] = [198, 51, 100, 1];
 mod edge;
 #[path = "xdp/plain.rs"]
 mod plain;
+#[path = "xdp/hostile.rs"]
+mod hostile;
 
 struct Loaded {
     bpf: Ebpf,

@@ -2,6 +2,8 @@
 //! change their keys and go. Real tables, mailbox and installer.
 
 use crate::Source;
+use crate::ports::conserve;
+use crate::shapes::{self, Hosts};
 use crate::wire::frame_v4;
 use bytemuck::Zeroable;
 use crossbeam_queue::ArrayQueue;
@@ -39,6 +41,9 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 10);
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2);
 const SERVER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x50, 0, 0, 0, 0, 0x10);
+/// Another client's, and a network that no route leads to.
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 9);
+const OTHER_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x51, 0, 0, 0, 0, 9);
 /// Largest inner packet.
 const MTU: usize = 1_400;
 /// What `frame_v4` sends from and to.
@@ -76,6 +81,8 @@ struct Worker {
     wan_out: Vec<u8>,
     /// Slot, phase and counter of every frame that left since keys changed.
     sealed: BTreeSet<(u32, bool, u64)>,
+    /// Every frame that came, by its port: a worker gets them once more.
+    came: [Vec<Vec<u8>>; 2],
 }
 
 impl Worker {
@@ -124,6 +131,7 @@ impl Worker {
             lan_out: vec![0; BUFFER_LEN],
             wan_out: vec![0; BUFFER_LEN],
             sealed: BTreeSet::new(),
+            came: Default::default(),
         }
     }
 
@@ -141,6 +149,7 @@ impl Worker {
     }
 
     fn inbound(&mut self, frame: &[u8]) -> Verdict {
+        self.came[0].push(frame.to_vec());
         let verdict = self.pipeline.inbound(self.now, frame, &mut self.lan_out, &mut self.wan_out);
         self.judge(verdict);
         let (mut piece, mut start) = (verdict, 0);
@@ -156,6 +165,7 @@ impl Worker {
     }
 
     fn outbound(&mut self, frame: &[u8]) {
+        self.came[1].push(frame.to_vec());
         let mut frame = frame.to_vec();
         let mut start = 0;
         loop {
@@ -267,10 +277,42 @@ pub(crate) fn run(data: &[u8]) {
         }
     }
     let _after = worker.pipeline.after_batch();
+    let [wan, lan] = std::mem::take(&mut worker.came);
+    // A worker of its own over fresh tables: what was a replay above is new to it, and with few frames to send with.
+    let mut again = Worker::new();
+    again.install(entry(InstallOp::Install as u32));
+    again.bind(slot(), REMOTE);
+    conserve(wan, lan, 1 + data.len() as u64 % 4, &again.tables, again.pipeline, &again.queues);
+}
+
+/// The octets of a step that say that a packet of some shape comes. Others are told apart by their lowest bits.
+const SHAPED: std::ops::RangeInclusive<u8> = 0xf8..=0xff;
+
+const HOSTS: Hosts =
+    Hosts { v4: [CLIENT, SERVER, GATEWAY, OTHER], v6: [CLIENT_V6, SERVER_V6, GATEWAY_V6, OTHER_V6] };
+
+/// A packet of some shape, by the tunnel or from the LAN.
+fn shaped(worker: &mut Worker, source: &mut Source<'_>, op: u8) {
+    let is_up = op & 1 == 0;
+    let packet = shapes::packet(source, &HOSTS, is_up);
+    if is_up {
+        let mut frame = sealed(slot(), 0, u64::from(source.u16()), &packet);
+        // What routers between have marked.
+        frame[15] = source.u8() & 3;
+        let _verdict = worker.inbound(&frame);
+    } else {
+        let ethertype = if packet[0] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
+        let mark = SteeringMark { slot_index: slot().index() }.encode();
+        worker.outbound(&[&mark[..], &[2, 0, 0, 0, 0, 9], &ethertype, &packet].concat());
+    }
 }
 
 fn step(worker: &mut Worker, source: &mut Source<'_>) {
-    match source.u8() % 8 {
+    let op = source.u8();
+    if SHAPED.contains(&op) {
+        return shaped(worker, source, op);
+    }
+    match op % 8 {
         0 => {
             let _verdict = worker.inbound(source.chunk());
         }
@@ -419,5 +461,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         down,
         echo_v6,
         long,
+        // Both ways, both families, plain and with everything.
+        (0_u8..32).flat_map(|n| [0xf8 + n % 4, n, n, n, 64, 0, n * 8, n, n, 0, n, n, n, 1, n, n]).collect(),
+        (0_u8..32)
+            .flat_map(|n| [0xf8 + n % 2, n / 2, 0, 1, 64, 1, 100, n, 2, 5, 180, n % 5, 1, 1, 3])
+            .collect(),
     ]
 }

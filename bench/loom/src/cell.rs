@@ -2,7 +2,6 @@
 
 use crate::{Mutant, Place};
 use jvpn_abi::Word;
-use loom::cell::UnsafeCell;
 use loom::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::atomic::AtomicU64 as PlainU64;
 
@@ -177,34 +176,5 @@ impl Word for Cell {
 
     fn spin_loop() {
         loom::thread::yield_now();
-    }
-}
-
-/// What only one thread may have at a time. It has no order of its own: loom ends a world in which an access is not ordered
-/// behind the one before it by what the tables do.
-#[derive(Debug)]
-pub struct Guarded<T>(UnsafeCell<T>);
-
-// SAFETY: loom runs the threads of a world on one thread of the machine, one at a time.
-unsafe impl<T: Send> Sync for Guarded<T> {}
-
-impl<T: Copy> Guarded<T> {
-    /// Holds this.
-    #[must_use]
-    pub fn new(value: T) -> Self {
-        Self(UnsafeCell::new(value))
-    }
-
-    /// Reads; others may read at the same time.
-    #[must_use]
-    pub fn read(&self) -> T {
-        // SAFETY: as above, and no reference leaves.
-        self.0.with(|value| unsafe { *value })
-    }
-
-    /// Changes, alone.
-    pub fn change(&self, change: impl FnOnce(T) -> T) {
-        // SAFETY: as above, and no reference leaves.
-        self.0.with_mut(|value| unsafe { *value = change(*value) });
     }
 }

@@ -5,10 +5,12 @@
 //! [`Mutant::None`] it must hold, with every other one that concerns it loom must find what is wrong.
 
 pub mod cell;
+pub mod guarded;
 pub mod tables;
 pub mod worlds;
 
-pub use cell::{Cell, Guarded};
+pub use cell::Cell;
+pub use guarded::Guarded;
 
 /// A place of the tables whose order of accesses something rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

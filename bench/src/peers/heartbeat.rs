@@ -151,6 +151,17 @@ impl Heartbeat {
         self.shared.replies().len() as u64
     }
 
+    /// Markers that are missing: the fewest that were seen under way at any moment of a while.
+    #[must_use]
+    pub fn missing(&self) -> u64 {
+        let looks = (0..400).map(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            let received = self.received();
+            self.sent().saturating_sub(received)
+        });
+        looks.min().unwrap_or(u64::MAX)
+    }
+
     /// Waits until `count` more replies have come.
     ///
     /// # Errors

@@ -52,6 +52,8 @@ pub(crate) struct Bench {
     pub(crate) lan_out: Vec<u8>,
     pub(crate) wan_out: Vec<u8>,
     pub(crate) gate: std::os::fd::OwnedFd,
+    /// The memory of KEYS.
+    pub(crate) keys: std::os::fd::OwnedFd,
     seq: u64,
 }
 
@@ -76,6 +78,7 @@ impl Bench {
             lan_out: vec![0; 1_792],
             wan_out: vec![0; 1_792],
             gate,
+            keys,
             seq: 0,
             tables,
         };
