@@ -170,6 +170,7 @@ fn r8_4_a_full_disk_in_mid_run_loses_nothing() {
     assert!(part["broken_off"].as_str().unwrap().contains("disk is full"));
     let kept = part["causes"][0]["incidents"].as_u64().unwrap();
     assert!(kept >= 2 && !out.join("reserve").exists());
+    drop(file);
     fs::remove_file(&filler).unwrap();
     let more = (kept + 2).to_string();
     let resumed = start(&["--resume", "--trials", &more]).output().unwrap();

@@ -10,7 +10,10 @@ pub fn init() {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+        .with_target(false)
+        // By default a line that cannot be written is told on standard error, which panics where that is what cannot be
+        // written: a full disk under the log would end a tunnel.
+        .log_internal_errors(false);
     // A second call (tests) keeps the first subscriber.
     if subscriber.try_init().is_err() {
         tracing::debug!("logging was already started");

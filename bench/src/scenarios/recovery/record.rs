@@ -200,7 +200,9 @@ impl Journal {
         let end = io::Seek::stream_position(&mut self.file).unwrap_or_default();
         self.file.write_all(&octets).map_err(|error| {
             // What came of a line goes; logs, result and report of the part take the room that was kept for them.
+            // The next line begins where this one did: behind it would be a hole.
             let _cut = self.file.set_len(end);
+            let _back = io::Seek::seek(&mut self.file, io::SeekFrom::Start(end));
             self.reserve = None;
             explain(&self.path, kept, error)
         })
