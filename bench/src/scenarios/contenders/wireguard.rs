@@ -94,25 +94,25 @@ fn client_text(keys: &Keys, gateway: &Keys, endpoint: SocketAddrV4) -> String {
 }
 
 /// Sends a configuration and waits for `errno=0`.
-fn configure(socket: &Path, text: &str) -> Result<()> {
-    let what = || format!("its configuration socket {}", socket.display());
-    let mut stream = UnixStream::connect(socket).with_context(what)?;
+fn configure(mut stream: UnixStream, text: &str) -> Result<()> {
     stream
         .set_read_timeout(Some(ANSWER_PATIENCE))
-        .and_then(|()| stream.set_write_timeout(Some(ANSWER_PATIENCE)))?;
-    stream.write_all(text.as_bytes()).with_context(what)?;
+        .and_then(|()| stream.set_write_timeout(Some(ANSWER_PATIENCE)))
+        .and_then(|()| stream.write_all(text.as_bytes()))
+        .context("it does not take its configuration")?;
     let deadline = Instant::now() + ANSWER_PATIENCE;
     let mut answer = Vec::new();
     let mut octets = [0; 512];
     while !answer.ends_with(b"\n\n") {
-        ensure!(Instant::now() < deadline && answer.len() < ANSWER_MAX, "no end of an answer on {}", what());
+        let is_patient = Instant::now() < deadline && answer.len() < ANSWER_MAX;
+        ensure!(is_patient, "its answer to the configuration has no end");
         match stream.read(&mut octets) {
             Ok(0) => break,
             Ok(len) => answer.extend(octets.get(..len).unwrap_or_default()),
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                bail!("no answer on {} within {} s", what(), ANSWER_PATIENCE.as_secs())
+                bail!("no answer to its configuration within {} s", ANSWER_PATIENCE.as_secs())
             }
-            Err(e) => return Err(e).with_context(what),
+            Err(e) => return Err(e).context("no answer to its configuration"),
         }
     }
     judge(&answer)
@@ -258,9 +258,10 @@ fn start_end(
     let mut process = ground.rig.start(&format!("{kind} {interface}"), namespace, command, &log)?;
     wait::until(&format!("{kind} opens {}", socket.display()), PATIENCE, ground.interrupt, || {
         process.check()?;
-        Ok(socket.exists().then_some(()))
+        // A file that is there may not be listened at yet, or be left by one that was killed.
+        Ok(UnixStream::connect(&socket).ok())
     })
-    .and_then(|()| configure(&socket, text))
+    .and_then(|stream| configure(stream, text).with_context(|| format!("on {}", socket.display())))
     .with_context(|| format!("{kind}, its last words:\n{}", process.last_words()))?;
     IP.run_with_input(Some(namespace), &["-batch", "-"], network)?;
     Ok(process)
@@ -346,7 +347,6 @@ mod tests {
     fn a_socket_that_hangs_floods_or_closes_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.sock");
-        assert!(configure(&path, "set=1\n\n").is_err(), "nobody is there");
         let listener = UnixListener::bind(&path).unwrap();
         let server = std::thread::spawn(move || {
             let (first, _) = listener.accept().unwrap();
@@ -358,10 +358,12 @@ mod tests {
             let mut all = Vec::new();
             let _ = third.read_to_end(&mut all);
         });
-        assert!(configure(&path, "set=1\n\n").is_err());
-        assert!(format!("{:#}", configure(&path, "set=1\n\n").unwrap_err()).contains("no end"));
-        let error = configure(&path, "set=1\n\n").unwrap_err();
-        assert!(format!("{error:#}").contains("no answer"), "{error:#}");
+        let refused = || configure(UnixStream::connect(&path).unwrap(), "set=1\n\n").unwrap_err();
+        refused();
+        for why in ["no end", "no answer"] {
+            let error = refused();
+            assert!(format!("{error:#}").contains(why), "{error:#}");
+        }
         server.join().unwrap();
     }
 }
