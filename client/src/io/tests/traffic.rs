@@ -88,6 +88,7 @@ fn r7_1_the_kill_switch_outlives_the_agent() {
 pub(super) fn ask_from_behind(to: &'static str) -> Result<usize, ErrorKind> {
     let (tell, told) = std::sync::mpsc::channel();
     let (ready, is_ready) = std::sync::mpsc::channel::<()>();
+    let (answered, is_answered) = std::sync::mpsc::channel();
     let behind = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         tell.send(nix::unistd::gettid()).unwrap();
@@ -95,15 +96,19 @@ pub(super) fn ask_from_behind(to: &'static str) -> Result<usize, ErrorKind> {
         ip("addr add 172.31.0.2/24 dev inner");
         ip("link set inner up");
         ip("route add default via 172.31.0.1");
-        answer(to)
+        answered.send(answer(to)).unwrap();
+        // The network lives as long as this thread, and takes the link with it.
+        is_ready.recv().unwrap();
     });
     ip(&format!("link add outer type veth peer name inner netns {}", told.recv().unwrap()));
     ip("addr add 172.31.0.1/24 dev outer");
     ip("link set outer up");
     ready.send(()).unwrap();
-    let answer = behind.join().unwrap();
+    let answer = is_answered.recv();
     ip("link del outer");
-    answer
+    ready.send(()).unwrap();
+    behind.join().unwrap();
+    answer.unwrap()
 }
 
 /// R7.1: who is behind this host gets answers out of the tunnel, and cannot get around it either.
