@@ -74,9 +74,9 @@ fn r3_2_a_flood_keeps_nobody_out() {
         assert!(took < 3_000, "no new session");
     }
     assert!(counter(&sim, "cookie_accepted") >= 2);
-    // Client 0 had a cookie from its path echoes; client 1 has to be asked.
-    let counters = [0, 1].map(|client| sim.client(client).counters);
-    assert!(counters[0].cookies_shown >= 1 && counters[1].retries_followed >= 1);
+    // A RETRY brought the cookie, or a path echo had, before anybody asked.
+    let shown = |counters: jvpn_client::agent::Counters| counters.retries_followed + counters.cookies_shown;
+    assert!((0..2).all(|client| shown(sim.client(client).counters) >= 1));
     let answered: u64 = sim.network.strays.iter().map(|(_, datagram)| datagram.len() as u64).sum();
     assert!(answered > 0 && answered * 8 < octets, "{answered} octets for {octets}");
     assert!(counter(&sim, "handshake_received") > 2_000);
