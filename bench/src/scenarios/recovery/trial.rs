@@ -111,9 +111,16 @@ impl Stage<'_> {
         (cause, incident): (Cause, u32),
         wait: Duration,
     ) -> Result<Running> {
-        let (bound, session) = (tenant.bound()?, tenant.session()?);
-        self.streams.begin(tenant.number());
-        self.sleep(wait)?;
+        let session = tenant.session()?;
+        let bound = loop {
+            let bound = tenant.bound()?;
+            self.streams.begin(tenant.number());
+            self.sleep(wait)?;
+            // On a busy machine a client may leave its path by itself meanwhile: what is struck must be what it is bound to.
+            if tenant.bound()? == bound {
+                break bound;
+            }
+        };
         Ok(Running {
             cause,
             incident,
