@@ -35,7 +35,7 @@ impl VethPair {
     /// # Errors
     /// If a tool is missing or refuses.
     pub fn make(config: &Config, host: &HostPort, queues: usize) -> Result<Self> {
-        let (ours, theirs) = (&config.lan.interface, &host.interface);
+        let (ours, theirs) = (config.lan.interface(), &host.interface);
         let _gone = tool("ip", &["link", "delete", ours], "");
         let mtu = config.tunnel.mtu;
         let end = format!("mtu {mtu} numtxqueues {queues} numrxqueues {queues}");

@@ -60,6 +60,10 @@ pub enum Why {
     NoXdp,
     /// The kernel gives no AF_XDP socket on this interface.
     NoSocket,
+    /// Another interface of the same side has to do without AF_XDP, and a side has one or the other.
+    Together,
+    /// The kernel refused sockets for some queues: half as many are used.
+    FewerQueues,
 }
 
 /// A step down.

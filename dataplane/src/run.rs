@@ -1,18 +1,20 @@
 //! The process: attaches, opens ports, waits for the control plane, starts the threads, and ends them.
 
-use crate::attach::Steering;
+use crate::attach::{Side, Steering};
 use crate::config::Config;
 use crate::frame::{Address, Mac};
 use crate::neighbours::Neighbours;
+use crate::netlink::Netlink;
 use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Routes};
 use crate::plan::{self, Seat, Wishes};
-use crate::port::{AfXdpMode, QueuePort};
+use crate::port::QueuePort;
 use crate::routes::RouteTable;
 use crate::sides::{self, HostSide, Lan, Sides, Wan};
 use crate::slots::{Installer, WorkerQueues};
 use crate::status::{StatusSource, status};
 use crate::tables::Tables;
 use crate::udp;
+use crate::watch::Watch;
 use crate::worker::{Worker, WorkerLinks};
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_queue::ArrayQueue;
@@ -25,6 +27,7 @@ use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::{Secrecy, is_sealed, secret_memory, shared_memory};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -53,38 +56,20 @@ pub fn run(config: &Config) -> Result<()> {
     let seats = seats(config)?;
     let mut gateway = Gateway::prepare(config, seats)?;
     tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
-    loop {
-        let rang = gateway.wait(&listener, &status_listener, [&shutdown, &restart]);
-        if rang.restart {
-            tracing::info!("ending for a restart: XDP stays attached");
-            gateway.steering.keep();
-            break;
-        }
-        if rang.shutdown {
-            tracing::info!("ending: detaching XDP and closing sockets");
-            break;
-        }
-        if rang.connection_closed {
-            tracing::warn!("the control plane is gone; forwarding goes on with what is bound");
-            gateway.connection = None;
-        }
-        if rang.listener {
-            gateway.accept(&listener, allowed.as_raw())?;
-        }
-        if rang.status {
-            status_listener.serve_waiting(|_request| gateway.status());
-        }
-        gateway.steering.flush_log();
-    }
+    let outcome = gateway.serve(&listener, &status_listener, [&shutdown, &restart], allowed.as_raw());
     if let Some(threads) = gateway.threads.take() {
         threads.stop();
     }
-    Ok(())
+    outcome
 }
 
 /// Where the workers run: the plan's answer for this machine.
 fn seats(config: &Config) -> Result<Vec<Seat>> {
-    let wishes = Wishes::of(config);
+    let mut wishes = Wishes::of(config);
+    // Of several interfaces those that are missing are left out; whether a side has one at all is seen when it is attached.
+    let mut netlink = Netlink::new().context("rtnetlink")?;
+    let first = [config.wan.interface(), config.lan.interface()];
+    wishes.ports.retain(|(_, name)| first.contains(&name) || netlink.link(name).is_ok());
     let names: Vec<&str> = wishes.ports.iter().map(|(_, name)| name.as_str()).collect();
     let facts = plan::facts(&names).context("cannot look at the interfaces")?;
     let seats = plan::seats(&facts, &wishes);
@@ -101,6 +86,7 @@ struct Rang {
     status: bool,
     shutdown: bool,
     restart: bool,
+    links: bool,
     connection_closed: bool,
 }
 
@@ -112,12 +98,12 @@ struct Gateway<'a> {
     ports: Option<(Wan, Lan)>,
     routes: Arc<dyn Routes>,
     host: HostSide,
-    modes: (AfXdpMode, AfXdpMode),
     udp: Option<OwnedFd>,
     shared: Option<SharedMemory>,
     threads: Option<Threads>,
     connection: Option<Connection>,
     seats: Vec<Seat>,
+    watch: Watch,
 }
 
 /// Descriptors of the memory that both processes hold.
@@ -156,10 +142,11 @@ impl<'a> Gateway<'a> {
     /// Attaches XDP, then opens the sockets (attach before bind).
     fn prepare(config: &'a Config, seats: Vec<Seat>) -> Result<Self> {
         let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
+        let watch = Watch::new().context("rtnetlink")?;
         let host = sides::make_pair(config, seats.len())?;
         let mut steering = Steering::attach(config, &queues)?;
         let routes: Arc<dyn Routes> = Arc::new(RouteTable::new(steering.table("ROUTES")?)?);
-        let Sides { wan, lan, modes, udp, host } = Sides::open(config, &mut steering, host, &routes, &seats)?;
+        let Sides { wan, lan, seats, udp, host } = Sides::open(config, &mut steering, host, &routes, &seats)?;
         steering.take_over()?;
         Ok(Self {
             config,
@@ -167,26 +154,75 @@ impl<'a> Gateway<'a> {
             ports: Some((wan, lan)),
             routes,
             host,
-            modes,
             udp,
             shared: None,
             threads: None,
             connection: None,
             seats,
+            watch,
         })
+    }
+
+    /// Serves until it is told to end.
+    fn serve(
+        &mut self,
+        listener: &HandoverListener,
+        status_listener: &StatusListener,
+        signals: [&UnixStream; 2],
+        allowed_uid: u32,
+    ) -> Result<()> {
+        // What changed before anybody listened.
+        self.look_at_links()?;
+        loop {
+            let rang = self.wait(listener, status_listener, signals);
+            if rang.restart {
+                tracing::info!("ending for a restart: XDP stays attached");
+                self.steering.keep();
+                return Ok(());
+            }
+            if rang.shutdown {
+                tracing::info!("ending: detaching XDP and closing sockets");
+                return Ok(());
+            }
+            if rang.connection_closed {
+                tracing::warn!("the control plane is gone; forwarding goes on with what is bound");
+                self.connection = None;
+            }
+            if rang.links && self.watch.heard() {
+                self.look_at_links()?;
+            }
+            if rang.listener {
+                self.accept(listener, allowed_uid)?;
+            }
+            if rang.status {
+                status_listener.serve_waiting(|_request| self.status());
+            }
+            self.steering.flush_log();
+        }
+    }
+
+    fn look_at_links(&mut self) -> Result<()> {
+        if self.watch.look(self.steering.hooks())?
+            && let Some(threads) = &self.threads
+        {
+            // Routes out of an interface that is down do not count.
+            threads.bells.neighbours.ring();
+        }
+        Ok(())
     }
 
     fn wait(
         &self,
         listener: &HandoverListener,
         status: &StatusListener,
-        [shutdown, restart]: [&std::os::unix::net::UnixStream; 2],
+        [shutdown, restart]: [&UnixStream; 2],
     ) -> Rang {
         let mut fds = vec![
             PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(status.listener().as_fd(), PollFlags::POLLIN),
             PollFd::new(shutdown.as_fd(), PollFlags::POLLIN),
             PollFd::new(restart.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
         ];
         if let Some(connection) = &self.connection {
             fds.push(PollFd::new(connection.as_fd(), PollFlags::POLLIN));
@@ -199,8 +235,9 @@ impl<'a> Gateway<'a> {
         }
         let any = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
         // After its HELLO a control plane sends nothing more: anything on the connection is its end.
-        let connection_closed = self.connection.is_some() && any(4);
-        Rang { listener: any(0), status: any(1), shutdown: any(2), restart: any(3), connection_closed }
+        let connection_closed = self.connection.is_some() && any(5);
+        let links = any(4);
+        Rang { listener: any(0), status: any(1), shutdown: any(2), restart: any(3), links, connection_closed }
     }
 
     fn accept(&mut self, listener: &HandoverListener, allowed_uid: u32) -> Result<()> {
@@ -284,13 +321,14 @@ impl<'a> Gateway<'a> {
                 bail!("the control plane handed over a socket on another port than {}", self.config.wan.port)
             }
             (None, None) => {
-                let opened =
-                    udp::open(&self.config.wan.interface, self.config.wan.port).with_context(|| {
-                        format!(
-                            "UDP port {} is taken by another process ('ss -lunp' shows it)",
-                            self.config.wan.port
-                        )
-                    })?;
+                let devices: Vec<&str> =
+                    self.steering.of(Side::Wan).map(|hook| hook.kernel.name.as_str()).collect();
+                let opened = udp::open_on(&devices, self.config.wan.port).with_context(|| {
+                    format!(
+                        "UDP port {} is taken by another process ('ss -lunp' shows it)",
+                        self.config.wan.port
+                    )
+                })?;
                 self.udp = Some(opened);
             }
         }
@@ -343,7 +381,7 @@ impl<'a> Gateway<'a> {
             gateway: self.config.tunnel.gateway(),
             pools: self.config.tunnel.pools().map_err(|message| anyhow!(message))?,
             mtu: usize::from(self.config.tunnel.mtu),
-            lan_mac: self.steering.lan.mac,
+            lan_mac: self.steering.mac(Side::Lan),
             between_clients: if self.config.tunnel.client_to_client {
                 BetweenClients::TurnedRound
             } else {
@@ -361,10 +399,9 @@ impl<'a> Gateway<'a> {
             bells: &bells,
         };
         let (links, mut handles) = match self.ports.take().context("the ports are in use")? {
-            (Wan::AfXdp(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
-            (Wan::AfXdp(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
-            (Wan::Plain(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
-            (Wan::Plain(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
+            (Wan::AfXdp(wan), lan) => crew.start_with(wan, lan)?,
+            (Wan::Groups(wan), lan) => crew.start_with(wan, lan)?,
+            (Wan::Plain(wan), lan) => crew.start_with(wan, lan)?,
         };
         if let Some(view) = self.host.view() {
             for links in &links {
@@ -372,8 +409,11 @@ impl<'a> Gateway<'a> {
                 links.queues.bell.ring();
             }
         } else {
-            let (index, bell) = (self.steering.lan.index, bells.neighbours.try_clone()?);
-            let mut neighbours = Neighbours::new(index, links.clone(), misses, bell).context("rtnetlink")?;
+            let bell = bells.neighbours.try_clone()?;
+            let ports = self.steering.of(Side::Lan).filter_map(|hook| {
+                Some((u8::try_from(hook.number).ok()?, hook.link.index, Arc::clone(&hook.watched)))
+            });
+            let mut neighbours = Neighbours::new(ports, links.clone(), misses, bell).context("rtnetlink")?;
             neighbours.begin();
             handles.push(named("neighbours", {
                 let stop = Arc::clone(&stop);
@@ -389,8 +429,8 @@ impl<'a> Gateway<'a> {
         Ok(Threads { links, handles, bells, stop })
     }
 
-    const fn wan_mac(&self) -> Mac {
-        self.steering.wan.mac
+    fn wan_mac(&self) -> Mac {
+        self.steering.mac(Side::Wan)
     }
 
     fn status(&self) -> serde_json::Value {
@@ -398,7 +438,6 @@ impl<'a> Gateway<'a> {
             steering: &self.steering,
             tables: self.shared.as_ref().map(|shared| &*shared.tables),
             links: self.threads.as_ref().map_or(&[][..], |threads| &threads.links),
-            af_xdp: self.modes,
             control_plane: self.connection.is_some(),
             seats: &self.seats,
         })
@@ -436,6 +475,18 @@ struct Crew<'a> {
 type Started = (Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>);
 
 impl Crew<'_> {
+    /// A worker for each pair of queues, whatever the LAN's are.
+    fn start_with<W>(&self, wan: Vec<W>, lan: Lan) -> Result<Started>
+    where
+        W: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+    {
+        match lan {
+            Lan::AfXdp(lan) => self.start(wan, lan),
+            Lan::Groups(lan) => self.start(wan, lan),
+            Lan::Plain(lan) => self.start(wan, lan),
+        }
+    }
+
     /// A worker for each pair of queues.
     fn start<W, L>(&self, wan: Vec<W>, lan: Vec<L>) -> Result<Started>
     where
@@ -457,6 +508,9 @@ impl Crew<'_> {
             let tables = Arc::clone(self.tables);
             let pipeline = Pipeline::new(tables, index, self.pipeline_config, Arc::clone(self.misses))
                 .with_routes(Arc::clone(self.routes));
+            let config = &self.config;
+            let several = config.wan.interfaces().len() > 1 || config.lan.interfaces().len() > 1;
+            let pipeline = if several { pipeline.with_several_ports() } else { pipeline };
             let (tables, links_of) = (Arc::clone(self.tables), Arc::clone(&own));
             let worker = Worker::new(index, ports, pipeline, tables, links_of, jvpn_host::clock::now)
                 .tuned(&self.config.tuning);

@@ -20,6 +20,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Most descriptors that a worker waits on: its bell, and [`SOCKETS_MAX`] of each side.
+const WAITS: usize = 1 + 2 * SOCKETS_MAX;
+/// Most sockets of one worker on one side.
+pub const SOCKETS_MAX: usize = 16;
+
 /// What a worker shares with the threads around it.
 #[derive(Debug)]
 pub struct WorkerLinks {
@@ -247,13 +252,19 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         }
         let waiting = self.wan.unsent() + self.lan.unsent() > 0;
         let timeout = at_most.unwrap_or(if waiting { PollTimeout::from(1u8) } else { PollTimeout::NONE });
-        let mut fds = [
-            PollFd::new(self.wan.fd(), PollFlags::POLLIN),
-            PollFd::new(self.lan.fd(), PollFlags::POLLIN),
-            PollFd::new(self.links.queues.bell.as_fd(), PollFlags::POLLIN),
-        ];
+        let bell = self.links.queues.bell.as_fd();
+        let mut fds: [PollFd<'_>; WAITS] = std::array::from_fn(|_| PollFd::new(bell, PollFlags::POLLIN));
+        let mut used = 1;
+        let mut add = |fd| {
+            if let Some(place) = fds.get_mut(used) {
+                *place = PollFd::new(fd, PollFlags::POLLIN);
+                used += 1;
+            }
+        };
+        self.wan.waits_on(&mut add);
+        self.lan.waits_on(&mut add);
         // EINTR only means another turn of the loop.
-        let _woken = poll(&mut fds, timeout);
+        let _woken = poll(fds.get_mut(..used).unwrap_or_default(), timeout);
         let _rang = self.links.queues.bell.silence();
     }
 }

@@ -9,11 +9,12 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use jvpn_abi::limit::Rate;
+use jvpn_abi::ports::{PortEntry, lan_place};
 use jvpn_abi::steer;
 use jvpn_abi::tables::{BindingEntry, BindingWord, EDGE_CLASSES, Gate, SteeringMark};
 use jvpn_abi::wire::{DataHeader, SlotId};
 use jvpn_abi::{CONTRACT_VERSION, DropReason, Endpoint};
-use jvpn_dataplane::attach;
+use jvpn_dataplane::{attach, hook};
 use jvpn_tables::Bindings;
 use std::collections::BTreeMap;
 
@@ -26,6 +27,8 @@ const LOCAL: [u8; 4] = [198, 51, 100, 1];
 
 #[path = "xdp/edge.rs"]
 mod edge;
+#[path = "xdp/ports.rs"]
+mod ports;
 
 struct Loaded {
     bpf: Ebpf,
@@ -44,8 +47,7 @@ fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample
         contract_version: CONTRACT_VERSION,
         port: PORT,
         log: 0,
-        lan_mac: [2, 0, 0, 0, 0, 1],
-        reserved: [0; 2],
+        reserved: [0; 8],
         fence_deadline_ns: u64::MAX,
         class,
         source,
@@ -53,7 +55,9 @@ fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample
         handle: PER_HANDLE,
     };
     attach::set_gate(&mut bpf, gate).unwrap();
-    for name in ["wan", "lan"] {
+    let lan = PortEntry { mac: [2, 0, 0, 0, 0, 1], ..PortEntry::default() };
+    hook::set_port(&mut bpf, lan_place(0), lan).unwrap();
+    for name in ["wan", "lan", "wan3", "lan3"] {
         let program: &mut Xdp = bpf.program_mut(name).unwrap().try_into().unwrap();
         program.load().unwrap();
     }
@@ -104,8 +108,7 @@ impl Loaded {
             contract_version: CONTRACT_VERSION,
             port: PORT,
             log: 0,
-            lan_mac: [2, 0, 0, 0, 0, 1],
-            reserved: [0; 2],
+            reserved: [0; 8],
             fence_deadline_ns: deadline,
             class: [PLENTY; EDGE_CLASSES],
             source: [PLENTY; EDGE_CLASSES],

@@ -14,7 +14,7 @@ use jvpn_abi::tables::{
 };
 use jvpn_abi::wire::Suite;
 use jvpn_abi::{DropReason, Endpoint};
-use jvpn_dataplane::attach::Steering;
+use jvpn_dataplane::attach::{Side, Steering};
 use jvpn_dataplane::frame::Mac;
 use jvpn_dataplane::port::{BusyPoll, Port, PortOptions};
 use jvpn_dataplane::slots::{Installer, WorkerQueues};
@@ -69,8 +69,9 @@ impl Ours {
         )?);
         let installer_bell = Doorbell::new()?;
         let queues = Arc::new(WorkerQueues::waking(installer_bell)?);
-        let installer = Installer::new(Arc::clone(&tables), vec![Arc::clone(&queues)], steering.wan.mac);
-        let mut pipeline = pipeline(&tables, steering.lan.mac);
+        let installer =
+            Installer::new(Arc::clone(&tables), vec![Arc::clone(&queues)], steering.mac(Side::Wan));
+        let mut pipeline = pipeline(&tables, steering.mac(Side::Lan));
         let mailbox = KeyMailbox::map(keys.as_fd())?;
         ensure!(mailbox.put(&entry()), "the mailbox is full");
         ensure!(installer.run(&mailbox).refused == 0, "the session was refused");

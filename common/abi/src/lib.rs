@@ -12,6 +12,7 @@ extern crate std;
 pub mod edge;
 pub mod endpoint;
 pub mod limit;
+pub mod ports;
 pub mod reason;
 pub mod steer;
 pub mod tables;
@@ -25,7 +26,7 @@ pub use time::BootTime;
 /// Version of the shared-table and handover contract between the two gateway processes and the XDP program.
 ///
 /// Rises with every change of a layout in [`tables`]; processes that disagree refuse each other, naming both.
-pub const CONTRACT_VERSION: u32 = 4;
+pub const CONTRACT_VERSION: u32 = 5;
 
 /// Version of the protocol on the wire (`docs/PROTOCOL.md`).
 pub const PROTOCOL_VERSION: u8 = 1;

@@ -9,11 +9,12 @@ mod tally;
 pub(crate) use look_ahead::prefetch_whole;
 
 use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
-use crate::lan::{LanView, NextHop};
+use crate::lan::{LanView, NextHop, Station};
 use crate::slots::{Handout, SlotContext, WorkerQueues, is_confirmed, key_state, sending_keys};
 use crate::tables::{Tables, count};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::limit::{Bucket, Rate};
+use jvpn_abi::ports::PortMark;
 use jvpn_abi::tables::{Context, EVENT_RING_LEN, NEXT_HOP_KNOWN, WorkerReport};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason};
@@ -110,6 +111,7 @@ pub struct Pipeline {
     config: PipelineConfig,
     slots: Box<[Option<Arc<SlotContext>>]>,
     lan: Arc<LanView>,
+    several_ports: bool,
     routes: Option<Arc<dyn Routes>>,
     misses: Arc<ArrayQueue<Address>>,
     icmp_errors: Cell<Bucket>,
@@ -151,6 +153,7 @@ impl Pipeline {
             config,
             slots,
             lan,
+            several_ports: false,
             routes: None,
             misses,
             icmp_errors: Cell::new(Bucket::default()),
@@ -165,6 +168,27 @@ impl Pipeline {
     pub fn with_routes(mut self, routes: Arc<dyn Routes>) -> Self {
         self.routes = Some(routes);
         self
+    }
+
+    /// Takes the interface that a frame came in by from its mark: where a side has several, they are written there
+    /// ([`crate::port::Group`]).
+    #[must_use]
+    pub const fn with_several_ports(mut self) -> Self {
+        self.several_ports = true;
+        self
+    }
+
+    /// The interface of the WAN that a frame came in by.
+    #[inline]
+    fn arrived_by(&self, frame: &[u8]) -> PortMark {
+        let mark = || PortMark::decode(jvpn_abi::wire::octets(frame, 0)?);
+        if self.several_ports { mark().unwrap_or(PortMark(0)) } else { PortMark(0) }
+    }
+
+    /// The source of a frame that leaves by this interface of the LAN. Whoever sends it puts the address into a mark's place.
+    #[inline]
+    const fn lan_source(&self, port: u8) -> Mac {
+        if port == 0 { self.config.lan_mac } else { Mac(PortMark(port).encode()) }
     }
 
     /// This worker's report.
@@ -243,9 +267,9 @@ impl Pipeline {
     }
 
     /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.
-    fn next_hop(&self, destination: Address) -> Result<Mac, DropReason> {
+    fn next_hop(&self, destination: Address) -> Result<Station, DropReason> {
         match self.lan.next_hop(destination) {
-            NextHop::Known(mac) => Ok(mac),
+            NextHop::Known(station) => Ok(station),
             NextHop::None => Err(DropReason::NoRoute),
             NextHop::Unresolved(hop) => {
                 // A full queue is no loss: the next packet asks again.
@@ -328,12 +352,23 @@ fn seal_into(
     let header = DataHeader { key_phase: keys.phase(), shard: slot.shard, slot: slot.slot, counter }.encode();
     let udp_payload = DATA_HEADER_LEN + plaintext.len() + TAG_LEN;
     slot.outer.write(frame, Mac::from_bits(next_hop), udp_payload, ecn).ok_or(DropReason::TooBig)?;
+    leave_by(frame, PortMark::of_next_hop(next_hop));
     frame[header_at..sealed_at].copy_from_slice(&header);
     keys.seal
         .seal(counter, &header, plaintext, &mut frame[sealed_at..])
         .map_err(|_| DropReason::SealFailed)?;
     slot.outer.finish(frame);
     Ok(end)
+}
+
+/// Names the interface that a frame leaves by, in place of its source. The first one's address is in the template.
+#[inline]
+fn leave_by(frame: &mut [u8], port: PortMark) {
+    if port != PortMark(0)
+        && let Some(source) = frame.get_mut(6..6 + PortMark::LEN)
+    {
+        source.copy_from_slice(&port.encode());
+    }
 }
 
 /// Now, as batches know it.

@@ -16,6 +16,8 @@ pub(super) const UMEM_OCTETS: u64 = 8 << 20;
 pub struct Wishes {
     /// Interfaces and what they are for. Empty roles: plans for each interface on its own.
     pub ports: Vec<(Role, String)>,
+    /// The VLAN of the WAN's frames.
+    pub vlan: Option<u16>,
     /// Workers; 0 = one per queue.
     pub workers: usize,
     /// CPU of each worker; empty = chosen.

@@ -151,7 +151,7 @@ mod tests {
     /// families over one socket.
     #[test]
     fn datagrams_become_frames_and_frames_datagrams() {
-        let Ok(opened) = crate::udp::open_for_data("lo", 0) else {
+        let Ok(opened) = crate::udp::open_for_data(&["lo"], 0) else {
             eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
             return;
         };
