@@ -275,7 +275,7 @@ fn second_interfaces(rig: &Rig, queues: u32) {
 fn two_of_each(role: Role, text: String, workers: usize) -> String {
     match role {
         Role::DataPlane => text
-            .replace("workers = 2", &format!("workers = {workers}"))
+            .replace("workers = 2", &format!("workers = {workers}\nmode = \"require-native\""))
             .replace("cores = [0, 1]", if workers == 1 { "cores = [0]" } else { "cores = [0, 1]" })
             .replace("interface = \"wan0\"", "interfaces = [\"wan0\", \"wan1\"]")
             .replace("interface = \"lan0\"", "interfaces = [\"lan0\", \"lan1\"]"),
@@ -293,7 +293,10 @@ fn two_of_each_side(workers: usize) {
     let queues = u32::try_from(workers).unwrap();
     let build = |rig: &Rig| {
         second_interfaces(rig, queues);
-        for (namespace, name) in [(rig.gateway(), "wan0"), (rig.gateway(), "lan0")] {
+        // Native XDP takes no more transmit queues on the other side than there are receive queues on this one.
+        let ends =
+            [(rig.router(), "rW"), (rig.lan(), "eth0"), (rig.gateway(), "wan0"), (rig.gateway(), "lan0")];
+        for (namespace, name) in ends {
             let count = queues.to_string();
             ETHTOOL.run(Some(namespace), &["-L", name, "rx", &count, "tx", &count]).unwrap();
         }

@@ -71,7 +71,12 @@ fn seats(config: &Config) -> Result<Vec<Seat>> {
     let first = [config.wan.interface(), config.lan.interface()];
     wishes.ports.retain(|(_, name)| first.contains(&name) || netlink.link(name).is_ok());
     let names: Vec<&str> = wishes.ports.iter().map(|(_, name)| name.as_str()).collect();
-    let facts = plan::facts(&names).context("cannot look at the interfaces")?;
+    let look = || plan::facts(&names).context("cannot look at the interfaces");
+    let mut facts = look()?;
+    if plan::settle(&plan::settings(&facts, &wishes)).context("cannot ask drivers")? {
+        facts = look()?;
+    }
+    plan::warn(&facts, &wishes);
     let seats = plan::seats(&facts, &wishes);
     if seats.is_empty() {
         bail!("the kernel names no CPU that this process may use; give 'cores' in the configuration");

@@ -7,11 +7,12 @@ use crate::host_side::{Tun, VethPair};
 use crate::ladder::{Mode, Step, Why};
 use crate::lan::LanView;
 use crate::pipeline::Routes;
-use crate::plan::Seat;
+use crate::plan::{self, Seat, Setting};
 use crate::port::plain::PlainPort;
 use crate::port::tun_end::TunEnd;
 use crate::port::udp_end::UdpEnd;
 use crate::port::{AfXdpMode, Arrivals, BusyPoll, Group, Member, Port, PortError, PortOptions, ZeroCopy};
+use crate::tuning::Channels;
 use crate::udp;
 use crate::worker::SOCKETS_MAX;
 use anyhow::{Context as _, Result, bail};
@@ -164,26 +165,32 @@ fn sockets_of_both(
         let wan = match af_xdp(config, steering, Side::Wan, &seats)? {
             Opened::All(members) => members,
             Opened::NotAll(said) => {
-                fewer(steering, Side::Wan, &mut seats, &said);
+                fewer(config, steering, Side::Wan, &mut seats, &said);
                 continue;
             }
         };
         match af_xdp(config, steering, Side::Lan, &seats)? {
             Opened::All(lan) => return Ok((wan, lan, seats)),
             // Those of the WAN are closed before they are opened anew.
-            Opened::NotAll(said) => fewer(steering, Side::Lan, &mut seats, &said),
+            Opened::NotAll(said) => fewer(config, steering, Side::Lan, &mut seats, &said),
         }
     }
 }
 
-/// Half the queues, and why. What the device puts into the others is dropped there, so it is said how to spare them.
-fn fewer(steering: &mut Steering, side: Side, seats: &mut Vec<Seat>, said: &str) {
+/// Half the queues, and why. What the device puts into the others is dropped there, so it is told, if it may be, to use no
+/// more; else the command is.
+fn fewer(config: &Config, steering: &mut Steering, side: Side, seats: &mut Vec<Seat>, said: &str) {
     seats.truncate(half(seats.len()));
     let left = seats.len();
     let said = format!("{left} queues instead: {said}");
-    let names: Vec<String> = steering.hooks().iter().map(|hook| hook.interface.clone()).collect();
-    for name in names {
-        tracing::warn!("'ethtool -L {name} combined {left}' has the device use no more queues than that");
+    let count = u32::try_from(left).unwrap_or(1);
+    let names = steering.hooks().iter().map(|hook| hook.interface.clone());
+    let settings: Vec<Setting> = names.map(|interface| Setting::Channels { interface, count }).collect();
+    let is_asked = config.tuning.channels == Channels::Set;
+    if !is_asked || plan::settle(&settings).is_err() {
+        for setting in settings {
+            tracing::warn!("'{}' has the device use no queue that nobody serves", setting.command());
+        }
     }
     for hook in steering.of_mut(side) {
         let step = hook.standing.step;
