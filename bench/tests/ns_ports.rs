@@ -6,15 +6,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Output};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
 use jvpn_rig::tool::{ETHTOOL, IP};
 use jvpn_rig::topology::LAN_SERVER;
-use jvpn_rig::{Interrupt, Namespace, Rig, wait};
+use jvpn_rig::vlan::VlanDevice;
+use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, wait};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -27,6 +28,8 @@ const PACE: Duration = Duration::from_millis(5);
 const GATEWAY: &str = "203.0.113.7";
 /// The server behind the second LAN interface.
 const SECOND_SERVER: Ipv4Addr = Ipv4Addr::new(192, 168, 51, 10);
+/// The gateway's own address on its second uplink.
+const SECOND_GATEWAY: &str = "2001:db8:c2::1";
 /// Frames that a socket has for each direction.
 const FRAMES: u64 = 2_048;
 
@@ -118,6 +121,12 @@ impl Lab {
 
     /// Every frame of every socket is in one place: to receive into, or free to send with but for the one in hand.
     fn frames_are_conserved(&self, sockets: u64) {
+        for side in ["wan", "lan"] {
+            self.frames_are_conserved_of(side, sockets);
+        }
+    }
+
+    fn frames_are_conserved_of(&self, side: &str, sockets: u64) {
         let kept = wait::until("every frame is back", PATIENCE, &self.interrupt, || {
             let status = self.data_plane();
             let workers = status["workers"].as_array().unwrap();
@@ -389,6 +398,109 @@ fn r0_2_one_worker_serves_every_queue() {
     let status = lab.data_plane();
     assert!(status["xdp_counters"]["no_socket"].is_null(), "{status:#}");
     lab.frames_are_conserved(2);
+}
+
+const VLAN: u16 = 100;
+
+/// R0.2: a WAN whose frames are of a VLAN, at both ends of the cable: handshake and DATA go through, and no frame of the tunnel is ever without its tag.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_2_a_wan_with_vlan_tags() {
+    let devices = Mutex::new(Vec::new());
+    let build = |rig: &Rig| {
+        let ends = [(rig.gateway(), "wan0", "198.51.100.1/24"), (rig.router(), "rW", "198.51.100.254/24")];
+        for (namespace, trunk, address) in ends {
+            ip(namespace, &format!("address flush dev {trunk}\n"));
+            let device = VlanDevice::create(namespace, trunk, "tagged", VLAN).unwrap();
+            ip(namespace, &format!("address add {address} dev tagged\n"));
+            devices.lock().unwrap().push(device);
+        }
+        ip(rig.gateway(), "route add default via 198.51.100.254 dev tagged\n");
+    };
+    let mut lab = Lab::start(build, |role, text| match role {
+        Role::DataPlane => text.replace(
+            "interface = \"wan0\"",
+            &format!("interface = \"wan0\"\nvlan = {VLAN}\nvlan_devices = [\"tagged\"]"),
+        ),
+        Role::ControlPlane | Role::Client => text,
+    });
+    let session = lab.attached();
+    tcp(lab.rig.client(), lab.rig.lan(), LAN_SERVER).unwrap_or_else(|e| panic!("{e}\n{}", lab.words()));
+    let wan = lab.port("wan", 0);
+    assert_eq!(wan["step"], "copy", "{wan:#}");
+    let traffic = &wan["traffic"];
+    assert!(traffic["received"].as_u64() > Some(0) && traffic["sent"].as_u64() > Some(0), "{wan:#}");
+    lab.frames_are_conserved(1);
+    // A killed data plane's successor takes the tagged port over as any other.
+    lab.deployment.kill(Role::DataPlane).unwrap();
+    lab.deployment.launch(&lab.rig, Role::DataPlane, &lab.interrupt).unwrap();
+    assert_eq!(lab.attached(), session);
+    tcp(lab.rig.client(), lab.rig.lan(), LAN_SERVER).unwrap_or_else(|e| panic!("{e}\n{}", lab.words()));
+    for device in &*devices.lock().unwrap() {
+        assert_eq!(device.untagged(), 0, "something crossed the cable without a tag");
+    }
+}
+
+/// R0.2: without a device of the VLAN there is nobody to answer ARP and handshakes: the data plane says how to make one.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_2_a_vlan_needs_a_device_of_the_host() {
+    let lab = Lab::prepare(
+        |_| (),
+        |role, text| match role {
+            Role::DataPlane => {
+                text.replace("interface = \"wan0\"", &format!("interface = \"wan0\"\nvlan = {VLAN}"))
+            }
+            Role::ControlPlane | Role::Client => text,
+        },
+    );
+    let output = run_data_plane(&lab);
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("ip link add link wan0 name wan0.100 type vlan id 100"), "{said}");
+}
+
+/// An address per uplink: what a client says to one is answered from that one, by its own interface; when that goes, the
+/// client goes on over the other.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r1_2_an_address_per_uplink() {
+    let build = |rig: &Rig| {
+        rig.add_ipv6().unwrap();
+        pair(2, (rig.gateway(), "wan1"), (rig.router(), "rW2"));
+        ip(rig.gateway(), &format!("address add {SECOND_GATEWAY}/64 dev wan1 nodad\n"));
+        ip(rig.router(), "address add 2001:db8:c2::fe/64 dev rW2 nodad\n");
+        // The control plane's answers leave by the uplink whose address they come from.
+        ip(rig.gateway(), "-6 route add default via 2001:db8:c2::fe dev wan1 table 101\n");
+        ip(rig.gateway(), &format!("-6 rule add from {SECOND_GATEWAY} lookup 101\n"));
+    };
+    let mut lab = Lab::start(build, |role, text| match role {
+        Role::DataPlane => text.replace("interface = \"wan0\"", "interfaces = [\"wan0\", \"wan1\"]"),
+        Role::ControlPlane => text,
+        Role::Client => text.replace(
+            "\n[[uplink]]\ndevice = \"upA\"",
+            &format!(
+                "second_endpoint = \"[{SECOND_GATEWAY}]:{TUNNEL_PORT}\"\n\n[[uplink]]\ndevice = \"upA\""
+            ),
+        ),
+    });
+    let session = lab.attached();
+    let stream = Stream::start(lab.rig.client(), lab.rig.lan(), LAN_SERVER);
+    stream.await_answers(&lab, "the stream runs", 20);
+    let remote = lab.client()["path"]["remote"].as_str().unwrap().to_owned();
+    let (used, other) = if remote.starts_with('[') { (1, 0) } else { (0, 1) };
+    let sent = |lab: &Lab, number| lab.port("wan", number)["traffic"]["sent"].as_u64().unwrap();
+    let (before, others) = (sent(&lab, used), sent(&lab, other));
+    stream.await_answers(&lab, "more of it", 20);
+    assert!(sent(&lab, used) >= before + 20, "{}", lab.words());
+    assert_eq!(sent(&lab, other), others, "nothing of it leaves by the other uplink");
+    lab.delete(if used == 0 { "wan0" } else { "wan1" });
+    stream.await_answers(&lab, "the client goes on over the other uplink", 20);
+    assert_eq!(lab.attached(), session, "R1.2: the same session");
+    assert_ne!(lab.client()["path"]["remote"].as_str().unwrap(), remote);
+    assert!(sent(&lab, other) > others);
+    drop(stream);
+    lab.frames_are_conserved_of("wan", 2);
 }
 
 /// An interface without native XDP in the WAN's place, with the WAN's address.
