@@ -131,8 +131,7 @@ impl Lab {
             let status = self.data_plane();
             let workers = status["workers"].as_array().unwrap();
             let mut all = true;
-            for rings in workers.iter().flat_map(|worker| [&worker["rings"]["wan"], &worker["rings"]["lan"]])
-            {
+            for rings in workers.iter().map(|worker| &worker["rings"][side]) {
                 let of = |name: &str| rings[name].as_u64().unwrap();
                 let (receiving, sending) = (of("fill") + of("rx"), of("free") + of("tx") + of("completion"));
                 let whole = FRAMES * sockets;
@@ -471,8 +470,9 @@ fn r1_2_an_address_per_uplink() {
         ip(rig.gateway(), &format!("address add {SECOND_GATEWAY}/64 dev wan1 nodad\n"));
         ip(rig.router(), "address add 2001:db8:c2::fe/64 dev rW2 nodad\n");
         // The control plane's answers leave by the uplink whose address they come from.
-        ip(rig.gateway(), "-6 route add default via 2001:db8:c2::fe dev wan1 table 101\n");
-        ip(rig.gateway(), &format!("-6 rule add from {SECOND_GATEWAY} lookup 101\n"));
+        ip(rig.gateway(), "route add default via 2001:db8:c2::fe dev wan1 table 101\n");
+        let rule = ["-6", "rule", "add", "from", SECOND_GATEWAY, "lookup", "101"];
+        IP.run(Some(rig.gateway()), &rule).unwrap();
     };
     let mut lab = Lab::start(build, |role, text| match role {
         Role::DataPlane => text.replace("interface = \"wan0\"", "interfaces = [\"wan0\", \"wan1\"]"),

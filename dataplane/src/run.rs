@@ -513,9 +513,14 @@ impl Crew<'_> {
             let tables = Arc::clone(self.tables);
             let pipeline = Pipeline::new(tables, index, self.pipeline_config, Arc::clone(self.misses))
                 .with_routes(Arc::clone(self.routes));
-            let config = &self.config;
-            let several = config.wan.interfaces().len() > 1 || config.lan.interfaces().len() > 1;
-            let pipeline = if several { pipeline.with_several_ports() } else { pipeline };
+            let several = |names: &[String]| names.len() > 1;
+            let pipeline = if several(self.config.wan.interfaces()) {
+                pipeline.with_marked_arrivals()
+            } else {
+                pipeline
+            };
+            let pipeline =
+                if several(self.config.lan.interfaces()) { pipeline.with_several_lans() } else { pipeline };
             let (tables, links_of) = (Arc::clone(self.tables), Arc::clone(&own));
             let worker = Worker::new(index, ports, pipeline, tables, links_of, jvpn_host::clock::now)
                 .tuned(&self.config.tuning);

@@ -118,14 +118,16 @@ impl Sides {
             Err(error) => return Err(error).with_context(|| format!("UDP port {}", config.wan.port)),
         };
         let wan = match wan {
-            Some(members) => match singles(members, config.wan.vlan) {
-                Ok(ports) => Wan::AfXdp(ports),
-                Err(members) => Wan::Groups(grouped(config, steering, Side::Wan, members)),
-            },
+            Some(members) => {
+                match singles(members, config.wan.interfaces().len() > 1 || config.wan.vlan.is_some()) {
+                    Ok(ports) => Wan::AfXdp(ports),
+                    Err(members) => Wan::Groups(grouped(config, steering, Side::Wan, members)),
+                }
+            }
             None => Wan::Plain(sockets(config, &devices, seats.len())?),
         };
         let lan = match lan {
-            Some(members) => match singles(members, None) {
+            Some(members) => match singles(members, config.lan.interfaces().len() > 1) {
                 Ok(ports) => Lan::AfXdp(ports),
                 Err(members) => Lan::Groups(grouped(config, steering, Side::Lan, members)),
             },
@@ -289,17 +291,17 @@ fn note_modes(steering: &mut Steering, side: Side, workers: &[Vec<Member<Port>>]
         let count = ours().count();
         hook.af_xdp = mode;
         tracing::info!(interface = %hook.interface, ?mode, queues = count, "AF_XDP sockets open");
-        if Step::of(hook.link.xdp, mode) == Step::Copy {
+        let is_said = hook.standing.falls.iter().any(|fall| fall.why == Why::NoZeroCopy);
+        if Step::of(hook.link.xdp, mode) == Step::Copy && !is_said {
             let said = "the driver has no zero-copy, or not for these queues";
             hook.standing.fall(&hook.interface, Step::Copy, Why::NoZeroCopy, said);
         }
     }
 }
 
-/// One bare queue per worker, where that is all there is.
-fn singles(members: Vec<Vec<Member<Port>>>, vlan: Option<u16>) -> Result<Vec<Port>, Vec<Vec<Member<Port>>>> {
-    let is_plain = |of: &Vec<Member<Port>>| matches!(&of[..], [one] if one.number == 0);
-    if vlan.is_some() || !members.iter().all(is_plain) {
+/// One bare queue per worker, where that is all there is and nothing has to be written into frames.
+fn singles(members: Vec<Vec<Member<Port>>>, writes: bool) -> Result<Vec<Port>, Vec<Vec<Member<Port>>>> {
+    if writes || members.iter().any(|of| of.len() != 1) {
         return Err(members);
     }
     Ok(members.into_iter().flatten().map(|member| member.port).collect())

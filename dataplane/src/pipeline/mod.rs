@@ -111,7 +111,8 @@ pub struct Pipeline {
     config: PipelineConfig,
     slots: Box<[Option<Arc<SlotContext>>]>,
     lan: Arc<LanView>,
-    several_ports: bool,
+    marked_arrivals: bool,
+    several_lans: bool,
     routes: Option<Arc<dyn Routes>>,
     misses: Arc<ArrayQueue<Address>>,
     icmp_errors: Cell<Bucket>,
@@ -153,7 +154,8 @@ impl Pipeline {
             config,
             slots,
             lan,
-            several_ports: false,
+            marked_arrivals: false,
+            several_lans: false,
             routes: None,
             misses,
             icmp_errors: Cell::new(Bucket::default()),
@@ -170,11 +172,18 @@ impl Pipeline {
         self
     }
 
-    /// Takes the interface that a frame came in by from its mark: where a side has several, they are written there
-    /// ([`crate::port::Group`]).
+    /// Takes the interface of the WAN that a frame came in by from its mark, for a WAN that marks every frame
+    /// ([`crate::port::Group`]): elsewhere a mark would be somebody's on the wire.
     #[must_use]
-    pub const fn with_several_ports(mut self) -> Self {
-        self.several_ports = true;
+    pub const fn with_marked_arrivals(mut self) -> Self {
+        self.marked_arrivals = true;
+        self
+    }
+
+    /// For a LAN of several interfaces.
+    #[must_use]
+    pub const fn with_several_lans(mut self) -> Self {
+        self.several_lans = true;
         self
     }
 
@@ -182,7 +191,7 @@ impl Pipeline {
     #[inline]
     fn arrived_by(&self, frame: &[u8]) -> PortMark {
         let mark = || PortMark::decode(jvpn_abi::wire::octets(frame, 0)?);
-        if self.several_ports { mark().unwrap_or(PortMark(0)) } else { PortMark(0) }
+        if self.marked_arrivals { mark().unwrap_or(PortMark(0)) } else { PortMark(0) }
     }
 
     /// The source of a frame that leaves by this interface of the LAN. Whoever sends it puts the address into a mark's place.

@@ -110,7 +110,7 @@ impl Pipeline {
     /// Where an answer to a packet from the LAN goes: back to the station that sent the frame; where the LAN has several
     /// interfaces, to wherever its sender is routed.
     fn way_back(&self, inner: &Inner, station: Mac) -> Station {
-        let known = if self.several_ports { self.next_hop(inner.source).ok() } else { None };
+        let known = if self.several_lans { self.next_hop(inner.source).ok() } else { None };
         known.unwrap_or(Station { mac: station, port: 0 })
     }
 

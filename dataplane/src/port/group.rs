@@ -9,7 +9,7 @@
 //! destination address; on both sides it finds where a frame leaves by in place of its source address, writes the
 //! interface's own there, and puts the tag in.
 
-use super::{PortStatistics, PortTally, QueuePort, Watched};
+use super::{PortStatistics, PortTally, Presence, QueuePort, Watched};
 use crate::frame::Mac;
 use crate::gauges::RingLevels;
 use jvpn_abi::ports::{MAX_PORTS, PortMark};
@@ -265,7 +265,8 @@ impl<P: QueuePort> QueuePort for Group<P> {
     }
 
     fn waits_on<'a>(&'a self, each: &mut dyn FnMut(BorrowedFd<'a>)) {
-        for member in &self.members {
+        // The socket of a device that is gone may say "error" for ever.
+        for member in self.members.iter().filter(|member| member.watched.presence() != Presence::Gone) {
             member.port.waits_on(each);
         }
     }
@@ -298,7 +299,6 @@ impl<P: QueuePort> QueuePort for Group<P> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Presence;
     use super::super::plain::{End, PlainPort};
     use super::*;
     use std::collections::VecDeque;
