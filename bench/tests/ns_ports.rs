@@ -477,12 +477,16 @@ fn r1_2_an_address_per_uplink() {
     let mut lab = Lab::start(build, |role, text| match role {
         Role::DataPlane => text.replace("interface = \"wan0\"", "interfaces = [\"wan0\", \"wan1\"]"),
         Role::ControlPlane => text,
-        Role::Client => text.replace(
-            "\n[[uplink]]\ndevice = \"upA\"",
-            &format!(
-                "second_endpoint = \"[{SECOND_GATEWAY}]:{TUNNEL_PORT}\"\n\n[[uplink]]\ndevice = \"upA\""
-            ),
-        ),
+        // Each of the client's uplinks leads to one of the gateway's.
+        Role::Client => text
+            .replace(
+                "\n[[uplink]]\ndevice = \"upA\"",
+                &format!(
+                    "second_endpoint = \"[{SECOND_GATEWAY}]:{TUNNEL_PORT}\"\n\n[[uplink]]\ndevice = \"upA\""
+                ),
+            )
+            .replace("gateway = \"10.0.1.1\"", "gateway = \"10.0.1.1\"\nfamily = \"ipv4\"")
+            .replace("gateway = \"10.0.2.1\"", "family = \"ipv6\""),
     });
     let session = lab.attached();
     let stream = Stream::start(lab.rig.client(), lab.rig.lan(), LAN_SERVER);
