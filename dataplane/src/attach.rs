@@ -14,6 +14,7 @@ use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use jvpn_abi::limit::Rate;
+use jvpn_abi::ports::PortEntry;
 use jvpn_abi::tables::{EDGE_CLASSES, Gate};
 use jvpn_abi::{CONTRACT_VERSION, DropReason};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -389,6 +390,24 @@ pub fn set_gate(bpf: &mut Ebpf, gate: Gate) -> Result<()> {
     let map = bpf.map_mut("GATE").ok_or_else(|| anyhow!("the XDP object has no map GATE"))?;
     let mut table: Array<_, GateValue> = Array::try_from(map)?;
     table.set(0, GateValue(gate), 0).context("GATE")
+}
+
+/// A [`PortEntry`] is plain data of this contract.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PortValue(PortEntry);
+
+// SAFETY: `PortEntry` is `bytemuck::Pod`: plain integers without padding.
+unsafe impl aya::Pod for PortValue {}
+
+/// Stores one entry of PORTS.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_port(bpf: &mut Ebpf, place: u32, entry: PortEntry) -> Result<()> {
+    let map = bpf.map_mut("PORTS").ok_or_else(|| anyhow!("the XDP object has no map PORTS"))?;
+    let mut table: Array<_, PortValue> = Array::try_from(map)?;
+    table.set(place, PortValue(entry), 0).context("PORTS")
 }
 
 /// Pins are worth having, not worth refusing to start.

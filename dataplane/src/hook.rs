@@ -1,14 +1,13 @@
 //! One interface of a side: its program, where it stands on the ladder, and whether it is there.
 
-use crate::attach::{Hold, Side};
+use crate::attach::{Hold, Side, set_port};
 use crate::config::Config;
 use crate::frame::Mac;
 use crate::ladder::{Mode, Standing};
 use crate::netlink::{Link, Netlink};
 use crate::port::{AfXdpMode, PortTally, PortTraffic, Presence, Watched};
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
-use aya::maps::Array;
 use jvpn_abi::ports::{MAX_PORTS, PortEntry, lan_place, wan_place};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -159,28 +158,10 @@ fn vlan_device(
     Ok(KernelDevice { name, index })
 }
 
-/// A [`PortEntry`] is plain data of this contract.
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct PortValue(PortEntry);
-
-// SAFETY: `PortEntry` is `bytemuck::Pod`: plain integers without padding.
-unsafe impl aya::Pod for PortValue {}
-
 /// Fills PORTS.
 ///
 /// # Errors
 /// If the kernel refuses.
 pub(crate) fn write_ports(bpf: &mut Ebpf, hooks: &[Hook], vlan: Option<u16>) -> Result<()> {
     hooks.iter().map(|hook| hook.entry(vlan)).try_for_each(|(place, entry)| set_port(bpf, place, entry))
-}
-
-/// Stores one entry of PORTS.
-///
-/// # Errors
-/// If the kernel refuses.
-pub fn set_port(bpf: &mut Ebpf, place: u32, entry: PortEntry) -> Result<()> {
-    let map = bpf.map_mut("PORTS").ok_or_else(|| anyhow!("the XDP object has no map PORTS"))?;
-    let mut table: Array<_, PortValue> = Array::try_from(map)?;
-    table.set(place, PortValue(entry), 0).context("PORTS")
 }

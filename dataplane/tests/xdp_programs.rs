@@ -14,7 +14,7 @@ use jvpn_abi::steer;
 use jvpn_abi::tables::{BindingEntry, BindingWord, EDGE_CLASSES, Gate, SteeringMark};
 use jvpn_abi::wire::{DataHeader, SlotId};
 use jvpn_abi::{CONTRACT_VERSION, DropReason, Endpoint};
-use jvpn_dataplane::{attach, hook};
+use jvpn_dataplane::attach;
 use jvpn_tables::Bindings;
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample
     };
     attach::set_gate(&mut bpf, gate).unwrap();
     let lan = PortEntry { mac: [2, 0, 0, 0, 0, 1], ..PortEntry::default() };
-    hook::set_port(&mut bpf, lan_place(0), lan).unwrap();
+    attach::set_port(&mut bpf, lan_place(0), lan).unwrap();
     for name in ["wan", "lan", "wan3", "lan3"] {
         let program: &mut Xdp = bpf.program_mut(name).unwrap().try_into().unwrap();
         program.load().unwrap();

@@ -17,7 +17,7 @@ fn tagged(frame: &[u8], tags: &[(u16, u16)]) -> Vec<u8> {
 fn on_vlan(number: usize, kernel_index: u32) -> (Loaded, Vec<u8>) {
     let mut x = loaded(PLENTY, NO_SAMPLE);
     let entry = PortEntry { vlan: VLAN, kernel_index, ..PortEntry::default() };
-    hook::set_port(&mut x.bpf, wan_place(number), entry).unwrap();
+    attach::set_port(&mut x.bpf, wan_place(number), entry).unwrap();
     let slot = SlotId::new(7, 3).unwrap();
     bind(&x, slot);
     let frame = udp_frame(REMOTE, (LOCAL, PORT), &data(slot, 0));
@@ -75,7 +75,7 @@ fn r3_1_control_datagrams_of_the_vlan_meet_the_limits() {
     let mut x = loaded(Rate { per_second: 1, burst: 3 }, PLENTY);
     core_affinity::set_for_current(core_affinity::CoreId { id: 0 });
     let entry = PortEntry { vlan: VLAN, ..PortEntry::default() };
-    hook::set_port(&mut x.bpf, wan_place(0), entry).unwrap();
+    attach::set_port(&mut x.bpf, wan_place(0), entry).unwrap();
     let control = tagged(&udp_frame(REMOTE, (LOCAL, PORT), &[0x24; 256]), &[(0x8100, VLAN)]);
     let answers: Vec<_> = (0..10).map(|_| x.run("wan", &control)).collect();
     let passed = answers.iter().filter(|(action, _)| *action == XDP_PASS).count();
@@ -115,7 +115,7 @@ fn r0_2_each_interface_has_a_program_over_the_same_tables() {
     let client = Endpoint::v4([10, 77, 0, 2], 0).addr;
     routes.insert(&Key::new(128, client), 7, 0).unwrap();
     let entry = PortEntry { mac: [2, 0, 0, 0, 3, 3], ..PortEntry::default() };
-    hook::set_port(&mut x.bpf, lan_place(3), entry).unwrap();
+    attach::set_port(&mut x.bpf, lan_place(3), entry).unwrap();
     let to = |mac: [u8; 6]| {
         let mut frame = udp_frame(([192, 168, 50, 9], 9), ([10, 77, 0, 2], 9), &[1; 20]);
         frame[..6].copy_from_slice(&mac);
