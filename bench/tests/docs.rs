@@ -495,6 +495,7 @@ fn every_configuration_key_is_documented() {
         let mut keys = keys_of(&read(path));
         if path.starts_with("dataplane") {
             keys.extend(keys_of(&read("dataplane/src/tuning.rs")));
+            keys.extend(keys_of(&read("dataplane/src/config/sides.rs")));
         }
         // The names of tables; `preset` stands for the whole of [policy], which has a table of its own.
         for table in [

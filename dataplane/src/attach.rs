@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Limits};
 use crate::frame::Mac;
+use crate::hook::{Hook, PROGRAMS, write_ports};
 use crate::ladder::{Mode, Standing, Step, Why};
 use crate::netlink::{Link, Netlink};
 use crate::pins::{Pins, TABLES};
@@ -13,6 +14,7 @@ use aya::programs::{Program, ReusePortSocketFilter, SocketFilter, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use jvpn_abi::limit::Rate;
+use jvpn_abi::ports::PortEntry;
 use jvpn_abi::tables::{EDGE_CLASSES, Gate};
 use jvpn_abi::{CONTRACT_VERSION, DropReason};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -24,15 +26,8 @@ pub(crate) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("JVPN_XDP_OBJ
 pub struct Steering {
     bpf: Ebpf,
     logger: Option<EbpfLogger<&'static dyn log::Log>>,
-    attached: [Hold; 2],
-    /// The WAN interface.
-    pub wan: Link,
-    /// Where the WAN port stands.
-    pub wan_standing: Standing,
-    /// The LAN interface.
-    pub lan: Link,
-    /// Where the LAN port stands.
-    pub lan_standing: Standing,
+    /// The interfaces, those of the WAN first.
+    hooks: Vec<Hook>,
     /// How the links came about.
     pub attachment: Attachment,
     /// `None`: nothing is pinned, the programs go with the process.
@@ -51,7 +46,7 @@ pub enum Attachment {
 
 /// What holds the program of a port at its interface.
 #[derive(Debug)]
-enum Hold {
+pub(crate) enum Hold {
     /// Nothing does: the port is without one.
     Nothing,
     /// This process.
@@ -63,9 +58,6 @@ enum Hold {
     /// The same, on a port that is to be without one.
     Unwanted,
 }
-
-/// Names of the programs, by port.
-const PROGRAMS: [&str; 2] = ["wan", "lan"];
 
 /// A port by the side that it is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +82,7 @@ impl Side {
 
 impl std::fmt::Debug for Steering {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Steering").field("wan", &self.wan).field("lan", &self.lan).finish_non_exhaustive()
+        f.debug_struct("Steering").field("hooks", &self.hooks).finish_non_exhaustive()
     }
 }
 
@@ -124,67 +116,48 @@ impl Steering {
     pub fn attach(config: &Config, queues: &[u32]) -> Result<Self> {
         let mut bpf = load(config.slots)?;
         let mut netlink = Netlink::new().context("rtnetlink")?;
-        let lan_mac = match netlink.link(&config.lan.interface) {
-            Ok(link) => link.mac,
-            // A TUN device takes its place.
-            Err(_) if config.mode == Mode::NoAfXdp && config.lan.host.is_some() => Mac::default(),
-            Err(error) => return Err(error.into()),
-        };
-        write_gate(&mut bpf, config, lan_mac)?;
+        let mut hooks = Hook::all(config, &mut netlink)?;
+        write_gate(&mut bpf, config)?;
+        write_ports(&mut bpf, &hooks, config.wan.vlan)?;
         let logger =
             if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
-        let mut pins = pins(config, netlink.link(&config.wan.interface)?.index);
-        let interfaces = [&config.wan.interface, &config.lan.interface];
-        let mut attached = [Hold::Nothing, Hold::Nothing];
-        let mut standings = [Standing::top(), Standing::top()];
-        for (side, ((place, standing), interface)) in
-            attached.iter_mut().zip(&mut standings).zip(interfaces).enumerate()
-        {
-            let link = match netlink.link(interface) {
-                Ok(link) => Some(link),
-                Err(_) if config.mode == Mode::NoAfXdp => None,
-                Err(error) => return Err(error.into()),
-            };
-            let left = left(pins.as_mut(), PROGRAMS[side], link.as_ref());
-            let port = Port { name: PROGRAMS[side], interface, mode: config.mode };
-            *place = port.attach(&mut bpf, pins.as_ref(), left, standing)?;
+        let mut pins = pins(config, hooks.first().map_or(0, |hook| hook.link.index));
+        for hook in &mut hooks {
+            let link = Some(&hook.link).filter(|link| link.index != 0);
+            let left = left(pins.as_mut(), hook.program(), link);
+            let port = Port { name: hook.program(), interface: &hook.interface, mode: config.mode };
+            hook.hold = port.attach(&mut bpf, pins.as_ref(), left, &mut hook.standing)?;
         }
-        let [wan, lan] = interfaces.map(|name| netlink.link(name));
-        let [wan_standing, lan_standing] = standings;
-        let nothing = |_| Link { index: 0, mac: Mac::default(), rx_queues: 0, mtu: 0, xdp: None };
-        let is_left = |hold: &Hold| matches!(hold, Hold::Left(_));
-        let attachment =
-            if attached.iter().any(is_left) { Attachment::Replaced } else { Attachment::Attached };
-        let mut steering = Self {
-            bpf,
-            logger,
-            attached,
-            wan: wan?,
-            wan_standing,
-            lan: if config.mode == Mode::NoAfXdp { lan.unwrap_or_else(nothing) } else { lan? },
-            lan_standing,
-            attachment,
-            pins,
-        };
+        let is_left = |hook: &Hook| matches!(hook.hold, Hold::Left(_));
+        let attachment = if hooks.iter().any(is_left) { Attachment::Replaced } else { Attachment::Attached };
+        for hook in &mut hooks {
+            // What is on an interface without our program is not ours, or will not stay.
+            hook.link.xdp = if hook.is_attached() { netlink.link(&hook.interface)?.xdp } else { None };
+        }
+        let mut steering = Self { bpf, logger, hooks, attachment, pins };
         for side in [Side::Wan, Side::Lan] {
-            if !steering.is_attached(side) {
-                // What is there is not ours, or will not stay.
-                steering.shown(side).xdp = None;
-            }
+            steering.stand_together(side)?;
         }
         steering.check_queues(config, queues)?;
         Ok(steering)
     }
 
+    /// A side has AF_XDP on all its interfaces or on none: the kernel's own sockets take what comes by any of them.
+    fn stand_together(&mut self, side: Side) -> Result<()> {
+        let without = self.of(side).find(|hook| !hook.is_attached()).map(|hook| hook.interface.clone());
+        match without {
+            Some(without) if self.of(side).any(Hook::is_attached) => {
+                self.detach(side, Why::Together, &format!("{without} has none"))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether the kernel shows what was attached, and each port has a queue per worker.
     fn check_queues(&self, config: &Config, queues: &[u32]) -> Result<()> {
-        let ports =
-            [(Side::Wan, &config.wan.interface, &self.wan), (Side::Lan, &config.lan.interface, &self.lan)];
-        for (side, name, link) in ports {
-            if !self.is_attached(side) {
-                continue;
-            }
-            let highest = side.queues(config, queues).into_iter().max().unwrap_or(0);
+        for hook in self.hooks.iter().filter(|hook| hook.is_attached()) {
+            let (name, link) = (&hook.interface, &hook.link);
+            let highest = hook.side.queues(config, queues).into_iter().max().unwrap_or(0);
             let Some(mode) = link.xdp else {
                 bail!("the kernel does not show an XDP program on {name} after attaching one")
             };
@@ -202,35 +175,55 @@ impl Steering {
         Ok(())
     }
 
-    /// Whether a program steers frames of this port into sockets.
+    /// The interfaces, those of the WAN first.
     #[must_use]
-    pub const fn is_attached(&self, side: Side) -> bool {
-        !matches!(self.attached[side as usize], Hold::Nothing | Hold::Unwanted)
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
     }
 
-    /// Takes the program of a port away: a port without sockets must not steer.
+    /// The interfaces of a side.
+    pub fn of(&self, side: Side) -> impl Iterator<Item = &Hook> {
+        self.hooks.iter().filter(move |hook| hook.side == side)
+    }
+
+    /// The interfaces of a side, to note things about them.
+    pub fn of_mut(&mut self, side: Side) -> impl Iterator<Item = &mut Hook> {
+        self.hooks.iter_mut().filter(move |hook| hook.side == side)
+    }
+
+    /// Address of the first interface of a side.
+    #[must_use]
+    pub fn mac(&self, side: Side) -> Mac {
+        self.of(side).next().map_or_else(Mac::default, |hook| hook.link.mac)
+    }
+
+    /// Whether programs steer frames of this side into sockets.
+    #[must_use]
+    pub fn is_attached(&self, side: Side) -> bool {
+        self.of(side).any(Hook::is_attached)
+    }
+
+    /// Takes the programs of a side away: what has no sockets must not steer.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn detach(&mut self, side: Side) -> Result<()> {
-        let name = PROGRAMS[side as usize];
-        match std::mem::replace(&mut self.attached[side as usize], Hold::Nothing) {
-            Hold::Nothing => return Ok(()),
-            Hold::Process(link) => {
-                let program: &mut Xdp = program(&mut self.bpf, name)?;
-                program.detach(link).with_context(|| format!("taking the XDP program '{name}' away"))?;
+    pub fn detach(&mut self, side: Side, why: Why, said: &str) -> Result<()> {
+        for hook in self.hooks.iter_mut().filter(|hook| hook.side == side && hook.is_attached()) {
+            let name = hook.program();
+            match std::mem::replace(&mut hook.hold, Hold::Nothing) {
+                Hold::Nothing => {}
+                Hold::Process(link) => {
+                    let program: &mut Xdp = program(&mut self.bpf, name)?;
+                    program.detach(link).with_context(|| format!("taking the XDP program '{name}' away"))?;
+                }
+                Hold::Pin | Hold::Left(_) | Hold::Unwanted => {
+                    self.pins.iter().for_each(|pins| pins.unpin(name));
+                }
             }
-            Hold::Pin | Hold::Left(_) | Hold::Unwanted => self.pins.iter().for_each(|pins| pins.unpin(name)),
+            hook.link.xdp = None;
+            hook.standing.fall(&hook.interface, Step::NoAfXdp, why, said);
         }
-        self.shown(side).xdp = None;
         Ok(())
-    }
-
-    const fn shown(&mut self, side: Side) -> &mut Link {
-        match side {
-            Side::Wan => &mut self.wan,
-            Side::Lan => &mut self.lan,
-        }
     }
 
     /// Puts these programs into the place of those that an earlier process left, in one step each, and pins their tables.
@@ -239,7 +232,8 @@ impl Steering {
     /// # Errors
     /// If the kernel refuses.
     pub fn take_over(&mut self) -> Result<()> {
-        for (name, hold) in PROGRAMS.into_iter().zip(&mut self.attached) {
+        for hook in &mut self.hooks {
+            let (name, hold) = (hook.program(), &mut hook.hold);
             match std::mem::replace(hold, Hold::Nothing) {
                 Hold::Left(link) => {
                     let program: &mut Xdp = program(&mut self.bpf, name)?;
@@ -256,6 +250,12 @@ impl Steering {
             }
         }
         let Some(pins) = &mut self.pins else { return Ok(()) };
+        for name in PROGRAMS.into_iter().flatten() {
+            // Of an interface that the configuration does not name any more, or that is gone.
+            if pins.has_link(name) && !self.hooks.iter().any(|hook| hook.program() == name) {
+                pins.unpin(name);
+            }
+        }
         pins.own();
         let dir = pins.clear_tables(CONTRACT_VERSION)?;
         for name in TABLES {
@@ -278,7 +278,8 @@ impl Steering {
         }
     }
 
-    /// Puts a socket into the XSKMAP of a port.
+    /// Puts a socket into the XSKMAP of a side, at the place of its interface and queue
+    /// ([`jvpn_abi::ports::socket_place`]).
     ///
     /// # Errors
     /// If the kernel refuses it.
@@ -368,7 +369,7 @@ pub fn table_fd<'a>(bpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>> {
     Ok(data.fd().as_fd())
 }
 
-fn write_gate(bpf: &mut Ebpf, config: &Config, lan_mac: Mac) -> Result<()> {
+fn write_gate(bpf: &mut Ebpf, config: &Config) -> Result<()> {
     let cpus =
         u32::try_from(aya::util::nr_cpus().map_err(|(path, error)| anyhow!("{path}: {error}"))?).unwrap_or(1);
     let limits = &config.limits;
@@ -376,8 +377,7 @@ fn write_gate(bpf: &mut Ebpf, config: &Config, lan_mac: Mac) -> Result<()> {
         contract_version: CONTRACT_VERSION,
         port: config.wan.port,
         log: u16::from(config.xdp_log),
-        lan_mac: lan_mac.0,
-        reserved: [0; 2],
+        reserved: [0; 8],
         // One node owns all its sessions: no lease, no fence.
         fence_deadline_ns: u64::MAX,
         class: [
@@ -406,6 +406,24 @@ pub fn set_gate(bpf: &mut Ebpf, gate: Gate) -> Result<()> {
     let map = bpf.map_mut("GATE").ok_or_else(|| anyhow!("the XDP object has no map GATE"))?;
     let mut table: Array<_, GateValue> = Array::try_from(map)?;
     table.set(0, GateValue(gate), 0).context("GATE")
+}
+
+/// A [`PortEntry`] is plain data of this contract.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PortValue(PortEntry);
+
+// SAFETY: `PortEntry` is `bytemuck::Pod`: plain integers without padding.
+unsafe impl aya::Pod for PortValue {}
+
+/// Stores one entry of PORTS.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn set_port(bpf: &mut Ebpf, place: u32, entry: PortEntry) -> Result<()> {
+    let map = bpf.map_mut("PORTS").ok_or_else(|| anyhow!("the XDP object has no map PORTS"))?;
+    let mut table: Array<_, PortValue> = Array::try_from(map)?;
+    table.set(place, PortValue(entry), 0).context("PORTS")
 }
 
 /// Pins are worth having, not worth refusing to start.

@@ -1,5 +1,9 @@
 //! Configuration of the data plane (TOML). Every value is checked before anything is touched.
 
+mod sides;
+
+pub use sides::{LanPort, WanPort};
+
 use crate::frame::{Address, GatewayAddresses};
 use crate::ladder::Mode;
 use crate::pipeline::Pools;
@@ -55,30 +59,6 @@ pub struct Config {
     /// Edge limits.
     #[serde(default)]
     pub limits: Limits,
-}
-
-/// The WAN port.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WanPort {
-    /// Interface name.
-    pub interface: String,
-    /// UDP port.
-    #[serde(default = "default_port")]
-    pub port: u16,
-}
-
-/// The LAN port.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LanPort {
-    /// Interface name. With [`Self::host`] it is made here.
-    pub interface: String,
-    /// The port leads into the host's own stack.
-    pub host: Option<HostPort>,
-    /// Name of the TUN device that takes the port's place where there is no AF_XDP.
-    #[serde(default = "default_tun")]
-    pub tun: String,
 }
 
 /// The host's end of a LAN port that leads into its own stack.
@@ -179,8 +159,6 @@ const fn default_mtu() -> u16 {
     1_280
 }
 
-/// Longest interface name (IFNAMSIZ - 1, linux/if.h).
-const MAX_INTERFACE_NAME: usize = 15;
 /// Smallest MTU that every IPv4 host must take (RFC 791) and largest that a frame of the UMEM holds with its overhead.
 const MTU_BOUNDS: std::ops::RangeInclusive<u16> = 576..=1_500;
 
@@ -216,26 +194,11 @@ impl Config {
                 self.slots
             ));
         }
-        let host = self.lan.host.as_ref();
-        let mut names = vec![
-            ("wan.interface", &self.wan.interface),
-            ("lan.interface", &self.lan.interface),
-            ("lan.tun", &self.lan.tun),
-        ];
-        names.extend(host.map(|host| ("lan.host.interface", &host.interface)));
-        for (key, name) in names {
-            if name.is_empty() || name.len() > MAX_INTERFACE_NAME || name.contains(['/', '\0', ' ']) {
-                return Err(format!("{key} = '{name}' is not an interface name"));
-            }
-        }
-        if self.wan.interface == self.lan.interface {
-            return Err(format!("wan.interface and lan.interface are both '{}'", self.wan.interface));
-        }
-        if let Some(host) = host {
-            host.validate(&self.lan.interface, &self.tunnel.pools()?)?;
-        }
-        if self.wan.port == 0 {
-            return Err("wan.port = 0 must be 1 to 65535".to_owned());
+        self.wan.validate()?;
+        self.lan.validate(&self.wan)?;
+        if let Some(host) = &self.lan.host {
+            sides::interface_name("lan.host.interface", &host.interface)?;
+            host.validate(self.lan.interfaces(), &self.tunnel.pools()?)?;
         }
         if !MTU_BOUNDS.contains(&self.tunnel.mtu) {
             return Err(format!(
@@ -272,9 +235,12 @@ impl Config {
 }
 
 impl HostPort {
-    fn validate(&self, ours: &str, pools: &Pools) -> Result<(), String> {
-        if self.interface == ours {
-            return Err(format!("lan.host.interface and lan.interface are both '{ours}'; they are two ends"));
+    fn validate(&self, ours: &[String], pools: &Pools) -> Result<(), String> {
+        if ours.contains(&self.interface) {
+            let shared = &self.interface;
+            return Err(format!(
+                "lan.host.interface and lan.interface are both '{shared}'; they are two ends"
+            ));
         }
         for text in &self.addresses {
             let address = text.split_once('/').and_then(|(address, len)| {
@@ -384,6 +350,11 @@ mod tests {
     #[test]
     fn every_field_is_checked() {
         check(GOOD).unwrap();
+        let several = GOOD.replace(
+            "interface = \"w\"",
+            "interfaces = [\"w\", \"v\"]\nvlan = 4094\nvlan_devices = [\"x\", \"y\"]",
+        );
+        check(&several.replace("interface = \"l\"", "interfaces = [\"l\", \"m\", \"n\", \"o\"]")).unwrap();
         let cases = [
             ("workers = 2", "workers = 0\ncores = [1]", "cores"),
             ("[tunnel]", "[tuning]\nbatch = 1\n[tunnel]", "tuning.batch"),
@@ -398,6 +369,32 @@ mod tests {
             ("interface = \"w\"", "interface = \"\"", "wan.interface"),
             ("interface = \"w\"", "interface = \"a-name-that-is-too-long\"", "wan.interface"),
             ("interface = \"w\"", "interface = \"l\"", "lan.interface"),
+            ("interface = \"w\"", "", "wan.interface"),
+            ("interface = \"w\"", "interfaces = []", "wan.interfaces"),
+            ("interface = \"w\"", "interfaces = [\"w\", \"\"]", "wan.interfaces"),
+            ("interface = \"w\"", "interfaces = [\"w\", \"w\"]", "wan.interfaces"),
+            ("interface = \"w\"", "interfaces = [\"w\", \"l\"]", "lan.interface"),
+            ("interface = \"w\"", "interfaces = [\"a\", \"b\", \"c\", \"d\", \"e\"]", "wan.interfaces"),
+            (
+                "interface = \"w\"",
+                "interface = \"w\"\ninterfaces = [\"v\"]",
+                "wan.interface and wan.interfaces",
+            ),
+            (
+                "interface = \"l\"",
+                "interface = \"l\"\ninterfaces = [\"m\"]",
+                "lan.interface and lan.interfaces",
+            ),
+            ("interface = \"l\"", "interfaces = [\"l\", \"m\"]\n[lan.host]", "lan.host"),
+            ("interface = \"w\"", "interface = \"w\"\nvlan = 0", "wan.vlan"),
+            ("interface = \"w\"", "interface = \"w\"\nvlan = 4095", "wan.vlan"),
+            ("interface = \"w\"", "interface = \"w\"\nvlan_devices = [\"v\"]", "wan.vlan_devices"),
+            ("interface = \"w\"", "interface = \"w\"\nvlan = 7\nvlan_devices = []", "wan.vlan_devices"),
+            (
+                "interface = \"w\"",
+                "interface = \"w\"\nvlan = 7\nvlan_devices = [\"a b\"]",
+                "wan.vlan_devices",
+            ),
             ("interface = \"w\"", "interface = \"w\"\nport = 0", "wan.port"),
             ("interface = \"w\"", "interface = \"w\"\nport = 65536", "port"),
             ("\"10.77.0.1\"", "\"10.77.0\"", "gateway_address"),

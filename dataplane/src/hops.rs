@@ -3,9 +3,11 @@
 //! Ethernet header. So the installer asks here: what the kernel, which answered that address a moment ago, knows of routes
 //! and neighbours on the WAN. Whoever is not found is sent nothing until he is heard.
 
-use crate::frame::{Address, Mac};
+use crate::frame::Address;
 use crate::lan::{LanRoute, LanView, NextHop};
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, Route};
+use jvpn_abi::ports::PortMark;
+use jvpn_abi::tables::NEXT_HOP_KNOWN;
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_host::clock;
 use jvpn_tables::Doorbell;
@@ -20,36 +22,42 @@ use std::time::Duration;
 /// and fails neighbours as fast as it comes.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Next hops on the WAN, for the installer.
+/// Next hops on the WAN, for the installer: a view of each of its interfaces, with its number.
 #[derive(Debug)]
-pub struct WanHops(RwLock<LanView>);
+pub struct WanHops(RwLock<Vec<(u8, LanView)>>);
 
 impl WanHops {
-    /// Those of a view.
+    /// Those of the views of these interfaces.
     #[must_use]
-    pub const fn new(view: LanView) -> Self {
-        Self(RwLock::new(view))
+    pub const fn new(views: Vec<(u8, LanView)>) -> Self {
+        Self(RwLock::new(views))
     }
 
-    /// Where frames for `remote` go.
+    /// Where frames for `remote` go, as `Context::next_hop_mac` says it. Nothing if two interfaces lead there: the one that
+    /// the client is heard on is the right one, and which that is nobody knows yet.
     #[must_use]
-    pub fn next_hop(&self, remote: Endpoint) -> Option<Mac> {
-        let view = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        match view.next_hop(Address(u128::from_be_bytes(remote.addr))) {
-            NextHop::Known(mac) => Some(mac),
+    pub fn next_hop(&self, remote: Endpoint) -> Option<u64> {
+        let views = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let remote = Address(u128::from_be_bytes(remote.addr));
+        let mut known = views.iter().filter_map(|(number, view)| match view.next_hop(remote) {
+            NextHop::Known(station) => {
+                Some(station.mac.to_bits() | PortMark(*number).to_next_hop() | NEXT_HOP_KNOWN)
+            }
             NextHop::Unresolved(_) | NextHop::None => None,
-        }
+        });
+        known.next().filter(|_| known.next().is_none())
     }
 
-    fn replace(&self, view: LanView) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = view;
+    fn replace(&self, views: Vec<(u8, LanView)>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = views;
     }
 }
 
 /// Keeps [`WanHops`] true. A thread of its own.
 #[derive(Debug)]
 pub struct HopWatch {
-    index: u32,
+    /// The WAN's interfaces as the kernel routes by them: number and index.
+    ports: Vec<(u8, u32)>,
     hops: Arc<WanHops>,
     ask: Netlink,
     listen: Netlink,
@@ -57,13 +65,14 @@ pub struct HopWatch {
 }
 
 impl HopWatch {
-    /// For the WAN interface with this index; `bell` wakes it when it is to stop.
+    /// For the WAN's interfaces, each by its number and its index; `bell` wakes it when it is to stop.
     ///
     /// # Errors
     /// If rtnetlink cannot be reached.
-    pub fn new(index: u32, bell: Doorbell) -> io::Result<Self> {
-        let hops = Arc::new(WanHops::new(LanView::default()));
-        let mut watch = Self { index, hops, ask: Netlink::new()?, listen: Netlink::listening()?, bell };
+    pub fn new(ports: impl Iterator<Item = (u8, u32)>, bell: Doorbell) -> io::Result<Self> {
+        let hops = Arc::new(WanHops::new(Vec::new()));
+        let ports = ports.collect();
+        let mut watch = Self { ports, hops, ask: Netlink::new()?, listen: Netlink::listening()?, bell };
         watch.look();
         Ok(watch)
     }
@@ -97,24 +106,30 @@ impl HopWatch {
     }
 
     fn look(&mut self) {
-        let found =
-            self.ask.routes(self.index).and_then(|routes| Ok((routes, self.ask.neighbours(self.index)?)));
-        match found {
-            Ok((routes, neighbours)) => {
-                let route = |(network, len, gateway)| LanRoute::new(network, len, gateway);
-                let routes = routes.into_iter().map(route).collect();
-                self.hops.replace(LanView::new(routes, neighbours.into_iter().collect()));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot look at WAN routes and neighbours; the last view stays");
+        let mut views = Vec::new();
+        for (number, index) in &self.ports {
+            match view(&mut self.ask, *index) {
+                Ok(view) => views.push((*number, view)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look at WAN routes and neighbours; the last view stays");
+                    return;
+                }
             }
         }
+        self.hops.replace(views);
     }
+}
+
+fn view(ask: &mut Netlink, index: u32) -> io::Result<LanView> {
+    let route = |Route { network, len, gateway, metric }| LanRoute::new(network, len, gateway).by(0, metric);
+    let routes = ask.routes(index)?.into_iter().map(route).collect();
+    Ok(LanView::new(routes, ask.neighbours(index)?.into_iter().collect()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::Mac;
     use std::net::IpAddr;
 
     /// R7.1: a router serves everybody behind it; who is on no route, or not resolved, is nobody that can be sent anything.
@@ -125,10 +140,14 @@ mod tests {
         let on_link = LanRoute::new(ip("198.51.100.0"), 24, None);
         let beyond = LanRoute::new(ip("0.0.0.0"), 0, Some(ip("198.51.100.1")));
         let known = [(Address::from(ip("198.51.100.1")), router)].into();
-        let hops = WanHops::new(LanView::new(vec![on_link, beyond], known));
-        assert_eq!(hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)), Some(router));
+        let view = LanView::new(vec![on_link, beyond], known);
+        let hops = WanHops::new(vec![(1, view.clone())]);
+        let word = router.to_bits() | PortMark(1).to_next_hop() | NEXT_HOP_KNOWN;
+        assert_eq!(hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)), Some(word));
         assert_eq!(hops.next_hop(Endpoint::v4([198, 51, 100, 9], 5)), None, "not resolved");
-        hops.replace(LanView::default());
+        hops.replace(vec![(0, view.clone()), (1, view)]);
+        assert_eq!(hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)), None, "by which of two interfaces?");
+        hops.replace(vec![(0, LanView::default())]);
         assert_eq!(hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)), None, "no route");
     }
 }

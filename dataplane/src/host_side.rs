@@ -45,7 +45,7 @@ impl VethPair {
     /// # Errors
     /// If one of the names is that of an interface that no data plane made, or a tool is missing or refuses.
     pub fn make(config: &Config, host: &HostPort, queues: usize) -> Result<Self> {
-        let (ours, theirs) = (&config.lan.interface, &host.interface);
+        let (ours, theirs) = (config.lan.interface(), &host.interface);
         let mark = mark(config, host, queues);
         let place = host_links::make_room(ends(config, host), &mark)?;
         let mtu = config.tunnel.mtu;
@@ -97,14 +97,14 @@ pub fn clear_pair(config: &Config, host: &HostPort) -> Result<()> {
     host_links::make_room(ends(config, host), "").map(drop)
 }
 
-const fn ends<'a>(config: &'a Config, host: &'a HostPort) -> [(&'static str, &'a str); 2] {
-    [("lan.interface", config.lan.interface.as_str()), ("lan.host.interface", host.interface.as_str())]
+fn ends<'a>(config: &'a Config, host: &'a HostPort) -> [(&'static str, &'a str); 2] {
+    [("lan.interface", config.lan.interface()), ("lan.host.interface", host.interface.as_str())]
 }
 
 /// The mark of a pair: a data plane that wants another one makes it anew.
 fn mark(config: &Config, host: &HostPort, queues: usize) -> String {
     let mut hash = DefaultHasher::new();
-    let names = (&config.lan.interface, &host.interface);
+    let names = (config.lan.interface(), &host.interface);
     (names, queues, config.tunnel.mtu, families(config), &host.addresses).hash(&mut hash);
     format!("{MARK}{:016x}", hash.finish())
 }

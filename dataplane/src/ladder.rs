@@ -68,6 +68,10 @@ pub enum Why {
     NoXdp,
     /// The kernel gives no AF_XDP socket on this interface.
     NoSocket,
+    /// Another interface of the same side has to do without AF_XDP, and a side has one or the other.
+    Together,
+    /// The kernel refused sockets for some queues: half as many are used.
+    FewerQueues,
 }
 
 impl Why {
@@ -101,7 +105,9 @@ impl Why {
             | Self::NoNativeXdp
             | Self::LeftGeneric
             | Self::NoXdp
-            | Self::NoSocket => "",
+            | Self::NoSocket
+            | Self::Together
+            | Self::FewerQueues => "",
         }
     }
 }

@@ -14,6 +14,19 @@ pub struct LanRoute {
     pub mask: u128,
     /// Next router; `None` = on the link.
     pub gateway: Option<Address>,
+    /// Number of the LAN's interface that it leads out of.
+    pub port: u8,
+    /// Of routes to the same network the lowest counts.
+    pub metric: u32,
+}
+
+/// Where a packet is handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Station {
+    /// Its address.
+    pub mac: Mac,
+    /// Number of the LAN's interface behind which it is.
+    pub port: u8,
 }
 
 impl LanRoute {
@@ -24,7 +37,13 @@ impl LanRoute {
             if network.is_ipv4() { 96 + u32::from(len.min(32)) } else { u32::from(len.min(128)) };
         let mask = if mapped_len == 0 { 0 } else { u128::MAX << (128 - mapped_len) };
         let network = Address(Address::from(network).0 & mask);
-        Self { network, mask, gateway: gateway.map(Address::from) }
+        Self { network, mask, gateway: gateway.map(Address::from), port: 0, metric: 0 }
+    }
+
+    /// The same out of another interface, with a metric.
+    #[must_use]
+    pub const fn by(self, port: u8, metric: u32) -> Self {
+        Self { port, metric, ..self }
     }
 }
 
@@ -39,7 +58,7 @@ impl LanRoute {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NextHop {
     /// Send to this address.
-    Known(Mac),
+    Known(Station),
     /// Somebody must resolve this neighbour first.
     Unresolved(Address),
     /// No route.
@@ -51,15 +70,22 @@ pub enum NextHop {
 pub struct LanView {
     /// Longest prefix first.
     routes: Vec<LanRoute>,
-    neighbours: HashMap<Address, Mac, Spread>,
+    /// By the number of their interface: the same link-local address may stand behind each.
+    neighbours: Vec<HashMap<Address, Mac, Spread>>,
 }
 
 impl LanView {
     /// A view; the order of `routes` does not matter.
     #[must_use]
-    pub fn new(mut routes: Vec<LanRoute>, neighbours: HashMap<Address, Mac>) -> Self {
-        routes.sort_by_key(|route| std::cmp::Reverse(route.mask));
-        Self { routes, neighbours: neighbours.into_iter().collect() }
+    pub fn new(routes: Vec<LanRoute>, neighbours: HashMap<Address, Mac>) -> Self {
+        Self::of_ports(routes, vec![neighbours])
+    }
+
+    /// A view of several interfaces: the neighbours of each, by its number.
+    #[must_use]
+    pub fn of_ports(mut routes: Vec<LanRoute>, neighbours: Vec<HashMap<Address, Mac>>) -> Self {
+        routes.sort_by_key(|route| (std::cmp::Reverse(route.mask), route.metric, route.port));
+        Self { routes, neighbours: neighbours.into_iter().map(|of| of.into_iter().collect()).collect() }
     }
 
     /// Everything goes to one station: the host at the other end.
@@ -78,18 +104,64 @@ impl LanView {
             return NextHop::None;
         };
         let hop = route.gateway.unwrap_or(destination);
-        self.neighbours.get(&hop).map_or(NextHop::Unresolved(hop), |mac| NextHop::Known(*mac))
+        let known = self.neighbours.get(usize::from(route.port)).and_then(|of| of.get(&hop));
+        known.map_or(NextHop::Unresolved(hop), |mac| NextHop::Known(Station { mac: *mac, port: route.port }))
+    }
+
+    /// The interfaces behind which a next hop that was not resolved may be.
+    pub fn ports_of(&self, hop: Address) -> impl Iterator<Item = u8> {
+        let direct = self.routes.iter().find(|route| route.leads_to(hop) && route.gateway.is_none());
+        let routers = self.routes.iter().filter(move |route| route.gateway == Some(hop));
+        direct.into_iter().chain(routers).map(|route| route.port)
     }
 
     /// The neighbours that are known.
     pub fn neighbours(&self) -> impl Iterator<Item = (&Address, &Mac)> {
-        self.neighbours.iter()
+        self.neighbours.iter().flatten()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(mac: [u8; 6], port: u8) -> NextHop {
+        NextHop::Known(Station { mac: Mac(mac), port })
+    }
+
+    /// R0.2: a packet leaves by the interface whose route is the longest, then the cheapest; the same neighbour address
+    /// behind two interfaces is two neighbours.
+    #[test]
+    fn r0_2_the_route_names_the_interface() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let address = |text: &str| Address::from(ip(text));
+        let route = |network, len, gateway: Option<&str>, port, metric| {
+            LanRoute::new(ip(network), len, gateway.map(ip)).by(port, metric)
+        };
+        let routes = vec![
+            route("0.0.0.0", 0, Some("192.168.51.254"), 1, 100),
+            route("0.0.0.0", 0, Some("192.168.50.254"), 0, 200),
+            route("192.168.50.0", 24, None, 0, 0),
+            route("192.168.51.0", 24, None, 1, 0),
+            route("2001:db8:1::", 48, Some("fe80::1"), 0, 0),
+            route("2001:db8:2::", 48, Some("fe80::1"), 1, 0),
+        ];
+        let first =
+            HashMap::from([(address("192.168.50.9"), Mac([1; 6])), (address("fe80::1"), Mac([2; 6]))]);
+        let second =
+            HashMap::from([(address("192.168.51.254"), Mac([3; 6])), (address("fe80::1"), Mac([4; 6]))]);
+        let view = LanView::of_ports(routes, vec![first, second]);
+        assert_eq!(view.next_hop(address("192.168.50.9")), at([1; 6], 0));
+        assert_eq!(view.next_hop(address("8.8.8.8")), at([3; 6], 1));
+        assert_eq!(view.next_hop(address("2001:db8:1::7")), at([2; 6], 0));
+        assert_eq!(view.next_hop(address("2001:db8:2::7")), at([4; 6], 1));
+        let hop = address("192.168.51.7");
+        assert_eq!(view.next_hop(hop), NextHop::Unresolved(hop));
+        assert!(view.ports_of(hop).eq([1]));
+        assert!(view.ports_of(address("fe80::1")).eq([0, 1]));
+        assert_eq!(view.ports_of(address("10.0.0.1")).count(), 0);
+        assert_eq!(view.neighbours().count(), 4);
+    }
 
     #[test]
     fn longest_prefix_gateway_and_misses() {
@@ -103,12 +175,12 @@ mod tests {
         let view = LanView::new(vec![rest_of_v6, beyond, on_link], known);
         let host = address("192.168.50.10");
         assert_eq!(view.next_hop(host), NextHop::Unresolved(host));
-        assert_eq!(view.next_hop(address("192.168.9.9")), NextHop::Known(Mac([1; 6])));
+        assert_eq!(view.next_hop(address("192.168.9.9")), at([1; 6], 0));
         assert_eq!(view.next_hop(address("8.8.8.8")), NextHop::None, "IPv6's default route is not IPv4's");
-        assert_eq!(view.next_hop(address("2001:db8::1")), NextHop::Known(Mac([2; 6])));
+        assert_eq!(view.next_hop(address("2001:db8::1")), at([2; 6], 0));
         let host = LanView::point_to_point(Mac([3; 6]));
         for anywhere in ["8.8.8.8", "2001:db8::1"] {
-            assert_eq!(host.next_hop(address(anywhere)), NextHop::Known(Mac([3; 6])));
+            assert_eq!(host.next_hop(address(anywhere)), at([3; 6], 0));
         }
     }
 }

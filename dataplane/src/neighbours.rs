@@ -6,9 +6,11 @@
 use crate::frame::{Address, Mac};
 use crate::lan::{LanRoute, LanView};
 use crate::managed::Managed;
-use crate::netlink::Netlink;
+use crate::netlink::{Netlink, Route};
+use crate::port::Watched;
 use crate::worker::WorkerLinks;
 use crossbeam_queue::ArrayQueue;
+use jvpn_abi::BootTime;
 use jvpn_host::clock;
 use jvpn_tables::Doorbell;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,29 +23,47 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What the neighbour thread works with.
 #[derive(Debug)]
 pub struct Neighbours {
-    index: u32,
+    ports: Vec<LanSide>,
     links: Vec<Arc<WorkerLinks>>,
     misses: Arc<ArrayQueue<Address>>,
     bell: Doorbell,
     ask: Netlink,
     listen: Netlink,
-    managed: Managed,
     last: Option<LanView>,
 }
 
+/// One interface of the LAN.
+#[derive(Debug)]
+struct LanSide {
+    number: u8,
+    index: u32,
+    watched: Arc<Watched>,
+    /// Whether it was up at the last look.
+    was_up: bool,
+    managed: Managed,
+}
+
 impl Neighbours {
-    /// For the LAN interface with this index.
+    /// For the LAN's interfaces: number, index and state of each.
     ///
     /// # Errors
     /// If rtnetlink cannot be reached.
     pub fn new(
-        index: u32,
+        ports: impl IntoIterator<Item = (u8, u32, Arc<Watched>)>,
         links: Vec<Arc<WorkerLinks>>,
         misses: Arc<ArrayQueue<Address>>,
         bell: Doorbell,
     ) -> io::Result<Self> {
         let (ask, listen) = (Netlink::new()?, Netlink::listening()?);
-        Ok(Self { index, links, misses, bell, ask, listen, managed: Managed::default(), last: None })
+        let side = |(number, index, watched)| LanSide {
+            number,
+            index,
+            watched,
+            was_up: true,
+            managed: Managed::default(),
+        };
+        let ports = ports.into_iter().map(side).collect();
+        Ok(Self { ports, links, misses, bell, ask, listen, last: None })
     }
 
     /// The first look: every worker gets a view. Call it before anything can be bound; a worker without one takes each
@@ -63,74 +83,78 @@ impl Neighbours {
             let _woken = poll(&mut fds, self.patience());
             let _rang = self.bell.silence();
             let asked = self.ask_for_misses();
-            let due = self.managed.next_timeout().is_some_and(|at| at <= clock::now());
-            if self.listen.drain() || asked || due {
+            let now = clock::now();
+            let due = self.next_timeout().is_some_and(|at| at <= now);
+            let turned = self.ports.iter().any(|port| port.was_up != port.watched.is_up());
+            if self.listen.drain() || asked || due || turned {
                 self.refresh();
             }
             self.free_retired();
         }
-        for address in self.managed.drain() {
-            self.forget(address);
-        }
-    }
-
-    fn forget(&mut self, address: Address) {
-        if let Err(error) = self.ask.forget(self.index, address) {
-            tracing::debug!(%address, %error, "neighbour entry was already gone");
+        for port in &mut self.ports {
+            for address in port.managed.drain() {
+                forget(&mut self.ask, port.index, address);
+            }
         }
     }
 
     /// What a data plane that was killed made the kernel keep.
     fn forget_leftovers(&mut self) {
-        match self.ask.managed(self.index) {
-            Ok(left) => left.into_iter().for_each(|address| self.forget(address)),
-            Err(error) => tracing::debug!(%error, "cannot look for neighbours that are left"),
+        for port in &self.ports {
+            match self.ask.managed(port.index) {
+                Ok(left) => {
+                    left.into_iter().for_each(|address| forget(&mut self.ask, port.index, address));
+                }
+                Err(error) => tracing::debug!(%error, "cannot look for neighbours that are left"),
+            }
         }
+    }
+
+    fn next_timeout(&self) -> Option<BootTime> {
+        self.ports.iter().filter_map(|port| port.managed.next_timeout()).min()
     }
 
     /// Until the next neighbour may be given up.
     fn patience(&self) -> PollTimeout {
-        let Some(due) = self.managed.next_timeout() else { return PollTimeout::NONE };
+        let Some(due) = self.next_timeout() else { return PollTimeout::NONE };
         PollTimeout::try_from(due.since(clock::now()).as_millis() + 1).unwrap_or(PollTimeout::MAX)
     }
 
     fn ask_for_misses(&mut self) -> bool {
         let mut asked = false;
         while let Some(address) = self.misses.pop() {
-            if self.managed.contains(address) {
-                continue;
-            }
-            if let Some(gone) = self.managed.keep(address, clock::now()) {
-                self.forget(gone);
-            }
-            match self.ask.manage(self.index, address) {
-                Ok(()) => asked = true,
-                // It is given up after a while and asked for again then: no storm of attempts, nor of log lines.
-                Err(error) => {
-                    tracing::debug!(%address, %error, "the kernel does not resolve a LAN neighbour")
-                }
+            // Where it was missed is what the routes say, as they said it to the worker.
+            let behind: Vec<u8> = self.last.iter().flat_map(|view| view.ports_of(address)).collect();
+            for port in self.ports.iter_mut().filter(|port| behind.contains(&port.number)) {
+                asked |= port.ask_for(&mut self.ask, address);
             }
         }
         asked
     }
 
     fn refresh(&mut self) {
-        let looked =
-            self.ask.routes(self.index).and_then(|routes| Ok((routes, self.ask.neighbours(self.index)?)));
-        let (routes, neighbours) = match looked {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%error, "cannot look at LAN routes and neighbours; the last view stays");
-                return;
+        let (mut routes, mut neighbours) = (Vec::new(), Vec::new());
+        let is_one = self.ports.len() == 1;
+        for port in &mut self.ports {
+            port.was_up = port.watched.is_up();
+            // The routes of an interface without a carrier stay in the kernel; packets are better off with another one's.
+            let looked =
+                if port.was_up || is_one { port.look(&mut self.ask) } else { Ok(Default::default()) };
+            let (of_port, known) = match looked {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot look at LAN routes and neighbours; the last view stays");
+                    return;
+                }
+            };
+            routes.extend(of_port);
+            for address in port.managed.update(clock::now(), |address| known.contains_key(&address)) {
+                forget(&mut self.ask, port.index, address);
             }
-        };
-        let routes =
-            routes.into_iter().map(|(network, len, gateway)| LanRoute::new(network, len, gateway)).collect();
-        let neighbours: HashMap<Address, Mac> = neighbours.into_iter().collect();
-        for address in self.managed.update(clock::now(), |address| neighbours.contains_key(&address)) {
-            self.forget(address);
+            neighbours.resize_with(usize::from(port.number), HashMap::new);
+            neighbours.push(known);
         }
-        let view = LanView::new(routes, neighbours);
+        let view = LanView::of_ports(routes, neighbours);
         if self.last.as_ref().is_some_and(|last| *last == view) {
             return;
         }
@@ -147,5 +171,42 @@ impl Neighbours {
         for links in &self.links {
             while links.lan_retired.pop().is_some() {}
         }
+    }
+}
+
+/// Routes of an interface, and its neighbours that are known.
+type Looked = (Vec<LanRoute>, HashMap<Address, Mac>);
+
+impl LanSide {
+    fn look(&self, ask: &mut Netlink) -> io::Result<Looked> {
+        let route = |Route { network, len, gateway, metric }| {
+            LanRoute::new(network, len, gateway).by(self.number, metric)
+        };
+        let routes = ask.routes(self.index)?.into_iter().map(route).collect();
+        Ok((routes, ask.neighbours(self.index)?.into_iter().collect()))
+    }
+
+    /// Has the kernel resolve an address. `true` if it will.
+    fn ask_for(&mut self, ask: &mut Netlink, address: Address) -> bool {
+        if self.managed.contains(address) {
+            return false;
+        }
+        if let Some(gone) = self.managed.keep(address, clock::now()) {
+            forget(ask, self.index, gone);
+        }
+        match ask.manage(self.index, address) {
+            Ok(()) => true,
+            // It is given up after a while and asked for again then: no storm of attempts, nor of log lines.
+            Err(error) => {
+                tracing::debug!(%address, %error, "the kernel does not resolve a LAN neighbour");
+                false
+            }
+        }
+    }
+}
+
+fn forget(ask: &mut Netlink, index: u32, address: Address) {
+    if let Err(error) = ask.forget(index, address) {
+        tracing::debug!(%address, %error, "neighbour entry was already gone");
     }
 }

@@ -6,7 +6,9 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
     NetlinkPayload,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::link::{
+    InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
 };
@@ -25,7 +27,7 @@ const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6]
 const BUFFER: usize = 1 << 16;
 
 /// A link as the data plane cares for it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
     /// Interface index.
     pub index: u32,
@@ -37,10 +39,18 @@ pub struct Link {
     pub mtu: u32,
     /// How an XDP program is attached, as the kernel says it.
     pub xdp: Option<&'static str>,
+    /// Up, with a carrier.
+    pub up: bool,
 }
 
 /// A route of the main table out of one interface.
-pub(crate) type Route = (IpAddr, u8, Option<IpAddr>);
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) network: IpAddr,
+    pub(crate) len: u8,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) metric: u32,
+}
 
 /// A netlink socket.
 #[derive(Debug)]
@@ -142,6 +152,35 @@ impl Netlink {
             .ok_or_else(|| {
                 io::Error::new(io::ErrorKind::NotFound, format!("interface '{name}' was not found"))
             })
+    }
+
+    /// Whether the interface with this index is up and has a carrier; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn is_up(&mut self, index: u32) -> io::Result<Option<bool>> {
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let answers = match self.request(RouteNetlinkMessage::GetLink(question), 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
+            answers => answers?,
+        };
+        Ok(answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => Some(parse_link(link).up),
+            _ => None,
+        }))
+    }
+
+    /// Name and index of the device that the kernel has for a VLAN on the interface with index `on`.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(crate) fn vlan_device(&mut self, on: u32, vlan: u16) -> io::Result<Option<(String, u32)>> {
+        let answers = self.request(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
+        Ok(answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(link) => parse_vlan(link, on, vlan),
+            _ => None,
+        }))
     }
 
     /// Routes of the main table that leave by interface `index`.
@@ -305,7 +344,12 @@ fn destination(attribute: &NeighbourAttribute) -> Option<Address> {
 }
 
 fn parse_link(message: &LinkMessage) -> Link {
-    let mut link = Link { index: message.header.index, mac: Mac::default(), rx_queues: 1, mtu: 0, xdp: None };
+    let mut link = Link {
+        index: message.header.index,
+        rx_queues: 1,
+        up: message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        ..Link::default()
+    };
     for attribute in &message.attributes {
         if let LinkAttribute::Address(octets) = attribute
             && let Ok(mac) = <[u8; 6]>::try_from(octets.as_slice())
@@ -320,6 +364,24 @@ fn parse_link(message: &LinkMessage) -> Link {
         }
     }
     link
+}
+
+/// Name and index of a link, if it is this VLAN of that interface.
+fn parse_vlan(message: &LinkMessage, on: u32, vlan: u16) -> Option<(String, u32)> {
+    let (mut name, mut parent, mut id) = (None, None, None);
+    for attribute in &message.attributes {
+        if let LinkAttribute::IfName(text) = attribute {
+            name = Some(text.clone());
+        } else if let LinkAttribute::Link(index) = attribute {
+            parent = Some(*index);
+        } else if let LinkAttribute::LinkInfo(parts) = attribute {
+            id = parts.iter().find_map(|part| {
+                let LinkInfo::Data(InfoData::Vlan(values)) = part else { return None };
+                values.iter().find_map(|value| if let InfoVlan::Id(id) = value { Some(*id) } else { None })
+            });
+        }
+    }
+    (parent == Some(on) && id == Some(vlan)).then_some((name?, message.header.index))
 }
 
 fn attached(part: &LinkXdp) -> Option<&'static str> {
@@ -340,8 +402,7 @@ fn parse_route(message: &RouteMessage, index: u32) -> Option<Route> {
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    let mut gateway = None;
-    let mut out = None;
+    let (mut gateway, mut out, mut metric) = (None, None, 0);
     for attribute in &message.attributes {
         if let RouteAttribute::Destination(address) = attribute {
             network = route_address(address)?;
@@ -349,13 +410,16 @@ fn parse_route(message: &RouteMessage, index: u32) -> Option<Route> {
             gateway = Some(route_address(address)?);
         } else if let RouteAttribute::Oif(oif) = attribute {
             out = Some(*oif);
+        } else if let RouteAttribute::Priority(value) = attribute {
+            metric = *value;
         }
     }
     let is_ours =
         out == Some(index) && message.header.table == main_table && message.header.kind == RouteType::Unicast;
     // Link-local and multicast networks are nobody's destination behind a router.
     let is_local = matches!(network, IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast());
-    (is_ours && !is_local).then_some((network, message.header.destination_prefix_length, gateway))
+    let len = message.header.destination_prefix_length;
+    (is_ours && !is_local).then_some(Route { network, len, gateway, metric })
 }
 
 fn route_address(address: &RouteAddress) -> Option<IpAddr> {

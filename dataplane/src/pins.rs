@@ -18,8 +18,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The tables that the programs share with user space.
-pub const TABLES: [&str; 10] = [
-    "BINDINGS", "GATE", "ROUTES", "LIMITS", "SOURCES", "HANDLES", "EDGE", "COUNTERS", "WAN_XSKS", "LAN_XSKS",
+pub const TABLES: [&str; 11] = [
+    "BINDINGS", "GATE", "ROUTES", "LIMITS", "SOURCES", "HANDLES", "EDGE", "COUNTERS", "PORTS", "WAN_XSKS",
+    "LAN_XSKS",
 ];
 /// Start of a link's name.
 const LINK: &str = "link-";
@@ -98,6 +99,12 @@ impl Pins {
     #[must_use]
     pub fn has_link(&self, port: &str) -> bool {
         self.link_path(port).exists()
+    }
+
+    /// Whether the pinned link of a port is on this interface.
+    #[must_use]
+    pub fn is_on(&self, port: &str, interface_index: u32) -> bool {
+        linked_interface(&self.link_path(port)).is_ok_and(|index| index == interface_index)
     }
 
     /// Removes the link of a port, and with it the attachment, if nobody holds it.

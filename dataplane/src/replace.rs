@@ -5,6 +5,7 @@
 
 use crate::attach::OBJECT;
 use crate::config::Config;
+use crate::hook::PROGRAMS;
 use crate::netlink::Netlink;
 use crate::pins::{Pins, TABLES};
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -32,7 +33,7 @@ pub struct Command {
 /// If no data plane runs there, or one of another contract version; then nothing was changed.
 pub fn replace(config: &Config) -> Result<Vec<&'static str>> {
     let mut netlink = Netlink::new().context("rtnetlink")?;
-    let wan = netlink.link(&config.wan.interface)?.index;
+    let wan = netlink.link(config.wan.interface())?.index;
     let pins = Pins::of_running(&config.pin_dir, wan)?;
     let versions = pins.versions();
     if versions != [CONTRACT_VERSION] {
@@ -54,9 +55,15 @@ pub fn replace(config: &Config) -> Result<Vec<&'static str>> {
     let mut bpf = loader.load(OBJECT).context("the kernel refused the XDP object")?;
     // A port that does without AF_XDP has no program.
     let mut ports = Vec::new();
-    for (port, interface) in [("wan", &config.wan.interface), ("lan", &config.lan.interface)] {
-        if pins.has_link(port) {
-            ports.push((port, netlink.link(interface)?.index));
+    for (programs, interfaces) in PROGRAMS.iter().zip([config.wan.interfaces(), config.lan.interfaces()]) {
+        for (port, interface) in programs.iter().zip(interfaces) {
+            // Nor has an interface that went away while the others live.
+            if pins.has_link(port)
+                && let Ok(link) = netlink.link(interface)
+                && pins.is_on(port, link.index)
+            {
+                ports.push((*port, link.index));
+            }
         }
     }
     if ports.is_empty() {

@@ -10,14 +10,16 @@ use crate::host_routes::HostRoutes;
 use crate::ladder::Mode;
 use crate::lan::LanView;
 use crate::neighbours::Neighbours;
+use crate::netlink::Netlink;
 use crate::pipeline::{BetweenClients, Pipeline, PipelineConfig, Pools, Routes};
 use crate::plan::{self, Seat, Wishes};
-use crate::port::{AfXdpMode, QueuePort};
+use crate::port::QueuePort;
 use crate::sides::{self, HostSide, Lan, Sides, Wan};
 use crate::slots::{Installer, WorkerQueues};
 use crate::status::{StatusSource, status};
 use crate::tables::Tables;
 use crate::udp;
+use crate::watch::Watch;
 use crate::worker::{Worker, WorkerLinks};
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_queue::ArrayQueue;
@@ -30,6 +32,7 @@ use jvpn_tables::mapping::{Secrecy, is_sealed, secret_memory, shared_memory};
 use jvpn_tables::{Doorbell, Prefixes};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,43 +62,21 @@ pub fn run(config: &Config) -> Result<()> {
     let seats = seats(config)?;
     let mut gateway = Gateway::prepare(config, seats)?;
     tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
-    loop {
-        let rang = gateway.wait(&listener, &status_listener, [&shutdown, &restart]);
-        if rang.restart {
-            tracing::info!("ending for a restart: XDP stays attached");
-            gateway.steering.keep();
-            gateway.host.keep();
-            break;
-        }
-        if rang.shutdown {
-            tracing::info!("ending: detaching XDP and closing sockets");
-            break;
-        }
-        if rang.connection_closed {
-            tracing::warn!("the control plane is gone; forwarding goes on with what is bound");
-            gateway.connection = None;
-        }
-        if rang.listener {
-            gateway.accept(&listener, allowed.as_raw())?;
-        }
-        if rang.status {
-            status_listener.serve_waiting(|_request| gateway.status());
-        }
-        gateway.steering.flush_log();
-        claims.take_askers_off();
-    }
+    let outcome =
+        gateway.serve(&listener, &status_listener, [&shutdown, &restart], (allowed.as_raw(), &claims));
     if let Some(threads) = gateway.threads.take() {
         threads.stop();
     }
     drop(gateway);
     // Last: what a successor may claim is no longer touched.
     drop(claims);
-    Ok(())
+    outcome
 }
 
 /// Claims every interface that this data plane has or makes, before anything is touched, and removes what dead ones left.
 fn claim(config: &Config) -> Result<Claims> {
-    let mut names = vec![config.wan.interface.as_str(), config.lan.interface.as_str()];
+    let of_both = config.wan.interfaces().iter().chain(config.lan.interfaces());
+    let mut names: Vec<&str> = of_both.map(String::as_str).collect();
     if config.lan.host.is_some() || config.mode == Mode::NoAfXdp {
         names.push(config.tun_name());
     }
@@ -106,9 +87,18 @@ fn claim(config: &Config) -> Result<Claims> {
 
 /// Where the workers run: the plan's answer for this machine.
 fn seats(config: &Config) -> Result<Vec<Seat>> {
-    let wishes = Wishes::of(config);
+    let mut wishes = Wishes::of(config);
+    // Of several interfaces those that are missing are left out; whether a side has one at all is seen when it is attached.
+    let mut netlink = Netlink::new().context("rtnetlink")?;
+    let first = [config.wan.interface(), config.lan.interface()];
+    wishes.ports.retain(|(_, name)| first.contains(&name) || netlink.link(name).is_ok());
     let names: Vec<&str> = wishes.ports.iter().map(|(_, name)| name.as_str()).collect();
-    let facts = plan::facts(&names).context("cannot look at the interfaces")?;
+    let look = || plan::facts(&names).context("cannot look at the interfaces");
+    let mut facts = look()?;
+    if plan::settle(&plan::settings(&facts, &wishes)).context("cannot ask drivers")? {
+        facts = look()?;
+    }
+    plan::warn(&facts, &wishes);
     let seats = plan::seats(&facts, &wishes);
     if seats.is_empty() {
         bail!("the kernel names no CPU that this process may use; give 'cores' in the configuration");
@@ -123,6 +113,7 @@ struct Rang {
     status: bool,
     shutdown: bool,
     restart: bool,
+    links: bool,
     connection_closed: bool,
 }
 
@@ -137,12 +128,12 @@ struct Gateway<'a> {
     prefixes: Arc<Prefixes>,
     prefixes_fd: OwnedFd,
     host: HostSide,
-    modes: (AfXdpMode, AfXdpMode),
     udp: Option<OwnedFd>,
     shared: Option<SharedMemory>,
     threads: Option<Threads>,
     connection: Option<Connection>,
     seats: Vec<Seat>,
+    watch: Watch,
 }
 
 /// Descriptors of the memory that both processes hold.
@@ -181,12 +172,13 @@ impl<'a> Gateway<'a> {
     /// Attaches XDP, then opens the sockets (attach before bind).
     fn prepare(config: &'a Config, seats: Vec<Seat>) -> Result<Self> {
         let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
+        let watch = Watch::new().context("rtnetlink")?;
         let host = sides::make_pair(config, seats.len())?;
         let mut steering = Steering::attach(config, &queues)?;
         let prefixes_fd = shared_memory("PREFIXES", c"jvpn-prefixes", Prefixes::octets(config.slots))?;
         let prefixes = Arc::new(Prefixes::map(prefixes_fd.as_fd(), config.slots)?);
         let routes: Arc<dyn Routes> = Arc::<Prefixes>::clone(&prefixes);
-        let Sides { wan, lan, modes, udp, host } = Sides::open(config, &mut steering, host, &routes, &seats)?;
+        let Sides { wan, lan, seats, udp, host } = Sides::open(config, &mut steering, host, &routes, &seats)?;
         steering.take_over()?;
         Ok(Self {
             config,
@@ -196,26 +188,77 @@ impl<'a> Gateway<'a> {
             prefixes,
             prefixes_fd,
             host,
-            modes,
             udp,
             shared: None,
             threads: None,
             connection: None,
             seats,
+            watch,
         })
+    }
+
+    /// Serves until it is told to end.
+    fn serve(
+        &mut self,
+        listener: &HandoverListener,
+        status_listener: &StatusListener,
+        signals: [&UnixStream; 2],
+        (allowed_uid, claims): (u32, &Claims),
+    ) -> Result<()> {
+        // What changed before anybody listened.
+        self.look_at_links()?;
+        loop {
+            let rang = self.wait(listener, status_listener, signals);
+            if rang.restart {
+                tracing::info!("ending for a restart: XDP stays attached");
+                self.steering.keep();
+                self.host.keep();
+                return Ok(());
+            }
+            if rang.shutdown {
+                tracing::info!("ending: detaching XDP and closing sockets");
+                return Ok(());
+            }
+            if rang.connection_closed {
+                tracing::warn!("the control plane is gone; forwarding goes on with what is bound");
+                self.connection = None;
+            }
+            if rang.links && self.watch.heard() {
+                self.look_at_links()?;
+            }
+            if rang.listener {
+                self.accept(listener, allowed_uid)?;
+            }
+            if rang.status {
+                status_listener.serve_waiting(|_request| self.status());
+            }
+            self.steering.flush_log();
+            claims.take_askers_off();
+        }
+    }
+
+    fn look_at_links(&mut self) -> Result<()> {
+        if self.watch.look(self.steering.hooks())?
+            && let Some(threads) = &self.threads
+        {
+            // Routes out of an interface that is down do not count.
+            threads.bells.neighbours.ring();
+        }
+        Ok(())
     }
 
     fn wait(
         &self,
         listener: &HandoverListener,
         status: &StatusListener,
-        [shutdown, restart]: [&std::os::unix::net::UnixStream; 2],
+        [shutdown, restart]: [&UnixStream; 2],
     ) -> Rang {
         let mut fds = vec![
             PollFd::new(listener.as_fd(), PollFlags::POLLIN),
             PollFd::new(status.listener().as_fd(), PollFlags::POLLIN),
             PollFd::new(shutdown.as_fd(), PollFlags::POLLIN),
             PollFd::new(restart.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
         ];
         if let Some(connection) = &self.connection {
             fds.push(PollFd::new(connection.as_fd(), PollFlags::POLLIN));
@@ -228,8 +271,9 @@ impl<'a> Gateway<'a> {
         }
         let any = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
         // After its HELLO a control plane sends nothing more: anything on the connection is its end.
-        let connection_closed = self.connection.is_some() && any(4);
-        Rang { listener: any(0), status: any(1), shutdown: any(2), restart: any(3), connection_closed }
+        let connection_closed = self.connection.is_some() && any(5);
+        let links = any(4);
+        Rang { listener: any(0), status: any(1), shutdown: any(2), restart: any(3), links, connection_closed }
     }
 
     fn accept(&mut self, listener: &HandoverListener, allowed_uid: u32) -> Result<()> {
@@ -322,13 +366,14 @@ impl<'a> Gateway<'a> {
                 bail!("the control plane handed over a socket on another port than {}", self.config.wan.port)
             }
             (None, None) => {
-                let opened =
-                    udp::open(&self.config.wan.interface, self.config.wan.port).with_context(|| {
-                        format!(
-                            "UDP port {} is taken by another process ('ss -lunp' shows it)",
-                            self.config.wan.port
-                        )
-                    })?;
+                let devices: Vec<&str> =
+                    self.steering.of(Side::Wan).map(|hook| hook.kernel.name.as_str()).collect();
+                let opened = udp::open_on(&devices, self.config.wan.port).with_context(|| {
+                    format!(
+                        "UDP port {} is taken by another process ('ss -lunp' shows it)",
+                        self.config.wan.port
+                    )
+                })?;
                 self.udp = Some(opened);
             }
         }
@@ -386,7 +431,7 @@ impl<'a> Gateway<'a> {
             gateway: self.config.tunnel.gateway(),
             pools: self.config.tunnel.pools().map_err(|message| anyhow!(message))?,
             mtu: usize::from(self.config.tunnel.mtu),
-            lan_mac: self.steering.lan.mac,
+            lan_mac: self.steering.mac(Side::Lan),
             between_clients: if self.config.tunnel.client_to_client {
                 BetweenClients::TurnedRound
             } else {
@@ -407,10 +452,9 @@ impl<'a> Gateway<'a> {
         // A socket finds the way by itself.
         let finds_its_way = matches!(ports, (Wan::Plain(_), _));
         let (links, mut handles) = match ports {
-            (Wan::AfXdp(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
-            (Wan::AfXdp(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
-            (Wan::Plain(wan), Lan::AfXdp(lan)) => crew.start(wan, lan)?,
-            (Wan::Plain(wan), Lan::Plain(lan)) => crew.start(wan, lan)?,
+            (Wan::AfXdp(wan), lan) => crew.start_with(wan, lan)?,
+            (Wan::Groups(wan), lan) => crew.start_with(wan, lan)?,
+            (Wan::Plain(wan), lan) => crew.start_with(wan, lan)?,
         };
         if let Some(view) = self.host.view() {
             for links in &links {
@@ -418,8 +462,11 @@ impl<'a> Gateway<'a> {
                 links.queues.bell.ring();
             }
         } else {
-            let (index, bell) = (self.steering.lan.index, bells.neighbours.try_clone()?);
-            let mut neighbours = Neighbours::new(index, links.clone(), misses, bell).context("rtnetlink")?;
+            let bell = bells.neighbours.try_clone()?;
+            let ports = self.steering.of(Side::Lan).filter_map(|hook| {
+                Some((u8::try_from(hook.number).ok()?, hook.link.index, Arc::clone(&hook.watched)))
+            });
+            let mut neighbours = Neighbours::new(ports, links.clone(), misses, bell).context("rtnetlink")?;
             neighbours.begin();
             handles.push(named("neighbours", {
                 let stop = Arc::clone(&stop);
@@ -429,7 +476,7 @@ impl<'a> Gateway<'a> {
         handles.extend(self.follow_routes(pipeline_config.pools, &bells, &stop)?);
         let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
         let hops = if finds_its_way {
-            Arc::new(WanHops::new(LanView::point_to_point(Mac::default())))
+            Arc::new(WanHops::new(vec![(0, LanView::point_to_point(Mac::default()))]))
         } else {
             self.watch_hops(&bells.hops, &stop, &mut handles)?
         };
@@ -449,7 +496,11 @@ impl<'a> Gateway<'a> {
         stop: &Arc<AtomicBool>,
         handles: &mut Vec<JoinHandle<()>>,
     ) -> Result<Arc<WanHops>> {
-        let watch = HopWatch::new(self.steering.wan.index, bell.try_clone()?).context("rtnetlink")?;
+        let ports = self
+            .steering
+            .of(Side::Wan)
+            .filter_map(|hook| Some((u8::try_from(hook.number).ok()?, hook.kernel.index)));
+        let watch = HopWatch::new(ports, bell.try_clone()?).context("rtnetlink")?;
         let (hops, stop) = (watch.hops(), Arc::clone(stop));
         handles.push(named("wan-hops", move || watch.run(&stop))?);
         Ok(hops)
@@ -469,8 +520,8 @@ impl<'a> Gateway<'a> {
         named("host-routes", move || routes.run(&stop)).map(Some)
     }
 
-    const fn wan_mac(&self) -> Mac {
-        self.steering.wan.mac
+    fn wan_mac(&self) -> Mac {
+        self.steering.mac(Side::Wan)
     }
 
     fn status(&self) -> serde_json::Value {
@@ -478,7 +529,6 @@ impl<'a> Gateway<'a> {
             steering: &self.steering,
             tables: self.shared.as_ref().map(|shared| &*shared.tables),
             links: self.threads.as_ref().map_or(&[][..], |threads| &threads.links),
-            af_xdp: self.modes,
             control_plane: self.connection.is_some(),
             seats: &self.seats,
         })
@@ -519,6 +569,18 @@ struct Crew<'a> {
 type Started = (Vec<Arc<WorkerLinks>>, Vec<JoinHandle<()>>);
 
 impl Crew<'_> {
+    /// A worker for each pair of queues, whatever the LAN's are.
+    fn start_with<W>(&self, wan: Vec<W>, lan: Lan) -> Result<Started>
+    where
+        W: QueuePort<Rx: Send, Tx: Send> + Send + 'static,
+    {
+        match lan {
+            Lan::AfXdp(lan) => self.start(wan, lan),
+            Lan::Groups(lan) => self.start(wan, lan),
+            Lan::Plain(lan) => self.start(wan, lan),
+        }
+    }
+
     /// A worker for each pair of queues.
     fn start<W, L>(&self, wan: Vec<W>, lan: Vec<L>) -> Result<Started>
     where
@@ -540,6 +602,14 @@ impl Crew<'_> {
             let tables = Arc::clone(self.tables);
             let pipeline = Pipeline::new(tables, index, self.pipeline_config, Arc::clone(self.misses))
                 .with_routes(Arc::clone(self.routes));
+            let several = |names: &[String]| names.len() > 1;
+            let pipeline = if several(self.config.wan.interfaces()) {
+                pipeline.with_marked_arrivals()
+            } else {
+                pipeline
+            };
+            let pipeline =
+                if several(self.config.lan.interfaces()) { pipeline.with_several_lans() } else { pipeline };
             let (tables, links_of) = (Arc::clone(self.tables), Arc::clone(&own));
             let worker = Worker::new(index, ports, pipeline, tables, links_of, jvpn_host::clock::now)
                 .tuned(&self.config.tuning);

@@ -8,30 +8,38 @@ use crate::host_side::{Tun, VethPair, clear_pair};
 use crate::ladder::{Mode, Step, Why};
 use crate::lan::LanView;
 use crate::pipeline::Routes;
-use crate::plan::Seat;
+use crate::plan::{self, Seat, Setting};
 use crate::port::plain::PlainPort;
 use crate::port::tun_end::TunEnd;
 use crate::port::udp_end::UdpEnd;
-use crate::port::{AfXdpMode, BusyPoll, Port, PortError, PortOptions, ZeroCopy};
+use crate::port::{AfXdpMode, Arrivals, BusyPoll, Group, Member, Port, PortError, PortOptions, ZeroCopy};
+use crate::tuning::Channels;
 use crate::udp;
+use crate::worker::SOCKETS_MAX;
 use anyhow::{Context as _, Result, bail};
+use jvpn_abi::ports::socket_place;
+use jvpn_abi::tables::MAX_WORKERS;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-/// The queues of the WAN, one per worker.
+/// The queues of the WAN, by worker.
 #[derive(Debug)]
 pub enum Wan {
-    /// AF_XDP.
+    /// AF_XDP, one queue each.
     AfXdp(Vec<Port>),
+    /// AF_XDP: several interfaces, more queues than workers, or a VLAN.
+    Groups(Vec<Group<Port>>),
     /// UDP sockets.
     Plain(Vec<PlainPort<UdpEnd>>),
 }
 
-/// The queues of the LAN, one per worker.
+/// The queues of the LAN, by worker.
 #[derive(Debug)]
 pub enum Lan {
-    /// AF_XDP.
+    /// AF_XDP, one queue each.
     AfXdp(Vec<Port>),
+    /// AF_XDP: several interfaces, or more queues than workers.
+    Groups(Vec<Group<Port>>),
     /// Queues of a TUN device.
     Plain(Vec<PlainPort<TunEnd>>),
 }
@@ -43,8 +51,8 @@ pub struct Sides {
     pub wan: Wan,
     /// Towards the protected network.
     pub lan: Lan,
-    /// Modes of (WAN, LAN) sockets.
-    pub modes: (AfXdpMode, AfXdpMode),
+    /// The workers that have their queues: those that were asked for, or half of them as often as it took.
+    pub seats: Vec<Seat>,
     /// The control plane's socket, unless a control plane that outlived an earlier data plane holds it.
     pub udp: Option<OwnedFd>,
     /// The host's end of the LAN, where it is ours.
@@ -107,7 +115,8 @@ pub fn make_pair(config: &Config, workers: usize) -> Result<HostSide> {
 }
 
 impl Sides {
-    /// Opens both sides behind the programs that are attached, a queue of each for every seat.
+    /// Opens both sides behind the programs that are attached, a queue of each interface for every seat. Where the kernel
+    /// refuses some of them, half as many seats are tried.
     ///
     /// # Errors
     /// If a queue is in use, or a port would have to fall further than it may.
@@ -118,23 +127,30 @@ impl Sides {
         routes: &Arc<dyn Routes>,
         seats: &[Seat],
     ) -> Result<Self> {
-        let wan = af_xdp(config, steering, Side::Wan, seats)?;
-        let lan = af_xdp(config, steering, Side::Lan, seats)?;
-        let mode = |ports: &Option<Vec<Port>>| ports.as_deref().map_or(AfXdpMode::None, worst_mode);
-        let modes = (mode(&wan), mode(&lan));
-        let open = if wan.is_some() { udp::open } else { udp::open_shared };
-        let udp = match open(&config.wan.interface, config.wan.port) {
+        let (wan, lan, seats) = sockets_of_both(config, steering, seats)?;
+        let devices: Vec<String> = steering.of(Side::Wan).map(|hook| hook.kernel.name.clone()).collect();
+        let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
+        let open = if wan.is_some() { udp::open_on } else { udp::open_shared };
+        let udp = match open(&devices, config.wan.port) {
             Ok(fd) => Some(fd),
             // A control plane that outlived an earlier data plane holds it and will hand it back.
             Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => None,
             Err(error) => return Err(error).with_context(|| format!("UDP port {}", config.wan.port)),
         };
         let wan = match wan {
-            Some(ports) => Wan::AfXdp(ports),
-            None => Wan::Plain(sockets(config, steering, udp.as_ref(), seats.len())?),
+            Some(members) => {
+                match singles(members, config.wan.interfaces().len() > 1 || config.wan.vlan.is_some()) {
+                    Ok(ports) => Wan::AfXdp(ports),
+                    Err(members) => Wan::Groups(grouped(config, steering, Side::Wan, members)),
+                }
+            }
+            None => Wan::Plain(sockets(config, steering, (&devices, udp.as_ref()), seats.len())?),
         };
         let lan = match lan {
-            Some(ports) => Lan::AfXdp(ports),
+            Some(members) => match singles(members, config.lan.interfaces().len() > 1) {
+                Ok(ports) => Lan::AfXdp(ports),
+                Err(members) => Lan::Groups(grouped(config, steering, Side::Lan, members)),
+            },
             None => {
                 // The TUN device takes the name of the pair's end.
                 drop(std::mem::replace(&mut host, HostSide::None));
@@ -146,57 +162,196 @@ impl Sides {
                 Lan::Plain(queues)
             }
         };
-        Ok(Self { wan, lan, modes, udp, host })
+        Ok(Self { wan, lan, seats, udp, host })
     }
 }
 
-/// The AF_XDP sockets of a port. `None` if it has to do without.
-fn af_xdp(config: &Config, steering: &mut Steering, side: Side, seats: &[Seat]) -> Result<Option<Vec<Port>>> {
-    if !steering.is_attached(side) {
-        return Ok(None);
-    }
-    let (interface, map, xdp) = match side {
-        Side::Wan => (&config.wan.interface, "WAN_XSKS", steering.wan.xdp),
-        Side::Lan => (&config.lan.interface, "LAN_XSKS", steering.lan.xdp),
-    };
-    let mut ports = Vec::new();
-    let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
-    for (queue, seat) in side.queues(config, &queues).into_iter().zip(seats) {
-        match Port::open_with(interface, queue, &port_options(config, seat.node, xdp)) {
-            Ok(port) => {
-                steering.set_socket(map, queue, port.raw_fd())?;
-                ports.push(port);
+/// The sockets of a side, by worker. `None` if it has to do without.
+type Members = Option<Vec<Vec<Member<Port>>>>;
+
+/// What became of the sockets of a side.
+enum Opened {
+    /// They are there, or the side has to do without.
+    All(Members),
+    /// The kernel refused a worker's that is not the first.
+    NotAll(String),
+}
+
+fn sockets_of_both(
+    config: &Config,
+    steering: &mut Steering,
+    seats: &[Seat],
+) -> Result<(Members, Members, Vec<Seat>)> {
+    let mut seats = seats.to_vec();
+    loop {
+        let wan = match af_xdp(config, steering, Side::Wan, &seats)? {
+            Opened::All(members) => members,
+            Opened::NotAll(said) => {
+                fewer(config, steering, Side::Wan, &mut seats, &said);
+                continue;
             }
-            Err(error @ PortError::Busy { .. }) => return Err(error.into()),
-            Err(error) if config.mode == Mode::RequireNative => {
-                bail!("{error}; and mode = \"require-native\" allows nothing slower")
-            }
-            Err(error) => {
-                // A program without sockets would only drop.
-                drop(ports);
-                steering.detach(side)?;
-                standing(steering, side).fall(interface, Step::NoAfXdp, Why::NoSocket, error.to_string());
-                return Ok(None);
-            }
+        };
+        match af_xdp(config, steering, Side::Lan, &seats)? {
+            Opened::All(lan) => return Ok((wan, lan, seats)),
+            // Those of the WAN are closed before they are opened anew.
+            Opened::NotAll(said) => fewer(config, steering, Side::Lan, &mut seats, &said),
         }
     }
-    let mode = worst_mode(&ports);
-    tracing::info!(interface, ?mode, queues = ports.len(), "AF_XDP sockets open");
-    if Step::of(xdp, mode) == Step::Copy {
-        let modes: Vec<AfXdpMode> = ports.iter().map(Port::mode).collect();
-        let said = if modes.contains(&AfXdpMode::ZeroCopy) {
-            format!("the driver has zero-copy for some queues only; in their order: {modes:?}")
-        } else {
-            "the driver has no zero-copy, or not for these queues".to_owned()
-        };
-        standing(steering, side).fall(interface, Step::Copy, Why::NoZeroCopy, said);
+}
+
+/// Half the queues, and why. What the device puts into the others is dropped there, so it is told, if it may be, to use no
+/// more; else the command is.
+fn fewer(config: &Config, steering: &mut Steering, side: Side, seats: &mut Vec<Seat>, said: &str) {
+    seats.truncate(half(seats.len()));
+    let left = seats.len();
+    let said = format!("{left} queues instead: {said}");
+    let count = u32::try_from(left).unwrap_or(1);
+    let names = steering.hooks().iter().map(|hook| hook.interface.clone());
+    let settings: Vec<Setting> = names.map(|interface| Setting::Channels { interface, count }).collect();
+    let is_asked = config.tuning.channels == Channels::Set;
+    if !is_asked || plan::settle(&settings).is_err() {
+        for setting in settings {
+            tracing::warn!("'{}' has the device use no queue that nobody serves", setting.command());
+        }
     }
-    Ok(Some(ports))
+    for hook in steering.of_mut(side) {
+        let step = hook.standing.step;
+        hook.standing.fall(&hook.interface, step, Why::FewerQueues, said.clone());
+    }
+}
+
+/// Half of the queues, and at least one.
+const fn half(queues: usize) -> usize {
+    if queues > 1 { queues / 2 } else { 1 }
+}
+
+/// Opens the AF_XDP sockets of a side and puts them into its XSKMAP.
+fn af_xdp(config: &Config, steering: &mut Steering, side: Side, seats: &[Seat]) -> Result<Opened> {
+    if !steering.is_attached(side) {
+        return Ok(Opened::All(None));
+    }
+    let map = match side {
+        Side::Wan => "WAN_XSKS",
+        Side::Lan => "LAN_XSKS",
+    };
+    let of_seats = side.queues(config, &seats.iter().map(|seat| seat.queue).collect::<Vec<_>>());
+    let mut workers = Vec::new();
+    for (worker, (seat, queue)) in seats.iter().zip(&of_seats).enumerate() {
+        let wanted = wanted(config, steering, side, (worker, seats.len(), *queue));
+        let mut members = Vec::new();
+        for Wanted { hook, queue, is_spare } in wanted {
+            let Some(of) = steering.of(side).nth(hook) else { continue };
+            let options = port_options(config, seat.node, of.link.xdp);
+            match Port::open_with(&of.interface, queue, &options) {
+                Ok(port) => {
+                    let place = socket_place(of.number, queue).context("a queue beyond the table")?;
+                    let (number, mac, watched) = (of.number, of.link.mac, Arc::clone(&of.watched));
+                    steering.set_socket(map, place, port.raw_fd())?;
+                    members.push(Member { port, number, mac, watched, tally: Arc::default() });
+                }
+                Err(error @ PortError::Busy { .. }) => return Err(error.into()),
+                Err(error) if is_spare => {
+                    tracing::warn!(interface = %of.interface, queue, "no socket for this queue: {error}");
+                }
+                Err(error) if worker > 0 => return Ok(Opened::NotAll(error.to_string())),
+                Err(error) if config.mode == Mode::RequireNative => {
+                    bail!("{error}; and mode = \"require-native\" allows nothing slower")
+                }
+                Err(error) => {
+                    // A program without sockets would only drop.
+                    drop((members, workers));
+                    steering.detach(side, Why::NoSocket, &error.to_string())?;
+                    return Ok(Opened::All(None));
+                }
+            }
+        }
+        workers.push(members);
+    }
+    note_modes(steering, side, &workers);
+    Ok(Opened::All(Some(workers)))
+}
+
+/// A socket to be opened: of which interface of the side, in the order in which they are attached.
+struct Wanted {
+    hook: usize,
+    queue: u32,
+    /// A further queue of an interface that the worker has a socket on: not having it is no reason to fall.
+    is_spare: bool,
+}
+
+/// The sockets of a worker: its queue of every interface, and its share of the queues that are left.
+fn wanted(
+    config: &Config,
+    steering: &Steering,
+    side: Side,
+    (worker, workers, queue): (usize, usize, u32),
+) -> Vec<Wanted> {
+    let first = steering.of(side).enumerate().map(|(hook, _)| Wanted { hook, queue, is_spare: false });
+    // Queues that were named are all that is wanted; and a refusal once is a refusal for the rest.
+    let is_exact = !config.tuning.queues.is_empty()
+        || steering.of(side).any(|of| of.standing.falls.iter().any(|fall| fall.why == Why::FewerQueues));
+    let spare = steering.of(side).enumerate().filter(|_| !is_exact).flat_map(|(hook, of)| {
+        let queues = share(worker, workers, of.link.rx_queues);
+        queues.map(move |queue| Wanted { hook, queue, is_spare: true })
+    });
+    first.chain(spare).take(SOCKETS_MAX).collect()
+}
+
+/// The queues beyond those that each worker has anyway, which fall to this one.
+fn share(worker: usize, workers: usize, queues: u32) -> impl Iterator<Item = u32> {
+    let queues = (queues as usize).min(MAX_WORKERS);
+    (worker + workers..queues).step_by(workers.max(1)).filter_map(|queue| u32::try_from(queue).ok())
+}
+
+/// Notes how the sockets of each interface work.
+fn note_modes(steering: &mut Steering, side: Side, workers: &[Vec<Member<Port>>]) {
+    for hook in steering.of_mut(side) {
+        let ours = || workers.iter().flatten().filter(|member| member.number == hook.number);
+        let modes: Vec<AfXdpMode> = ours().map(|member| member.port.mode()).collect();
+        let mode = worst_mode(&modes);
+        let count = modes.len();
+        hook.af_xdp = mode;
+        tracing::info!(interface = %hook.interface, ?mode, queues = count, "AF_XDP sockets open");
+        let is_said = hook.standing.falls.iter().any(|fall| fall.why == Why::NoZeroCopy);
+        if Step::of(hook.link.xdp, mode) == Step::Copy && !is_said {
+            let said = if modes.contains(&AfXdpMode::ZeroCopy) {
+                format!("the driver has zero-copy for some queues only; in their order: {modes:?}")
+            } else {
+                "the driver has no zero-copy, or not for these queues".to_owned()
+            };
+            hook.standing.fall(&hook.interface, Step::Copy, Why::NoZeroCopy, said);
+        }
+    }
+}
+
+/// One bare queue per worker, where that is all there is and nothing has to be written into frames.
+fn singles(members: Vec<Vec<Member<Port>>>, writes: bool) -> Result<Vec<Port>, Vec<Vec<Member<Port>>>> {
+    if writes || members.iter().any(|of| of.len() != 1) {
+        return Err(members);
+    }
+    Ok(members.into_iter().flatten().map(|member| member.port).collect())
+}
+
+fn grouped(
+    config: &Config,
+    steering: &mut Steering,
+    side: Side,
+    members: Vec<Vec<Member<Port>>>,
+) -> Vec<Group<Port>> {
+    for hook in steering.of_mut(side) {
+        let ours = members.iter().flatten().filter(|member| member.number == hook.number);
+        hook.tallies = ours.map(|member| Arc::clone(&member.tally)).collect();
+    }
+    let (arrivals, vlan) = match side {
+        Side::Wan => (Arrivals::Marked, config.wan.vlan),
+        Side::Lan => (Arrivals::AsTheyAre, None),
+    };
+    members.into_iter().map(|of| Group::new(of, arrivals, vlan, config.tuning.batch)).collect()
 }
 
 /// A port is as slow as the slowest of its queues.
-fn worst_mode(ports: &[Port]) -> AfXdpMode {
-    ports.iter().map(Port::mode).max().unwrap_or(AfXdpMode::Unknown)
+fn worst_mode(modes: &[AfXdpMode]) -> AfXdpMode {
+    modes.iter().copied().max().unwrap_or(AfXdpMode::Unknown)
 }
 
 fn port_options(config: &Config, node: Option<usize>, xdp: Option<&str>) -> PortOptions {
@@ -212,23 +367,16 @@ fn port_options(config: &Config, node: Option<usize>, xdp: Option<&str>) -> Port
     }
 }
 
-const fn standing(steering: &mut Steering, side: Side) -> &mut crate::ladder::Standing {
-    match side {
-        Side::Wan => &mut steering.wan_standing,
-        Side::Lan => &mut steering.lan_standing,
-    }
-}
-
 /// A socket per worker beside the control plane's.
 fn sockets(
     config: &Config,
     steering: &mut Steering,
-    control: Option<&OwnedFd>,
+    (devices, control): (&[&str], Option<&OwnedFd>),
     workers: usize,
 ) -> Result<Vec<PlainPort<UdpEnd>>> {
-    let (interface, port) = (&config.wan.interface, config.wan.port);
+    let port = config.wan.port;
     let open = || {
-        udp::open_for_data(interface, port).with_context(|| {
+        udp::open_for_data(devices, port).with_context(|| {
             format!(
                 "UDP port {port} is not shared: another process holds it ('ss -lunp' shows it), or a control plane that \
                  was started under AF_XDP; restart that"
@@ -240,16 +388,43 @@ fn sockets(
         let workers = u32::try_from(sockets.len()).unwrap_or(1);
         udp::steer(first, workers).context("splitting the UDP port (SO_ATTACH_REUSEPORT_CBPF)")?;
         match steering.guard_plain(control, &first.socket, workers) {
-            Ok(()) => tracing::info!(interface, port, "edge limits stand in front of the UDP socket"),
+            Ok(()) => tracing::info!(?devices, port, "edge limits stand in front of the UDP socket"),
             Err(error) => tracing::warn!(
                 "no edge limits and no samples of unbound DATA in front of plain sockets: {error:#}; the control plane's \
                  own limits remain"
             ),
         }
     }
-    tracing::info!(interface, port, sockets = sockets.len(), "UDP sockets open for DATA");
+    tracing::info!(?devices, port, sockets = sockets.len(), "UDP sockets open for DATA");
     Ok(sockets
         .into_iter()
         .map(|socket| PlainPort::new(UdpEnd::new(socket.socket, socket.family, port), config.tuning.batch))
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R0.2: every queue of an interface has exactly one worker, however many there are of either.
+    #[test]
+    fn r0_2_every_queue_has_one_worker() {
+        for workers in 1..6_usize {
+            for queues in workers as u32..20 {
+                let mut all: Vec<u32> = (0..workers)
+                    .flat_map(|worker| std::iter::once(worker as u32).chain(share(worker, workers, queues)))
+                    .collect();
+                all.sort_unstable();
+                assert_eq!(all, (0..queues).collect::<Vec<_>>(), "{workers} workers, {queues} queues");
+            }
+        }
+        assert_eq!(share(0, 1, 1_000).count(), MAX_WORKERS - 1);
+    }
+
+    /// R9.1: halving ends at one queue.
+    #[test]
+    fn r9_1_halves_down_to_one_queue() {
+        let steps: Vec<usize> = std::iter::successors(Some(12), |n| (*n > 1).then(|| half(*n))).collect();
+        assert_eq!(steps, [12, 6, 3, 1]);
+    }
 }

@@ -1,8 +1,8 @@
 //! What `jvpn status` shows of the data plane. Read from shared memory; no worker is disturbed.
 
-use crate::attach::Steering;
+use crate::attach::{Side, Steering};
+use crate::hook::Hook;
 use crate::plan::Seat;
-use crate::port::AfXdpMode;
 use crate::tables::Tables;
 use crate::worker::WorkerLinks;
 use jvpn_abi::DropReason;
@@ -19,8 +19,6 @@ pub struct StatusSource<'a> {
     pub tables: Option<&'a Tables>,
     /// The workers.
     pub links: &'a [Arc<WorkerLinks>],
-    /// Modes of (WAN, LAN) sockets.
-    pub af_xdp: (AfXdpMode, AfXdpMode),
     /// Whether a control plane is connected.
     pub control_plane: bool,
     /// Where the workers run.
@@ -42,37 +40,35 @@ pub fn status(source: &StatusSource<'_>) -> Value {
             .collect(),
         Err(error) => Map::from_iter([("error".to_owned(), json!(error.to_string()))]),
     };
-    let (wan, lan) = (source.steering.wan_standing.clone(), source.steering.lan_standing.clone());
-    let none = "none";
+    let (wan, lan) = (side(source.steering, Side::Wan), side(source.steering, Side::Lan));
     json!({
         "process": "jvpn-dataplane",
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
         "contract_version": jvpn_abi::CONTRACT_VERSION,
         "control_plane_connected": source.control_plane,
-        "xdp_mode": source.steering.wan.xdp.unwrap_or(none),
-        "af_xdp_mode": source.af_xdp.0,
-        "ports": {
-            "wan": {
-                "xdp_mode": source.steering.wan.xdp.unwrap_or(none),
-                "af_xdp_mode": source.af_xdp.0,
-                "queues": source.steering.wan.rx_queues,
-                "step": wan.step,
-                "falls": wan.falls,
-            },
-            "lan": {
-                "xdp_mode": source.steering.lan.xdp.unwrap_or(none),
-                "af_xdp_mode": source.af_xdp.1,
-                "queues": source.steering.lan.rx_queues,
-                "step": lan.step,
-                "falls": lan.falls,
-            },
-        },
+        "xdp_mode": wan.get("xdp_mode"),
+        "af_xdp_mode": wan.get("af_xdp_mode"),
+        "ports": { "wan": wan, "lan": lan },
         "xdp_attachment": source.steering.attachment,
         "xdp_pinned": source.steering.is_pinned(),
         "workers": workers,
         "bindings": source.tables.map(bindings),
         "xdp_counters": xdp_counters,
+    })
+}
+
+/// A side: what its first interface is, the lowest step of all, and each of them.
+fn side(steering: &Steering, side: Side) -> Value {
+    let first = steering.of(side).next();
+    let falls: Vec<_> = steering.of(side).flat_map(|hook| &hook.standing.falls).collect();
+    json!({
+        "xdp_mode": first.and_then(|hook| hook.link.xdp).unwrap_or("none"),
+        "af_xdp_mode": first.map(|hook| hook.af_xdp),
+        "queues": steering.of(side).map(|hook| hook.link.rx_queues).min(),
+        "step": steering.of(side).map(|hook| hook.standing.step).max(),
+        "falls": falls,
+        "interfaces": steering.of(side).map(Hook::shown).collect::<Vec<_>>(),
     })
 }
 

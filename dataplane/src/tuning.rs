@@ -25,6 +25,32 @@ pub struct Tuning {
     pub huge_pages: HugePages,
     /// Where UMEM lies.
     pub numa: Numa,
+    /// Whether the WAN's devices are told to spread UDP by ports.
+    pub flow_hash: FlowHash,
+    /// Whether the devices are told to use as many channels as there are workers.
+    pub channels: Channels,
+}
+
+/// Whether the WAN's devices are told to spread UDP by ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlowHash {
+    /// At the start, where they do not.
+    #[default]
+    Set,
+    /// They stay as they are.
+    Leave,
+}
+
+/// Whether the devices are told to use as many channels as there are workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Channels {
+    /// They stay as they are.
+    #[default]
+    Leave,
+    /// At the start.
+    Set,
 }
 
 /// Whether UMEM lies in huge pages.
@@ -60,6 +86,8 @@ impl Default for Tuning {
             batch: 64,
             huge_pages: HugePages::Auto,
             numa: Numa::Auto,
+            flow_hash: FlowHash::Set,
+            channels: Channels::Leave,
         }
     }
 }
@@ -90,6 +118,11 @@ impl Tuning {
         }
         if !(1..=1_024).contains(&self.busy_poll_budget) {
             return Err(format!("tuning.busy_poll_budget = {} must be 1 to 1024", self.busy_poll_budget));
+        }
+        if self.channels == Channels::Set && workers == 0 {
+            return Err(
+                "tuning.channels = \"set\" needs a number of workers: it sets as many channels".to_owned()
+            );
         }
         if !BATCH_BOUNDS.contains(&self.batch) {
             return Err(format!(
@@ -135,5 +168,8 @@ mod tests {
         known.validate(2).unwrap();
         assert!(toml::from_str::<Tuning>("huge_pages = \"maybe\"").is_err());
         assert!(toml::from_str::<Tuning>("bacth = 3").is_err());
+        let channels: Tuning = toml::from_str("channels = \"set\"\nflow_hash = \"leave\"").unwrap();
+        channels.validate(2).unwrap();
+        assert!(channels.validate(0).unwrap_err().contains("tuning.channels"));
     }
 }

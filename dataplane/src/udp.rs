@@ -29,8 +29,17 @@ enum Sharing {
 /// # Errors
 /// If the port is taken or the system refuses.
 pub fn open(interface: &str, port: u16) -> io::Result<OwnedFd> {
-    let opened = open_either(interface, port, Sharing::Alone)?;
-    opened.socket.attach_filter(&refuse_data())?;
+    open_on(&[interface], port)
+}
+
+/// As [`open`], on several interfaces: datagrams that came by another one are not taken, and the kernel's routes say by
+/// which one answers leave.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_on(interfaces: &[&str], port: u16) -> io::Result<OwnedFd> {
+    let opened = open_either(interfaces, port, Sharing::Alone)?;
+    opened.socket.attach_filter(&refuse_data(strangers(interfaces)?))?;
     Ok(opened.socket.into())
 }
 
@@ -38,11 +47,11 @@ pub fn open(interface: &str, port: u16) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// As [`open`]: a control plane that outlived an earlier data plane holds the port.
-pub fn open_shared(interface: &str, port: u16) -> io::Result<OwnedFd> {
+pub fn open_shared(interfaces: &[&str], port: u16) -> io::Result<OwnedFd> {
     // Who shares may join a group that is there already. Whether there is one is asked for alone.
-    drop(open(interface, port)?);
-    let opened = open_either(interface, port, Sharing::WithWorkers)?;
-    opened.socket.attach_filter(&refuse_data())?;
+    drop(open_on(interfaces, port)?);
+    let opened = open_either(interfaces, port, Sharing::WithWorkers)?;
+    opened.socket.attach_filter(&refuse_data(strangers(interfaces)?))?;
     Ok(opened.socket.into())
 }
 
@@ -59,8 +68,11 @@ pub struct DataSocket {
 ///
 /// # Errors
 /// If the port is not shared or the system refuses.
-pub fn open_for_data(interface: &str, port: u16) -> io::Result<DataSocket> {
-    let Opened { socket, family } = open_either(interface, port, Sharing::WithWorkers)?;
+pub fn open_for_data(interfaces: &[&str], port: u16) -> io::Result<DataSocket> {
+    let Opened { socket, family } = open_either(interfaces, port, Sharing::WithWorkers)?;
+    let mut filter = strangers(interfaces)?;
+    filter.push(accept());
+    socket.attach_filter(&filter)?;
     let _limited = setsockopt(&socket, sockopt::IpRecvTos, &true);
     if family == Family::V6 {
         setsockopt(&socket, sockopt::Ipv6RecvTClass, &true)?;
@@ -93,20 +105,28 @@ struct Opened {
     family: Family,
 }
 
-fn open_either(interface: &str, port: u16, sharing: Sharing) -> io::Result<Opened> {
-    match open_for(Domain::IPV6, interface, (Ipv6Addr::UNSPECIFIED, port).into(), sharing) {
+fn open_either(interfaces: &[&str], port: u16, sharing: Sharing) -> io::Result<Opened> {
+    match open_for(Domain::IPV6, interfaces, (Ipv6Addr::UNSPECIFIED, port).into(), sharing) {
         Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
             tracing::warn!("this host has no IPv6: only IPv4 paths are served");
-            let socket = open_for(Domain::IPV4, interface, (Ipv4Addr::UNSPECIFIED, port).into(), sharing)?;
+            let socket = open_for(Domain::IPV4, interfaces, (Ipv4Addr::UNSPECIFIED, port).into(), sharing)?;
             Ok(Opened { socket, family: Family::V4 })
         }
         opened => Ok(Opened { socket: opened?, family: Family::V6 }),
     }
 }
 
-fn open_for(domain: Domain, interface: &str, address: SocketAddr, sharing: Sharing) -> io::Result<Socket> {
+fn open_for(
+    domain: Domain,
+    interfaces: &[&str],
+    address: SocketAddr,
+    sharing: Sharing,
+) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    socket.bind_device(Some(interface.as_bytes()))?;
+    // The kernel binds a socket to one device; of several the filter lets nothing else pass.
+    if let [interface] = interfaces {
+        socket.bind_device(Some(interface.as_bytes()))?;
+    }
     if sharing == Sharing::WithWorkers {
         socket.set_reuse_port(true)?;
     }
@@ -134,8 +154,6 @@ pub fn is_on_port(fd: &OwnedFd, port: u16) -> bool {
 /// Classic BPF that names the socket of a group, by the octets behind the UDP header: 0 for what is not DATA, else one of
 /// the workers', by the flow's hash.
 fn split(workers: u32) -> [SockFilter; 7] {
-    let instruction =
-        |code: u32, jump_true, jump_false, k| SockFilter::new(code as u16, jump_true, jump_false, k);
     let flow_hash = (libc::SKF_AD_OFF + libc::SKF_AD_RXHASH) as u32;
     [
         // A datagram without payload has no octet 0: the load fails, which is a return of 0.
@@ -149,15 +167,44 @@ fn split(workers: u32) -> [SockFilter; 7] {
     ]
 }
 
+fn instruction(code: u32, jump_true: u8, jump_false: u8, k: u32) -> SockFilter {
+    SockFilter::new(code as u16, jump_true, jump_false, k)
+}
+
+fn accept() -> SockFilter {
+    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX)
+}
+
+fn refuse() -> SockFilter {
+    instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0)
+}
+
+/// Classic BPF (linux/filter.h): drop what came by none of several interfaces; what follows looks at the rest. Nothing for
+/// one interface, to which the socket is bound.
+fn strangers(interfaces: &[&str]) -> io::Result<Vec<SockFilter>> {
+    if interfaces.len() == 1 {
+        return Ok(Vec::new());
+    }
+    let mut netlink = crate::netlink::Netlink::new()?;
+    let arrived_by = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX) as u32;
+    let mut program = vec![instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, arrived_by)];
+    // One jump each, over those that follow and the refusal; there are a handful at most.
+    let left = (0..=u8::try_from(interfaces.len()).unwrap_or(u8::MAX)).rev().skip(1);
+    for (interface, left) in interfaces.iter().zip(left) {
+        let index = netlink.link(interface)?.index;
+        program.push(instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, left + 1, 0, index));
+    }
+    program.push(refuse());
+    Ok(program)
+}
+
 /// Classic BPF (linux/filter.h): drop what starts with the DATA octet behind the UDP header, and what came in IPv6 with an
 /// extension header in front of UDP: XDP leaves such packets to the kernel, which would put them past the edge limits.
-fn refuse_data() -> [SockFilter; 9] {
-    let instruction =
-        |code: u32, jump_true, jump_false, k| SockFilter::new(code as u16, jump_true, jump_false, k);
+fn refuse_data(mut program: Vec<SockFilter>) -> Vec<SockFilter> {
     let network = |at: i32| (libc::SKF_NET_OFF + at) as u32;
     let load = libc::BPF_LD | libc::BPF_B | libc::BPF_ABS;
     let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-    [
+    program.extend([
         // A datagram without payload has no octet 8: the load fails and the filter drops it.
         instruction(load, 0, 0, 8),
         instruction(equal, 5, 0, u32::from(MsgType::Data.octet())),
@@ -166,9 +213,10 @@ fn refuse_data() -> [SockFilter; 9] {
         instruction(equal, 0, 3, 0x60),
         instruction(load, 0, 0, network(6)),
         instruction(equal, 1, 0, 17),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
-    ]
+        refuse(),
+        accept(),
+    ]);
+    program
 }
 
 #[cfg(test)]
@@ -180,7 +228,7 @@ mod tests {
     /// On a shared port workers get DATA and the control plane the rest.
     #[test]
     fn a_shared_port_is_split_by_the_first_octet() {
-        let control = match open_shared("lo", 0) {
+        let control = match open_shared(&["lo"], 0) {
             Ok(fd) => UdpSocket::from(fd),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
@@ -189,7 +237,7 @@ mod tests {
             Err(error) => panic!("{error}"),
         };
         let port = control.local_addr().unwrap().port();
-        let workers = [(), ()].map(|()| open_for_data("lo", port).unwrap());
+        let workers = [(), ()].map(|()| open_for_data(&["lo"], port).unwrap());
         steer(&workers[0], 2).unwrap();
         let workers = workers.map(|worker| UdpSocket::from(worker.socket));
         let senders: Vec<_> = (0..8).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
@@ -208,7 +256,7 @@ mod tests {
         assert_eq!(data, vec![0x10; senders.len()]);
         let taken = open("lo", port).unwrap_err();
         assert_eq!(taken.raw_os_error(), Some(libc::EADDRINUSE), "a group is no place for another gateway");
-        assert!(open_shared("lo", port).is_err());
+        assert!(open_shared(&["lo"], port).is_err());
     }
 
     /// DATA never reaches the control plane's socket; its marked samples and control datagrams do.

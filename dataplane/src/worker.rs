@@ -25,6 +25,11 @@ const LOOK_INTERVAL_NS: u64 = 10_000_000;
 /// How long a worker that did not look sleeps until it does, ms: longer than the interval.
 const LOOK_LATER_MS: u8 = 20;
 
+/// Most descriptors that a worker waits on: its bell, and [`SOCKETS_MAX`] of each side.
+const WAITS: usize = 1 + 2 * SOCKETS_MAX;
+/// Most sockets of one worker on one side.
+pub const SOCKETS_MAX: usize = 16;
+
 /// What a worker shares with the threads around it.
 #[derive(Debug)]
 pub struct WorkerLinks {
@@ -300,15 +305,21 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
             (false, true) => PollTimeout::from(LOOK_LATER_MS),
             (false, false) => PollTimeout::NONE,
         });
-        let mut fds = [
-            PollFd::new(self.wan.fd(), PollFlags::POLLIN),
-            PollFd::new(self.lan.fd(), PollFlags::POLLIN),
-            PollFd::new(self.links.queues.bell.as_fd(), PollFlags::POLLIN),
-        ];
+        let bell = self.links.queues.bell.as_fd();
+        let mut fds: [PollFd<'_>; WAITS] = std::array::from_fn(|_| PollFd::new(bell, PollFlags::POLLIN));
+        let mut used = 1;
+        let mut add = |fd| {
+            if let Some(place) = fds.get_mut(used) {
+                *place = PollFd::new(fd, PollFlags::POLLIN);
+                used += 1;
+            }
+        };
+        self.wan.waits_on(&mut add);
+        self.lan.waits_on(&mut add);
         // EINTR only means another turn of the loop.
-        let _woken = poll(&mut fds, timeout);
-        let [.., bell] = &fds;
-        if bell.any().unwrap_or(true) {
+        let fds = fds.get_mut(..used).unwrap_or_default();
+        let _woken = poll(fds, timeout);
+        if fds.first().is_some_and(|bell| bell.any().unwrap_or(true)) {
             let _rang = self.links.queues.bell.silence();
         }
     }

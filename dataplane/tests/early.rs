@@ -19,7 +19,7 @@ const HOP: Mac = Mac([2, 0, 0, 0, 0, 8]);
 
 /// With the way to everybody over one station.
 fn knows_the_way(bench: &mut Bench) {
-    let hops = Arc::new(WanHops::new(LanView::point_to_point(HOP)));
+    let hops = Arc::new(WanHops::new(vec![(0, LanView::point_to_point(HOP))]));
     let installer = std::mem::replace(&mut bench.installer, Bench::new().installer);
     bench.installer = installer.with_hops(hops);
 }

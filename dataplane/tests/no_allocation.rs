@@ -148,7 +148,7 @@ fn r0_2_plain_sockets_allocate_nothing() {
     use jvpn_dataplane::port::plain::PlainPort;
     use jvpn_dataplane::port::udp_end::UdpEnd;
     const PACKETS: usize = 20_000;
-    let Ok(opened) = jvpn_dataplane::udp::open_for_data("lo", 0) else {
+    let Ok(opened) = jvpn_dataplane::udp::open_for_data(&["lo"], 0) else {
         eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
         return;
     };

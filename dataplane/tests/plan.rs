@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use jvpn_dataplane::plan::{
-    Advice, AfXdpSupport, Facts, Plan, Role, Urgency, Wishes, XdpSupport, decide, driver_notes, seats, text,
+    Advice, AfXdpSupport, Facts, Plan, Role, Setting, Urgency, Wishes, XdpSupport, decide, driver_notes,
+    seats, text,
 };
-use jvpn_dataplane::tuning::{HugePages, Numa, Tuning};
+use jvpn_dataplane::tuning::{Channels, FlowHash, HugePages, Numa, Tuning};
 
 fn machine(text: &str) -> Facts {
     serde_json::from_str(text).unwrap()
@@ -114,10 +115,12 @@ fn r0_5_queues_and_workers_that_do_not_fit() {
     let facts = two_sockets();
     let few = decide(&facts, &Wishes { workers: 2, ..wishes(&facts) });
     let advice = find(&few, "8 receive queues, 2 of which have a worker").unwrap();
-    assert_eq!(
-        (advice.urgency, advice.commands[0].as_str()),
-        (Urgency::Must, "ethtool -L ens1f0 combined 2")
-    );
+    assert_eq!((advice.urgency, advice.commands[0].as_str()), (Urgency::May, "ethtool -L ens1f0 combined 2"));
+    assert_eq!(few.umem_octets, 16 * (8 << 20), "each queue has a socket");
+    let named = Tuning { queues: vec![0, 1], ..Tuning::default() };
+    let named = decide(&facts, &Wishes { workers: 2, tuning: named, ..wishes(&facts) });
+    assert_eq!(find(&named, "puts into the others are dropped").unwrap().urgency, Urgency::Must);
+    assert_eq!(named.umem_octets, 4 * (8 << 20));
     let tuning = Tuning { queues: vec![6, 8], ..Tuning::default() };
     let beyond = decide(&facts, &Wishes { workers: 2, tuning, ..wishes(&facts) });
     assert_eq!(beyond.workers.iter().map(|seat| seat.queue).collect::<Vec<_>>(), [6, 8]);
@@ -130,6 +133,51 @@ fn r0_5_queues_and_workers_that_do_not_fit() {
     let shared = decide(&small, &wishes(&small));
     assert_eq!(cpus(&shared), [16, 17, 16, 17, 16, 17, 16, 17]);
     assert!(find(&shared, "8 workers share 2 CPUs").unwrap().commands[0].contains("combined 2"));
+}
+
+/// R0.5: what the data plane sets itself: UDP by ports where it is known that it is not, on the WAN alone; channels only
+/// when asked; the plan shows both.
+#[test]
+fn r0_5_settings_that_are_made_at_the_start() {
+    let mut facts = two_sockets();
+    facts.interfaces[0].rss.udp4_ports = Some(false);
+    facts.interfaces[0].rss.udp6_ports = Some(true);
+    facts.interfaces[1].rss.udp4_ports = Some(false);
+    let wan = facts.interfaces[0].name.clone();
+    let wishes = wishes(&facts);
+    let commands = |facts: &Facts, wishes: &Wishes| -> Vec<String> {
+        decide(facts, wishes).settings.iter().map(Setting::command).collect()
+    };
+    assert_eq!(commands(&facts, &wishes), [format!("ethtool -N {wan} rx-flow-hash udp4 sdfn")]);
+    let shown = text(&facts, &decide(&facts, &wishes));
+    assert!(shown.contains("set at its start") && shown.contains("rx-flow-hash udp4 sdfn"), "{shown}");
+    let mut unknown = facts.clone();
+    unknown.interfaces[0].rss.udp4_ports = None;
+    assert!(commands(&unknown, &wishes).is_empty(), "what the driver does not say is left alone");
+    let left = Tuning { flow_hash: FlowHash::Leave, ..Tuning::default() };
+    assert!(commands(&facts, &Wishes { tuning: left, ..wishes.clone() }).is_empty());
+    let set = Tuning { flow_hash: FlowHash::Leave, channels: Channels::Set, ..Tuning::default() };
+    let asked = Wishes { tuning: set, workers: 3, ..wishes };
+    let names = facts.interfaces.iter().map(|interface| format!("ethtool -L {} combined 3", interface.name));
+    assert_eq!(commands(&facts, &asked), names.collect::<Vec<_>>());
+}
+
+/// R0.5: a device that hides tags is a hindrance on a tagged WAN; several uplinks need routes of their own.
+#[test]
+fn r0_5_vlans_and_several_uplinks() {
+    let mut facts = two_sockets();
+    facts.interfaces[0].offloads.rx_vlan = Some(true);
+    let tagged = Wishes { vlan: Some(100), ..wishes(&facts) };
+    let advice = decide(&facts, &tagged);
+    let advice = find(&advice, "takes VLAN tags off").unwrap();
+    assert_eq!(advice.urgency, Urgency::Must);
+    assert!(advice.commands[0].contains("rxvlan off"));
+    assert_eq!(find(&decide(&facts, &wishes(&facts)), "VLAN tags off").unwrap().urgency, Urgency::May);
+    let mut several = wishes(&facts);
+    several.ports.iter_mut().for_each(|(role, _)| *role = Role::Wan);
+    let plan = decide(&facts, &several);
+    assert_eq!(find(&plan, "several WAN interfaces").unwrap().commands.len(), 4);
+    assert!(find(&decide(&facts, &wishes(&facts)), "several WAN interfaces").is_none());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie};
 use aya::programs::{TestRun, TestRunOptions, Xdp};
 use jvpn_abi::limit::Rate;
+use jvpn_abi::ports::{PortEntry, lan_place};
 use jvpn_abi::steer;
 use jvpn_abi::tables::{BindingEntry, BindingWord, EDGE_CLASSES, Gate, SteeringMark};
 use jvpn_abi::wire::{DataHeader, SlotId};
@@ -26,10 +27,12 @@ const LOCAL: [u8; 4] = [198, 51, 100, 1];
 
 #[path = "xdp/edge.rs"]
 mod edge;
-#[path = "xdp/plain.rs"]
-mod plain;
 #[path = "xdp/hostile.rs"]
 mod hostile;
+#[path = "xdp/plain.rs"]
+mod plain;
+#[path = "xdp/ports.rs"]
+mod ports;
 
 struct Loaded {
     bpf: Ebpf,
@@ -48,8 +51,7 @@ fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample
         contract_version: CONTRACT_VERSION,
         port: PORT,
         log: 0,
-        lan_mac: [2, 0, 0, 0, 0, 1],
-        reserved: [0; 2],
+        reserved: [0; 8],
         fence_deadline_ns: u64::MAX,
         class,
         source,
@@ -57,7 +59,9 @@ fn loaded_with(class: [Rate; EDGE_CLASSES], source: [Rate; EDGE_CLASSES], sample
         handle: PER_HANDLE,
     };
     attach::set_gate(&mut bpf, gate).unwrap();
-    for name in ["wan", "lan"] {
+    let lan = PortEntry { mac: [2, 0, 0, 0, 0, 1], ..PortEntry::default() };
+    attach::set_port(&mut bpf, lan_place(0), lan).unwrap();
+    for name in ["wan", "lan", "wan3", "lan3"] {
         let program: &mut Xdp = bpf.program_mut(name).unwrap().try_into().unwrap();
         program.load().unwrap();
     }
@@ -108,8 +112,7 @@ impl Loaded {
             contract_version: CONTRACT_VERSION,
             port: PORT,
             log: 0,
-            lan_mac: [2, 0, 0, 0, 0, 1],
-            reserved: [0; 2],
+            reserved: [0; 8],
             fence_deadline_ns: deadline,
             class: [PLENTY; EDGE_CLASSES],
             source: [PLENTY; EDGE_CLASSES],

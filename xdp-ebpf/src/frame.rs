@@ -1,11 +1,19 @@
 //! Bounds-checked access to the frame of an XDP context: the `View` that classification reads through.
 
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_xdp_adjust_head;
 use aya_ebpf::programs::XdpContext;
 use jvpn_abi::steer::{self, View};
 use jvpn_abi::tables::SteeringMark;
 use jvpn_abi::wire::MsgType;
 
-/// The frame between `data` and `data_end`.
+/// Octets of an 802.1Q tag.
+pub const TAG_LEN: usize = 4;
+/// Octets of the two MAC addresses in front of it.
+const ADDRESSES_LEN: usize = 12;
+
+/// The frame between `data` and `data_end`. One that [`Self::behind_tag`] made begins at the end of its tag less the two
+/// addresses: from the EtherType on it reads as a frame without a tag, and nobody looks at its addresses.
 pub struct Frame {
     start: usize,
     end: usize,
@@ -16,6 +24,27 @@ impl Frame {
     #[inline(always)]
     pub fn of(ctx: &XdpContext) -> Self {
         Self { start: ctx.data(), end: ctx.data_end() }
+    }
+
+    /// The frame as it would be without its tag, but for the addresses.
+    #[inline(always)]
+    pub fn behind_tag<const TAG: usize>(ctx: &XdpContext) -> Self {
+        Self { start: ctx.data() + TAG, end: ctx.data_end() }
+    }
+
+    /// Takes the tag of a frame off. Call it for a frame that goes to a socket, once everything has been read.
+    #[inline(always)]
+    pub fn strip_tag(ctx: &XdpContext) -> bool {
+        let frame = Self::of(ctx);
+        let Some(addresses) = frame.octets::<ADDRESSES_LEN>(0) else { return false };
+        let to = frame.start + TAG_LEN;
+        if to + ADDRESSES_LEN > frame.end {
+            return false;
+        }
+        // SAFETY: `to .. to + ADDRESSES_LEN` lies inside the frame, checked above.
+        unsafe { core::ptr::write_unaligned(to as *mut [u8; ADDRESSES_LEN], addresses) };
+        // SAFETY: the context of the kernel; no pointer into the frame is used after this.
+        unsafe { bpf_xdp_adjust_head(ctx.as_ptr().cast(), TAG_LEN as i32) == 0 }
     }
 
     /// Writes the steering mark over the destination MAC address. Only for a frame that goes to a socket or nowhere.

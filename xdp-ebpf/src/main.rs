@@ -15,13 +15,14 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruPerCpuHashMap, PerCpuArray, XskMap};
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::debug;
-use frame::Frame;
+use frame::{Frame, TAG_LEN};
 use jvpn_abi::edge::{EdgeLedger, EdgeLimit, HandleEntry};
 use jvpn_abi::limit::{Bucket, Rate};
+use jvpn_abi::ports::{PORTS_LEN, PortEntry, SOCKETS_LEN, lan_place, socket_place, wan_place};
 use jvpn_abi::steer::{self, ControlFrame, DataFrame, View, WanClass};
 use jvpn_abi::tables::{
     BindingEntry, COUNTERS_LEN, EdgeBuckets, EdgeClass, Gate, MAX_HANDLES, MAX_ROUTES, MAX_SOURCES,
-    MAX_WORKERS, SourceKey, SteeringMark,
+    SourceKey, SteeringMark,
 };
 use jvpn_abi::wire::data::MAX_SLOTS;
 use jvpn_abi::{BootTime, DropReason};
@@ -49,40 +50,89 @@ static EDGE: PerCpuArray<EdgeLedger> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_LEN, 0);
 #[map]
-static WAN_XSKS: XskMap = XskMap::with_max_entries(MAX_WORKERS as u32, 0);
+static PORTS: Array<PortEntry> = Array::with_max_entries(PORTS_LEN, 0);
 #[map]
-static LAN_XSKS: XskMap = XskMap::with_max_entries(MAX_WORKERS as u32, 0);
+static WAN_XSKS: XskMap = XskMap::with_max_entries(SOCKETS_LEN, 0);
+#[map]
+static LAN_XSKS: XskMap = XskMap::with_max_entries(SOCKETS_LEN, 0);
 
-/// The WAN port: DATA of bound slots to its worker, control datagrams through the edge limit, the rest to the kernel.
-#[xdp]
-pub fn wan(ctx: XdpContext) -> u32 {
+/// TPID of an 802.1Q tag. Service tags (802.1ad) and whatever stands behind a first tag are the kernel's.
+const TPID: [u8; 2] = [0x81, 0x00];
+/// The VLAN in a tag's second word; priority and drop eligibility are whatever they are.
+const VLAN_MASK: u16 = 0x0fff;
+
+/// The programs of one interface of each side, by its number there: the constant is its place in the tables.
+macro_rules! programs {
+    ($($wan:ident, $lan:ident: $number:literal;)*) => { $(
+        /// The WAN port: DATA of bound slots to its worker, control datagrams through the edge limit, the rest to the kernel.
+        #[xdp]
+        pub fn $wan(ctx: XdpContext) -> u32 {
+            wan_port::<$number>(&ctx)
+        }
+
+        /// The LAN port: traffic for an inner address to the worker of its queue, the rest to the kernel.
+        #[xdp]
+        pub fn $lan(ctx: XdpContext) -> u32 {
+            lan_port::<$number>(&ctx)
+        }
+    )* };
+}
+
+programs! {
+    wan, lan: 0;
+    wan1, lan1: 1;
+    wan2, lan2: 2;
+    wan3, lan3: 3;
+}
+
+#[inline(always)]
+fn wan_port<const NUMBER: usize>(ctx: &XdpContext) -> u32 {
     let Some(gate) = GATE.get(0) else { return xdp_action::XDP_PASS };
-    match steer::classify_wan(&Frame::of(&ctx), gate.port) {
+    let Some(port) = PORTS.get(wan_place(NUMBER)) else { return xdp_action::XDP_PASS };
+    if port.vlan == 0 {
+        return steer_wan::<NUMBER, 0>(ctx, gate, port);
+    }
+    let Some([a, b, c, d]) = Frame::of(ctx).octets::<TAG_LEN>(12) else {
+        return pass(DropReason::PassedToKernel);
+    };
+    if [a, b] != TPID || u16::from_be_bytes([c, d]) & VLAN_MASK != port.vlan {
+        return pass(DropReason::PassedToKernel);
+    }
+    steer_wan::<NUMBER, TAG_LEN>(ctx, gate, port)
+}
+
+/// `TAG` octets of a tag stand behind the addresses.
+#[inline(always)]
+fn steer_wan<const NUMBER: usize, const TAG: usize>(ctx: &XdpContext, gate: &Gate, port: &PortEntry) -> u32 {
+    let frame = Frame::behind_tag::<TAG>(ctx);
+    match steer::classify_wan(&frame, gate.port) {
         WanClass::Kernel => pass(DropReason::PassedToKernel),
-        WanClass::Data(data) => bound_data(&ctx, gate, &data),
+        WanClass::Data(data) => bound_data::<NUMBER, TAG>(ctx, gate, port, &data),
         // A gateway that also routes: what is on its way to somebody else is not ours, whatever its port.
-        WanClass::Control(_) | WanClass::Refused(_) if route::is_forwarded(&ctx) => {
+        WanClass::Control(_) | WanClass::Refused(_)
+            if route::is_forwarded(ctx, &frame, port.kernel_index) =>
+        {
             pass(DropReason::PassedToKernel)
         }
-        WanClass::Control(datagram) => control(&Frame::of(&ctx), gate, &datagram),
+        WanClass::Control(datagram) => control(&frame, gate, &datagram),
         WanClass::Refused(reason) => {
             if gate.log != 0 {
-                debug!(&ctx, "refused, reason {}", reason.number());
+                debug!(ctx, "refused, reason {}", reason.number());
             }
             dropped(reason)
         }
     }
 }
 
-/// The LAN port: traffic for an inner address to the worker of its queue, the rest to the kernel.
-#[xdp]
-pub fn lan(ctx: XdpContext) -> u32 {
+#[inline(always)]
+fn lan_port<const NUMBER: usize>(ctx: &XdpContext) -> u32 {
     let Some(gate) = GATE.get(0) else { return xdp_action::XDP_PASS };
+    let Some(port) = PORTS.get(lan_place(NUMBER)) else { return xdp_action::XDP_PASS };
     // What another station is meant to get (a switch that floods, a port that mirrors) is none of ours.
-    if Frame::of(&ctx).octets::<6>(0) != Some(gate.lan_mac) {
+    if Frame::of(ctx).octets::<6>(0) != Some(port.mac) {
         return pass(DropReason::PassedToKernel);
     }
-    let Some(destination) = steer::inner_destination(&Frame::of(&ctx)) else {
+    let Some(destination) = steer::inner_destination(&Frame::of(ctx)) else {
         return pass(DropReason::PassedToKernel);
     };
     let Some(slot_index) = ROUTES.get(Key::new(128, destination)) else {
@@ -92,10 +142,10 @@ pub fn lan(ctx: XdpContext) -> u32 {
     if steer::fenced(gate, boot_time) {
         return dropped(DropReason::Fenced);
     }
-    if !Frame::of(&ctx).write_mark(SteeringMark { slot_index }) {
+    if !Frame::of(ctx).write_mark(SteeringMark { slot_index }) {
         return dropped(DropReason::NoSteeringMark);
     }
-    redirect(&LAN_XSKS, &ctx)
+    redirect::<NUMBER>(&LAN_XSKS, ctx)
 }
 
 /// First the sender's own share, then that of the class: who floods uses up his own first. Within the class of known
@@ -169,7 +219,12 @@ fn take_of_source(key: &SourceKey, now: BootTime, rate: Rate) -> bool {
 }
 
 #[inline(always)]
-fn bound_data(ctx: &XdpContext, gate: &Gate, data: &DataFrame) -> u32 {
+fn bound_data<const NUMBER: usize, const TAG: usize>(
+    ctx: &XdpContext,
+    gate: &Gate,
+    port: &PortEntry,
+    data: &DataFrame,
+) -> u32 {
     let admitted = if steer::fenced(gate, boot_time) {
         Err(DropReason::Fenced)
     } else {
@@ -180,16 +235,24 @@ fn bound_data(ctx: &XdpContext, gate: &Gate, data: &DataFrame) -> u32 {
     };
     match admitted {
         // A binding names one of our addresses: nobody has to be asked whose it is.
-        Ok(()) => redirect(&WAN_XSKS, ctx),
-        Err(_) if route::is_forwarded(ctx) => pass(DropReason::PassedToKernel),
+        Ok(()) => {
+            // Workers know no tags.
+            if TAG != 0 && !Frame::strip_tag(ctx) {
+                return dropped(DropReason::TooShort);
+            }
+            redirect::<NUMBER>(&WAN_XSKS, ctx)
+        }
+        Err(_) if route::is_forwarded(ctx, &Frame::behind_tag::<TAG>(ctx), port.kernel_index) => {
+            pass(DropReason::PassedToKernel)
+        }
         Err(reason @ (DropReason::Fenced | DropReason::SlotOutOfRange)) => dropped(reason),
-        Err(reason) => sample(ctx, gate, data, reason),
+        Err(reason) => sample::<TAG>(ctx, gate, data, reason),
     }
 }
 
 /// Lets a limited share of unbound DATA reach the control plane, marked, so that it can hint or reset.
 #[inline(always)]
-fn sample(ctx: &XdpContext, gate: &Gate, data: &DataFrame, reason: DropReason) -> u32 {
+fn sample<const TAG: usize>(ctx: &XdpContext, gate: &Gate, data: &DataFrame, reason: DropReason) -> u32 {
     count(reason);
     let Some(buckets) = LIMITS.get_ptr_mut(0) else { return xdp_action::XDP_DROP };
     // SAFETY: as in `control`.
@@ -203,16 +266,18 @@ fn sample(ctx: &XdpContext, gate: &Gate, data: &DataFrame, reason: DropReason) -
             admitted as u32
         );
     }
-    if !admitted || !Frame::of(ctx).mark_sample(data.payload_at) {
+    if !admitted || !Frame::behind_tag::<TAG>(ctx).mark_sample(data.payload_at) {
         return xdp_action::XDP_DROP;
     }
     pass(DropReason::UnboundSampled)
 }
 
 #[inline(always)]
-fn redirect(sockets: &XskMap, ctx: &XdpContext) -> u32 {
+fn redirect<const NUMBER: usize>(sockets: &XskMap, ctx: &XdpContext) -> u32 {
     // SAFETY: `ctx.ctx` is the context that the kernel passed in.
     let queue = unsafe { (*ctx.ctx).rx_queue_index };
+    // Beyond the table would be another interface's place.
+    let Some(queue) = socket_place(NUMBER, queue) else { return dropped(DropReason::NoSocket) };
     match sockets.redirect(queue, xdp_action::XDP_DROP as u64) {
         Ok(action) => {
             count(DropReason::Steered);

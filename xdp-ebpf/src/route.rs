@@ -18,10 +18,10 @@ const AF_INET6: u8 = 10;
 /// Whether the kernel would send this datagram on to somebody else. Everything else counts as ours, also what it would
 /// not take: then the limits apply, and nothing reaches a socket past them.
 ///
+/// `kernel_index` is the device that the kernel would take it in by, where that is not the interface itself (a VLAN).
 /// Asked for what no binding admits only, so DATA never pays for it.
 #[inline(always)]
-pub fn is_forwarded(ctx: &XdpContext) -> bool {
-    let frame = Frame::of(ctx);
+pub fn is_forwarded(ctx: &XdpContext, frame: &Frame, kernel_index: u32) -> bool {
     // SAFETY: the struct is plain octets; zero is a valid value of each.
     let mut lookup: Lookup = unsafe { core::mem::zeroed() };
     if frame.octets::<2>(12) == Some(ETHERTYPE_IPV4) {
@@ -48,7 +48,7 @@ pub fn is_forwarded(ctx: &XdpContext) -> bool {
         }
     }
     // SAFETY: `ctx.ctx` is the context that the kernel passed in.
-    lookup.ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    lookup.ifindex = if kernel_index == 0 { unsafe { (*ctx.ctx).ingress_ifindex } } else { kernel_index };
     // SAFETY: the helper gets its context and a struct of the size that it is told.
     let verdict = unsafe { bpf_fib_lookup(ctx.as_ptr(), &mut lookup, size_of::<Lookup>() as i32, 0) };
     [

@@ -76,6 +76,10 @@ impl QueuePort for MemoryPort {
         add(&self.ledger.held, 1);
         Some(vec![0; ROOM].into())
     }
+    fn put_back(&mut self, _: Box<[u8]>) {
+        add(&self.ledger.held, -1);
+        add(&self.ledger.free, 1);
+    }
     fn room<'a>(&'a self, frame: &'a mut Box<[u8]>) -> &'a mut [u8] {
         frame
     }

@@ -36,6 +36,7 @@ pub mod requirements;
 pub mod site;
 pub mod tool;
 pub mod topology;
+pub mod vlan;
 pub mod wait;
 
 mod link;

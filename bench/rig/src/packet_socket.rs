@@ -72,13 +72,22 @@ fn link_address(index: u32) -> Result<SockAddr> {
 }
 
 fn ignore_outgoing(socket: &Socket) -> io::Result<()> {
+    turn_on(socket, libc::PACKET_IGNORE_OUTGOING)
+}
+
+/// Has the kernel say with each frame which tag it took off.
+pub(crate) fn tell_tags(socket: &Socket) -> io::Result<()> {
+    turn_on(socket, libc::PACKET_AUXDATA)
+}
+
+fn turn_on(socket: &Socket, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the option takes an int, and pointer and length are those of one.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             libc::SOL_PACKET,
-            libc::PACKET_IGNORE_OUTGOING,
+            option,
             (&raw const on).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )

@@ -15,7 +15,7 @@ use jvpn_abi::tables::{
 };
 use jvpn_abi::wire::Suite;
 use jvpn_abi::{DropReason, Endpoint};
-use jvpn_dataplane::attach::Steering;
+use jvpn_dataplane::attach::{Side, Steering};
 use jvpn_dataplane::frame::Mac;
 use jvpn_dataplane::port::{BusyPoll, Port, PortOptions};
 use jvpn_dataplane::slots::{Installer, WorkerQueues};
@@ -83,7 +83,7 @@ impl Ours {
         )?);
         let links: Vec<Arc<WorkerLinks>> = cpus.iter().map(|_| links()).collect::<Result<_>>()?;
         let queues = links.iter().map(|links| Arc::clone(&links.queues)).collect();
-        let installer = Installer::new(Arc::clone(&tables), queues, steering.wan.mac);
+        let installer = Installer::new(Arc::clone(&tables), queues, steering.mac(Side::Wan));
         let mailbox = KeyMailbox::map(keys.as_fd())?;
         for session in 0..sessions {
             ensure!(mailbox.put(&entry(session)), "the mailbox is full");
@@ -92,7 +92,7 @@ impl Ours {
         }
         let mut workers = Vec::new();
         for ((number, cpu), (ports, links)) in cpus.iter().enumerate().zip(ports.into_iter().zip(links)) {
-            let mut pipeline = pipeline(&tables, number, steering.lan.mac);
+            let mut pipeline = pipeline(&tables, number, steering.mac(Side::Lan));
             pipeline.apply(&links.queues);
             let worker = Worker::new(
                 number,

@@ -34,8 +34,8 @@ struct Hand {
 impl Hand {
     fn new(config: &Config) -> (Steering, Self) {
         let mut steering = Steering::attach(config, &[0]).unwrap();
-        let wan = Port::open(&config.wan.interface, 0).unwrap();
-        let lan = Port::open(&config.lan.interface, 0).unwrap();
+        let wan = Port::open(config.wan.interface(), 0).unwrap();
+        let lan = Port::open(config.lan.interface(), 0).unwrap();
         steering.set_socket("WAN_XSKS", 0, wan.raw_fd()).unwrap();
         steering.set_socket("LAN_XSKS", 0, lan.raw_fd()).unwrap();
         let routes = Map::LpmTrie(MapData::from_fd(steering.table("ROUTES").unwrap()).unwrap());

@@ -13,6 +13,7 @@ pub mod ecn;
 pub mod edge;
 pub mod endpoint;
 pub mod limit;
+pub mod ports;
 pub mod reason;
 pub mod steer;
 pub mod tables;

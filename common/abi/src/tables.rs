@@ -127,10 +127,8 @@ pub struct Gate {
     pub port: u16,
     /// 1 = the XDP programs log odd cases.
     pub log: u16,
-    /// MAC address of the LAN port: the LAN program takes only what is addressed to it.
-    pub lan_mac: [u8; 6],
     /// Zero.
-    pub reserved: [u8; 2],
+    pub reserved: [u8; 8],
     /// Fence deadline, ns of `CLOCK_BOOTTIME`: after it nothing is accepted. `u64::MAX` = no lease needed.
     pub fence_deadline_ns: u64,
     /// Limits for control datagrams of all sources together, by [`EdgeClass`], per CPU.

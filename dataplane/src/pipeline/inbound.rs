@@ -6,8 +6,10 @@ use super::{BetweenClients, Now, Pipeline, Refused, Verdict, seal_into};
 use crate::frame::{
     Ecn, Inner, Mac, answer_echo, clamp_mss, error_in_place, is_answerable, outer_ecn, write_ethernet,
 };
+use crate::lan::Station;
 use crate::slots::{KeySet, SlotContext, confirm, flip, is_confirmed, key_state};
 use crate::tables::add;
+use jvpn_abi::ports::PortMark;
 use jvpn_abi::steer::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, WanClass, classify_wan};
 use jvpn_abi::tables::{Context, KeyState, NEXT_HOP_KNOWN, PROBE_SAMPLES, ProbeSample};
 use jvpn_abi::wire::internal::{PROBE_LEN, ProbeFrame, ProbeKind, SizeFrame, SizeKind};
@@ -103,7 +105,7 @@ impl Pipeline {
         let out = lan_out.get_mut(ETHERNET_LEN..ETHERNET_LEN + len).ok_or(DropReason::NoTxFrame)?;
         let opened = keys.open.open(header.counter, aad, sealed, out).map_err(|_| failed_open(context))?;
         window.commit(opened).map_err(window_reason)?;
-        if note_heard(now, slot, context, frame) || flip(context, keys) {
+        if note_heard(now, slot, context, (frame, self.arrived_by(frame))) || flip(context, keys) {
             self.push_confirmed(slot_index);
         }
         Ok(Plain { slot, context, keys, len, ecn: outer_ecn(frame) })
@@ -173,7 +175,8 @@ impl Pipeline {
         };
         let packet = lan_out.get_mut(ETHERNET_LEN..).ok_or(DropReason::InnerMalformed)?;
         self.one_hop_further(plain, &inner, packet)?;
-        write_ethernet(lan_out, next_hop, self.config.lan_mac, inner.family).ok_or(DropReason::NoTxFrame)?;
+        let source = self.lan_source(next_hop.port);
+        write_ethernet(lan_out, next_hop.mac, source, inner.family).ok_or(DropReason::NoTxFrame)?;
         add(&plain.context.packets_in, 1);
         add(&plain.context.bytes_in, inner.len as u64);
         Ok(Verdict::ToLan(ETHERNET_LEN + inner.len))
@@ -323,7 +326,7 @@ impl Pipeline {
 /// Where a packet goes on to.
 enum WayOn {
     /// By the LAN port, to this station.
-    Lan(Mac),
+    Lan(Station),
     /// To the client that is bound to this slot.
     Client(u32),
 }
@@ -343,10 +346,10 @@ fn udp_payload(frame: &[u8], payload_at: usize) -> Result<&[u8], DropReason> {
 }
 
 /// Notes that the peer was heard, learns the way back, confirms the binding. `true` if this frame confirmed it.
-fn note_heard(now: Now, slot: &SlotContext, context: &Context, frame: &[u8]) -> bool {
+fn note_heard(now: Now, slot: &SlotContext, context: &Context, (frame, by): (&[u8], PortMark)) -> bool {
     context.last_heard_ns.store(now.0, Ordering::Relaxed);
     if let Some(source) = jvpn_abi::wire::octets::<6>(frame, 6) {
-        let bits = Mac(source).to_bits() | NEXT_HOP_KNOWN;
+        let bits = Mac(source).to_bits() | by.to_next_hop() | NEXT_HOP_KNOWN;
         // Stored only when it differs: the line is read by every worker that seals.
         if context.next_hop_mac.load(Ordering::Relaxed) != bits {
             context.next_hop_mac.store(bits, Ordering::Release);

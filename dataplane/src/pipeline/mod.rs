@@ -14,13 +14,14 @@ pub(crate) use look_ahead::{Expanded, expanded_at, prefetch_expanded, prefetch_w
 pub(crate) use plain_v4::{PathV4, path_v4};
 
 use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
-use crate::lan::{LanView, NextHop};
+use crate::lan::{LanView, NextHop, Station};
 use crate::slots::{
     Handout, SlotContext, WorkerQueues, is_confirmed, key_state, may_send_early, sending_keys, take_counter,
 };
 use crate::tables::{Tables, count, push_event};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::limit::{Bucket, Rate};
+use jvpn_abi::ports::PortMark;
 use jvpn_abi::tables::{Context, NEXT_HOP_KNOWN, WorkerReport};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason};
@@ -119,6 +120,8 @@ pub struct Pipeline {
     config: PipelineConfig,
     slots: Box<[Option<Arc<SlotContext>>]>,
     lan: Arc<LanView>,
+    marked_arrivals: bool,
+    several_lans: bool,
     routes: Option<Arc<dyn Routes>>,
     misses: Arc<ArrayQueue<Address>>,
     icmp_errors: Cell<Bucket>,
@@ -162,6 +165,8 @@ impl Pipeline {
             config,
             slots,
             lan,
+            marked_arrivals: false,
+            several_lans: false,
             routes: None,
             misses,
             icmp_errors: Cell::new(Bucket::default()),
@@ -179,6 +184,34 @@ impl Pipeline {
     pub fn with_routes(mut self, routes: Arc<dyn Routes>) -> Self {
         self.routes = Some(routes);
         self
+    }
+
+    /// Takes the interface of the WAN that a frame came in by from its mark, for a WAN that marks every frame
+    /// ([`crate::port::Group`]): elsewhere a mark would be somebody's on the wire.
+    #[must_use]
+    pub const fn with_marked_arrivals(mut self) -> Self {
+        self.marked_arrivals = true;
+        self
+    }
+
+    /// For a LAN of several interfaces.
+    #[must_use]
+    pub const fn with_several_lans(mut self) -> Self {
+        self.several_lans = true;
+        self
+    }
+
+    /// The interface of the WAN that a frame came in by.
+    #[inline]
+    fn arrived_by(&self, frame: &[u8]) -> PortMark {
+        let mark = || PortMark::decode(jvpn_abi::wire::octets(frame, 0)?);
+        if self.marked_arrivals { mark().unwrap_or(PortMark(0)) } else { PortMark(0) }
+    }
+
+    /// The source of a frame that leaves by this interface of the LAN. Whoever sends it puts the address into a mark's place.
+    #[inline]
+    const fn lan_source(&self, port: u8) -> Mac {
+        if port == 0 { self.config.lan_mac } else { Mac(PortMark(port).encode()) }
     }
 
     /// This worker's report.
@@ -256,9 +289,9 @@ impl Pipeline {
     }
 
     /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.
-    fn next_hop(&self, destination: Address) -> Result<Mac, DropReason> {
+    fn next_hop(&self, destination: Address) -> Result<Station, DropReason> {
         match self.lan.next_hop(destination) {
-            NextHop::Known(mac) => Ok(mac),
+            NextHop::Known(station) => Ok(station),
             NextHop::None => Err(DropReason::NoRoute),
             NextHop::Unresolved(hop) => {
                 // A full queue is no loss: the next packet asks again.
@@ -337,12 +370,23 @@ fn seal_into(
     let header = DataHeader { key_phase: keys.phase(), shard: slot.shard, slot: slot.slot, counter }.encode();
     let udp_payload = DATA_HEADER_LEN + plaintext.len() + TAG_LEN;
     slot.outer.write(frame, Mac::from_bits(next_hop), udp_payload, ecn).ok_or(DropReason::TooBig)?;
+    leave_by(frame, PortMark::of_next_hop(next_hop));
     frame[header_at..sealed_at].copy_from_slice(&header);
     keys.seal
         .seal(counter, &header, plaintext, &mut frame[sealed_at..])
         .map_err(|_| DropReason::SealFailed)?;
     slot.outer.finish(frame);
     Ok(end)
+}
+
+/// Names the interface that a frame leaves by, in place of its source. The first one's address is in the template.
+#[inline]
+fn leave_by(frame: &mut [u8], port: PortMark) {
+    if port != PortMark(0)
+        && let Some(source) = frame.get_mut(6..6 + PortMark::LEN)
+    {
+        source.copy_from_slice(&port.encode());
+    }
 }
 
 /// Now, as batches know it.

@@ -3,13 +3,18 @@
 //! that it came from.
 
 use crate::frame::{Address, Mac};
+use crate::lan::Station;
+use jvpn_abi::ports::PortMark;
 use std::cell::Cell;
 
 /// Destinations that are kept; two that fall into one place take turns.
 const PLACES: usize = 256;
 
-/// What is kept of one destination: the MAC address's bits, 0 = nothing.
+/// What is kept of one destination: the MAC address's bits below the interface's number and [`KEPT`], 0 = nothing.
 type Place = Cell<(Address, u64)>;
+
+/// Something is kept. Above all that a next hop has.
+const KEPT: u64 = 1 << 63;
 
 /// One worker's.
 #[derive(Debug)]
@@ -34,14 +39,15 @@ impl NextHops {
 
     /// The station of a destination, if it is kept.
     #[inline]
-    pub(super) fn find(&self, destination: Address) -> Option<Mac> {
+    pub(super) fn find(&self, destination: Address) -> Option<Station> {
         let (kept, station) = self.place(destination).get();
-        (station != 0 && kept == destination).then_some(Mac::from_bits(station))
+        let PortMark(port) = PortMark::of_next_hop(station);
+        (station != 0 && kept == destination).then_some(Station { mac: Mac::from_bits(station), port })
     }
 
     /// Keeps a destination that was looked up, in the place of another one perhaps.
-    pub(super) fn keep(&self, destination: Address, station: Mac) {
-        self.place(destination).set((destination, station.to_bits()));
+    pub(super) fn keep(&self, destination: Address, Station { mac, port }: Station) {
+        self.place(destination).set((destination, mac.to_bits() | PortMark(port).to_next_hop() | KEPT));
     }
 
     /// Another view of the LAN holds from now on.
@@ -59,7 +65,7 @@ mod tests {
     fn r0_5_next_hops_are_those_of_the_view() {
         let hops = NextHops::default();
         assert_eq!(hops.find(Address(0)), None, "an empty place is no station");
-        let station = |n: u8| Mac([2, 0, 0, 0, 0, n]);
+        let station = |n: u8| Station { mac: Mac([2, 0, 0, 0, 0, n]), port: n % 4 };
         let hosts: Vec<_> = (0..4_000_u32).map(|n| Address::v4(n.to_be_bytes())).collect();
         for (n, host) in hosts.iter().enumerate() {
             hops.keep(*host, station(n as u8));
@@ -67,7 +73,7 @@ mod tests {
         let found: Vec<_> =
             hosts.iter().enumerate().filter_map(|(n, host)| Some((n, hops.find(*host)?))).collect();
         assert!(found.len() > PLACES / 2 && found.len() <= PLACES, "{}", found.len());
-        assert!(found.iter().all(|(n, mac)| *mac == station(*n as u8)));
+        assert!(found.iter().all(|(n, kept)| *kept == station(*n as u8)));
         hops.forget();
         assert!(hosts.iter().all(|host| hops.find(*host).is_none()));
     }

@@ -3,6 +3,7 @@
 
 use super::{Now, Pipeline, Refused, Verdict, seal_into};
 use crate::frame::{Cut, Inner, Mac, clamp_mss, cut, error_in_place, is_answerable, write_ethernet};
+use crate::lan::Station;
 use crate::slots::SlotContext;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::ETHERNET_LEN;
@@ -106,6 +107,13 @@ impl Pipeline {
         Ok(Verdict::ToWanInPart { len, rest })
     }
 
+    /// Where an answer to a packet from the LAN goes: back to the station that sent the frame; where the LAN has several
+    /// interfaces, to wherever its sender is routed.
+    fn way_back(&self, inner: &Inner, station: Mac) -> Station {
+        let known = if self.several_lans { self.next_hop(inner.source).ok() } else { None };
+        known.unwrap_or(Station { mac: station, port: 0 })
+    }
+
     /// Counts why a packet from the LAN goes nowhere and tells its sender, by the station that it came from.
     #[cold]
     fn refuse_to_lan(
@@ -127,7 +135,8 @@ impl Pipeline {
             return Err(reason);
         }
         let Some(len) = error_in_place(body, inner, error, &self.config.gateway) else { return Err(reason) };
-        write_ethernet(head, station, self.config.lan_mac, inner.family).ok_or(reason)?;
+        let station = self.way_back(inner, station);
+        write_ethernet(head, station.mac, self.lan_source(station.port), inner.family).ok_or(reason)?;
         self.count(reason);
         self.count(DropReason::IcmpErrorSent);
         Ok(Verdict::ToLan(ETHERNET_LEN + len))

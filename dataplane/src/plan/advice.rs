@@ -46,9 +46,9 @@ pub(super) fn collect(facts: &Facts, wishes: &Wishes, seats: &[Seat], umem_octet
     let mut all = Vec::new();
     for interface in &facts.interfaces {
         let role = wishes.ports.iter().find(|(_, name)| *name == interface.name).map(|(role, _)| *role);
-        queues(interface, seats, &mut all);
+        queues(interface, wishes, seats, &mut all);
         channels(interface, &mut all);
-        offloads(interface, &mut all);
+        offloads(interface, wishes.vlan.filter(|_| role == Some(Role::Wan)), &mut all);
         if role != Some(Role::Lan) {
             hashing(interface, &mut all);
         }
@@ -58,35 +58,61 @@ pub(super) fn collect(facts: &Facts, wishes: &Wishes, seats: &[Seat], umem_octet
             busy_poll(interface, &mut all);
         }
     }
+    uplinks(wishes, &mut all);
     processors(facts, wishes, seats, &mut all);
     memory(facts, wishes, umem_octets, &mut all);
     all.sort_by_key(|advice| advice.urgency);
     all
 }
 
-fn queues(interface: &Interface, seats: &[Seat], all: &mut Vec<Advice>) {
-    let name = &interface.name;
+fn queues(interface: &Interface, wishes: &Wishes, seats: &[Seat], all: &mut Vec<Advice>) {
+    let (name, count, workers) = (&interface.name, interface.rx_queues, seats.len());
     let Some(highest) = seats.iter().map(|seat| seat.queue).max() else { return };
-    if highest >= interface.rx_queues {
+    if highest >= count {
         all.push(Advice::new(
             Urgency::Must,
-            format!(
-                "{name} has {} receive queues, but a worker is to serve queue {highest}",
-                interface.rx_queues
-            ),
+            format!("{name} has {count} receive queues, but a worker is to serve queue {highest}"),
             [format!("ethtool -L {name} combined {}", highest + 1)],
         ));
-    } else if interface.rx_queues as usize > seats.len() {
-        let count = seats.len();
+    } else if count as usize > workers {
+        // Queues that were named are all that is served; else the others are spread over the workers.
+        let (urgency, what) = if wishes.tuning.queues.is_empty() {
+            (Urgency::May, "the others are spread over them and cost memory each")
+        } else {
+            (Urgency::Must, "tunnel packets that the device puts into the others are dropped")
+        };
         all.push(Advice::new(
-            Urgency::Must,
+            urgency,
             format!(
-                "{name} has {} receive queues, {count} of which have a worker: tunnel packets that the device puts into the others are dropped",
-                interface.rx_queues
+                "{name} has {count} receive queues, {workers} of which have a worker of their own: {what}"
             ),
-            [format!("ethtool -L {name} combined {count}"), format!("ethtool -X {name} equal {count}   # if the driver cannot have fewer")],
+            [
+                format!("ethtool -L {name} combined {workers}"),
+                format!("ethtool -X {name} equal {workers}   # if the driver cannot have fewer"),
+            ],
         ));
     }
+}
+
+/// The kernel's own answers, on several uplinks.
+fn uplinks(wishes: &Wishes, all: &mut Vec<Advice>) {
+    let wans: Vec<&String> =
+        wishes.ports.iter().filter(|(role, _)| *role == Role::Wan).map(|(_, name)| name).collect();
+    if wans.len() < 2 {
+        return;
+    }
+    let commands = wans.iter().zip(101..).flat_map(|(name, table)| {
+        [
+            format!("ip route replace default via <router of {name}> dev {name} table {table}"),
+            format!("ip rule add from <address of {name}> lookup {table}"),
+        ]
+    });
+    all.push(Advice::new(
+        Urgency::Should,
+        "several WAN interfaces: handshakes are answered by the kernel's routes; with an address per uplink they must \
+         leave by its own",
+        commands,
+    ));
 }
 
 fn channels(interface: &Interface, all: &mut Vec<Advice>) {
@@ -105,7 +131,7 @@ fn channels(interface: &Interface, all: &mut Vec<Advice>) {
     }
 }
 
-fn offloads(interface: &Interface, all: &mut Vec<Advice>) {
+fn offloads(interface: &Interface, vlan: Option<u16>, all: &mut Vec<Advice>) {
     let name = &interface.name;
     if interface.offloads.lro == Some(true) {
         all.push(Advice::new(
@@ -117,11 +143,13 @@ fn offloads(interface: &Interface, all: &mut Vec<Advice>) {
         ));
     }
     if interface.offloads.rx_vlan == Some(true) && interface.driver.as_deref() != Some("veth") {
+        let (urgency, what) = match vlan {
+            Some(_) => (Urgency::Must, "XDP finds no frame of wan.vlan, and nothing is steered"),
+            None => (Urgency::May, "on a tagged port the frames look untagged"),
+        };
         all.push(Advice::new(
-            Urgency::May,
-            format!(
-                "{name} takes VLAN tags off before XDP sees them: on a tagged port the frames look untagged"
-            ),
+            urgency,
+            format!("{name} takes VLAN tags off before XDP sees them: {what}"),
             [format!("ethtool -K {name} rxvlan off")],
         ));
     }

@@ -23,11 +23,12 @@ impl Wishes {
     /// What a configuration asks for.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        let lan = (Role::Lan, config.lan.interface.clone());
         // A LAN into the host's stack is made at the start, with a queue for each worker: it limits nothing.
-        let lan = config.lan.host.is_none().then_some(lan);
+        let lan = config.lan.interfaces().iter().filter(|_| config.lan.host.is_none());
+        let wan = config.wan.interfaces().iter().map(|name| (Role::Wan, name.clone()));
         Self {
-            ports: [(Role::Wan, config.wan.interface.clone())].into_iter().chain(lan).collect(),
+            ports: wan.chain(lan.map(|name| (Role::Lan, name.clone()))).collect(),
+            vlan: config.wan.vlan,
             workers: config.workers,
             cores: config.cores.clone(),
             tuning: config.tuning.clone(),

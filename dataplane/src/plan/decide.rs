@@ -4,6 +4,7 @@ use super::advice::{self, Advice};
 use super::cpus::choose_cpus;
 use super::drivers::{AfXdpSupport, XdpSupport, driver_notes};
 use super::facts::{Facts, Interface};
+use super::settle::{Setting, settings};
 use crate::tuning::{HugePages, Numa, Tuning};
 use jvpn_abi::tables::MAX_WORKERS;
 use serde::Serialize;
@@ -16,6 +17,8 @@ pub(super) const UMEM_OCTETS: u64 = 8 << 20;
 pub struct Wishes {
     /// Interfaces and what they are for. Empty roles: plans for each interface on its own.
     pub ports: Vec<(Role, String)>,
+    /// The VLAN of the WAN's frames.
+    pub vlan: Option<u16>,
     /// Workers; 0 = one per queue.
     pub workers: usize,
     /// CPU of each worker; empty = chosen.
@@ -75,6 +78,8 @@ pub struct Plan {
     pub huge_pages: bool,
     /// The tuning in force.
     pub tuning: Tuning,
+    /// What the data plane sets itself at its start.
+    pub settings: Vec<Setting>,
     /// What to change, the most urgent first.
     pub advice: Vec<Advice>,
 }
@@ -131,8 +136,7 @@ pub fn decide(facts: &Facts, wishes: &Wishes) -> Plan {
             }
         })
         .collect();
-    // A candidate would be one of two ports.
-    let umem_octets = UMEM_OCTETS * workers.len() as u64 * 2;
+    let umem_octets = UMEM_OCTETS * sockets(facts, wishes, workers.len());
     let enough = facts
         .huge_pages
         .is_some_and(|pool| pool.free * pool.size_kib * 1_024 >= umem_octets && umem_octets > 0);
@@ -142,5 +146,27 @@ pub fn decide(facts: &Facts, wishes: &Wishes) -> Plan {
         HugePages::Require => true,
     };
     let advice = advice::collect(facts, wishes, &workers, umem_octets);
-    Plan { ports, workers, umem_octets, huge_pages, tuning: wishes.tuning.clone(), advice }
+    let settings = settings(facts, wishes);
+    Plan { ports, workers, umem_octets, huge_pages, tuning: wishes.tuning.clone(), settings, advice }
+}
+
+/// Sockets of all ports together: one per queue, but for those that were not named.
+fn sockets(facts: &Facts, wishes: &Wishes, workers: usize) -> u64 {
+    let of = |interface: &Interface| match wishes.tuning.queues.len() {
+        0 => (interface.rx_queues as usize).clamp(workers, MAX_WORKERS),
+        _ => workers,
+    };
+    if workers == 0 {
+        return 0;
+    }
+    let known: Vec<usize> = facts.interfaces.iter().map(of).collect();
+    // A candidate would be one of two ports; a LAN that is made at the start is none yet.
+    let is_open = wishes.ports.iter().all(|(role, _)| *role != Role::Lan);
+    let candidates = wishes.ports.is_empty();
+    let all = match (candidates, is_open) {
+        (true, _) => 2 * workers,
+        (false, true) => known.iter().sum::<usize>() + workers,
+        (false, false) => known.iter().sum(),
+    };
+    all as u64
 }

@@ -9,15 +9,47 @@ const ETHTOOL_GDRVINFO: u32 = 0x03;
 const ETHTOOL_GTXCSUM: u32 = 0x16;
 const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_GRXFH: u32 = 0x29;
+const ETHTOOL_SRXFH: u32 = 0x2a;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
+const ETHTOOL_SCHANNELS: u32 = 0x3d;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 const UDP_V4_FLOW: u32 = 0x02;
 const UDP_V6_FLOW: u32 = 0x06;
 /// RXH_L4_B_0_1 and RXH_L4_B_2_3: source and destination port.
 const RXH_PORTS: u32 = (1 << 6) | (1 << 7);
+/// RXH_IP_SRC and RXH_IP_DST.
+const RXH_ADDRESSES: u32 = (1 << 4) | (1 << 5);
 /// Words of a question: more than the longest answer that is asked for (`struct ethtool_drvinfo`, 196 octets).
 const WORDS: usize = 64;
+
+/// A kind of flow that devices spread over their queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Flow {
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl Flow {
+    /// As `ethtool` calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+        }
+    }
+
+    const fn number(self) -> u32 {
+        match self {
+            Self::Udp4 => UDP_V4_FLOW,
+            Self::Udp6 => UDP_V6_FLOW,
+        }
+    }
+}
 
 /// A socket to ask by.
 #[derive(Debug)]
@@ -30,12 +62,15 @@ impl Ethtool {
     }
 
     /// `None` if the driver does not answer this question.
-    fn ask(&self, name: &str, mut words: [u32; WORDS]) -> Option<[u32; WORDS]> {
+    fn ask(&self, name: &str, words: [u32; WORDS]) -> Option<[u32; WORDS]> {
+        self.call(name, words).ok()
+    }
+
+    fn call(&self, name: &str, mut words: [u32; WORDS]) -> io::Result<[u32; WORDS]> {
         // SAFETY: `ifreq` is plain data, all zero is a valid value of it.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        let room = request.ifr_name.len().checked_sub(1)?;
-        if name.len() > room {
-            return None;
+        if name.len() >= request.ifr_name.len() {
+            return Err(io::Error::from_raw_os_error(libc::ENODEV));
         }
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from.cast_signed();
@@ -43,7 +78,7 @@ impl Ethtool {
         request.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
         // SAFETY: both structures are valid for the call, and `words` is longer than the answer to any question here.
         let outcome = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
-        (outcome == 0).then_some(words)
+        if outcome == 0 { Ok(words) } else { Err(io::Error::last_os_error()) }
     }
 
     fn value(&self, name: &str, command: u32) -> Option<u32> {
@@ -68,16 +103,37 @@ impl Ethtool {
         Some(Channels { max_combined, combined, max_rx, rx })
     }
 
+    /// Has a device spread a kind of flow by addresses and ports.
+    pub(super) fn spread_by_ports(&self, name: &str, flow: Flow) -> io::Result<()> {
+        let mut words = [0; WORDS];
+        (words[0], words[1]) = (ETHTOOL_SRXFH, flow.number());
+        // The fields are the low word of a u64.
+        words[if cfg!(target_endian = "little") { 2 } else { 3 }] = RXH_ADDRESSES | RXH_PORTS;
+        self.call(name, words).map(drop)
+    }
+
+    /// Sets how many channels a device uses: combined ones, or as many in each direction where it has no others.
+    pub(super) fn set_channels(&self, name: &str, count: u32) -> io::Result<()> {
+        let mut words = [0; WORDS];
+        words[0] = ETHTOOL_GCHANNELS;
+        let mut words = self.call(name, words)?;
+        words[0] = ETHTOOL_SCHANNELS;
+        let max_combined = words[4];
+        let used = if max_combined > 0 { &mut words[8..9] } else { &mut words[5..7] };
+        used.fill(count);
+        self.call(name, words).map(drop)
+    }
+
     pub(super) fn rss(&self, name: &str) -> Rss {
-        let ports = |flow: u32| {
+        let ports = |flow: Flow| {
             let mut words = [0; WORDS];
-            (words[0], words[1]) = (ETHTOOL_GRXFH, flow);
+            (words[0], words[1]) = (ETHTOOL_GRXFH, flow.number());
             // The fields are the low word of a u64: all of them are below bit 32.
             let [_, _, low, high, ..] = self.ask(name, words)?;
             let fields = if cfg!(target_endian = "little") { low } else { high };
             Some(fields & RXH_PORTS == RXH_PORTS)
         };
-        Rss { udp4_ports: ports(UDP_V4_FLOW), udp6_ports: ports(UDP_V6_FLOW) }
+        Rss { udp4_ports: ports(Flow::Udp4), udp6_ports: ports(Flow::Udp6) }
     }
 
     pub(super) fn offloads(&self, name: &str) -> Offloads {

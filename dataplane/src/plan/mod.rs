@@ -12,16 +12,19 @@ mod drivers;
 mod ethtool;
 mod facts;
 mod probe;
+mod settle;
 mod show;
 
 pub use command::{Command, run};
 pub use cpus::{choose_cpus, parse_cpu_list};
 pub use decide::{Plan, PortPlan, Role, Seat, Wishes, decide, seats};
 pub use drivers::{AfXdpSupport, DriverNotes, XdpSupport, driver_notes};
+pub use ethtool::Flow;
 pub use facts::{
     BusyPollSettings, Channels, Cpus, Facts, HugePagePool, Interface, Irq, MemoryLock, Node, Offloads, Rss,
 };
 pub use probe::facts;
+pub use settle::{Setting, settings, settle, warn};
 pub use show::text;
 
 pub use advice::{Advice, Urgency};

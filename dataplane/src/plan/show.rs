@@ -34,7 +34,7 @@ fn write(out: &mut String, facts: &Facts, plan: &Plan) -> std::fmt::Result {
         let node = seat.node.map_or(String::new(), |node| format!(", memory on node {node}"));
         writeln!(
             out,
-            "  run worker {index} on CPU {}, for queue {} of each port{node}",
+            "  run worker {index} on CPU {}, for queue {} of each interface{node}",
             seat.cpu, seat.queue
         )?;
     }
@@ -47,6 +47,9 @@ fn write(out: &mut String, facts: &Facts, plan: &Plan) -> std::fmt::Result {
             plan.tuning.batch
         )?,
         us => writeln!(out, "  poll {us} µs before it sleeps, batches of {}", plan.tuning.batch)?,
+    }
+    for setting in &plan.settings {
+        writeln!(out, "  set at its start, if the driver lets it: {}", setting.command())?;
     }
     if plan.advice.is_empty() {
         return writeln!(out, "\nNothing to change.");

@@ -4,18 +4,22 @@
 //! so that a frame in two rings cannot be written in safe code. Rings are single-producer single-consumer; a `Port`
 //! lives on one thread.
 
+pub mod group;
 mod message;
 mod mode;
 mod options;
 pub mod plain;
 mod queue;
 pub(crate) mod sockopt;
+mod state;
 pub mod tun_end;
 pub mod udp_end;
 
+pub use group::{Arrivals, Group, Member};
 pub use mode::AfXdpMode;
 pub use options::{BusyPoll, PortOptions, ZeroCopy};
 pub use queue::QueuePort;
+pub use state::{PortTally, PortTraffic, Presence, Watched};
 
 use crate::gauges::RingLevels;
 use std::io;

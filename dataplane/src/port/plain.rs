@@ -122,6 +122,10 @@ impl<E: End> QueuePort for PlainPort<E> {
         self.free_tx.pop().map(PlainTx)
     }
 
+    fn put_back(&mut self, frame: PlainTx) {
+        self.free_tx.push(frame.0);
+    }
+
     fn room<'a>(&'a self, frame: &'a mut PlainTx) -> &'a mut [u8] {
         &mut *frame.0.octets
     }

@@ -21,6 +21,8 @@ pub trait QueuePort {
     fn recycle(&mut self, frame: Self::Rx);
     /// A free frame to send with.
     fn take_free(&mut self) -> Option<Self::Tx>;
+    /// Puts an unused frame back.
+    fn put_back(&mut self, frame: Self::Tx);
     /// The whole room of a free frame.
     fn room<'a>(&'a self, frame: &'a mut Self::Tx) -> &'a mut [u8];
     /// Sends the first `len` octets of a frame at the next [`Self::flush`].
@@ -31,6 +33,10 @@ pub trait QueuePort {
     fn unsent(&mut self) -> usize;
     /// Readable when frames wait.
     fn fd(&self) -> BorrowedFd<'_>;
+    /// Everything that is readable when frames wait.
+    fn waits_on<'a>(&'a self, each: &mut dyn FnMut(BorrowedFd<'a>)) {
+        each(self.fd());
+    }
     /// Frames in each ring, now.
     fn levels(&mut self) -> RingLevels;
     /// Counters that the kernel keeps for this queue.
@@ -60,6 +66,10 @@ impl QueuePort for Port {
     #[inline]
     fn take_free(&mut self) -> Option<TxFrame> {
         Self::take_free(self)
+    }
+    #[inline]
+    fn put_back(&mut self, frame: TxFrame) {
+        Self::put_back(self, frame);
     }
     #[inline]
     fn room<'a>(&'a self, frame: &'a mut TxFrame) -> &'a mut [u8] {

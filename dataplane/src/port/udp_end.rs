@@ -122,7 +122,7 @@ mod tests {
     /// R9.1: congestion marks go through the socket in both directions and both families.
     #[test]
     fn r9_1_marks_go_through() {
-        let Ok(opened) = crate::udp::open_for_data("lo", 0) else {
+        let Ok(opened) = crate::udp::open_for_data(&["lo"], 0) else {
             eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
             return;
         };
@@ -168,7 +168,7 @@ mod tests {
     /// families over one socket.
     #[test]
     fn datagrams_become_frames_and_frames_datagrams() {
-        let Ok(opened) = crate::udp::open_for_data("lo", 0) else {
+        let Ok(opened) = crate::udp::open_for_data(&["lo"], 0) else {
             eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
             return;
         };

@@ -7,7 +7,7 @@ use crate::frame::Mac;
 use crate::hops::WanHops;
 use crate::tables::Tables;
 use jvpn_abi::Word;
-use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState, NEXT_HOP_KNOWN};
+use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState};
 use jvpn_abi::wire::data::SlotId;
 use jvpn_crypto::window::Window;
 use jvpn_tables::keys::KeyMailbox;
@@ -154,7 +154,7 @@ impl Installer {
     /// The next hop of a binding whose address is proven, as CONTEXT names it; 0 = it has to be learned.
     fn early_hop(&self, slot: &SlotContext) -> u64 {
         let hops = self.hops.as_ref().filter(|_| slot.early_packets > 0);
-        hops.and_then(|hops| hops.next_hop(slot.remote)).map_or(0, |mac| mac.to_bits() | NEXT_HOP_KNOWN)
+        hops.and_then(|hops| hops.next_hop(slot.remote)).unwrap_or(0)
     }
 
     fn known(&self, slot_index: u32) -> Option<Arc<SlotContext>> {

@@ -28,8 +28,8 @@ impl Group {
         let mut x = loaded_with(class, source, sample);
         let up = std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
         assert!(up.success());
-        let control = udp::open_shared("lo", PORT).unwrap();
-        let workers: Vec<_> = (0..WORKERS).map(|_| udp::open_for_data("lo", PORT).unwrap()).collect();
+        let control = udp::open_shared(&["lo"], PORT).unwrap();
+        let workers: Vec<_> = (0..WORKERS).map(|_| udp::open_for_data(&["lo"], PORT).unwrap()).collect();
         udp::steer(&workers[0], WORKERS).unwrap();
         attach::guard_plain(&mut x.bpf, Some(&control), &workers[0].socket, WORKERS).unwrap();
         let clients = ["127.0.0.1", "::1"].map(|ip| {

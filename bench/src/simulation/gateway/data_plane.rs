@@ -217,7 +217,7 @@ impl DataPlane {
             keys,
             workers,
             installer: Installer::new(Arc::clone(&tables), queues, WAN_MAC)
-                .with_hops(Arc::new(WanHops::new(LanView::point_to_point(ROUTER_MAC)))),
+                .with_hops(Arc::new(WanHops::new(vec![(0, LanView::point_to_point(ROUTER_MAC))]))),
             tables,
         });
         Ok(())
