@@ -104,7 +104,7 @@ fn sections(result: &Value) -> Vec<Section> {
                 found.push(Section { title, columns, rows, more: 0 });
             }
             Value::Array(rows) if is_table(value) => found.push(table(title, rows)),
-            _ => {}
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {}
         }
     }
     found.retain(|section| !section.rows.is_empty());
@@ -138,16 +138,14 @@ fn table(title: String, objects: &[Value]) -> Section {
 
 /// The values of an object by their names, those of deeper levels with the names above them; lists of objects are left out.
 fn flatten(prefix: &str, value: &Value, into: &mut impl FnMut(String, &Value)) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
-                let name = name.replace('_', " ");
-                let name = if prefix.is_empty() { name } else { format!("{prefix} {name}") };
-                flatten(&name, value, into);
-            }
+    if let Value::Object(fields) = value {
+        for (name, value) in fields {
+            let name = name.replace('_', " ");
+            let name = if prefix.is_empty() { name } else { format!("{prefix} {name}") };
+            flatten(&name, value, into);
         }
-        value if is_table(value) => {}
-        value => into(prefix.to_owned(), value),
+    } else if !is_table(value) {
+        into(prefix.to_owned(), value);
     }
 }
 
@@ -220,17 +218,16 @@ pub(crate) fn environment(out: &mut String, environment: &Value) {
     let mut rows = Vec::new();
     let fields = environment.as_object().cloned().unwrap_or_else(Map::new);
     for (name, value) in &fields {
-        match value {
-            Value::Array(items) => {
-                for item in items {
-                    let of = |field: &str| shown(item.get(field).unwrap_or(&Value::Null));
-                    let text = ["nic", "driver", "step", "xdp_mode", "af_xdp_mode", "queues"]
-                        .map(|field| format!("{}: {}", field.replace('_', " "), of(field)))
-                        .join("; ");
-                    rows.push((format!("port {}", of("port")), text));
-                }
-            }
-            value => flatten(name, value, &mut |name, value| rows.push((name, shown(value)))),
+        let Value::Array(items) = value else {
+            flatten(name, value, &mut |name, value| rows.push((name, shown(value))));
+            continue;
+        };
+        for item in items {
+            let of = |field: &str| shown(item.get(field).unwrap_or(&Value::Null));
+            let text = ["nic", "driver", "step", "xdp_mode", "af_xdp_mode", "queues"]
+                .map(|field| format!("{}: {}", field.replace('_', " "), of(field)))
+                .join("; ");
+            rows.push((format!("port {}", of("port")), text));
         }
     }
     for (name, text) in rows {
@@ -238,6 +235,9 @@ pub(crate) fn environment(out: &mut String, environment: &Value) {
     }
     out.push_str("</table>\n");
 }
+
+/// A line for each process.
+type Lines = Vec<Vec<(f64, f64)>>;
 
 /// Memory and processor time over the run, if its samples are in the result.
 fn usage(out: &mut String, result: &Value) {
@@ -261,7 +261,7 @@ fn usage(out: &mut String, result: &Value) {
         points.windows(2).filter_map(share).collect()
     };
     let mib = |points: Vec<(f64, f64)>| points.into_iter().map(|(at, kib)| (at, kib / 1_024.0)).collect();
-    let plots: [(&'static str, Vec<Vec<(f64, f64)>>); 3] = [
+    let plots: [(&'static str, Lines); 3] = [
         ("private memory, MiB", processes.map(|process| mib(read(process, "anonymous_kib"))).into()),
         ("processor, % of a core", processes.map(|process| percent(read(process, "cpu_s"))).into()),
         ("descriptors", processes.map(|process| read(process, "descriptors")).into()),

@@ -124,7 +124,7 @@ fn judge(out: &Path) {
 /// looked at.
 fn look_at(report: &Path, name: &str) {
     let Some(browser) = browser::find() else {
-        println!("left out: no Chromium here; `cargo xtask setup --browser` installs one");
+        eprintln!("left out: no Chromium here; `cargo xtask setup --browser` installs one");
         return;
     };
     let text = fs::read_to_string(report).unwrap();

@@ -38,7 +38,7 @@ fn down(bench: &mut Bench) -> Result<u64, DropReason> {
     match bench.outbound(&mut lan_frame(&inner(SERVER, CLIENT, 64, b"down"))) {
         Verdict::ToWan(len) => Ok(bench.client_opens(len).0),
         Verdict::Drop(reason) => Err(reason),
-        other => panic!("{other:?}"),
+        other @ (Verdict::ToLan(_) | Verdict::ToWanInPart { .. }) => panic!("{other:?}"),
     }
 }
 

@@ -66,7 +66,7 @@ fn v4(
     payload: &[u8],
 ) -> Vec<u8> {
     let words = usize::from(source.u8() % 11);
-    let fragment = if source.u8() % 2 == 0 { 0 } else { source.u16() };
+    let fragment = if source.u8().is_multiple_of(2) { 0 } else { source.u16() };
     let len = length(source, 20 + 4 * words + payload.len());
     let mut packet = vec![0x45 + words as u8, ecn];
     packet.extend(len.to_be_bytes());

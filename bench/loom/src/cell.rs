@@ -73,10 +73,13 @@ impl Cell {
     /// A watched cell, spoilt if the mutant wants this place to be.
     #[must_use]
     pub fn watched(mutant: Mutant, place: Place, value: u64) -> Self {
-        let obeys = match mutant {
-            Mutant::Relaxed(at) | Mutant::RelaxedWithoutFences(at) if at == place => Obeys::WithoutOrder,
-            Mutant::InTwoSteps(at) if at == place => Obeys::InTwoSteps,
-            _ => Obeys::Fully,
+        let is_here = |spoilt: Mutant| mutant == spoilt;
+        let obeys = if is_here(Mutant::Relaxed(place)) || is_here(Mutant::RelaxedWithoutFences(place)) {
+            Obeys::WithoutOrder
+        } else if is_here(Mutant::InTwoSteps(place)) {
+            Obeys::InTwoSteps
+        } else {
+            Obeys::Fully
         };
         let turns = place.is_read_by_its_writer().then(|| AtomicU64::new(0));
         Self(Kind::Watched(Box::new(Watched { cell: AtomicU64::new(value), obeys, turns })))

@@ -77,7 +77,7 @@ impl Scope {
     pub fn all(deep: bool) -> Vec<Self> {
         let more = u8::from(deep);
         let calm = |name| Self::calm(name, Policy::default());
-        vec![
+        let mut all = vec![
             Self { requests: 3 + more, silences: 1, slow_worker: true, attacker: true, ..calm("network") },
             Self {
                 starts_attached: false,
@@ -124,22 +124,6 @@ impl Scope {
                 ..calm("load")
             },
             Self {
-                requests: 3,
-                warm: true,
-                slow_worker: true,
-                attacker: true,
-                control_plane_crashes: more,
-                ..calm("early-downlink")
-            },
-            Self {
-                requests: 2,
-                warm: true,
-                control_plane_crashes: 1,
-                data_plane_crashes: 1,
-                slow_worker: deep,
-                ..calm("early-and-crashes")
-            },
-            Self {
                 requests: 2 + more,
                 handshakes: 0,
                 silences: more,
@@ -155,6 +139,31 @@ impl Scope {
                         ..Policy::default()
                     },
                 )
+            },
+        ];
+        all.extend(Self::early(deep));
+        all
+    }
+
+    /// Those of a way down before the first frame.
+    fn early(deep: bool) -> [Self; 2] {
+        let calm = |name| Self::calm(name, Policy::default());
+        [
+            Self {
+                requests: 3,
+                warm: true,
+                slow_worker: true,
+                attacker: true,
+                control_plane_crashes: u8::from(deep),
+                ..calm("early-downlink")
+            },
+            Self {
+                requests: 2,
+                warm: true,
+                control_plane_crashes: 1,
+                data_plane_crashes: 1,
+                slow_worker: deep,
+                ..calm("early-and-crashes")
             },
         ]
     }

@@ -335,10 +335,10 @@ impl PrefixWriter {
         let (word, bit) = prefix.bit();
         if let Some(count) = self.count(word, bit) {
             *count = count.saturating_sub(1);
-            if *count == 0 {
-                if let Some(lens) = self.table.word(word) {
-                    lens.fetch_and(!(1 << bit), Ordering::Release);
-                }
+            if *count == 0
+                && let Some(lens) = self.table.word(word)
+            {
+                lens.fetch_and(!(1 << bit), Ordering::Release);
             }
         }
         self.clear_graves(at);

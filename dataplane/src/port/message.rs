@@ -7,12 +7,10 @@ use std::os::fd::AsRawFd;
 /// Octets for the control messages of one datagram: an address and a mark of either family, twice over.
 const CONTROL_OCTETS: usize = 160;
 
-const _: () = assert!(
-    // SAFETY: these compute lengths and read nothing.
-    CONTROL_OCTETS
-        >= 2 * unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32) + libc::CMSG_SPACE(4) }
-            as usize
-);
+// SAFETY: these compute lengths and read nothing.
+const MARK_AND_ADDRESS: u32 =
+    unsafe { libc::CMSG_SPACE(size_of::<libc::in6_pktinfo>() as u32) + libc::CMSG_SPACE(4) };
+const _: () = assert!(CONTROL_OCTETS >= 2 * MARK_AND_ADDRESS as usize);
 
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_OCTETS]);
@@ -59,10 +57,8 @@ pub(super) fn receive(socket: &impl AsRawFd, room: &mut [u8]) -> io::Result<Opti
     let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
     let Ok(len) = usize::try_from(got) else {
         let error = io::Error::last_os_error();
-        return match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
-            _ => Err(error),
-        };
+        let is_later = matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+        return if is_later { Ok(None) } else { Err(error) };
     };
     let mut received = Received {
         len,
@@ -89,7 +85,7 @@ unsafe fn take(at: *const libc::cmsghdr, received: &mut Received) {
     // SAFETY: the caller's promise.
     let (head, data) = unsafe { (&*at, libc::CMSG_DATA(at)) };
     // SAFETY: this computes a length and reads nothing.
-    let octets = (head.cmsg_len as usize).saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
+    let octets = head.cmsg_len.saturating_sub(unsafe { libc::CMSG_LEN(0) } as usize);
     match (head.cmsg_level, head.cmsg_type) {
         (libc::IPPROTO_IP, libc::IP_PKTINFO) if octets >= size_of::<libc::in_pktinfo>() => {
             // SAFETY: so many octets are there, and any octets are a value.

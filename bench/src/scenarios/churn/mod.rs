@@ -343,10 +343,8 @@ fn around(from: usize, to: usize, total: usize) -> Vec<Range<usize>> {
     let count = to.saturating_sub(from).min(total);
     let begin = from % total.max(1);
     let end = begin + count;
-    if end <= total { vec![begin..end] } else { vec![begin..total, 0..end - total] }
-        .into_iter()
-        .filter(|range| !range.is_empty())
-        .collect()
+    let over = end.saturating_sub(total);
+    [begin..end - over, 0..over].into_iter().filter(|range| !range.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -374,7 +372,7 @@ mod tests {
             assert_eq!(moved.iter().sum::<usize>(), pace as usize * 600, "{total}");
         }
         assert_eq!(around(10, 13, 12), [10..12, 0..1]);
-        assert_eq!(around(0, 50, 12), [0..12], "nobody twice");
+        assert!(around(0, 50, 12).into_iter().flatten().eq(0..12), "nobody twice");
         assert!(around(5, 5, 12).is_empty());
     }
 }

@@ -127,7 +127,7 @@ fn measure(mut lab: Lab<'_>, options: &Options, progress: Progress) -> Result<Re
         rate: options.rate,
         policy: POLICY.to_owned(),
         switches_limit: SWITCHES_PER_MINUTE,
-        environment: Environment::collect().with_gateway(lab.rig, &lab.deployment, &lab.places),
+        environment: Environment::collect().with_gateway(lab.rig, lab.deployment, lab.places),
         ..Report::default()
     };
     let assaults = Assault::phases(&options.attacks);

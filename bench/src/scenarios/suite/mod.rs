@@ -220,7 +220,7 @@ impl Part {
                 if !self.is_done(options)? {
                     plan::cost(*sessions, &dir, interrupt)?;
                 }
-                self.taken_over(&dir, |result| cost_aims(result))
+                self.taken_over(&dir, cost_aims)
             }
             Work::Storm { sessions, .. } => {
                 if !self.is_done(options)? {

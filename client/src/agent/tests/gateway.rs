@@ -298,16 +298,19 @@ impl Gateway {
         self.out.push((from, datagram));
     }
 
+    /// The generation with this handle, and whether it is the pending one.
+    fn generation_of(&self, handle: Handle) -> Option<(&Generation, bool)> {
+        let session = self.session.as_ref()?;
+        let pending = session.pending.as_ref().filter(|pending| pending.handle == handle);
+        pending
+            .map(|pending| (pending, true))
+            .or_else(|| (session.confirmed.handle == handle).then_some((&session.confirmed, false)))
+    }
+
     fn request(&mut self, from: Remote, datagram: &[u8]) {
         let frame = RequestFrame::parse(datagram).unwrap();
         let handle = Handle(frame.handle());
-        let known = self.session.as_ref().and_then(|session| {
-            let pending = session.pending.as_ref().filter(|pending| pending.handle == handle);
-            pending
-                .map(|pending| (pending, true))
-                .or_else(|| (session.confirmed.handle == handle).then_some((&session.confirmed, false)))
-        });
-        let Some((generation, under_pending)) = known else {
+        let Some((generation, under_pending)) = self.generation_of(handle) else {
             let value = handle.0;
             let token = self.node_key.reset_token(ResetKind::Handle, value);
             let reset = Reset { kind: ResetKind::Handle, value, token };

@@ -363,7 +363,7 @@ impl Report {
             };
             let names: Vec<_> = rows.iter().map(name).collect();
             if !rows.is_empty() {
-                let _ = write!(out, "<h3>{cause} at {} ms</h3>{}\n", self.asked.rtt_ms, plot.finish(&names));
+                let _ = writeln!(out, "<h3>{cause} at {} ms</h3>{}", self.asked.rtt_ms, plot.finish(&names));
             }
         }
         out
