@@ -63,8 +63,9 @@ enum Command {
     Pubkey,
     /// Bring the tunnel up and keep it up, in the foreground
     ///
-    /// SIGINT, SIGTERM or `jvpn down` end the session, remove the device, routes and rules, and exit with 0. So does SIGUSR2,
-    /// but a kill switch stays, for the next agent to take over; with kill_switch = "always" only `jvpn down` removes it.
+    /// SIGINT, SIGTERM, SIGHUP or `jvpn down` end the session, remove the device, routes and rules, and exit with 0. So
+    /// does SIGUSR2, but a kill switch stays, for the next agent to take over; with kill_switch = "always" only
+    /// `jvpn down` removes it.
     #[command(after_help = "Example:\n  jvpn up --config /etc/jvpn/client.toml")]
     Up {
         /// The client's configuration (TOML)

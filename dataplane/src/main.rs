@@ -7,11 +7,11 @@ use jvpn_dataplane::{plan, replace, run};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Data plane of a Jumping VPN gateway: attaches XDP programs to a WAN and a LAN interface, takes tunnel packets into
-/// AF_XDP sockets and forwards them on pinned workers.
+/// Data plane of a Jumping VPN gateway: attaches XDP programs to the interfaces of a WAN and a LAN side, takes tunnel
+/// packets into AF_XDP sockets and forwards them on pinned workers.
 ///
-/// It needs root (CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK). Start it before jvpn-controlplane, which gets its
-/// descriptors over control_socket and needs no privilege at all. Ending it (Ctrl-C) detaches everything;
+/// It needs root (CAP_BPF, CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK). jvpn-controlplane gets its descriptors over
+/// control_socket, waits for it, and needs no privilege at all. Ending it (Ctrl-C) detaches everything;
 /// SIGUSR2 ends it for a restart: XDP stays attached, and the next process takes it over.
 #[derive(Debug, Parser)]
 #[command(

@@ -74,7 +74,7 @@ pub(super) struct ThroughputArgs {
     /// Writes every round, the machine and the versions to this file.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Where logs and configuration go.
+    /// Where result, report, logs and configuration go.
     #[arg(long, default_value = "target/throughput", value_name = "DIR")]
     pub(super) out: PathBuf,
 }
