@@ -23,17 +23,15 @@ mod wireguard;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use jvpn_rig::registry::REGISTRY_DIR;
 use jvpn_rig::tool::ETHTOOL;
 use jvpn_rig::{Interrupt, Rig, Uplink};
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::recovery::Lock;
 use crate::result::{Environment, write_json};
 use crate::swarm::network::inner_address;
 use crate::timeline;
@@ -108,9 +106,8 @@ fn kernel_problem(kind: Kind, rig: &Rig) -> Option<String> {
 /// Measures and prints.
 ///
 /// # Errors
-/// The network cannot be set up, another run is in progress, ours failed, or interrupted; what was measured is kept.
+/// The network cannot be set up, ours failed, or interrupted; what was measured is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
     let mut progress = Progress::start();
     let rig = Rig::create()?;
     offloading_uplink(&rig)?;

@@ -45,7 +45,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::emulator::Profile;
-use jvpn_rig::registry::REGISTRY_DIR;
 use jvpn_rig::{Interrupt, Rig};
 use serde_json::json;
 
@@ -54,7 +53,6 @@ use crate::result::Environment;
 use crate::timeline::print;
 pub use cause::{Aim, Cause};
 use life::Life;
-pub(super) use record::Lock;
 use record::{Journal, Question};
 use recorded::Recorded;
 pub use result::{CauseResult, Report, SCHEMA, validate_against};
@@ -195,9 +193,8 @@ impl Progress {
 /// Runs the bench.
 ///
 /// # Errors
-/// A part could not be set up; another run is in progress; a file cannot be written. What was measured before is kept.
+/// A part could not be set up; a file cannot be written. What was measured before is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
-    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
     let environment = Environment::collect();
     let question = options.question(&environment);
     let mut run = Run::load(&options.out_dir)?;

@@ -20,14 +20,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jvpn_rig::emulator::{Path as EmulatedPath, Profile};
-use jvpn_rig::registry::REGISTRY_DIR;
 use jvpn_rig::site::{Paths, Site};
 use jvpn_rig::{Interrupt, Rig, Uplink};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::cause::Cause;
-use super::record::Lock;
 use crate::peers::streams::Streams;
 use crate::result::Environment;
 use crate::scenarios::contenders::tunnel::{self, Client, Ground, Tunnel};
@@ -78,10 +76,9 @@ pub struct Options {
 /// Measures and prints.
 ///
 /// # Errors
-/// The network cannot be set up, another run is in progress, ours failed or did not come back, or interrupted; what was
+/// The network cannot be set up, ours failed or did not come back, or interrupted; what was
 /// measured is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
     let beside = options.beside.as_deref();
     ensure!(
         beside.is_none_or(|dir| dir.join("run.json").is_file()),
