@@ -220,7 +220,7 @@ fn begin(verb: &str) -> Result<(RunLock, Interrupt)> {
 
 fn run_timing(args: &TimingArgs) -> Result<()> {
     let _lock = alone("timing")?;
-    timing::run(timing::Options { samples: args.samples, seed: args.seed })
+    timing::run(&timing::Options { samples: args.samples, seed: args.seed, out_dir: made(&args.out)? })
 }
 
 fn run_cost(args: CostArgs) -> Result<()> {

@@ -71,6 +71,18 @@ pub(crate) fn put(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// A table whose first row is its head.
+pub(crate) fn table(out: &mut String, rows: &[Vec<String>]) {
+    out.push_str("<div class=\"wide\"><table>");
+    for (number, row) in rows.iter().enumerate() {
+        let tag = if number == 0 { "th" } else { "td" };
+        let cells: String = row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "<tr>{cells}</tr>");
+    }
+    out.push_str("</table></div>\n");
+}
+
 /// A table of a page.
 #[derive(Clone, Debug, PartialEq)]
 struct Section {
@@ -103,7 +115,7 @@ fn sections(result: &Value) -> Vec<Section> {
                 let columns = vec!["what".to_owned(), "value".to_owned()];
                 found.push(Section { title, columns, rows, more: 0 });
             }
-            Value::Array(rows) if is_table(value) => found.push(table(title, rows)),
+            Value::Array(rows) if is_table(value) => found.push(section(title, rows)),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {}
         }
     }
@@ -116,7 +128,7 @@ fn is_table(value: &Value) -> bool {
 }
 
 /// A table whose columns are the fields that any of its rows has.
-fn table(title: String, objects: &[Value]) -> Section {
+fn section(title: String, objects: &[Value]) -> Section {
     let mut columns: Vec<String> = Vec::new();
     let mut cells: Vec<BTreeMap<String, String>> = Vec::new();
     for object in objects.iter().take(ROWS_SHOWN) {

@@ -1,7 +1,8 @@
 //! `jvpn-bench memory`: octets that a session takes in the data plane. Needs no root and no network: the tables, the
 //! installer and the workers' pipelines are the product's, in this process.
 
-use crate::timeline;
+use crate::environment::Environment;
+use crate::{page, timeline};
 use anyhow::{Context as _, Result, ensure};
 use bytemuck::Zeroable;
 use clap::{Args, value_parser};
@@ -18,6 +19,7 @@ use jvpn_tables::mapping::shared_memory;
 use serde::Serialize;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Octets per session that are aimed at, the replay window included.
@@ -35,6 +37,9 @@ pub struct MemoryArgs {
     /// Prints one JSON document instead of a table.
     #[arg(long)]
     json: bool,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/memory", value_name = "DIR")]
+    out: PathBuf,
 }
 
 /// Octets.
@@ -65,8 +70,12 @@ struct Octets {
 /// No memory, or an entry is refused.
 pub fn run(args: &MemoryArgs) -> Result<()> {
     let found = measure(args.sessions, args.workers)?;
+    let result = serde_json::json!({
+        "scenario": "memory", "valid": true, "environment": Environment::collect(), "memory": found,
+    });
+    page::publish(&args.out, "Jumping VPN: what a session takes in the data plane", &result)?;
     if args.json {
-        timeline::print(&serde_json::to_string_pretty(&serde_json::json!({ "memory": found }))?);
+        timeline::print(&serde_json::to_string_pretty(&result)?);
         return Ok(());
     }
     timeline::print("| Octets per session | |");

@@ -5,7 +5,7 @@
 //! | `kind`, `programs` | who takes part; where the programs are, which versions, what is missing and why |
 //! | `tunnel` | a contender that runs: what all have in common |
 //! | `ours`, `plain`, `kernel`, `wireguard`, `openvpn` | each of them, configured as its user would |
-//! | `rows`, `report` | what is measured; medians, ratios, aims, tables |
+//! | `rows`, `report`, `page` | what is measured; medians, ratios, aims, tables; bars |
 //!
 //! Recovery beside the peers is in `scenarios/recovery/beside`. The reasons are in
 //! `docs/decisions/0043-beside-the-peers.md`.
@@ -14,6 +14,7 @@ mod kernel;
 mod kind;
 mod openvpn;
 mod ours;
+mod page;
 mod plain;
 mod programs;
 mod report;
@@ -32,6 +33,7 @@ use jvpn_rig::{Interrupt, Rig, Uplink};
 use serde::Serialize;
 
 use super::progress::Progress;
+use crate::page::put;
 use crate::result::{Environment, write_json};
 use crate::swarm::network::inner_address;
 use crate::timeline;
@@ -133,9 +135,8 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     report.broken_off = result.as_ref().err().map(|error| format!("{error:#}"));
     report.medians = report::medians(&report.rows);
     write_json(&options.out_dir.join("result.json"), &report)?;
-    let summary = options.out_dir.join("summary.md");
-    std::fs::write(&summary, report.markdown())
-        .with_context(|| format!("cannot write {}", summary.display()))?;
+    put(&options.out_dir.join("report.html"), &report.html())?;
+    put(&options.out_dir.join("summary.md"), &report.markdown())?;
     report.lines().iter().for_each(|line| timeline::print(line));
     result?;
     match report.failed.iter().find(|failed| failed.contender == Kind::Ours) {

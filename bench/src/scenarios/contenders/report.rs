@@ -121,7 +121,7 @@ impl Report {
     }
 
     /// Header and rows of the table of one figure; empty if nobody has it.
-    fn table(&self, metric: Metric) -> Vec<Vec<String>> {
+    pub(super) fn table(&self, metric: Metric) -> Vec<Vec<String>> {
         let columns = self.columns();
         let medians: Vec<_> = self.medians.iter().filter(|median| median.metric == metric).collect();
         if medians.is_empty() {
@@ -182,7 +182,7 @@ impl Report {
         out
     }
 
-    fn preamble(&self) -> Vec<String> {
+    pub(super) fn preamble(&self) -> Vec<String> {
         let machine = &self.environment;
         let mut lines = vec![format!(
             "{} build, kernel {}, {} × {}; medians of {} rounds, spans of {} ms",
@@ -291,6 +291,17 @@ mod tests {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(report.lines().len() >= 7);
+        let html = report.html();
+        for part in [
+            "interrupted",
+            "openvpn: FAILED in round 2",
+            "<svg",
+            "<h3>TCP, 1 stream, up</h3>",
+            "What it ran on",
+        ] {
+            assert!(html.contains(part), "{part} in {html}");
+        }
+        crate::browser::tests::open_and_judge(&html, 1);
         assert!(serde_json::to_string(&report).unwrap().contains("\"mbit_s\":20.0"));
     }
 }
