@@ -72,7 +72,11 @@ enum Verb {
     /// Tells before it begins how long it takes. Missed aims are marked MISSED and do not fail the run; a broken rule makes
     /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on.
     Suite(SuiteArgs),
-    /// Says of two recovery results which is better, cause by cause, or that they differ by no more than noise.
+    /// Says of two results of `recovery` or of `suite` which is better, cause by cause, or that they differ by no more than
+    /// noise; and what of them cannot be compared.
+    #[command(after_help = "Examples:\n  \
+        jvpn-bench compare target/bench-before target/bench            two suites, part by part\n  \
+        jvpn-bench compare target/bench/default-50 target/recovery")]
     Compare(CompareArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
     Model(ModelArgs),
