@@ -131,7 +131,8 @@ enum Verb {
     /// (`cargo xtask setup --peers` gets them), each configured as its user would, and plain routing as reference. TCP with
     /// 1 and 4 streams and UDP with 1,400 and 64 octets, both ways; round trips, idle and under load; processor time of the
     /// gateway's processes and of the whole machine. Contenders take turns in each round; the median counts. With
-    /// --recovery: silent blackhole, link down, NAT rebinding and address change over emulated paths, each trial capped.
+    /// --recovery: silent blackhole, link down, NAT rebinding, address change, loss spike, flapping and one dead direction
+    /// over emulated paths, each trial capped.
     ///
     /// A contender that hangs or dies is marked, and the others go on. Use a release build on a quiet machine, and compare
     /// figures of one run only. Aims that are missed are marked and do not fail the run.

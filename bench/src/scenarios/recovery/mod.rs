@@ -7,7 +7,7 @@
 //! | Module | What for |
 //! |---|---|
 //! | `cause`, [`aims`] | what happens, what is aimed at, and whether that is met |
-//! | `life`, `tenant`, `trial` | a life of the gateway, a client of it, an incident |
+//! | `life`, `tenant`, `trial`, `script` | a life of the gateway, a client of it, an incident, what it does to a path |
 //! | `measure`, `watch` | what was recorded, judged; the observer on the gateway's wire |
 //! | `record`, `recorded` | trials in a journal that survives interruptions; one recovery packet by packet |
 //! | `usage` | memory and processor time |
@@ -28,6 +28,7 @@ mod record;
 mod recorded;
 pub(crate) mod report;
 mod result;
+mod script;
 mod stats;
 pub(crate) mod svg;
 mod tenant;

@@ -26,6 +26,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::cause::Cause;
+use super::script;
 use crate::peers::streams::Streams;
 use crate::result::Environment;
 use crate::scenarios::contenders::tunnel::{self, Client, Ground, Tunnel};
@@ -38,8 +39,20 @@ pub(super) use result::section;
 use result::{Asked, Run, Trial};
 
 /// The causes that mean something to a tunnel whose ends nobody kills.
-pub const CAUSES: [Cause; 4] =
-    [Cause::SilentBlackhole, Cause::LinkDown, Cause::NatRebinding, Cause::AddressChange];
+pub const CAUSES: [Cause; 7] = [
+    Cause::SilentBlackhole,
+    Cause::LinkDown,
+    Cause::NatRebinding,
+    Cause::AddressChange,
+    Cause::LossSpike,
+    Cause::Flapping,
+    Cause::OneDirectionDead,
+];
+
+/// Whether a second path works and nobody says that the first does not.
+const fn is_silent(cause: Cause) -> bool {
+    matches!(cause, Cause::SilentBlackhole | Cause::OneDirectionDead)
+}
 
 /// Mappings of the NATs in front of the clients: none expires within a trial.
 const NAT_TTL: Duration = Duration::from_secs(600);
@@ -165,10 +178,13 @@ fn estimate(options: &Options, run: &Run, cause: Cause, contender: Kind) -> Dura
         options.causes.iter().flat_map(|cause| run.found.iter().map(|found| (*cause, found.contender)));
     let rest = order.skip_while(|pair| *pair != (cause, contender)).filter(|(_, kind)| !run.is_out(*kind));
     let incidents = options.trials.div_ceil(u32::from(options.clients).max(1));
-    let each = |(cause, kind): (Cause, Kind)| match (cause, kind.is_peer(), options.script_after) {
-        (Cause::SilentBlackhole, true, None) => options.cap + TRIAL,
-        (Cause::SilentBlackhole, true, Some(after)) => after + TRIAL,
-        _ => TRIAL,
+    let each = |(cause, kind): (Cause, Kind)| {
+        let silence = match (is_silent(cause) && kind.is_peer(), options.script_after) {
+            (true, None) => options.cap,
+            (true, Some(after)) => after,
+            (false, _) => Duration::ZERO,
+        };
+        silence + script::length(cause) + TRIAL
     };
     rest.map(|pair| each(pair) * incidents).sum()
 }
