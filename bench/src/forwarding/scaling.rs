@@ -88,7 +88,8 @@ pub fn run(args: &ScalingArgs, interrupt: Interrupt) -> Result<()> {
         }
     }
     let result = serde_json::json!({
-        "scenario": "scaling", "valid": true, "rounds": args.rounds, "window_ms": args.window_ms, "cpus": cpus,
+        "scenario": "scaling", "valid": true, "rounds": args.rounds,
+        "too_few": page::too_few(args.rounds), "window_ms": args.window_ms, "cpus": cpus,
         "environment": lab.environment(), "scaling": rows,
     });
     page::publish(&args.out, "Jumping VPN: what another worker brings", &result)?;
@@ -96,6 +97,7 @@ pub fn run(args: &ScalingArgs, interrupt: Interrupt) -> Result<()> {
         timeline::print(&serde_json::to_string_pretty(&result)?);
         return Ok(());
     }
+    page::too_few(args.rounds).into_iter().for_each(timeline::print);
     timeline::print("| Direction | Octets | Sessions | Workers | kpps | Ratio |");
     timeline::print("|---|---|---|---|---|---|");
     for Row { direction, size, sessions, workers, pps, ratio, .. } in &rows {

@@ -33,7 +33,7 @@ use jvpn_rig::{Interrupt, Rig, Uplink};
 use serde::Serialize;
 
 use super::progress::Progress;
-use crate::page::put;
+use crate::page::{put, too_few};
 use crate::result::{Environment, write_json};
 use crate::swarm::network::inner_address;
 use crate::timeline;
@@ -122,6 +122,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         environment: Environment::collect(),
         conditions: conditions(),
         rounds: options.rounds,
+        too_few: None,
         span_ms: u64::try_from(options.span.as_millis()).unwrap_or(u64::MAX),
         contenders,
         missing,
@@ -134,6 +135,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     report.complete = result.is_ok() && report.failed.is_empty();
     report.broken_off = result.as_ref().err().map(|error| format!("{error:#}"));
     report.medians = report::medians(&report.rows);
+    report.too_few = too_few(rounds_done(&report));
     write_json(&options.out_dir.join("result.json"), &report)?;
     put(&options.out_dir.join("report.html"), &report.html())?;
     put(&options.out_dir.join("summary.md"), &report.markdown())?;
@@ -143,6 +145,13 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         Some(failed) => bail!("{}", failed.line()),
         None => Ok(()),
     }
+}
+
+/// Whole rounds.
+fn rounds_done(report: &Report) -> u32 {
+    let whole = report.rows.iter().map(|row| row.round).max().unwrap_or_default();
+    // Of the round that was broken off, rows may be missing.
+    if report.broken_off.is_some() { whole.saturating_sub(1) } else { whole }
 }
 
 fn conditions() -> Vec<String> {

@@ -26,6 +26,9 @@ impl Report {
             let list: String = self.failed.iter().map(line).collect();
             let _ = writeln!(out, "<div class=\"bad\"><strong>Who failed.</strong><ul>{list}</ul></div>");
         }
+        if let Some(text) = self.too_few {
+            let _ = writeln!(out, "<p class=\"part\">{}</p>", escape(text));
+        }
         let list: String =
             self.preamble().iter().map(|line| format!("<li>{}</li>", escape(line.trim()))).collect();
         let _ = writeln!(out, "<ul class=\"note\">{list}</ul>");

@@ -51,6 +51,8 @@ pub struct Report {
     pub conditions: Vec<String>,
     /// Rounds asked for; the median counts.
     pub rounds: u32,
+    /// Said of a run of fewer rounds than make a result.
+    pub too_few: Option<&'static str>,
     /// Span of one measurement, ms.
     pub span_ms: u64,
     /// Who took part.
@@ -188,6 +190,7 @@ impl Report {
             "{} build, kernel {}, {} × {}; medians of {} rounds, spans of {} ms",
             machine.build, machine.kernel, machine.cpus, machine.cpu, self.rounds, self.span_ms
         )];
+        lines.extend(self.too_few.map(str::to_owned));
         lines.extend(self.conditions.iter().cloned());
         let found =
             |found: &Found| format!("{}: {}; {}", found.contender, found.version, found.configuration);
@@ -221,6 +224,7 @@ pub(in crate::scenarios) fn aligned(table: &[Vec<String>]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::too_few;
 
     fn row(contender: Kind, what: What, metric: Metric, value: f64) -> Row {
         Row { round: 1, contender, what, way: Way::Up, figures: [(metric, value)].into() }
@@ -277,6 +281,7 @@ mod tests {
             environment: Environment::collect(),
             conditions: vec!["the same links for all".to_owned()],
             rounds: 3,
+            too_few: too_few(3),
             span_ms: 100,
             contenders: Vec::new(),
             missing: vec![Missing { contender: Kind::Gotatun, why: "not there".to_owned() }],
@@ -285,9 +290,13 @@ mod tests {
             rows: rows.into(),
         };
         let text = report.markdown();
-        for part in
-            ["| TCP, 1 stream | up | 20 | – | – |", "gotatun: left out, not there", "interrupted", "openvpn"]
-        {
+        for part in [
+            "fewer than 5 rounds: not a result",
+            "| TCP, 1 stream | up | 20 | – | – |",
+            "gotatun: left out, not there",
+            "interrupted",
+            "openvpn",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(report.lines().len() >= 7);
