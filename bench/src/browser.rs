@@ -102,8 +102,16 @@ pub fn open(browser: &Path, report: &Path, width: u32, picture: &Path) -> Result
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A page that is whole, with so many plots, where there is a browser to ask.
+    pub(crate) fn open_and_judge(page: &str, plots: u64) {
+        if let Some(seen) = seen(page, "page.png") {
+            seen.judge().unwrap();
+            assert_eq!(seen.plots, plots);
+        }
+    }
 
     fn seen(page: &str, name: &str) -> Option<Opened> {
         let Some(browser) = find() else {

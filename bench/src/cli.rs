@@ -19,6 +19,7 @@ use crate::forwarding::l2fwd::{self, L2fwdArgs};
 use crate::forwarding::memory::{self, MemoryArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
 use crate::forwarding::scaling::{self, ScalingArgs};
+use crate::lock::RunLock;
 use crate::model::{self, Mutant, Scope};
 use crate::scenarios::{
     churn, contenders, cost, demo, emulator, flood, idle, recovery, sessions, soak, suite, throughput,
@@ -32,6 +33,8 @@ use crate::{timeline, timing};
 const SESSIONS: usize = 10_000;
 
 /// Benches and demonstrates Jumping VPN on one machine, in network namespaces of its own.
+///
+/// One verb that measures runs at a time: a second one names the first and ends.
 #[derive(Debug, Parser)]
 #[command(name = "jvpn-bench", version)]
 struct Cli {
@@ -69,7 +72,11 @@ enum Verb {
     /// Tells before it begins how long it takes. Missed aims are marked MISSED and do not fail the run; a broken rule makes
     /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on.
     Suite(SuiteArgs),
-    /// Says of two recovery results which is better, cause by cause, or that they differ by no more than noise.
+    /// Says of two results of `recovery` or of `suite` which is better, cause by cause, or that they differ by no more than
+    /// noise; and what of them cannot be compared.
+    #[command(after_help = "Examples:\n  \
+        jvpn-bench compare target/bench-before target/bench            two suites, part by part\n  \
+        jvpn-bench compare target/bench/default-50 target/recovery")]
     Compare(CompareArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
     Model(ModelArgs),
@@ -124,7 +131,8 @@ enum Verb {
     /// (`cargo xtask setup --peers` gets them), each configured as its user would, and plain routing as reference. TCP with
     /// 1 and 4 streams and UDP with 1,400 and 64 octets, both ways; round trips, idle and under load; processor time of the
     /// gateway's processes and of the whole machine. Contenders take turns in each round; the median counts. With
-    /// --recovery: silent blackhole, link down, NAT rebinding and address change over emulated paths, each trial capped.
+    /// --recovery: silent blackhole, link down, NAT rebinding, address change, loss spike, flapping and one dead direction
+    /// over emulated paths, each trial capped.
     ///
     /// A contender that hangs or dies is marked, and the others go on. Use a release build on a quiet machine, and compare
     /// figures of one run only. Aims that are missed are marked and do not fail the run.
@@ -176,16 +184,16 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
         Verb::CheckEvents(args) => return Ok(check_events::run(&args)),
-        Verb::L2fwd(args) => measured(|interrupt| l2fwd::run(&args, interrupt)),
-        Verb::Pinning(args) => measured(|interrupt| pinning::run(&args, interrupt)),
-        Verb::Scaling(args) => measured(|interrupt| scaling::run(&args, interrupt)),
-        Verb::Memory(args) => memory::run(&args),
+        Verb::L2fwd(args) => measured("l2fwd", |interrupt| l2fwd::run(&args, interrupt)),
+        Verb::Pinning(args) => measured("pinning", |interrupt| pinning::run(&args, interrupt)),
+        Verb::Scaling(args) => measured("scaling", |interrupt| scaling::run(&args, interrupt)),
+        Verb::Memory(args) => alone("memory").and_then(|_lock| memory::run(&args)),
         Verb::Idle(args) => run_idle(&args),
         Verb::Sweep => sweep(),
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
         Verb::Model(args) => run_model(args.deep),
         Verb::Cost(args) => run_cost(args),
-        Verb::Timing(TimingArgs { samples, seed }) => timing::run(timing::Options { samples, seed }),
+        Verb::Timing(args) => run_timing(&args),
         Verb::Simulate(args) => run_simulate(*args),
         Verb::Demo(args) if args.down => take_down(),
         Verb::Demo(args) => run_demo(args),
@@ -204,7 +212,24 @@ fn run(cli: Cli) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Keeps other runs away until it is dropped; needs no root.
+fn alone(verb: &str) -> Result<RunLock> {
+    RunLock::take(Path::new(registry::REGISTRY_DIR), verb)
+}
+
+/// What a verb that measures in namespaces begins with.
+fn begin(verb: &str) -> Result<(RunLock, Interrupt)> {
+    requirements::check()?;
+    Ok((alone(verb)?, Interrupt::install()?))
+}
+
+fn run_timing(args: &TimingArgs) -> Result<()> {
+    let _lock = alone("timing")?;
+    timing::run(&timing::Options { samples: args.samples, seed: args.seed, out_dir: made(&args.out)? })
+}
+
 fn run_cost(args: CostArgs) -> Result<()> {
+    let _lock = alone("cost")?;
     let interrupt = Interrupt::install()?;
     let CostArgs { sessions, rounds, per_round, storm, json, out } = args;
     let out_dir = made(&out)?;
@@ -212,9 +237,9 @@ fn run_cost(args: CostArgs) -> Result<()> {
 }
 
 /// Measurements in namespaces of their own.
-fn measured(run: impl FnOnce(Interrupt) -> Result<()>) -> Result<()> {
-    requirements::check()?;
-    run(Interrupt::install()?)
+fn measured(verb: &str, run: impl FnOnce(Interrupt) -> Result<()>) -> Result<()> {
+    let (_lock, interrupt) = begin(verb)?;
+    run(interrupt)
 }
 
 fn sweep() -> Result<()> {
@@ -301,8 +326,7 @@ fn run_demo(args: DemoArgs) -> Result<()> {
 }
 
 fn run_flood(args: FloodArgs) -> Result<()> {
-    requirements::check()?;
-    let interrupt = Interrupt::install()?;
+    let (_lock, interrupt) = begin("flood")?;
     let options = flood::Options {
         sessions: usize::from(args.sessions),
         attacks: if args.attacks.is_empty() { flood::Attack::ALL.into() } else { args.attacks },
@@ -317,8 +341,7 @@ fn run_flood(args: FloodArgs) -> Result<()> {
 }
 
 fn run_sessions(args: SessionsArgs) -> Result<()> {
-    requirements::check()?;
-    let interrupt = Interrupt::install()?;
+    let (_lock, interrupt) = begin("sessions")?;
     let many = if args.search { MEMBERS_MAX } else { SESSIONS };
     let options = sessions::Options {
         sessions: args.sessions.map_or(Ok(many), usize::try_from)?,
@@ -339,8 +362,7 @@ fn run_sessions(args: SessionsArgs) -> Result<()> {
 }
 
 fn run_idle(args: &IdleArgs) -> Result<()> {
-    requirements::check()?;
-    let interrupt = Interrupt::install()?;
+    let (_lock, interrupt) = begin("idle")?;
     let options = idle::Options {
         sessions: usize::try_from(args.sessions)?,
         time: Duration::from_secs(args.seconds),
@@ -350,8 +372,7 @@ fn run_idle(args: &IdleArgs) -> Result<()> {
 }
 
 fn run_soak(args: &SoakArgs) -> Result<()> {
-    requirements::check()?;
-    let interrupt = Interrupt::install()?;
+    let (_lock, interrupt) = begin("soak")?;
     let options = soak::Options {
         sessions: usize::try_from(args.sessions)?,
         time: Duration::from_secs_f64(args.minutes * 60.0),
@@ -363,8 +384,7 @@ fn run_soak(args: &SoakArgs) -> Result<()> {
 }
 
 fn run_churn(args: &ChurnArgs) -> Result<()> {
-    requirements::check()?;
-    let interrupt = Interrupt::install()?;
+    let (_lock, interrupt) = begin("churn")?;
     let options = churn::Options {
         sessions: usize::try_from(args.sessions)?,
         time: Duration::from_secs_f64(args.minutes * 60.0),
@@ -393,13 +413,12 @@ fn run_recovery(args: &RecoveryArgs) -> Result<()> {
         resume: args.resume,
         out_dir: made(&args.out)?,
     };
-    requirements::check()?;
-    recovery::run_and_fail(&options, &Interrupt::install()?)
+    let (_lock, interrupt) = begin("recovery")?;
+    recovery::run_and_fail(&options, &interrupt)
 }
 
 fn run_suite(args: &SuiteArgs) -> Result<()> {
-    requirements::check()?;
-    let interrupt = Interrupt::install()?;
+    let (_lock, interrupt) = begin("suite")?;
     let options = suite::Options {
         size: if args.quick { suite::Size::Quick } else { suite::Size::Full },
         seed: args.seed,
@@ -415,13 +434,12 @@ fn run_emulator(args: &EmulatorArgs) -> Result<()> {
         timeline::print(&format!("{:#?}", jvpn_rig::emulator::Profile::load(name)?));
         return Ok(());
     }
-    requirements::check()?;
-    emulator::run(args.seed, args.json.as_ref(), &Interrupt::install()?)
+    let (_lock, interrupt) = begin("emulator")?;
+    emulator::run(args.seed, args.json.as_ref(), &interrupt)
 }
 
 fn run_throughput(args: ThroughputArgs) -> Result<()> {
-    requirements::check()?;
-    let interrupt = Interrupt::install()?;
+    let (_lock, interrupt) = begin("throughput")?;
     let (rounds, span) = (args.rounds, Duration::from_millis(args.span_ms));
     let options = throughput::Options { rounds, span, out_dir: made(&args.out)?, json: args.json };
     throughput::run(&options, &interrupt)
@@ -457,8 +475,7 @@ fn run_peers(args: PeersArgs) -> Result<()> {
         let names = beside.map(recovery::Cause::name).join(", ");
         bail!("--cause {cause}: beside the peers there are: all, {names}");
     }
-    requirements::check()?;
-    let interrupt = Interrupt::install()?;
+    let (_lock, interrupt) = begin("peers")?;
     if args.recovery {
         let options = recovery::beside::Options {
             contenders,

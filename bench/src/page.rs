@@ -19,6 +19,17 @@ use crate::scenarios::recovery::svg::{Axis, COLOURS, Plot};
 /// Rows of a table that are shown; all are in `result.json`.
 const ROWS_SHOWN: usize = 400;
 
+/// From so many rounds on a median is a result.
+const ROUNDS_LEAST: u32 = 5;
+/// What is said of fewer.
+const TOO_FEW: &str = "fewer than 5 rounds: not a result";
+
+/// What a result of so many rounds has to say in its field `too_few`; nothing where there are enough.
+#[must_use]
+pub const fn too_few(rounds: u32) -> Option<&'static str> {
+    if rounds < ROUNDS_LEAST { Some(TOO_FEW) } else { None }
+}
+
 /// What every page looks like. Tables wrap, and scroll where even that is too wide.
 pub(crate) const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;max-width:1180px;margin:2em auto;\
     padding:0 1em}h1{font-size:1.6em;margin-bottom:.1em}h2{margin-top:2em;border-bottom:1px solid #ddd}\
@@ -71,6 +82,18 @@ pub(crate) fn put(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// A table whose first row is its head.
+pub(crate) fn table(out: &mut String, rows: &[Vec<String>]) {
+    out.push_str("<div class=\"wide\"><table>");
+    for (number, row) in rows.iter().enumerate() {
+        let tag = if number == 0 { "th" } else { "td" };
+        let cells: String = row.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "<tr>{cells}</tr>");
+    }
+    out.push_str("</table></div>\n");
+}
+
 /// A table of a page.
 #[derive(Clone, Debug, PartialEq)]
 struct Section {
@@ -82,7 +105,7 @@ struct Section {
 }
 
 /// Fields that have a place of their own on a page.
-const APART: [&str; 6] = ["environment", "samples", "policy", "failures", "problems", "scenario"];
+const APART: [&str; 7] = ["environment", "samples", "policy", "failures", "problems", "scenario", "too_few"];
 
 fn sections(result: &Value) -> Vec<Section> {
     let Value::Object(fields) = result else { return Vec::new() };
@@ -103,7 +126,7 @@ fn sections(result: &Value) -> Vec<Section> {
                 let columns = vec!["what".to_owned(), "value".to_owned()];
                 found.push(Section { title, columns, rows, more: 0 });
             }
-            Value::Array(rows) if is_table(value) => found.push(table(title, rows)),
+            Value::Array(rows) if is_table(value) => found.push(section(title, rows)),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {}
         }
     }
@@ -116,7 +139,7 @@ fn is_table(value: &Value) -> bool {
 }
 
 /// A table whose columns are the fields that any of its rows has.
-fn table(title: String, objects: &[Value]) -> Section {
+fn section(title: String, objects: &[Value]) -> Section {
     let mut columns: Vec<String> = Vec::new();
     let mut cells: Vec<BTreeMap<String, String>> = Vec::new();
     for object in objects.iter().take(ROWS_SHOWN) {
@@ -186,6 +209,9 @@ fn html(title: &str, result: &Value, sections: &[Section]) -> String {
     };
     if flag("complete") == Some(false) {
         out.push_str("<p class=\"part\">A part of what was asked for: it ended before its time.</p>\n");
+    }
+    if let Some(text) = result.get("too_few").and_then(Value::as_str) {
+        let _ = writeln!(out, "<p class=\"part\">{}</p>", escape(text));
     }
     for section in sections {
         let _ = write!(out, "<h2>{}</h2>\n<div class=\"wide\"><table><tr>", escape(&section.title));
@@ -288,6 +314,9 @@ fn markdown(title: &str, result: &Value, sections: &[Section]) -> String {
     if flag("complete") == Some(false) {
         out.push_str("A part of what was asked for.\n\n");
     }
+    if let Some(text) = result.get("too_few").and_then(Value::as_str) {
+        let _ = writeln!(out, "**{text}**\n");
+    }
     for complaint in texts(result, ["failures", "problems"]) {
         let _ = writeln!(out, "- {complaint}");
     }
@@ -308,6 +337,20 @@ fn markdown(title: &str, result: &Value, sections: &[Section]) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// R8.4: too few rounds are said in the result, on its page and in its summary, and enough are not.
+    #[test]
+    fn r8_4_too_few_rounds_are_no_result() {
+        assert_eq!((too_few(5), too_few(101)), (None, None));
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        for (rounds, is_said) in [(4, true), (5, false)] {
+            publish(dir.path(), "x", &json!({"rounds": rounds, "too_few": too_few(rounds)})).unwrap();
+            for file in ["result.json", "report.html", "summary.md"] {
+                assert_eq!(read(file).contains(TOO_FEW), is_said, "{file} of {rounds} rounds");
+            }
+        }
+    }
 
     /// R8.4: every run leaves result, page and summary with verdict, figures and environment in one directory.
     #[test]

@@ -76,6 +76,8 @@ fn r8_1_contenders_are_measured_in_one_run() {
         let has_cost = row["what"] == "tcp1" && row["contender"] != "plain";
         assert_eq!(has_cost, figures.contains_key("gateway_s_per_gb") && row["what"] == "tcp1", "{row}");
     }
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("TCP, 4 streams, down"), "{page}");
     let judged = found["medians"].as_array().unwrap().iter().filter(|one| !one["aim_met"].is_null()).count();
     assert_eq!(judged > 0, has_peer, "without a peer there is nobody to compare with");
 }
@@ -200,15 +202,18 @@ fn r8_1_recovery_stands_beside_a_peer() {
     let found = result(dir.path());
     assert_eq!(found["complete"], true, "{}", said(&output));
     let rows = found["causes"].as_array().unwrap();
-    assert_eq!(rows.len(), if has_peer { 8 } else { 4 });
+    assert_eq!(rows.len(), if has_peer { 14 } else { 7 });
     for row in rows {
-        let (is_ours, is_silent) = (row["contender"] == "ours", row["cause"] == "silent_blackhole");
+        let is_ours = row["contender"] == "ours";
+        let is_silent = row["cause"] == "silent_blackhole" || row["cause"] == "one_direction_dead";
         let wanted = if is_ours || !is_silent { 2 } else { 0 };
         assert_eq!((&row["trials"], &row["came_back"]), (&Value::from(2), &Value::from(wanted)), "{row}");
         assert!(row["outage_p50_ms"].as_f64().unwrap() > 1.0, "{row}");
     }
     let summary = fs::read_to_string(dir.path().join("summary.md")).unwrap();
     assert_eq!(summary.contains("> 4 s, did not come back"), has_peer, "{summary}");
+    let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("one_direction_dead"), "{page}");
     let trials = fs::read_to_string(dir.path().join("trials.jsonl")).unwrap();
     assert_eq!(trials.lines().count(), rows.len() * 2);
 }

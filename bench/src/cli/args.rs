@@ -38,6 +38,9 @@ pub(super) struct TimingArgs {
     /// Seed of the order in which the two classes come.
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub(super) seed: u64,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/timing", value_name = "DIR")]
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -127,7 +130,7 @@ pub(super) struct PeersArgs {
     /// With --recovery: puts the result beside that of a recovery run, whose report.html then has bars of it.
     #[arg(long, value_name = "DIR", requires = "recovery")]
     pub(super) beside: Option<PathBuf>,
-    /// Where result, summary, raw rows, logs and configuration go.
+    /// Where result, report, summary, raw rows, logs and configuration go.
     #[arg(long, default_value = "target/peers-run", value_name = "DIR")]
     pub(super) out: PathBuf,
 }
@@ -209,7 +212,7 @@ pub(super) struct IdleArgs {
     /// Prints result.json instead of a table.
     #[arg(long)]
     pub(super) json: bool,
-    /// Where result, logs and configuration go.
+    /// Where result, report, logs and configuration go.
     #[arg(long, default_value = "target/idle", value_name = "DIR")]
     pub(super) out: PathBuf,
 }

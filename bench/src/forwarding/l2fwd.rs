@@ -76,7 +76,8 @@ pub fn run(args: &L2fwdArgs, interrupt: Interrupt) -> Result<()> {
         }
     }
     let result = serde_json::json!({
-        "scenario": "l2fwd", "valid": true, "rounds": args.rounds, "window_ms": args.window_ms,
+        "scenario": "l2fwd", "valid": true, "rounds": args.rounds,
+        "too_few": page::too_few(args.rounds), "window_ms": args.window_ms,
         "worker_cpu": args.worker_cpu, "generator_cpu": args.generator_cpu, "aim_ratio": AIM,
         "environment": lab.environment(), "ratios": ratios,
     });

@@ -1,12 +1,17 @@
 //! `jvpn-bench memory`: octets that a session takes in the data plane. Needs no root and no network: the tables, the
 //! installer and the workers' pipelines are the product's, in this process.
 
-use crate::timeline;
-use anyhow::{Context as _, Result, ensure};
+use crate::environment::Environment;
+use crate::{page, timeline};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytemuck::Zeroable;
 use clap::{Args, value_parser};
 use jvpn_abi::Endpoint;
-use jvpn_abi::tables::{BINDING_WORDS, BindingWord, Context, InstallEntry, InstallOp, KeyRing, Reports};
+use jvpn_abi::edge::HandleEntry;
+use jvpn_abi::tables::{
+    BINDING_WORDS, BindingWord, Context, InstallEntry, InstallOp, KeyRing, Reports, RouteKey,
+};
+use jvpn_abi::wire::reattach::HANDLE_LEN;
 use jvpn_abi::wire::{SlotId, Suite};
 use jvpn_dataplane::frame::Mac;
 use jvpn_dataplane::pipeline::Pipeline;
@@ -15,13 +20,17 @@ use jvpn_dataplane::tables::Tables;
 use jvpn_rig::heap;
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::shared_memory;
+use jvpn_tables::{InnerPrefix, PrefixWriter, Prefixes};
 use serde::Serialize;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Octets per session that are aimed at, the replay window included.
 const AIM: f64 = 2_560.0;
+/// Handles of a living session: two generations.
+const HANDLES_EACH: usize = 2;
 
 /// Installs sessions as the control plane does, and shows what each takes, by malloc's and the kernel's books.
 #[derive(Clone, Debug, Args)]
@@ -35,6 +44,9 @@ pub struct MemoryArgs {
     /// Prints one JSON document instead of a table.
     #[arg(long)]
     json: bool,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/memory", value_name = "DIR")]
+    out: PathBuf,
 }
 
 /// Octets.
@@ -50,6 +62,12 @@ struct Octets {
     heap: f64,
     /// A place per slot and worker.
     places: f64,
+    /// Cells of PREFIXES for each slot, in shared memory: at least four, so that searches stay short.
+    prefixes: f64,
+    /// Key and value of one inner prefix in ROUTES, without what the kernel's trie adds.
+    routes: f64,
+    /// Keys and values of two handles in HANDLES, without what the kernel's hash table adds.
+    handles: f64,
     /// All of it per session.
     per_session: f64,
     /// All of it.
@@ -65,8 +83,12 @@ struct Octets {
 /// No memory, or an entry is refused.
 pub fn run(args: &MemoryArgs) -> Result<()> {
     let found = measure(args.sessions, args.workers)?;
+    let result = serde_json::json!({
+        "scenario": "memory", "valid": true, "environment": Environment::collect(), "memory": found,
+    });
+    page::publish(&args.out, "Jumping VPN: what a session takes in the data plane", &result)?;
     if args.json {
-        timeline::print(&serde_json::to_string_pretty(&serde_json::json!({ "memory": found }))?);
+        timeline::print(&serde_json::to_string_pretty(&result)?);
         return Ok(());
     }
     timeline::print("| Octets per session | |");
@@ -76,6 +98,9 @@ pub fn run(args: &MemoryArgs) -> Result<()> {
         ("BINDINGS", found.binding),
         ("heap: expanded keys, headers, prefixes", found.heap),
         ("places of the workers", found.places),
+        ("PREFIXES", found.prefixes),
+        ("ROUTES: one inner prefix, without the kernel's overhead", found.routes),
+        ("HANDLES: two handles, without the kernel's overhead", found.handles),
         ("together", found.per_session),
     ] {
         timeline::print(&format!("| {what} | {octets:.0} |"));
@@ -104,6 +129,8 @@ fn measure(sessions: u32, workers: u32) -> Result<Octets> {
         (memory(size_of::<Reports>())?, memory(4_096)?, memory(size_of::<KeyRing>())?);
     let tables =
         Arc::new(Tables::map(slots, bindings.as_fd(), context.as_fd(), reports.as_fd(), gate.as_fd())?);
+    let prefixes = memory(Prefixes::octets(slots))?;
+    let mut writer = PrefixWriter::take(Prefixes::map(prefixes.as_fd(), slots)?);
     let empty = heap::in_use();
     let mut pipelines: Vec<Pipeline> =
         (0..workers as usize).map(|worker| super::edge::pipeline(&tables, worker, Mac::default())).collect();
@@ -114,7 +141,13 @@ fn measure(sessions: u32, workers: u32) -> Result<Octets> {
     let mailbox = KeyMailbox::map(keys.as_fd())?;
     let (before, resident) = (heap::in_use(), resident()?);
     for session in 0..sessions {
-        ensure!(mailbox.put(&entry(session)?), "the mailbox is full");
+        let entry = entry(session)?;
+        let (Some(address), Some(len)) = (entry.prefixes.first(), entry.prefix_lens.first()) else {
+            bail!("session {session} has no prefix")
+        };
+        let prefix = InnerPrefix::new(u128::from_be_bytes(*address), u32::from(*len)).context("prefix")?;
+        writer.insert(prefix, entry.slot).context("PREFIXES")?;
+        ensure!(mailbox.put(&entry), "the mailbox is full");
         ensure!(installer.run(&mailbox).refused == 0, "session {session} was refused");
         for (pipeline, queues) in pipelines.iter_mut().zip(&queues) {
             pipeline.apply(queues);
@@ -126,9 +159,25 @@ fn measure(sessions: u32, workers: u32) -> Result<Octets> {
     let count = f64::from(sessions);
     let (heap, places) = (of_sessions as f64 / count, places as f64 / f64::from(slots));
     let (context, binding) = (size_of::<Context>() as f64, (BINDING_WORDS * 8) as f64);
-    let per_session = context + binding + heap + places;
-    let total = (per_session * count) as u64;
-    Ok(Octets { sessions, workers, context, binding, heap, places, per_session, total, resident, aim: AIM })
+    let prefixes = Prefixes::octets(slots) as f64 / f64::from(slots);
+    let routes = (size_of::<RouteKey>() + size_of::<u32>()) as f64;
+    let handles = (HANDLES_EACH * (HANDLE_LEN + size_of::<HandleEntry>())) as f64;
+    let per_session = context + binding + heap + places + prefixes + routes + handles;
+    Ok(Octets {
+        sessions,
+        workers,
+        context,
+        binding,
+        heap,
+        places,
+        prefixes,
+        routes,
+        handles,
+        per_session,
+        total: (per_session * count) as u64,
+        resident,
+        aim: AIM,
+    })
 }
 
 /// Octets of this process that are resident, shared memory included.
@@ -179,6 +228,12 @@ mod tests {
         assert!((shared.heap - many.heap).abs() < 50.0, "{shared:?} {many:?}");
         assert!(many.per_session > many.context + 1_000.0 && many.per_session < 5_000.0, "{many:?}");
         assert!(shared.places > 3.0 * many.places, "{shared:?} {many:?}");
+        // Four cells of 32 octets, and a head; a /128 of 20 octets with its slot; two handles of 8 octets with their buckets.
+        assert!((128.0..130.0).contains(&many.prefixes) && (many.routes - 24.0).abs() < 0.1, "{many:?}");
+        assert!(many.handles >= 2.0 * (8.0 + 8.0), "{many:?}");
+        let parts =
+            [many.context, many.binding, many.heap, many.places, many.prefixes, many.routes, many.handles];
+        assert!((many.per_session - parts.iter().sum::<f64>()).abs() < 0.01, "{many:?}");
         // A page of CONTEXT is resident once one of its slots is.
         assert!(many.resident as f64 > 0.5 * many.context * 4_000.0, "{many:?}");
     }

@@ -95,6 +95,7 @@ pub fn run(args: &PinningArgs, interrupt: Interrupt) -> Result<()> {
         timeline::print(&serde_json::to_string_pretty(&document)?);
         return Ok(());
     }
+    page::too_few(args.rounds).into_iter().for_each(timeline::print);
     timeline::print("| Worker's CPU | Generator's CPU | batch | busy_poll, µs | kpps | Worker's CPU s/s |");
     timeline::print("|---|---|---|---|---|---|");
     for row in &rows {
@@ -119,7 +120,8 @@ pub fn run(args: &PinningArgs, interrupt: Interrupt) -> Result<()> {
 /// The result: every setting with what it gave, the recommended one, the conditions.
 fn document(args: &PinningArgs, rows: &[Row], best: &Row, environment: &Environment) -> serde_json::Value {
     serde_json::json!({
-        "scenario": "pinning", "valid": true, "rounds": args.rounds, "seconds": args.seconds, "size": args.size,
+        "scenario": "pinning", "valid": true, "rounds": args.rounds,
+        "too_few": page::too_few(args.rounds), "seconds": args.seconds, "size": args.size,
         "environment": environment, "settings": rows, "recommended": best,
     })
 }

@@ -3,13 +3,14 @@
 use super::generator::SESSIONS_MAX;
 use super::lab::Lab;
 use super::{Direction, median};
-use crate::timeline;
+use crate::{page, timeline};
 use anyhow::{Result, bail};
 use clap::{Args, value_parser};
 use jvpn_dataplane::plan::facts;
 use jvpn_rig::Interrupt;
 use jvpn_rig::topology::QUEUES;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Runs so many pairs of a generator and a worker, each pair on a CPU of its own, with a queue of its own, in turns.
@@ -36,6 +37,9 @@ pub struct ScalingArgs {
     /// Prints one JSON document with every round instead of a table.
     #[arg(long)]
     json: bool,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/scaling", value_name = "DIR")]
+    out: PathBuf,
 }
 
 /// Whose packets the workers handle.
@@ -83,10 +87,17 @@ pub fn run(args: &ScalingArgs, interrupt: Interrupt) -> Result<()> {
             }
         }
     }
+    let result = serde_json::json!({
+        "scenario": "scaling", "valid": true, "rounds": args.rounds,
+        "too_few": page::too_few(args.rounds), "window_ms": args.window_ms, "cpus": cpus,
+        "environment": lab.environment(), "scaling": rows,
+    });
+    page::publish(&args.out, "Jumping VPN: what another worker brings", &result)?;
     if args.json {
-        timeline::print(&serde_json::to_string_pretty(&serde_json::json!({ "scaling": rows }))?);
+        timeline::print(&serde_json::to_string_pretty(&result)?);
         return Ok(());
     }
+    page::too_few(args.rounds).into_iter().for_each(timeline::print);
     timeline::print("| Direction | Octets | Sessions | Workers | kpps | Ratio |");
     timeline::print("|---|---|---|---|---|---|");
     for Row { direction, size, sessions, workers, pps, ratio, .. } in &rows {

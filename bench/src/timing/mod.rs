@@ -8,11 +8,14 @@
 mod subjects;
 mod welch;
 
-use crate::timeline;
+use crate::environment::Environment;
+use crate::{page, timeline};
 use anyhow::{Result, bail};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde::Serialize;
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::time::Instant;
 use subjects::{Expected, Subject, subjects};
 use welch::{Sample, strongest};
@@ -32,24 +35,63 @@ enum Class {
 }
 
 /// What to measure.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Timed calls of each subject.
     pub samples: u32,
     /// Seed of the classes' order.
     pub seed: u64,
+    /// Where result, report and summary go.
+    pub out_dir: PathBuf,
+}
+
+/// The result.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Report {
+    /// `timing`.
+    scenario: &'static str,
+    /// `false`: a comparison that stops early was missed, so that the others prove nothing.
+    valid: bool,
+    failures: Vec<String>,
+    /// Timed calls of each comparison.
+    calls: u32,
+    seed: u64,
+    /// Beyond this |t| the classes differ.
+    threshold: f64,
+    environment: Environment,
+    comparisons: Vec<Row>,
+}
+
+/// One comparison.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Row {
+    name: &'static str,
+    /// Mean of the inputs that are wrong in their first octet, ns.
+    first_ns: f64,
+    /// Mean of those that are wrong in their last, ns.
+    last_ns: f64,
+    t: f64,
+    verdict: &'static str,
 }
 
 /// Measures every subject and prints a line for each.
 ///
 /// # Errors
 /// If a comparison of ours shows a difference, or one that stops early shows none.
-pub fn run(options: Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<()> {
     timeline::print(&format!(
         "{:<42} {:>9} {:>9} {:>9}   verdict (|t| > {THRESHOLD} is a difference)",
         "comparison", "first ns", "last ns", "t"
     ));
-    let mut wrong = Vec::new();
+    let mut report = Report {
+        scenario: "timing",
+        valid: true,
+        calls: options.samples,
+        seed: options.seed,
+        threshold: THRESHOLD,
+        environment: Environment::collect(),
+        ..Report::default()
+    };
     for mut subject in subjects()? {
         if !subject.takes_the_right_value() {
             bail!("{} refuses the right value: nothing would be measured", subject.name());
@@ -57,14 +99,22 @@ pub fn run(options: Options) -> Result<()> {
         let samples = measure(&mut *subject, options);
         let t = strongest(&samples);
         let (verdict, is_right) = judge(subject.expected(), t);
-        let (first, last) = (mean(&samples, Class::First), mean(&samples, Class::Last));
-        timeline::print(&format!("{:<42} {first:>9.1} {last:>9.1} {t:>9.2}   {verdict}", subject.name()));
+        let (name, first_ns, last_ns) =
+            (subject.name(), mean(&samples, Class::First), mean(&samples, Class::Last));
+        timeline::print(&format!("{name:<42} {first_ns:>9.1} {last_ns:>9.1} {t:>9.2}   {verdict}"));
+        report.comparisons.push(Row { name, first_ns, last_ns, t, verdict });
         if !is_right {
-            wrong.push(format!("{}: {verdict}", subject.name()));
+            report.valid &= subject.expected() == Expected::Constant;
+            report.failures.push(format!("{name}: {verdict}"));
         }
     }
-    if !wrong.is_empty() {
-        bail!("{}; repeat it on a quiet machine, in a release build", wrong.join("; "));
+    page::publish(
+        &options.out_dir,
+        "Jumping VPN: whether a comparison of secrets tells by its time",
+        &report,
+    )?;
+    if !report.failures.is_empty() {
+        bail!("{}; repeat it on a quiet machine, in a release build", report.failures.join("; "));
     }
     Ok(())
 }
@@ -78,7 +128,7 @@ fn judge(expected: Expected, t: f64) -> (&'static str, bool) {
     }
 }
 
-fn measure(subject: &mut dyn Subject, options: Options) -> Vec<Sample> {
+fn measure(subject: &mut dyn Subject, options: &Options) -> Vec<Sample> {
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let mut samples = Vec::with_capacity(options.samples as usize);
     let total = WARM_UP + options.samples as usize;

@@ -5,7 +5,7 @@
 //! | `kind`, `programs` | who takes part; where the programs are, which versions, what is missing and why |
 //! | `tunnel` | a contender that runs: what all have in common |
 //! | `ours`, `plain`, `kernel`, `wireguard`, `openvpn` | each of them, configured as its user would |
-//! | `rows`, `report` | what is measured; medians, ratios, aims, tables |
+//! | `rows`, `report`, `page` | what is measured; medians, ratios, aims, tables; bars |
 //!
 //! Recovery beside the peers is in `scenarios/recovery/beside`. The reasons are in
 //! `docs/decisions/0043-beside-the-peers.md`.
@@ -14,6 +14,7 @@ mod kernel;
 mod kind;
 mod openvpn;
 mod ours;
+mod page;
 mod plain;
 mod programs;
 mod report;
@@ -23,17 +24,16 @@ mod wireguard;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use jvpn_rig::registry::REGISTRY_DIR;
 use jvpn_rig::tool::ETHTOOL;
 use jvpn_rig::{Interrupt, Rig, Uplink};
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::recovery::Lock;
+use crate::page::{put, too_few};
 use crate::result::{Environment, write_json};
 use crate::swarm::network::inner_address;
 use crate::timeline;
@@ -108,9 +108,8 @@ fn kernel_problem(kind: Kind, rig: &Rig) -> Option<String> {
 /// Measures and prints.
 ///
 /// # Errors
-/// The network cannot be set up, another run is in progress, ours failed, or interrupted; what was measured is kept.
+/// The network cannot be set up, ours failed, or interrupted; what was measured is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
     let mut progress = Progress::start();
     let rig = Rig::create()?;
     offloading_uplink(&rig)?;
@@ -123,6 +122,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         environment: Environment::collect(),
         conditions: conditions(),
         rounds: options.rounds,
+        too_few: None,
         span_ms: u64::try_from(options.span.as_millis()).unwrap_or(u64::MAX),
         contenders,
         missing,
@@ -135,16 +135,23 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     report.complete = result.is_ok() && report.failed.is_empty();
     report.broken_off = result.as_ref().err().map(|error| format!("{error:#}"));
     report.medians = report::medians(&report.rows);
+    report.too_few = too_few(rounds_done(&report));
     write_json(&options.out_dir.join("result.json"), &report)?;
-    let summary = options.out_dir.join("summary.md");
-    std::fs::write(&summary, report.markdown())
-        .with_context(|| format!("cannot write {}", summary.display()))?;
+    put(&options.out_dir.join("report.html"), &report.html())?;
+    put(&options.out_dir.join("summary.md"), &report.markdown())?;
     report.lines().iter().for_each(|line| timeline::print(line));
     result?;
     match report.failed.iter().find(|failed| failed.contender == Kind::Ours) {
         Some(failed) => bail!("{}", failed.line()),
         None => Ok(()),
     }
+}
+
+/// Whole rounds.
+fn rounds_done(report: &Report) -> u32 {
+    let whole = report.rows.iter().map(|row| row.round).max().unwrap_or_default();
+    // Of the round that was broken off, rows may be missing.
+    if report.broken_off.is_some() { whole.saturating_sub(1) } else { whole }
 }
 
 fn conditions() -> Vec<String> {

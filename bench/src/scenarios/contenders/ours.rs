@@ -31,7 +31,8 @@ struct Agent {
     dir: PathBuf,
     process: Option<Supervised>,
     started: Instant,
-    incidents: u32,
+    /// Switches that what struck it may have taken.
+    switches: u32,
 }
 
 /// Gateway and clients.
@@ -57,7 +58,7 @@ impl Ours {
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
             let key = deployment::generate_key(&program, &dir.join("client.key"))?;
             peers.push(Peer { name: format!("client-{number}"), key: key.parse()?, number });
-            agents.push(Agent { dir, process: None, started: Instant::now(), incidents: 0 });
+            agents.push(Agent { dir, process: None, started: Instant::now(), switches: 0 });
         }
         gateway::configure(&places, POLICY, &peers)?;
         larger_mtu(&places)?;
@@ -89,7 +90,7 @@ impl Ours {
             Ok((status.get("state").and_then(Value::as_str) == Some("ATTACHED")).then_some(()))
         })
         .with_context(|| format!("its last words:\n{}", process.last_words()))?;
-        (agent.process, agent.started, agent.incidents) = (Some(process), Instant::now(), 0);
+        (agent.process, agent.started, agent.switches) = (Some(process), Instant::now(), 0);
         Ok(())
     }
 
@@ -165,14 +166,14 @@ impl Tunnel for Ours {
         Ok(Some(found.with_context(|| format!("client {client} is bound over {device:?}"))?))
     }
 
-    fn before_incident(&mut self, ground: &Ground<'_>, client: usize) -> Result<bool> {
-        let agent = self.agents.get_mut(client).context("no such client")?;
-        agent.incidents += 1;
-        if agent.incidents > BUDGET || agent.started.elapsed() > SESSION_AGE_MAX {
+    fn before_incident(&mut self, ground: &Ground<'_>, client: usize, switches: u32) -> Result<bool> {
+        let agent = self.agents.get(client).context("no such client")?;
+        let is_spent = agent.switches + switches > BUDGET || agent.started.elapsed() > SESSION_AGE_MAX;
+        if is_spent {
             self.restart_client(ground, client)?;
-            return Ok(true);
         }
-        Ok(false)
+        self.agents.get_mut(client).context("no such client")?.switches += switches;
+        Ok(is_spent)
     }
 
     fn restart_client(&mut self, ground: &Ground<'_>, client: usize) -> Result<()> {

@@ -51,6 +51,8 @@ pub struct Report {
     pub conditions: Vec<String>,
     /// Rounds asked for; the median counts.
     pub rounds: u32,
+    /// Said of a run of fewer rounds than make a result.
+    pub too_few: Option<&'static str>,
     /// Span of one measurement, ms.
     pub span_ms: u64,
     /// Who took part.
@@ -121,7 +123,7 @@ impl Report {
     }
 
     /// Header and rows of the table of one figure; empty if nobody has it.
-    fn table(&self, metric: Metric) -> Vec<Vec<String>> {
+    pub(super) fn table(&self, metric: Metric) -> Vec<Vec<String>> {
         let columns = self.columns();
         let medians: Vec<_> = self.medians.iter().filter(|median| median.metric == metric).collect();
         if medians.is_empty() {
@@ -182,12 +184,13 @@ impl Report {
         out
     }
 
-    fn preamble(&self) -> Vec<String> {
+    pub(super) fn preamble(&self) -> Vec<String> {
         let machine = &self.environment;
         let mut lines = vec![format!(
             "{} build, kernel {}, {} × {}; medians of {} rounds, spans of {} ms",
             machine.build, machine.kernel, machine.cpus, machine.cpu, self.rounds, self.span_ms
         )];
+        lines.extend(self.too_few.map(str::to_owned));
         lines.extend(self.conditions.iter().cloned());
         let found =
             |found: &Found| format!("{}: {}; {}", found.contender, found.version, found.configuration);
@@ -221,6 +224,7 @@ pub(in crate::scenarios) fn aligned(table: &[Vec<String>]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::too_few;
 
     fn row(contender: Kind, what: What, metric: Metric, value: f64) -> Row {
         Row { round: 1, contender, what, way: Way::Up, figures: [(metric, value)].into() }
@@ -277,6 +281,7 @@ mod tests {
             environment: Environment::collect(),
             conditions: vec!["the same links for all".to_owned()],
             rounds: 3,
+            too_few: too_few(3),
             span_ms: 100,
             contenders: Vec::new(),
             missing: vec![Missing { contender: Kind::Gotatun, why: "not there".to_owned() }],
@@ -285,12 +290,27 @@ mod tests {
             rows: rows.into(),
         };
         let text = report.markdown();
-        for part in
-            ["| TCP, 1 stream | up | 20 | – | – |", "gotatun: left out, not there", "interrupted", "openvpn"]
-        {
+        for part in [
+            "fewer than 5 rounds: not a result",
+            "| TCP, 1 stream | up | 20 | – | – |",
+            "gotatun: left out, not there",
+            "interrupted",
+            "openvpn",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
         assert!(report.lines().len() >= 7);
+        let html = report.html();
+        for part in [
+            "interrupted",
+            "openvpn: FAILED in round 2",
+            "<svg",
+            "<h3>TCP, 1 stream, up</h3>",
+            "What it ran on",
+        ] {
+            assert!(html.contains(part), "{part} in {html}");
+        }
+        crate::browser::tests::open_and_judge(&html, 1);
         assert!(serde_json::to_string(&report).unwrap().contains("\"mbit_s\":20.0"));
     }
 }

@@ -86,12 +86,12 @@ pub(in crate::scenarios) trait Tunnel: Send {
         Ok(None)
     }
 
-    /// Before another incident: a contender whose policy counts switches gets a fresh session when it needs one. Gives
-    /// whether it did.
+    /// Before another incident: a contender whose policy counts switches gets a fresh session when what is left is
+    /// fewer than `switches`. Gives whether it did.
     ///
     /// # Errors
     /// It does not come up.
-    fn before_incident(&mut self, _ground: &Ground<'_>, _client: usize) -> Result<bool> {
+    fn before_incident(&mut self, _ground: &Ground<'_>, _client: usize, _switches: u32) -> Result<bool> {
         Ok(false)
     }
 

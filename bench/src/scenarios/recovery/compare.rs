@@ -4,12 +4,18 @@
 //! than one of a hundred comparisons, corrected for the number of causes compared (Holm), *and* the median moved by more
 //! than 5 % and 1 ms: a difference may be certain and still mean nothing. What is said of p99 stands beside it with its
 //! intervals and is not tested: few trials say little about it.
+//!
+//! Of two suites, part is compared with part, over all causes of all parts. What a suite has one value of (cost, storm) is
+//! shown side by side: nothing tells its noise.
 
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use serde_json::Value;
 
+use super::aims::AimRow;
 use super::result::{CauseResult, Report};
 use super::stats;
 use crate::timeline::print;
@@ -44,6 +50,8 @@ impl Verdict {
 /// One cause in both.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
+    /// The part of a suite; empty of a recovery run.
+    pub part: String,
     /// In the first.
     pub before: CauseResult,
     /// In the second.
@@ -54,16 +62,91 @@ pub struct Comparison {
     pub verdict: Verdict,
 }
 
+/// A result that can be compared: a recovery run as one part without a name, or a suite.
+#[derive(Clone, Debug, PartialEq)]
+struct Subject {
+    is_suite: bool,
+    /// What ought to be the same in both.
+    conditions: Vec<(&'static str, String)>,
+    parts: Vec<Part>,
+    aims: Vec<AimRow>,
+}
+
+/// Causes that were measured under one policy.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct Part {
+    name: String,
+    preset: Option<String>,
+    causes: Vec<CauseResult>,
+}
+
+/// What a comparison needs of the result of a suite.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+struct Suite {
+    valid: bool,
+    complete: bool,
+    size: String,
+    clients: u8,
+    environment: Value,
+    parts: Vec<Part>,
+    aims: Vec<AimRow>,
+}
+
+impl Subject {
+    fn of_recovery(report: Report) -> Self {
+        let conditions = vec![
+            ("profile", report.profile),
+            ("policy", report.policy),
+            ("clients", report.clients.to_string()),
+            ("build", shown(&report.environment, "build")),
+            ("cpu", shown(&report.environment, "cpu")),
+            ("completeness", completeness(report.complete)),
+        ];
+        let part = Part { name: String::new(), preset: Some(report.preset), causes: report.causes };
+        Self { is_suite: false, conditions, parts: vec![part], aims: Vec::new() }
+    }
+
+    fn of_suite(suite: Suite) -> Self {
+        let conditions = vec![
+            ("size", suite.size),
+            ("clients", suite.clients.to_string()),
+            ("build", shown(&suite.environment, "build")),
+            ("cpu", shown(&suite.environment, "cpu")),
+            ("completeness", completeness(suite.complete)),
+        ];
+        Self { is_suite: true, conditions, parts: suite.parts, aims: suite.aims }
+    }
+
+    /// Everything that was measured often, by part.
+    fn causes(&self) -> impl Iterator<Item = (&Part, &CauseResult)> {
+        self.parts.iter().flat_map(|part| part.causes.iter().map(move |cause| (part, cause)))
+    }
+
+    fn find(&self, part: &str, like: &CauseResult) -> Option<&CauseResult> {
+        let same = |(of, cause): &(&Part, &CauseResult)| {
+            of.name == part && (cause.cause, cause.rtt_ms) == (like.cause, like.rtt_ms)
+        };
+        self.causes().find(same).map(|(_, cause)| cause)
+    }
+}
+
+fn completeness(complete: bool) -> String {
+    if complete { "whole" } else { "a part of what was asked for" }.to_owned()
+}
+
+fn shown(environment: &Value, field: &str) -> String {
+    environment.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
 /// Compares what both have.
-#[must_use]
-pub fn compare(before: &Report, after: &Report) -> Vec<Comparison> {
+fn compare(before: &Subject, after: &Subject) -> Vec<Comparison> {
     let mut pairs: Vec<_> = before
-        .causes
-        .iter()
-        .filter_map(|a| {
-            let b = after.causes.iter().find(|b| (b.cause, b.rtt_ms) == (a.cause, a.rtt_ms))?;
+        .causes()
+        .filter_map(|(part, a)| {
+            let b = after.find(&part.name, a)?;
             let p = stats::mann_whitney(&a.outages_ms, &b.outages_ms);
-            Some(Comparison { before: a.clone(), after: b.clone(), p, verdict: Verdict::Noise })
+            let part = part.name.clone();
+            Some(Comparison { part, before: a.clone(), after: b.clone(), p, verdict: Verdict::Noise })
         })
         .collect();
     // Holm: the smallest p must pass the strictest bound, and the first that fails ends it.
@@ -83,44 +166,87 @@ pub fn compare(before: &Report, after: &Report) -> Vec<Comparison> {
     pairs
 }
 
+/// What differs in how both were made, and what is in one of them only, a line each.
+fn notes(before: &Subject, after: &Subject) -> Vec<String> {
+    let mut lines = Vec::new();
+    for ((name, one), (_, other)) in before.conditions.iter().zip(&after.conditions) {
+        if one != other {
+            lines.push(format!("note: {name} differs: {one:?}, then {other:?}"));
+        }
+    }
+    for part in &before.parts {
+        let other = after.parts.iter().find(|other| other.name == part.name);
+        if let Some(other) = other.filter(|other| other.preset != part.preset) {
+            let text = |part: &Part| part.preset.clone().unwrap_or_default();
+            let (one, other) = (text(part), text(other));
+            lines.push(format!("note: preset{} differs: {one:?}, then {other:?}", of_part(&part.name)));
+        }
+    }
+    for (one, other, place) in [(before, after, "first"), (after, before, "second")] {
+        for part in &one.parts {
+            if !other.parts.iter().any(|there| there.name == part.name) {
+                lines.push(format!("not compared: part {} is in the {place} only", part.name));
+                continue;
+            }
+            let alone = part.causes.iter().filter(|cause| other.find(&part.name, cause).is_none());
+            lines.extend(alone.map(|cause| {
+                let (name, rtt) = (cause.cause, cause.rtt_ms);
+                format!("not compared: {name} at {rtt} ms{} is in the {place} only", of_part(&part.name))
+            }));
+        }
+    }
+    lines
+}
+
+fn of_part(name: &str) -> String {
+    if name.is_empty() { String::new() } else { format!(" of {name}") }
+}
+
+/// Figures of which each run has one: shown side by side, and not judged.
+fn single_values(before: &Subject, after: &Subject) -> Vec<String> {
+    let singles = before.aims.iter().filter(|row| row.trials.is_none());
+    let line = |one: &AimRow| {
+        let same = |other: &&AimRow| (&other.what, &other.measure) == (&one.what, &one.measure);
+        let AimRow { what, measure, seen, .. } = one;
+        match after.aims.iter().find(same) {
+            Some(other) => {
+                format!("not judged, one value each: {what}: {measure} {seen:.2} → {:.2}", other.seen)
+            }
+            None => format!("not compared: {what}: {measure} is in the first only"),
+        }
+    };
+    singles.map(line).collect()
+}
+
 /// Prints the comparison.
 ///
 /// # Errors
-/// A file is missing, is no result, or is INVALID; or nothing is in both.
+/// A file is missing, is no result of `recovery` or `suite`, or is INVALID; they are of two kinds; or nothing is in both.
 pub fn run(before: &Path, after: &Path) -> Result<()> {
     let (a, b) = (load(before)?, load(after)?);
+    ensure!(
+        a.is_suite == b.is_suite,
+        "{} is of a suite, {} of one recovery run: name the directory of the suite's part that is meant, such as {}",
+        if a.is_suite { before } else { after }.display(),
+        if a.is_suite { after } else { before }.display(),
+        dir_of(if a.is_suite { before } else { after }).join("default-50").display()
+    );
+    notes(&a, &b).iter().for_each(|line| print(&format!("  {line}")));
     let pairs = compare(&a, &b);
     ensure!(!pairs.is_empty(), "no cause at the same round-trip time is in both results");
-    for (name, one, other) in [
-        ("profile", a.profile.clone(), b.profile.clone()),
-        ("policy", a.policy.clone(), b.policy.clone()),
-        ("clients", a.clients.to_string(), b.clients.to_string()),
-        ("build", shown(&a, "build"), shown(&b, "build")),
-        ("cpu", shown(&a, "cpu"), shown(&b, "cpu")),
-    ] {
-        if one != other {
-            print(&format!("  note: {name} differs: {one:?}, then {other:?}"));
-        }
-    }
+    let mut part = String::new();
     print(&format!(
         "  {:<20}{:>5}{:>24}{:>32}{:>10}  verdict",
         "cause", "RTT", "p50, ms", "p99, ms [95 % interval]", "p"
     ));
-    for Comparison { before, after, p, verdict } in pairs {
-        let p99 = |one: &CauseResult| {
-            let [low, high] = one.outage_p99_ci95_ms;
-            format!("{:.0} [{low:.0}–{high:.0}]", one.outage_p99_ms)
-        };
-        print(&format!(
-            "  {:<20}{:>5}{:>24}{:>32}{:>10.4}  {}",
-            before.cause.name(),
-            before.rtt_ms,
-            format!("{:.1} → {:.1}", before.outage_p50_ms, after.outage_p50_ms),
-            format!("{} → {}", p99(&before), p99(&after)),
-            p,
-            verdict.name()
-        ));
+    for pair in &pairs {
+        if pair.part != part {
+            part.clone_from(&pair.part);
+            print(&format!("  {part}:"));
+        }
+        print(&pair.line());
     }
+    single_values(&a, &b).iter().for_each(|line| print(&format!("  {line}")));
     print(&format!(
         "  Mann–Whitney U on all outages, two-sided, {ALPHA} over all causes (Holm), and a median that moved by more than \
          {:.0} % and {LEAST_MS} ms.",
@@ -129,17 +255,53 @@ pub fn run(before: &Path, after: &Path) -> Result<()> {
     Ok(())
 }
 
-fn shown(report: &Report, field: &str) -> String {
-    report.environment.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+impl Comparison {
+    fn line(&self) -> String {
+        let Self { before, after, p, verdict, .. } = self;
+        let p99 = |one: &CauseResult| {
+            let [low, high] = one.outage_p99_ci95_ms;
+            format!("{:.0} [{low:.0}–{high:.0}]", one.outage_p99_ms)
+        };
+        format!(
+            "  {:<20}{:>5}{:>24}{:>32}{:>10.4}  {}",
+            before.cause.name(),
+            before.rtt_ms,
+            format!("{:.1} → {:.1}", before.outage_p50_ms, after.outage_p50_ms),
+            format!("{} → {}", p99(before), p99(after)),
+            p,
+            verdict.name()
+        )
+    }
 }
 
-fn load(path: &Path) -> Result<Report> {
+/// The directory of a result that is named by its file or by its directory.
+fn dir_of(path: &Path) -> &Path {
+    if path.is_dir() { path } else { path.parent().unwrap_or(path) }
+}
+
+fn load(path: &Path) -> Result<Subject> {
     let path = if path.is_dir() { path.join("result.json") } else { path.to_owned() };
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let report: Report = serde_json::from_str(&text)
-        .with_context(|| format!("{} is no result of `recovery`", path.display()))?;
-    ensure!(report.valid, "{} is INVALID: it proves nothing", path.display());
-    Ok(report)
+    let wrong = || format!("{} is no result that can be compared", path.display());
+    let value: Value = serde_json::from_str(&text).with_context(wrong)?;
+    let (valid, subject) = match value.get("scenario").and_then(Value::as_str) {
+        Some("recovery") => {
+            let report: Report = serde_json::from_value(value).with_context(wrong)?;
+            (report.valid, Subject::of_recovery(report))
+        }
+        Some("suite") => {
+            let suite: Suite = serde_json::from_value(value).with_context(wrong)?;
+            (suite.valid, Subject::of_suite(suite))
+        }
+        other => bail!(
+            "{} is a result of {}: results of `recovery` and `suite` are compared, whose outages are many enough to tell \
+             a change from noise",
+            path.display(),
+            other.map_or_else(|| "nothing that is known here".to_owned(), |name| format!("`{name}`"))
+        ),
+    };
+    ensure!(valid, "{} is INVALID: it proves nothing", path.display());
+    Ok(subject)
 }
 
 #[cfg(test)]
@@ -148,6 +310,7 @@ mod tests {
     use super::super::result::summarise;
     use super::super::{Cause, record::Trial};
     use super::*;
+    use serde_json::json;
 
     fn report(outages: impl Iterator<Item = f64>) -> Report {
         let trials: Vec<Trial> =
@@ -177,7 +340,8 @@ mod tests {
     #[test]
     fn r8_4_a_shift_is_told_from_noise() {
         let base = || report((0..40).map(|n| 100.0 + f64::from(n * 7 % 40)));
-        let verdict = |other: Report| compare(&base(), &other)[0].verdict;
+        let subject = Subject::of_recovery;
+        let verdict = |other: Report| compare(&subject(base()), &subject(other))[0].verdict;
         assert_eq!(verdict(base()), Verdict::Noise);
         assert_eq!(verdict(report((0..40).map(|n| 70.0 + f64::from(n * 7 % 40)))), Verdict::Better);
         assert_eq!(verdict(report((0..40).map(|n| 130.0 + f64::from(n * 7 % 40)))), Verdict::Worse);
@@ -196,7 +360,62 @@ mod tests {
         let bad = Report { valid: false, ..report(std::iter::once(1.0)) };
         fs::write(&path, serde_json::to_string(&bad).unwrap()).unwrap();
         assert!(run(dir.path(), &path).unwrap_err().to_string().contains("INVALID"));
-        fs::write(&path, "{}").unwrap();
-        assert!(format!("{:#}", run(dir.path(), &path).unwrap_err()).contains("no result"));
+        let refused = |text: &str| {
+            fs::write(&path, text).unwrap();
+            format!("{:#}", run(dir.path(), &path).unwrap_err())
+        };
+        assert!(refused("{}").contains("nothing that is known"));
+        assert!(refused("[[").contains("no result that can be compared"));
+        assert!(refused("{\"scenario\": \"recovery\"}").contains("missing field"));
+        let other = refused("{\"scenario\": \"throughput\"}");
+        assert!(other.contains("a result of `throughput`") && other.contains("`suite`"), "{other}");
+    }
+
+    fn suite(shift: f64, parts: &[&str]) -> Value {
+        let causes = |at: f64| report((0..40).map(|n| at + f64::from(n * 7 % 40))).causes;
+        let part = |name: &&str| {
+            let causes = if *name == "cost" { Vec::new() } else { causes(100.0 + shift) };
+            json!({"name": name, "what": "w", "preset": "edge", "valid": true, "complete": true, "problems": [],
+                   "causes": causes})
+        };
+        let aim =
+            AimRow { what: "work".into(), measure: "bounds".into(), seen: 1.0 + shift, ..AimRow::default() };
+        json!({
+            "scenario": "suite", "form": 1, "valid": true, "complete": true, "problems": [], "broken_off": null,
+            "size": "quick", "seed": 1, "clients": 4, "took_s": 1.0, "environment": {"build": "debug"},
+            "parts": parts.iter().map(part).collect::<Vec<_>>(), "aims": [aim],
+        })
+    }
+
+    /// R8.4: of two suites, parts are compared with their likes; what cannot be is said, line by line.
+    #[test]
+    fn r8_4_suites_are_compared_part_by_part() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let put = |number: usize, value: &Value| {
+            fs::write(dirs[number].path().join("result.json"), value.to_string()).unwrap();
+        };
+        put(0, &suite(0.0, &["default-50", "fintech-50", "cost"]));
+        put(1, &suite(30.0, &["default-50", "default-others", "cost"]));
+        run(dirs[0].path(), dirs[1].path()).unwrap();
+        let [a, b] = [0, 1].map(|number: usize| load(dirs[number].path()).unwrap());
+        let pairs = compare(&a, &b);
+        let seen: Vec<_> = pairs.iter().map(|pair| (pair.part.as_str(), pair.verdict)).collect();
+        assert_eq!(seen, [("default-50", Verdict::Worse)]);
+        let said = notes(&a, &b);
+        assert_eq!(
+            said,
+            [
+                "not compared: part fintech-50 is in the first only",
+                "not compared: part default-others is in the second only"
+            ]
+        );
+        assert_eq!(single_values(&a, &b), ["not judged, one value each: work: bounds 1.00 → 31.00"]);
+        let mut broken = suite(0.0, &["default-50"]);
+        broken["valid"] = json!(false);
+        put(1, &broken);
+        assert!(run(dirs[0].path(), dirs[1].path()).unwrap_err().to_string().contains("INVALID"));
+        put(1, &serde_json::to_value(report(std::iter::once(1.0))).unwrap());
+        let mixed = run(dirs[1].path(), dirs[0].path()).unwrap_err().to_string();
+        assert!(mixed.contains("of one recovery run") && mixed.contains("/default-50"), "{mixed}");
     }
 }

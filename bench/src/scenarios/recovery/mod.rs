@@ -7,7 +7,7 @@
 //! | Module | What for |
 //! |---|---|
 //! | `cause`, [`aims`] | what happens, what is aimed at, and whether that is met |
-//! | `life`, `tenant`, `trial` | a life of the gateway, a client of it, an incident |
+//! | `life`, `tenant`, `trial`, `script` | a life of the gateway, a client of it, an incident, what it does to a path |
 //! | `measure`, `watch` | what was recorded, judged; the observer on the gateway's wire |
 //! | `record`, `recorded` | trials in a journal that survives interruptions; one recovery packet by packet |
 //! | `usage` | memory and processor time |
@@ -28,6 +28,7 @@ mod record;
 mod recorded;
 pub(crate) mod report;
 mod result;
+mod script;
 mod stats;
 pub(crate) mod svg;
 mod tenant;
@@ -45,7 +46,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::emulator::Profile;
-use jvpn_rig::registry::REGISTRY_DIR;
 use jvpn_rig::{Interrupt, Rig};
 use serde_json::json;
 
@@ -54,7 +54,6 @@ use crate::result::Environment;
 use crate::timeline::print;
 pub use cause::{Aim, Cause};
 use life::Life;
-pub(super) use record::Lock;
 use record::{Journal, Question};
 use recorded::Recorded;
 pub use result::{CauseResult, Report, SCHEMA, validate_against};
@@ -195,9 +194,8 @@ impl Progress {
 /// Runs the bench.
 ///
 /// # Errors
-/// A part could not be set up; another run is in progress; a file cannot be written. What was measured before is kept.
+/// A part could not be set up; a file cannot be written. What was measured before is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
-    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
     let environment = Environment::collect();
     let question = options.question(&environment);
     let mut run = Run::load(&options.out_dir)?;

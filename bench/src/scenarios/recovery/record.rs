@@ -271,40 +271,6 @@ fn load(path: &Path, question: &Question) -> Result<(Vec<Trial>, u32, u64)> {
     Ok((trials, segments, whole))
 }
 
-/// Keeps other runs of this machine away: they would measure each other.
-#[derive(Debug)]
-pub(in crate::scenarios) struct Lock(
-    #[expect(dead_code, reason = "held until it is dropped")] nix::fcntl::Flock<File>,
-);
-
-impl Lock {
-    /// Takes the lock file in `dir`.
-    ///
-    /// # Errors
-    /// Another run has it; the text has its process ID.
-    pub(in crate::scenarios) fn take(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        let path = dir.join("recovery.lock");
-        let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-            Ok(mut lock) => {
-                lock.set_len(0).with_context(|| format!("cannot write {}", path.display()))?;
-                // Only for the error message of another one.
-                let _ = write!(*lock, "{}", std::process::id());
-                Ok(Self(lock))
-            }
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => {
-                let owner = fs::read_to_string(&path).unwrap_or_default();
-                bail!(
-                    "another recovery run, or one of `peers`, is in progress on this machine (process {owner}); two would measure each other"
-                )
-            }
-            Err((_, error)) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
-        }
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -388,15 +354,5 @@ pub(super) mod tests {
         assert!(error.contains("disk is full") && error.contains("--resume"), "{error}");
         assert!(journal.trials.is_empty(), "what is not written is not kept");
         assert!(!reserve.exists(), "there is room for the end");
-    }
-
-    #[test]
-    fn two_runs_keep_apart() {
-        let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
-        let error = Lock::take(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("another recovery run") && error.contains(&std::process::id().to_string()));
-        drop(lock);
-        Lock::take(dir.path()).unwrap();
     }
 }

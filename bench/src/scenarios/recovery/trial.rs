@@ -4,13 +4,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use jvpn_rig::emulator::{Direction, LanePatch, Share};
+use jvpn_rig::emulator::{Direction, LanePatch, Relay};
 use jvpn_rig::{Interrupt, Uplink};
 use serde_json::Value;
 
 use super::cause::Cause;
 use super::measure;
 use super::record::Trial;
+use super::script::{self, Struck};
 use super::tenant::{PATIENCE, Tenant, flows};
 use crate::events::{Cursor, Event};
 use crate::peers::probes::unix_ns;
@@ -22,12 +23,6 @@ const RECOVERY_PATIENCE: Duration = Duration::from_secs(20);
 const TAIL: Duration = Duration::from_millis(250);
 /// How long TCP may take to deliver what it owes: its retransmission timer has doubled meanwhile.
 const TCP_PATIENCE: Duration = Duration::from_secs(15);
-/// Share and length of a loss spike.
-const SPIKE_PERCENT: f64 = 30.0;
-const SPIKE: Duration = Duration::from_secs(3);
-/// A flapping link: so often down and up, so long each.
-const FLAPS: u32 = 5;
-const FLAP: Duration = Duration::from_millis(300);
 /// Datagrams of the old binding that are held back and released after the switch.
 const HELD: usize = 400;
 
@@ -59,6 +54,32 @@ pub(super) struct Finished {
     pub(super) at_ns: u64,
 }
 
+/// Whether datagrams of the old binding are kept, to be released after the switch.
+const fn holds(cause: Cause) -> bool {
+    matches!(cause, Cause::SilentBlackhole | Cause::OneDirectionDead)
+}
+
+/// A path of a client that sees by itself what becomes of its link.
+struct Bound<'a> {
+    path: &'a Relay,
+    stage: &'a Stage<'a>,
+}
+
+impl Struck for Bound<'_> {
+    fn path(&self) -> &Relay {
+        self.path
+    }
+
+    fn set_link_down(&mut self, down: bool) -> Result<()> {
+        self.path.set_link_down(down);
+        Ok(())
+    }
+
+    fn sleep(&self, time: Duration) -> Result<()> {
+        self.stage.sleep(time)
+    }
+}
+
 impl Stage<'_> {
     /// Begins recording, lets it run for a moment of its own, and strikes.
     pub(super) fn strike(
@@ -69,38 +90,17 @@ impl Stage<'_> {
     ) -> Result<Running> {
         let mut running = self.prepare(tenant, (cause, incident), wait)?;
         let bound = running.bound;
-        match cause {
-            Cause::SilentBlackhole => {
-                tenant.path(bound).hold(Direction::Up, HELD);
-                tenant.path(bound).change_both(&LanePatch::blackhole());
-            }
-            Cause::OneDirectionDead => {
-                let direction = Direction::BOTH[usize::from(incident % 2 == 1)];
-                tenant.path(bound).hold(Direction::Up, HELD);
-                tenant.path(bound).change(direction, LanePatch::blackhole());
-            }
-            Cause::LinkDown => tenant.path(bound).set_link_down(true),
-            Cause::NatRebinding => tenant.path(bound).rebind_nat(),
-            Cause::AddressChange => {
-                let usable = tenant.change_address()?;
-                // Before that nobody could have sent anything.
-                running.at_boot_ns += usable - running.at_ns;
-                running.at_ns = usable;
-            }
-            Cause::LossSpike => {
-                let loss = Share::from_percent(SPIKE_PERCENT).unwrap_or_default();
-                tenant.path(bound).change_both(&LanePatch::loss(loss));
-                self.sleep(SPIKE)?;
-                tenant.path(bound).change_both(&LanePatch::default());
-            }
-            Cause::Flapping => {
-                for down in [true, false].into_iter().cycle().take(2 * FLAPS as usize) {
-                    tenant.path(bound).set_link_down(down);
-                    self.sleep(FLAP)?;
-                }
-            }
-            // These strike all clients at once: the caller does it.
-            Cause::ControlPlaneKill | Cause::DataPlaneKill => {}
+        if holds(cause) {
+            tenant.path(bound).hold(Direction::Up, HELD);
+        }
+        // Kills strike all clients at once: the caller does it.
+        if cause == Cause::AddressChange {
+            let usable = tenant.change_address()?;
+            // Before that nobody could have sent anything.
+            running.at_boot_ns += usable - running.at_ns;
+            running.at_ns = usable;
+        } else {
+            script::strike(&mut Bound { path: tenant.path(bound), stage: self }, cause, incident)?;
         }
         Ok(running)
     }
@@ -192,8 +192,7 @@ impl Stage<'_> {
         path.change_both(&LanePatch::default());
         path.set_link_down(false);
         path.check()?;
-        let holds = matches!(running.cause, Cause::SilentBlackhole | Cause::OneDirectionDead);
-        Ok(if holds { path.release(Direction::Up) } else { Vec::new() })
+        Ok(if holds(running.cause) { path.release(Direction::Up) } else { Vec::new() })
     }
 
     fn tcp_goes_on(&self, tenant: &Tenant) -> Result<bool> {

@@ -92,6 +92,10 @@ pub struct Median {
 pub struct Report {
     /// `throughput`.
     pub scenario: &'static str,
+    /// Rounds; the median counts.
+    pub rounds: u32,
+    /// Said of a run of fewer rounds than make a result.
+    pub too_few: Option<&'static str>,
     /// Machine and versions.
     pub environment: Environment,
     /// What the client said of its offloads when they were on.
@@ -163,6 +167,8 @@ fn measure(
     let text = std::fs::read_to_string(&path)?;
     let mut report = Report {
         scenario: "throughput",
+        rounds: options.rounds,
+        too_few: page::too_few(options.rounds),
         environment: Environment::collect().with_gateway(rig, deployment, places),
         offload: serde_json::Value::Null,
         medians: Vec::new(),
@@ -301,6 +307,7 @@ impl Report {
             self.environment.xdp_mode,
             self.environment.af_xdp_mode
         )];
+        lines.extend(self.too_few.map(str::to_owned));
         lines.push(format!(
             "{:<10}{:<6}{:>9}{:>11}{:>10}{:>14}{:>13}{:>14}",
             "what", "way", "offloads", "Mbit/s", "kpps", "gateway s/GB", "client s/GB", "machine s/GB"
@@ -345,11 +352,14 @@ mod tests {
         assert_eq!((on.mbit_s, on.cpu_per_gb.unwrap().gateway_s, on.packets_s), (20.0, 2.0, None));
         let report = Report {
             scenario: "throughput",
+            rounds: 3,
+            too_few: page::too_few(3),
             environment: Environment::collect(),
             offload: serde_json::Value::Null,
             medians,
             rows: rows.into(),
         };
-        assert_eq!(report.lines().len(), 4);
+        assert_eq!(report.lines().len(), 5);
+        assert!(report.lines()[1].contains("not a result"));
     }
 }

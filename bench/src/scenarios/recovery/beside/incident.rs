@@ -4,17 +4,18 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use jvpn_rig::Uplink;
-use jvpn_rig::emulator::LanePatch;
+use anyhow::{Context, Result, ensure};
+use jvpn_rig::emulator::{LanePatch, Relay};
 use jvpn_rig::site::Site;
 use jvpn_rig::tool::IP;
+use jvpn_rig::{Interrupt, Uplink};
 
 use super::super::cause::Cause;
 use super::super::measure;
+use super::super::script::{self, Struck};
 use super::super::tenant::flows;
 use super::result::Trial;
-use super::{lock, sleep, uplinks};
+use super::{is_silent, lock, sleep, uplinks};
 use crate::peers::probes::unix_ns;
 use crate::peers::streams::{LaneRecord, Record, Streams};
 use crate::scenarios::contenders::Kind;
@@ -118,6 +119,29 @@ impl Place {
     }
 }
 
+/// A client's path with the host's network management: it takes the default route away with the carrier, and brings it
+/// back.
+struct Managed<'a> {
+    place: &'a mut Place,
+    bound: Uplink,
+    interrupt: &'a Interrupt,
+}
+
+impl Struck for Managed<'_> {
+    fn path(&self) -> &Relay {
+        self.place.site.path(self.bound)
+    }
+
+    fn set_link_down(&mut self, down: bool) -> Result<()> {
+        self.path().set_link_down(down);
+        if down { self.place.remove_route(self.bound) } else { self.place.add_route(self.bound) }
+    }
+
+    fn sleep(&self, time: Duration) -> Result<()> {
+        sleep(time, self.interrupt)
+    }
+}
+
 /// What all trials of a contender and a cause share.
 pub(super) struct Stage<'a> {
     pub(super) streams: &'a Streams,
@@ -140,7 +164,7 @@ impl Stage<'_> {
         self.streams.begin(number);
         sleep(settle, self.ground.interrupt)?;
         let mut at_ns = unix_ns();
-        self.strike(place, bound)?;
+        self.strike(place, bound, incident)?;
         if self.cause == Cause::AddressChange {
             // Before that nobody could have sent anything.
             at_ns = unix_ns();
@@ -160,7 +184,7 @@ impl Stage<'_> {
     fn make_ready(&self, place: &mut Place) -> Result<()> {
         let number = place.site.number();
         let client = usize::from(number);
-        let is_new = lock(self.tunnel).before_incident(self.ground, client)?;
+        let is_new = lock(self.tunnel).before_incident(self.ground, client, self.cause.switches_max())?;
         if is_new || !self.await_whole(number, WHOLE_PATIENCE)? {
             if !is_new {
                 lock(self.tunnel).restart_client(self.ground, client)?;
@@ -179,30 +203,19 @@ impl Stage<'_> {
     }
 
     /// What happens, and what a system would do at once that notices it by itself.
-    fn strike(&self, place: &mut Place, bound: Uplink) -> Result<()> {
-        match self.cause {
-            Cause::SilentBlackhole => place.site.path(bound).change_both(&LanePatch::blackhole()),
-            Cause::LinkDown => {
-                place.site.path(bound).set_link_down(true);
-                // The host's network management takes the route away with the carrier.
-                place.remove_route(bound)?;
-            }
-            Cause::NatRebinding => place.site.path(bound).rebind_nat(),
-            Cause::AddressChange => place.change_address()?,
-            Cause::LossSpike
-            | Cause::Flapping
-            | Cause::ControlPlaneKill
-            | Cause::DataPlaneKill
-            | Cause::OneDirectionDead => bail!("{} is no cause for a peer", self.cause),
+    fn strike(&self, place: &mut Place, bound: Uplink, incident: u32) -> Result<()> {
+        if self.cause == Cause::AddressChange {
+            return place.change_address();
         }
-        Ok(())
+        ensure!(!self.cause.is_common(), "{} is no cause for a peer", self.cause);
+        let mut managed = Managed { place, bound, interrupt: self.ground.interrupt };
+        script::strike(&mut managed, self.cause, incident)
     }
 
     /// Waits until probes have flowed both ways for a while; a script may move the route meanwhile.
     fn await_flow(&self, place: &mut Place, bound: Uplink, at_ns: u64) -> Result<bool> {
         let begun = Instant::now();
-        let (mut since, mut script) =
-            (None, self.script_after.filter(|_| self.cause == Cause::SilentBlackhole));
+        let (mut since, mut script) = (None, self.script_after.filter(|_| is_silent(self.cause)));
         while begun.elapsed() < self.cap {
             sleep(LOOK, self.ground.interrupt)?;
             let number = place.site.number();

@@ -20,14 +20,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jvpn_rig::emulator::{Path as EmulatedPath, Profile};
-use jvpn_rig::registry::REGISTRY_DIR;
 use jvpn_rig::site::{Paths, Site};
 use jvpn_rig::{Interrupt, Rig, Uplink};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::cause::Cause;
-use super::record::Lock;
+use super::script;
 use crate::peers::streams::Streams;
 use crate::result::Environment;
 use crate::scenarios::contenders::tunnel::{self, Client, Ground, Tunnel};
@@ -40,8 +39,20 @@ pub(super) use result::section;
 use result::{Asked, Run, Trial};
 
 /// The causes that mean something to a tunnel whose ends nobody kills.
-pub const CAUSES: [Cause; 4] =
-    [Cause::SilentBlackhole, Cause::LinkDown, Cause::NatRebinding, Cause::AddressChange];
+pub const CAUSES: [Cause; 7] = [
+    Cause::SilentBlackhole,
+    Cause::LinkDown,
+    Cause::NatRebinding,
+    Cause::AddressChange,
+    Cause::LossSpike,
+    Cause::Flapping,
+    Cause::OneDirectionDead,
+];
+
+/// Whether a second path works and nobody says that the first does not.
+const fn is_silent(cause: Cause) -> bool {
+    matches!(cause, Cause::SilentBlackhole | Cause::OneDirectionDead)
+}
 
 /// Mappings of the NATs in front of the clients: none expires within a trial.
 const NAT_TTL: Duration = Duration::from_secs(600);
@@ -78,10 +89,9 @@ pub struct Options {
 /// Measures and prints.
 ///
 /// # Errors
-/// The network cannot be set up, another run is in progress, ours failed or did not come back, or interrupted; what was
+/// The network cannot be set up, ours failed or did not come back, or interrupted; what was
 /// measured is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    let _lock = Lock::take(Path::new(REGISTRY_DIR))?;
     let beside = options.beside.as_deref();
     ensure!(
         beside.is_none_or(|dir| dir.join("run.json").is_file()),
@@ -168,10 +178,13 @@ fn estimate(options: &Options, run: &Run, cause: Cause, contender: Kind) -> Dura
         options.causes.iter().flat_map(|cause| run.found.iter().map(|found| (*cause, found.contender)));
     let rest = order.skip_while(|pair| *pair != (cause, contender)).filter(|(_, kind)| !run.is_out(*kind));
     let incidents = options.trials.div_ceil(u32::from(options.clients).max(1));
-    let each = |(cause, kind): (Cause, Kind)| match (cause, kind.is_peer(), options.script_after) {
-        (Cause::SilentBlackhole, true, None) => options.cap + TRIAL,
-        (Cause::SilentBlackhole, true, Some(after)) => after + TRIAL,
-        _ => TRIAL,
+    let each = |(cause, kind): (Cause, Kind)| {
+        let silence = match (is_silent(cause) && kind.is_peer(), options.script_after) {
+            (true, None) => options.cap,
+            (true, Some(after)) => after,
+            (false, _) => Duration::ZERO,
+        };
+        silence + script::length(cause) + TRIAL
     };
     rest.map(|pair| each(pair) * incidents).sum()
 }

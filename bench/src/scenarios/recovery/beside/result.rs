@@ -13,6 +13,7 @@ use super::super::cause::Cause;
 use super::super::stats::{bootstrap, quantile};
 use super::super::svg::{Axis, COLOURS, Plot};
 use super::Options;
+use crate::page;
 use crate::result::{Environment, write_json};
 use crate::scenarios::contenders::{Found, Kind, Missing, aligned};
 
@@ -339,7 +340,40 @@ impl Report {
         };
         put("summary.md", self.markdown())?;
         put("bars.html", self.bars())?;
+        put("report.html", self.html())?;
         beside.map_or(Ok(()), |beside| write_json(&beside.join(BESIDE), self))
+    }
+
+    fn html(&self) -> String {
+        let mut out = page::head("Jumping VPN: recovery beside the peers");
+        // Writing to a string cannot fail.
+        if let Some(problem) = self.problem() {
+            let _ = writeln!(out, "<p class=\"bad\">{}</p>", page::escape(&problem));
+        }
+        if !self.complete {
+            let why = self.broken_off.as_deref().unwrap_or("less was measured than was asked for");
+            let _ =
+                writeln!(out, "<p class=\"part\">A part of what was asked for: {}</p>", page::escape(why));
+        }
+        out.push_str(&self.body());
+        out.push_str("<h2>Figures</h2>\n");
+        page::table(&mut out, &self.table());
+        out.push_str("<h2>What it ran on</h2>\n");
+        page::environment(&mut out, &self.environment);
+        out.push_str("</body></html>\n");
+        out
+    }
+
+    /// What was asked of whom, and the bars.
+    fn body(&self) -> String {
+        let line = |line: &String| format!("<li>{}</li>", page::escape(line));
+        let list: String = self.preamble().iter().map(line).collect();
+        format!(
+            "<ul class=\"note\">{list}</ul>\n<p class=\"note\">Dark: p50; lighter: p95; stroke: the longest. A trial that \
+             did not come back counts as {} s.</p>\n{}",
+            self.asked.cap_s,
+            self.bars()
+        )
     }
 
     /// For each cause a bar for each contender: p50 dark, p95 lighter, the longest as a stroke.
@@ -379,18 +413,7 @@ pub(in super::super) fn section(dir: &Path) -> String {
     let Ok(report) = serde_json::from_str::<Report>(&text) else {
         return format!("<h2>Beside the peers</h2>\n<p class=\"bad\">{BESIDE} is damaged.</p>\n");
     };
-    let mut out = "<h2>Beside the peers</h2>\n<ul class=\"note\">".to_owned();
-    for line in report.preamble() {
-        let _ = write!(out, "<li>{}</li>", crate::page::escape(&line));
-    }
-    let _ = write!(
-        out,
-        "</ul>\n<p class=\"note\">Dark: p50; lighter: p95; stroke: the longest. A trial that did not come back counts as \
-         {} s.</p>\n{}",
-        report.asked.cap_s,
-        report.bars()
-    );
-    out
+    format!("<h2>Beside the peers</h2>\n{}", report.body())
 }
 
 #[cfg(test)]
@@ -459,6 +482,9 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("| 1 of 3 |") && found.bars().contains("gotatun (2 not back)"));
+        let html = found.html();
+        assert!(html.contains("<td>&gt; 90 s, did not come back</td>") && html.contains("What it ran on"));
+        crate::browser::tests::open_and_judge(&html, 1);
         let lost = report(&[300.0, 90_000.0, 320.0], &[1.0, 1.0, 1.0]).problem();
         assert!(lost.is_some_and(|problem| problem.contains("2 of 3")));
         assert!(!report(&[300.0], &[1.0]).complete, "one of three");
