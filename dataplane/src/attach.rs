@@ -122,6 +122,8 @@ impl Steering {
         let logger =
             if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
         let mut pins = pins(config, hooks.first().map_or(0, |hook| hook.link.index));
+        let own: Vec<_> = hooks.iter().map(|hook| (hook.program(), hook.link.index)).collect();
+        pins.iter().for_each(|pins| pins.release(&own));
         for hook in &mut hooks {
             let link = Some(&hook.link).filter(|link| link.index != 0);
             let left = left(pins.as_mut(), hook.program(), link);

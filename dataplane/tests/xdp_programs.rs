@@ -30,6 +30,8 @@ mod edge;
 #[path = "xdp/hostile.rs"]
 #[allow(clippy::wildcard_enum_match_arm, reason = "a shape changes one thing, the rest stays")]
 mod hostile;
+#[path = "xdp/pins.rs"]
+mod pins;
 #[path = "xdp/plain.rs"]
 mod plain;
 #[path = "xdp/ports.rs"]
