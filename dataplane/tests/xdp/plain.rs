@@ -172,3 +172,42 @@ fn r1_8_a_fenced_node_samples_nothing() {
     group.send(&data(SlotId::new(7, 2).unwrap(), 0));
     assert_eq!(group.came(), (vec![], 2));
 }
+
+/// R1.2, R3.1: a socket that is handed back by the control plane takes what comes by the interfaces of today and by no other,
+/// whatever it was opened on: one, several, or behind the limits of plain sockets.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn r1_2_a_socket_handed_back_is_put_on_the_interfaces_of_today() {
+    let mut x = loaded(PLENTY, PLENTY);
+    for command in ["link set lo up", "link add jvd0 type veth peer name jvd1"] {
+        edge::ip(command);
+    }
+    let here = ["lo", "jvd0"];
+    let elsewhere = ["jvd0", "jvd1"];
+    let control = udp::open_on(&["jvd0"], PORT).unwrap();
+    let came_by_lo = |fd: &OwnedFd| {
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for octet in [0x24, 0x10] {
+            client.send_to(&[octet; 300], ("127.0.0.1", PORT)).unwrap();
+        }
+        let socket = socket(fd);
+        let mut buffer = [0; 2_048];
+        std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|_| buffer[0])).collect::<Vec<u8>>()
+    };
+    assert_eq!(came_by_lo(&control), [0; 0], "it is bound to another interface");
+    let turns: [(&[&str], &[u8]); 5] =
+        [(&here, &[0x24]), (&elsewhere, &[]), (&["lo"], &[0x24]), (&["jvd1"], &[]), (&here, &[0x24])];
+    for (interfaces, came) in turns {
+        udp::put_on(&control, interfaces).unwrap();
+        assert_eq!(came_by_lo(&control), came, "{interfaces:?}");
+    }
+    // The limits of a data plane without XDP, which is gone.
+    attach::guard_control(&mut x.bpf, &control).unwrap();
+    let before = x.counters();
+    assert_eq!(came_by_lo(&control), [0x24, 0x10], "DATA is for 'spread' to keep away");
+    let counted = x.counters();
+    assert_ne!(counted, before);
+    udp::put_on(&control, &here).unwrap();
+    assert_eq!(came_by_lo(&control), [0x24]);
+    assert_eq!(x.counters(), counted, "that data plane's tables are not asked any more");
+}
