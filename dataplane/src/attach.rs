@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Limits};
 use crate::frame::Mac;
-use crate::hook::{Hook, PROGRAMS, write_ports};
+use crate::hook::{Hook, PROGRAMS, write_plain_ports, write_ports};
 use crate::ladder::{Mode, Standing, Step, Why};
 use crate::netlink::{Link, Netlink};
 use crate::pins::{Pins, TABLES};
@@ -119,6 +119,8 @@ impl Steering {
         let mut hooks = Hook::all(config, &mut netlink)?;
         write_gate(&mut bpf, config)?;
         write_ports(&mut bpf, &hooks, config.wan.vlan)?;
+        let wan = hooks.iter().filter(|hook| hook.side == Side::Wan).map(|hook| hook.kernel.index);
+        write_plain_ports(&mut bpf, &wan.collect::<Vec<_>>())?;
         let logger =
             if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
         let mut pins = pins(config, hooks.first().map_or(0, |hook| hook.link.index));
