@@ -484,7 +484,9 @@ impl<'a> Gateway<'a> {
         } else {
             self.watch_hops(&bells.hops, &stop, &mut handles)?
         };
-        let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac()).with_hops(hops);
+        let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac())
+            .with_hops(hops)
+            .with_wan_numbers(self.steering.of(Side::Wan).map(|hook| hook.number));
         handles.push(named("installer", {
             let (stop, bell) = (Arc::clone(&stop), bells.installer.try_clone()?);
             let host_routes = bells.host_routes.try_clone()?;
