@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Bench, CLIENT, ROUTER_MAC, SERVER, inner, lan_frame};
+use common::{Bench, CLIENT, ROUTER_MAC, SERVER, SERVER_MAC, inner, lan_frame};
 use jvpn_abi::DropReason;
 use jvpn_abi::ports::PortMark;
 use jvpn_abi::tables::{InstallOp, NEXT_HOP_KNOWN};
@@ -37,6 +37,29 @@ fn r1_2_the_way_back_by_an_interface_that_is_gone_is_learned_anew() {
             Verdict::ToWan(_) => assert!(is_kept, "{by} of {numbers:?}"),
             Verdict::Drop(reason) => assert_eq!((reason, is_kept), (DropReason::Unconfirmed, false)),
             other @ (Verdict::ToLan(_) | Verdict::ToWanInPart { .. }) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// R0.2: the sender of a packet that goes nowhere is told by the interface that he is routed by; one who is not
+/// resolved is asked for instead of being told by whichever interface is the first.
+#[test]
+fn r0_2_who_is_told_is_where_he_is_routed() {
+    let stranger = std::net::Ipv4Addr::new(192, 168, 50, 77);
+    for several in [false, true] {
+        let mut bench = Bench::attached();
+        if several {
+            bench = bench.with_several_lans();
+        }
+        let expired = |source| lan_frame(&inner(source, CLIENT, 1, b"x"));
+        let Verdict::ToLan(_) = bench.outbound(&mut expired(SERVER)) else { panic!("not told") };
+        assert_eq!(bench.lan_out[..6], SERVER_MAC.0);
+        let verdict = bench.outbound(&mut expired(stranger));
+        if several {
+            assert!(matches!(verdict, Verdict::Drop(DropReason::TtlExpired)), "{verdict:?}");
+            assert_eq!(bench.misses.pop(), Some(stranger.into()), "the next one is told");
+        } else {
+            assert!(matches!(verdict, Verdict::ToLan(_)), "{verdict:?}");
         }
     }
 }
