@@ -23,7 +23,7 @@ fn restart(lab: &mut Lab, before: &[&str], now: &[&str]) {
     lab.deployment.launch(&lab.rig, Role::DataPlane, &lab.interrupt).unwrap();
 }
 
-/// R1.2, R9.1: interfaces are added, taken out and named in another order between two runs that keep their links: every one
+/// R1.2: interfaces are added, taken out and named in another order between two runs that keep their links: every one
 /// is attached, the session goes on, and the control plane's socket, which is older, takes what comes by those of today.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]

@@ -47,7 +47,7 @@ fn pinned(root: &Path) -> Vec<String> {
     links
 }
 
-/// R1.2, R9.1: interfaces that were taken out of the configuration or named in another order are attached all the same
+/// R1.2: interfaces that were taken out of the configuration or named in another order are attached all the same
 /// after a restart that left its links, and no link of another place stays.
 #[test]
 #[ignore = "needs root: loads XDP programs"]
@@ -84,11 +84,11 @@ fn r1_2_interfaces_in_another_order_are_attached_after_a_restart() {
     }
 }
 
-/// R1.2, R9.1: an interface whose frames have a VLAN is as far there as the VLAN's device is: nothing of the tunnel enters or
+/// R0.2: an interface whose frames have a VLAN is as far there as the VLAN's device is: nothing of the tunnel enters or
 /// leaves the host without that.
 #[test]
 #[ignore = "needs root: loads XDP programs"]
-fn r1_2_a_vlan_device_is_watched_with_its_interface() {
+fn r0_2_a_vlan_device_is_watched_with_its_interface() {
     // Any device stands for the VLAN's here: the configuration names it.
     interfaces(&["jva", "jvb", "jvd", "jva.100", "jvb.100"]);
     let mut config = config(Path::new(""), &["jva", "jvb"]);
