@@ -2,6 +2,9 @@
 //! away under traffic, interfaces that have no native XDP. Needs root and the binaries; run serially by `cargo xtask test`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+#[path = "ns_ports/restart.rs"]
+mod restart;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -445,7 +445,11 @@ impl Tables {
                 self.led.insert(key, slot_index);
             }
             Err(error) => {
-                self.prefix_remove(key, slot_index);
+                // ROUTES leads where it did before, and so do the workers.
+                let before = self.led.get(&key).copied();
+                if before.is_none_or(|before| self.prefix_add(key, before).is_err()) {
+                    self.prefix_remove(key, slot_index);
+                }
                 tracing::error!(%prefix, %error, "route not stored: traffic to this prefix is not forwarded")
             }
         }

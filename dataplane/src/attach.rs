@@ -2,7 +2,7 @@
 
 use crate::config::{Config, Limits};
 use crate::frame::Mac;
-use crate::hook::{Hook, PROGRAMS, write_ports};
+use crate::hook::{Hook, PROGRAMS, write_plain_ports, write_ports};
 use crate::ladder::{Mode, Standing, Step, Why};
 use crate::netlink::{Link, Netlink};
 use crate::pins::{Pins, TABLES};
@@ -119,9 +119,13 @@ impl Steering {
         let mut hooks = Hook::all(config, &mut netlink)?;
         write_gate(&mut bpf, config)?;
         write_ports(&mut bpf, &hooks, config.wan.vlan)?;
+        let wan = hooks.iter().filter(|hook| hook.side == Side::Wan).map(|hook| hook.kernel.index);
+        write_plain_ports(&mut bpf, &wan.collect::<Vec<_>>())?;
         let logger =
             if config.xdp_log { Some(EbpfLogger::init(&mut bpf).context("XDP log ring")?) } else { None };
         let mut pins = pins(config, hooks.first().map_or(0, |hook| hook.link.index));
+        let own: Vec<_> = hooks.iter().map(|hook| (hook.program(), hook.link.index)).collect();
+        pins.iter().for_each(|pins| pins.release(&own));
         for hook in &mut hooks {
             let link = Some(&hook.link).filter(|link| link.index != 0);
             let left = left(pins.as_mut(), hook.program(), link);

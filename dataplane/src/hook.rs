@@ -8,6 +8,7 @@ use crate::netlink::{Link, Netlink};
 use crate::port::{AfXdpMode, PortTally, PortTraffic, Presence, Watched};
 use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
+use aya::maps::Array;
 use jvpn_abi::ports::{MAX_PORTS, PortEntry, lan_place, wan_place};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -164,4 +165,20 @@ fn vlan_device(
 /// If the kernel refuses.
 pub(crate) fn write_ports(bpf: &mut Ebpf, hooks: &[Hook], vlan: Option<u16>) -> Result<()> {
     hooks.iter().map(|hook| hook.entry(vlan)).try_for_each(|(place, entry)| set_port(bpf, place, entry))
+}
+
+/// Tells the filter in front of a plain control socket which devices the kernel has for the WAN. Of one there is nothing to
+/// tell: the socket is bound to it.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn write_plain_ports(bpf: &mut Ebpf, devices: &[u32]) -> Result<()> {
+    let told = if devices.len() > 1 { devices } else { &[] };
+    let map = bpf.map_mut("PLAIN_PORTS").context("the XDP object has no map PLAIN_PORTS")?;
+    let mut table: Array<_, u32> = Array::try_from(map)?;
+    for number in 0..MAX_PORTS {
+        let index = told.get(number).copied().unwrap_or(0);
+        table.set(u32::try_from(number).unwrap_or(0), index, 0).context("PLAIN_PORTS")?;
+    }
+    Ok(())
 }

@@ -26,6 +26,8 @@ pub const TABLES: [&str; 11] = [
 const LINK: &str = "link-";
 /// BPF_OBJ_GET (linux/bpf.h).
 const BPF_OBJ_GET: libc::c_int = 7;
+/// BPF_LINK_DETACH (linux/bpf.h).
+const BPF_LINK_DETACH: libc::c_int = 34;
 
 /// The pins of one data plane. Dropping them removes them, and with them the attachment, unless they are kept.
 #[derive(Debug)]
@@ -107,9 +109,34 @@ impl Pins {
         linked_interface(&self.link_path(port)).is_ok_and(|index| index == interface_index)
     }
 
-    /// Removes the link of a port, and with it the attachment, if nobody holds it.
+    /// Removes the link of a port, and with it the attachment, at once.
     pub fn unpin(&self, port: &str) {
-        let _gone = fs::remove_file(self.link_path(port));
+        remove_link(&self.link_path(port));
+    }
+
+    /// Removes the links that an earlier process left on these interfaces, by program and index, under another program's
+    /// name or in another directory of this network namespace: the interfaces were named in another order then. Call it
+    /// while the interfaces are claimed: nobody lives who could own them.
+    pub fn release(&self, own: &[(&str, u32)]) {
+        let namespace = |dir: &Path| Some(dir.file_name()?.to_str()?.split_once('-')?.0.to_owned());
+        let here = namespace(&self.dir);
+        let dirs = self.dir.parent().map(entries).unwrap_or_default();
+        for dir in dirs.into_iter().filter(|dir| namespace(dir) == here) {
+            let links = links(&dir);
+            let is_strange = |path: &PathBuf| {
+                linked_interface(path).is_ok_and(|index| {
+                    own.iter().any(|(name, of)| *of == index && index != 0 && *path != self.link_path(name))
+                })
+            };
+            let strange: Vec<&PathBuf> = links.iter().filter(|path| is_strange(path)).collect();
+            for path in &strange {
+                tracing::info!(path = %path.display(), "removing the link of an interface that has another place now");
+                remove_link(path);
+            }
+            if dir != self.dir && !strange.is_empty() && strange.len() == links.len() {
+                remove_tree(&dir);
+            }
+        }
     }
 
     /// Where the tables of a contract version are pinned.
@@ -162,16 +189,31 @@ fn remove_empty(root: &Path) {
 /// Removes directories whose links all lead to a device that is gone.
 fn sweep(root: &Path) {
     for dir in entries(root) {
-        let links: Vec<PathBuf> = entries(&dir)
-            .into_iter()
-            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK)))
-            .collect();
+        let links = links(&dir);
         let is_dead = |path: &PathBuf| linked_interface(path).is_ok_and(|index| index == 0);
         if !links.is_empty() && links.iter().all(is_dead) {
             tracing::info!(dir = %dir.display(), "removing what a data plane left whose interfaces are gone");
             remove_tree(&dir);
         }
     }
+}
+
+/// The links that are pinned in a directory.
+fn links(dir: &Path) -> Vec<PathBuf> {
+    let is_link =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LINK));
+    entries(dir).into_iter().filter(is_link).collect()
+}
+
+/// Takes a link off its interface and removes its pin. Without its last pin the kernel would let go of it too, but some
+/// time later: until then nobody else can attach there.
+fn remove_link(path: &Path) {
+    if let Ok(link) = open_link(path)
+        && let Err(error) = detach(&link)
+    {
+        tracing::debug!(path = %path.display(), %error, "the link goes some time after its pin");
+    }
+    let _gone = fs::remove_file(path);
 }
 
 fn entries(dir: &Path) -> Vec<PathBuf> {
@@ -192,8 +234,8 @@ fn remove_tree(dir: &Path) {
     }
 }
 
-/// Index of the interface that a pinned XDP link is attached to; 0 = it is gone. aya does not tell.
-fn linked_interface(path: &Path) -> io::Result<u32> {
+/// Opens a pinned link.
+fn open_link(path: &Path) -> io::Result<OwnedFd> {
     /// `union bpf_attr` as BPF_OBJ_GET reads it.
     #[repr(C)]
     struct Attributes {
@@ -211,7 +253,20 @@ fn linked_interface(path: &Path) -> io::Result<u32> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: bpf(2) just returned this descriptor; nobody else owns it.
-    let link = unsafe { OwnedFd::from_raw_fd(raw) };
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Takes a link off its interface before this returns, whoever holds it. aya has it for its own links only.
+fn detach(link: &OwnedFd) -> io::Result<()> {
+    let mut fd = link.as_raw_fd();
+    // SAFETY: of its attributes BPF_LINK_DETACH reads the descriptor alone, which is valid for the call.
+    let outcome = unsafe { libc::syscall(libc::SYS_bpf, BPF_LINK_DETACH, &raw mut fd, size_of_val(&fd)) };
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Index of the interface that a pinned XDP link is attached to; 0 = it is gone. aya does not tell.
+fn linked_interface(path: &Path) -> io::Result<u32> {
+    let link = open_link(path)?;
     let shown = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
     let index = shown.lines().find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok());
     index.ok_or_else(|| io::Error::other(format!("{} is not an XDP link", path.display())))

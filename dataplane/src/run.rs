@@ -349,13 +349,19 @@ impl<'a> Gateway<'a> {
         Ok(())
     }
 
+    /// The devices that the kernel's stack has for the WAN.
+    fn wan_devices(&self) -> Vec<&str> {
+        self.steering.of(Side::Wan).map(|hook| hook.kernel.name.as_str()).collect()
+    }
+
     fn take_udp(&mut self, handed: Option<OwnedFd>) -> Result<()> {
         match (handed, &self.udp) {
             (Some(fd), None) if udp::is_on_port(&fd, self.config.wan.port) => {
                 // What stands in front of it is that of the data plane before.
-                if !self.steering.is_attached(Side::Wan)
-                    && let Err(error) = self.steering.guard_control(&fd)
-                {
+                if self.steering.is_attached(Side::Wan) {
+                    udp::put_on(&fd, &self.wan_devices())
+                        .context("putting the control plane's socket on the WAN's interfaces of today")?;
+                } else if let Err(error) = self.steering.guard_control(&fd) {
                     tracing::warn!("no edge limits in front of the control plane's socket: {error:#}");
                 }
                 self.udp = Some(fd);
@@ -366,9 +372,7 @@ impl<'a> Gateway<'a> {
                 bail!("the control plane handed over a socket on another port than {}", self.config.wan.port)
             }
             (None, None) => {
-                let devices: Vec<&str> =
-                    self.steering.of(Side::Wan).map(|hook| hook.kernel.name.as_str()).collect();
-                let opened = udp::open_on(&devices, self.config.wan.port).with_context(|| {
+                let opened = udp::open_on(&self.wan_devices(), self.config.wan.port).with_context(|| {
                     format!(
                         "UDP port {} is taken by another process ('ss -lunp' shows it)",
                         self.config.wan.port
@@ -480,7 +484,9 @@ impl<'a> Gateway<'a> {
         } else {
             self.watch_hops(&bells.hops, &stop, &mut handles)?
         };
-        let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac()).with_hops(hops);
+        let installer = Installer::new(Arc::clone(tables), queues, self.wan_mac())
+            .with_hops(hops)
+            .with_wan_numbers(self.steering.of(Side::Wan).map(|hook| hook.number));
         handles.push(named("installer", {
             let (stop, bell) = (Arc::clone(&stop), bells.installer.try_clone()?);
             let host_routes = bells.host_routes.try_clone()?;

@@ -6,7 +6,7 @@ use crate::frame::Family;
 use crate::port::sockopt as raw_sockopt;
 use jvpn_abi::wire::MsgType;
 use nix::sys::socket::{SockaddrStorage, getsockname, setsockopt, sockopt};
-use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -143,6 +143,23 @@ fn open_for(
         .or_else(|_| setsockopt(&socket, sockopt::SndBuf, &BUFFER));
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// Puts a socket that an earlier data plane opened on these interfaces, as [`open_on`] would have: its device and its filter
+/// are those of the interfaces that were there then.
+///
+/// # Errors
+/// If an interface is gone or the system refuses.
+pub fn put_on(fd: &OwnedFd, interfaces: &[&str]) -> io::Result<()> {
+    let socket = SockRef::from(fd);
+    let filter = refuse_data(strangers(interfaces)?);
+    // In an order that leaves no moment in which another interface's datagrams pass.
+    if let [interface] = interfaces {
+        socket.bind_device(Some(interface.as_bytes()))?;
+        return socket.attach_filter(&filter);
+    }
+    socket.attach_filter(&filter)?;
+    socket.bind_device(None)
 }
 
 /// Whether a socket that came from a control plane is the one on this port.

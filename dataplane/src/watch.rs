@@ -37,10 +37,8 @@ impl Watch {
     pub fn look(&mut self, hooks: &[Hook]) -> Result<bool> {
         let mut changed = false;
         for hook in hooks.iter().filter(|hook| hook.is_attached()) {
-            let now = match self.ask.is_up(hook.link.index) {
-                Ok(Some(true)) => Presence::Up,
-                Ok(Some(false)) => Presence::Down,
-                Ok(None) => Presence::Gone,
+            let now = match self.presence(hook) {
+                Ok(now) => now,
                 Err(error) => {
                     tracing::debug!(interface = %hook.interface, %error, "cannot look at an interface");
                     continue;
@@ -54,6 +52,21 @@ impl Watch {
         }
         none_left(hooks)?;
         Ok(changed)
+    }
+
+    /// The state of an interface; where frames have a VLAN, the worse of it and the VLAN's device.
+    fn presence(&mut self, hook: &Hook) -> io::Result<Presence> {
+        let (own, kernel) = (hook.link.index, hook.kernel.index);
+        let itself = self.presence_of(own)?;
+        if own == kernel { Ok(itself) } else { Ok(itself.worse(self.presence_of(kernel)?)) }
+    }
+
+    fn presence_of(&mut self, index: u32) -> io::Result<Presence> {
+        Ok(match self.ask.is_up(index)? {
+            Some(true) => Presence::Up,
+            Some(false) => Presence::Down,
+            None => Presence::Gone,
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use aya_ebpf::helpers::generated::{bpf_skb_load_bytes, bpf_skb_load_bytes_relati
 use aya_ebpf::macros::{map, socket_filter};
 use aya_ebpf::maps::Array;
 use aya_ebpf::programs::SkBuffContext;
+use jvpn_abi::ports::MAX_PORTS;
 use jvpn_abi::steer::{
     self, DataFrame, ETHERNET_LEN, ETHERTYPE_IPV4, IPV4_LEN, IPV6_LEN, UDP_LEN, View, WanClass,
 };
@@ -19,6 +20,11 @@ use jvpn_abi::{DropReason, Endpoint};
 /// How many sockets of workers follow the control plane's in the group.
 #[map]
 static PLAIN: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Indexes of the devices that the kernel has for the WAN, if it has several; 0 = no more of them. Nothing for one, to which
+/// the socket is bound.
+#[map]
+static PLAIN_PORTS: Array<u32> = Array::with_max_entries(MAX_PORTS as u32, 0);
 
 /// As many octets as there are.
 const ACCEPT: i64 = u32::MAX as i64;
@@ -31,6 +37,9 @@ const CONTROL_PLANE: i64 = 0;
 #[socket_filter]
 pub fn edge(ctx: SkBuffContext) -> i64 {
     let Some(gate) = GATE.get(0) else { return ACCEPT };
+    if is_stranger(&ctx) {
+        return DROP;
+    }
     let frame = Datagram::of(&ctx, 0);
     let refused = match steer::classify_wan(&frame, gate.port) {
         // `spread` has chosen it.
@@ -44,6 +53,22 @@ pub fn edge(ctx: SkBuffContext) -> i64 {
     };
     count(refused);
     DROP
+}
+
+/// Whether a datagram came by another device than those of the WAN: a socket has one filter, so this one asks that too.
+#[inline(always)]
+fn is_stranger(ctx: &SkBuffContext) -> bool {
+    // SAFETY: the context that the kernel passed in.
+    let arrived_by = unsafe { (*ctx.skb.skb).ifindex };
+    let mut number = 0;
+    while number < MAX_PORTS as u32 {
+        match PLAIN_PORTS.get(number) {
+            Some(0) | None => break,
+            Some(index) if *index == arrived_by => return false,
+            Some(_) => number += 1,
+        }
+    }
+    number > 0
 }
 
 /// Chooses the socket, by its place in the group.

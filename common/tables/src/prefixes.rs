@@ -195,7 +195,9 @@ impl Prefixes {
             let network =
                 u128::from(high.load(Ordering::Relaxed)) << 64 | u128::from(low.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
-            let is_whole = before & LIVE != 0 && state.load(Ordering::Relaxed) == before;
+            // A prefix that went to another slot meanwhile is the same prefix; a cell that got another one is not.
+            let is_whole =
+                before & LIVE != 0 && state.load(Ordering::Relaxed) >> LEN_SHIFT == before >> LEN_SHIFT;
             let len = u32::from((before >> LEN_SHIFT) as u8);
             let prefix = InnerPrefix::new(network, len)?;
             is_whole.then_some((prefix, before as u32))
@@ -560,6 +562,8 @@ mod tests {
             let other = host(10 + (looks % 100) as u8);
             let found = reader.slot_of(other.network);
             assert!(found.is_none_or(|slot| slot == 1_000 + (looks % 100) as u32), "{found:?}");
+            let walked = reader.iter().any(|(prefix, slot)| prefix == moves && matches!(slot, 2 | 3));
+            assert!(walked, "a prefix that moves is there all the time");
             looks += 1;
         }
         thread.join().unwrap();

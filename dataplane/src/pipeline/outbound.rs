@@ -108,10 +108,13 @@ impl Pipeline {
     }
 
     /// Where an answer to a packet from the LAN goes: back to the station that sent the frame; where the LAN has several
-    /// interfaces, to wherever its sender is routed.
-    fn way_back(&self, inner: &Inner, station: Mac) -> Station {
-        let known = if self.several_lans { self.next_hop(inner.source).ok() } else { None };
-        known.unwrap_or(Station { mac: station, port: 0 })
+    /// interfaces, to wherever its sender is routed. `None`: behind which of them that station is, nobody knows yet.
+    fn way_back(&self, inner: &Inner, station: Mac) -> Option<Station> {
+        if self.several_lans {
+            self.next_hop(inner.source).ok()
+        } else {
+            Some(Station { mac: station, port: 0 })
+        }
     }
 
     /// Counts why a packet from the LAN goes nowhere and tells its sender, by the station that it came from.
@@ -131,11 +134,14 @@ impl Pipeline {
         let Some(station) = jvpn_abi::wire::octets::<6>(frame, 6).map(Mac) else { return Err(reason) };
         room.copy_from_slice(packet);
         // What cannot be answered does not use up what others may be told.
-        if !is_answerable(room, inner, &self.config.gateway) || !self.may_answer(now) {
+        if !is_answerable(room, inner, &self.config.gateway) {
+            return Err(reason);
+        }
+        let Some(station) = self.way_back(inner, station) else { return Err(reason) };
+        if !self.may_answer(now) {
             return Err(reason);
         }
         let Some(len) = error_in_place(body, inner, error, &self.config.gateway) else { return Err(reason) };
-        let station = self.way_back(inner, station);
         write_ethernet(head, station.mac, self.lan_source(station.port), inner.family).ok_or(reason)?;
         self.count(reason);
         self.count(DropReason::IcmpErrorSent);

@@ -195,7 +195,8 @@ impl<P: QueuePort> QueuePort for Group<P> {
         self.members[frame.member].port.recycle(frame.frame);
     }
 
-    /// One of the interface that sent last: packets come in bursts.
+    /// One of the interface that sent last: packets come in bursts. With no interface up any member's will do: what is built
+    /// in it may be for the other side, and else is put back.
     fn take_free(&mut self) -> Option<Self::Tx> {
         for step in 0..MAX_PORTS {
             let Some(member) = self.exit((self.last + step) % MAX_PORTS) else { continue };
@@ -203,7 +204,10 @@ impl<P: QueuePort> QueuePort for Group<P> {
                 return Some(GroupTx { member, frame });
             }
         }
-        None
+        (0..self.members.len()).find_map(|member| {
+            let frame = self.members[member].port.take_free()?;
+            Some(GroupTx { member, frame })
+        })
     }
 
     fn put_back(&mut self, frame: Self::Tx) {
@@ -415,7 +419,18 @@ mod tests {
         }
         assert_eq!(world.group.members()[1].tally.shown().lost, 2);
         world.watched[0].set(Presence::Down);
-        assert!(!world.send(0, 1), "with none left there is no frame to build in");
+        let lost = |world: &World| world.group.members().iter().map(|of| of.tally.shown().lost).sum::<u64>();
+        let before = lost(&world);
+        // What is built where no interface is up may be for the other side; it does not leave by this one.
+        for state in [Presence::Down, Presence::Gone] {
+            world.watched[1].set(state);
+            for number in [0, 1, 0] {
+                assert!(world.send(number, 1), "{state:?}");
+            }
+            assert!(world.left(0).is_empty() && world.left(1).is_empty());
+            world.conserved();
+        }
+        assert_eq!(lost(&world), before + 6);
         world.watched[1].set(Presence::Up);
         assert!(world.send(1, 2));
         assert_eq!(world.left(1), [expected(1, 2)]);

@@ -17,6 +17,14 @@ pub enum Presence {
     Gone = 2,
 }
 
+impl Presence {
+    /// The one of two that lets less through.
+    #[must_use]
+    pub const fn worse(self, other: Self) -> Self {
+        if other as u8 > self as u8 { other } else { self }
+    }
+}
+
 /// The state, shared: written by the main thread, read by every worker for each frame. Nobody else writes to its line.
 #[derive(Debug, Default)]
 #[repr(align(64))]

@@ -7,6 +7,7 @@ use crate::frame::Mac;
 use crate::hops::WanHops;
 use crate::tables::Tables;
 use jvpn_abi::Word;
+use jvpn_abi::ports::{MAX_PORTS, PortMark};
 use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState};
 use jvpn_abi::wire::data::SlotId;
 use jvpn_crypto::window::Window;
@@ -24,6 +25,8 @@ pub struct Installer {
     wan: Mac,
     /// The way to clients that may be sent something before they are heard.
     hops: Option<Arc<WanHops>>,
+    /// Numbers of the WAN's interfaces that are there, a bit each.
+    wan_numbers: u64,
     /// What was handed out last, by slot index: a rekey adds to it.
     installed: Mutex<HashMap<u32, Arc<SlotContext>>>,
 }
@@ -43,7 +46,14 @@ impl Installer {
     /// An installer for these workers.
     #[must_use]
     pub fn new(tables: Arc<Tables>, workers: Vec<Arc<WorkerQueues>>, wan: Mac) -> Self {
-        Self { tables, workers, wan, hops: None, installed: Mutex::default() }
+        Self { tables, workers, wan, hops: None, wan_numbers: 1, installed: Mutex::default() }
+    }
+
+    /// For a WAN with these interfaces, by number. Without it there is the first one alone.
+    #[must_use]
+    pub fn with_wan_numbers(mut self, numbers: impl IntoIterator<Item = usize>) -> Self {
+        self.wan_numbers = numbers.into_iter().fold(0, |all, number| all | 1 << (number % MAX_PORTS));
+        self
     }
 
     /// With the way to clients that may be sent something before they are heard. Without it nobody is.
@@ -120,6 +130,7 @@ impl Installer {
                 adopt(context, word, number)?;
                 // A worker that died inside the window's lock left it locked; no worker of this process holds it yet.
                 context.keys.iter().for_each(|key| Window::new(key).release_abandoned_lock());
+                self.forget_lost_hop(context);
                 Some(expanded)
             }
             InstallOp::AddKey => {
@@ -155,6 +166,15 @@ impl Installer {
     fn early_hop(&self, slot: &SlotContext) -> u64 {
         let hops = self.hops.as_ref().filter(|_| slot.early_packets > 0);
         hops.and_then(|hops| hops.next_hop(slot.remote)).unwrap_or(0)
+    }
+
+    /// The next frame of the client teaches the way back anew, if it led out of an interface that is not there any more.
+    fn forget_lost_hop(&self, context: &Context) {
+        let hop = context.next_hop_mac.load(Ordering::Acquire);
+        if self.wan_numbers & 1 << PortMark::of_next_hop(hop).0 == 0 {
+            // Unless a worker that had the binding before has learned another one meanwhile.
+            let _learned = context.next_hop_mac.compare_exchange(hop, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
     }
 
     fn known(&self, slot_index: u32) -> Option<Arc<SlotContext>> {

@@ -99,6 +99,13 @@ impl Bench {
             Installer::new(Arc::clone(&self.tables), vec![Arc::clone(&self.queues)], Mac([2, 0, 0, 0, 0, 1]));
     }
 
+    /// The same worker for a LAN of several interfaces, of which the first has this world's server.
+    pub(crate) fn with_several_lans(mut self) -> Self {
+        self.pipeline = pipeline(&self.tables, &self.misses).with_several_lans();
+        assert!(self.install(InstallOp::Adopt, |_| ()));
+        self
+    }
+
     pub(crate) fn fence(&self, deadline: u64) {
         let words = jvpn_tables::Mapping::<AtomicU64>::new("GATE", self.gate.as_fd(), 4).unwrap();
         let fence = std::mem::offset_of!(jvpn_abi::tables::Gate, fence_deadline_ns) / 8;

@@ -77,7 +77,7 @@ fn r6_1_what_the_edge_refuses_is_written_down() {
     assert_eq!(x.counters()[&DropReason::SourceLimited] + x.counters()[&DropReason::EdgeLimited], 11);
 }
 
-fn ip(command: &str) {
+pub(super) fn ip(command: &str) {
     let status = Command::new("ip").args(command.split(' ')).status().unwrap();
     assert!(status.success(), "ip {command}");
 }

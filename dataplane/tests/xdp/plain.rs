@@ -1,7 +1,7 @@
 //! The same admission in front of plain sockets: on the loopback device of a network of its own, in both families.
 
 use super::*;
-use jvpn_dataplane::udp;
+use jvpn_dataplane::{hook, udp};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -171,4 +171,71 @@ fn r1_8_a_fenced_node_samples_nothing() {
     group.x.fence(1);
     group.send(&data(SlotId::new(7, 2).unwrap(), 0));
     assert_eq!(group.came(), (vec![], 2));
+}
+
+/// First octets of what comes of a request and DATA that arrive by the loopback device.
+fn came_by_lo(control: &OwnedFd) -> Vec<u8> {
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for octet in [0x24, 0x10] {
+        client.send_to(&[octet; 300], ("127.0.0.1", PORT)).unwrap();
+    }
+    let socket = socket(control);
+    let mut buffer = [0; 2_048];
+    std::iter::from_fn(|| socket.recv(&mut buffer).ok().map(|_| buffer[0])).collect()
+}
+
+/// R1.2, R3.1: a socket that is handed back by the control plane takes what comes by the interfaces of today and by no other,
+/// whatever it was opened on: one, several, or behind the limits of plain sockets.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn r1_2_a_socket_handed_back_is_put_on_the_interfaces_of_today() {
+    let mut x = loaded(PLENTY, PLENTY);
+    for command in ["link set lo up", "link add jvd0 type veth peer name jvd1"] {
+        edge::ip(command);
+    }
+    let here = ["lo", "jvd0"];
+    let elsewhere = ["jvd0", "jvd1"];
+    let control = udp::open_on(&["jvd0"], PORT).unwrap();
+    assert_eq!(came_by_lo(&control), [0; 0], "it is bound to another interface");
+    let turns: [(&[&str], &[u8]); 5] =
+        [(&here, &[0x24]), (&elsewhere, &[]), (&["lo"], &[0x24]), (&["jvd1"], &[]), (&here, &[0x24])];
+    for (interfaces, came) in turns {
+        udp::put_on(&control, interfaces).unwrap();
+        assert_eq!(came_by_lo(&control), came, "{interfaces:?}");
+    }
+    // The limits of a data plane without XDP, which is gone.
+    attach::guard_control(&mut x.bpf, &control).unwrap();
+    let before = x.counters();
+    assert_eq!(came_by_lo(&control), [0x24, 0x10], "DATA is for 'spread' to keep away");
+    let counted = x.counters();
+    assert_ne!(counted, before);
+    udp::put_on(&control, &here).unwrap();
+    assert_eq!(came_by_lo(&control), [0x24]);
+    assert_eq!(x.counters(), counted, "that data plane's tables are not asked any more");
+}
+
+/// R3.1: with several WAN interfaces and no XDP the control plane's socket takes what comes by them and by no other.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn r3_1_plain_sockets_of_several_interfaces_know_strangers() {
+    let mut x = loaded(PLENTY, PLENTY);
+    for command in ["link set lo up", "link add jvd0 type veth peer name jvd1"] {
+        edge::ip(command);
+    }
+    let index = |name: &str| nix::net::if_::if_nametoindex(name).unwrap();
+    let [lo, first, second] = ["lo", "jvd0", "jvd1"].map(index);
+    let control = udp::open_on(&["lo", "jvd0"], PORT).unwrap();
+    attach::guard_control(&mut x.bpf, &control).unwrap();
+    let turns: [(&[u32], bool); 5] = [
+        (&[first, second], false),
+        (&[first, lo], true),
+        (&[lo, second, first], true),
+        (&[second, first], false),
+        // The socket is bound to it, or it is the kernel's to say.
+        (&[first], true),
+    ];
+    for (devices, is_taken) in turns {
+        hook::write_plain_ports(&mut x.bpf, devices).unwrap();
+        assert_eq!(came_by_lo(&control).first(), is_taken.then_some(&0x24), "{devices:?} of {lo}");
+    }
 }
