@@ -13,12 +13,9 @@ use super::session::Session;
 use super::world::World;
 use crate::load::Address;
 use jvpn_abi::BootTime;
+use jvpn_abi::tables::EARLY_PACKETS;
 use jvpn_crypto::cookie::{Cookie, CookieJar, Question};
 use jvpn_crypto::rng::Random;
-
-/// Frames that the workers seal for a binding before one of its client has opened. At 1,400 octets that is a round trip of
-/// 50 ms at 110 Mbit/s; what does not fit is dropped, as everything was before.
-pub const EARLY_PACKETS: u32 = 512;
 
 /// Whether a session may still be sent something in advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

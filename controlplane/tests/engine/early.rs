@@ -3,10 +3,10 @@
 
 use crate::client::{Client, Sent};
 use crate::rig::{Answers, GATEWAY, PATH_A, PATH_B, PATH_C, Rig, endpoint};
-use jvpn_abi::tables::InstallOp;
+use jvpn_abi::tables::{EARLY_PACKETS, InstallOp};
 use jvpn_abi::wire::path::PathEcho;
 use jvpn_abi::{Endpoint, Reason};
-use jvpn_controlplane::engine::{AdminCommand, Counter, EARLY_PACKETS, TableEvent};
+use jvpn_controlplane::engine::{AdminCommand, Counter, TableEvent};
 use jvpn_crypto::path::Ticket;
 use jvpn_session::Policy;
 use jvpn_session::messages::ControlMessage;
