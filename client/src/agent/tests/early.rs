@@ -1,7 +1,7 @@
 //! The way down comes with the answer: cookies that echoes and hints bring, shown in the request, and DATA of a gateway that
 //! has not heard the client on the new path.
 
-use super::world::{A, B, LATENCY_MS, Way, World, packet, usable};
+use super::world::{A, B, LATENCY_MS, Way, World, ms, packet, usable};
 use crate::paths::LinkState;
 use jvpn_abi::wire::MsgType;
 use jvpn_session::messages::SwitchCause;
@@ -112,6 +112,54 @@ fn i13_an_early_frame_and_a_dead_way_up_lock_nobody_out() {
     world.run(100);
     assert!(binding(&world));
     assert_eq!(world.session(), id);
+}
+
+/// R3.1: nothing links two networks that a host meets with the same address: a cookie does not outlive its link, nor a
+/// sleep, seen in the clocks or as a timer that comes too late.
+#[test]
+fn r3_1_no_cookie_outlives_its_link_or_a_sleep() {
+    type Change = fn(&mut World);
+    let changes: [Change; 4] = [
+        |world| {
+            world.link(B, LinkState::NoCarrier);
+            world.link(B, usable(2));
+        },
+        |world| {
+            world.link(B, LinkState::Missing);
+            world.link(B, LinkState::NoRoute);
+            world.link(B, usable(2));
+        },
+        |world| {
+            let monotonic = world.now.0 - 5_000_000_000;
+            world.agent.handle_monotonic(world.now, monotonic);
+            world.agent.handle_monotonic(world.now, monotonic - 3_000_000_000);
+        },
+        |world| {
+            world.now = world.now.after(ms(40_000));
+            world.agent.handle_timeout(world.now);
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut world = world();
+        assert_eq!(world.agent.status(world.now).cookies, 1);
+        change(&mut world);
+        assert_eq!(world.agent.status(world.now).cookies, 0, "{number}");
+        world.link(A, LinkState::NoCarrier);
+        world.run_until(1_000, |w| w.state() == "ATTACHED" && w.uplink() == Some(B)).unwrap();
+        assert_eq!(world.agent.status(world.now).counters.cookies_shown, 0, "{number}");
+    }
+    // Asleep in the middle of a recovery.
+    let mut world = self::world();
+    world.cut = [true; 3];
+    world.link(A, LinkState::NoCarrier);
+    assert_eq!(world.agent.status(world.now).cookies, 1);
+    world.now = world.now.after(ms(12_000));
+    world.agent.handle_timeout(world.now);
+    assert_eq!((world.agent.status(world.now).cookies, world.state()), (0, "RECOVERING"));
+    // What the host says again changes nothing.
+    let mut world = self::world();
+    world.link(B, usable(2));
+    assert_eq!(world.agent.status(world.now).cookies, 1);
 }
 
 /// R3.1: a cookie is for the path as it was: after the uplink has got another address it is not shown.
