@@ -114,6 +114,46 @@ fn i13_an_early_frame_and_a_dead_way_up_lock_nobody_out() {
     assert_eq!(world.session(), id);
 }
 
+/// I13, R7.1: a path whose round trip is longer than either end waits for in a first attempt. What the gateway sends early
+/// ends the burst here, not the count: the next attempts go on, at both ends, until the gateway says that it hears us.
+#[test]
+fn i13_early_frames_over_a_slow_path_do_not_begin_the_attempts_anew() {
+    let mut world = World::new();
+    world.gateway.early = true;
+    world.latency[B.index()] = 750;
+    let mut world = world.attach();
+    world.run(4_000);
+    world.traffic_ms = 0;
+    world.run(2_000);
+    world.gateway.downstream = Some(packet(99));
+    let id = world.session();
+    world.link(A, LinkState::NoCarrier);
+    let mut bound = (world.now, None);
+    for _ in 0..20_000 {
+        world.run(1);
+        // The gateway gives up what it has not heard in as many seconds as there were attempts.
+        let attempt = world.gateway.asks.last().map_or(1, |ask| ask.attempt);
+        let binding = &mut world.gateway.session.as_mut().unwrap().binding;
+        let Some(there) = binding.as_ref().filter(|there| there.remote.0 == B) else { continue };
+        if bound.1 != Some(there.slot) {
+            bound = (world.now, Some(there.slot));
+        }
+        if !there.confirmed && world.now.since(bound.0) >= ms(1_000) * u32::from(attempt) {
+            *binding = None;
+        }
+    }
+    let attempts = |world: &World| world.gateway.asks.iter().map(|ask| ask.attempt).collect::<Vec<_>>();
+    let asked = attempts(&world);
+    assert!(asked.iter().copied().eq(1..=asked.len() as u16) && asked.len() <= 5, "{asked:?}");
+    assert!(world.gateway.sent_early >= 2, "a burst ended early");
+    assert!(world.gateway.session.as_ref().unwrap().binding.as_ref().unwrap().confirmed);
+    assert_eq!((world.state(), world.session()), ("ATTACHED", id));
+    // The answer to a probe has said that the gateway hears us: the next burst is a new one.
+    world.agent.begin_recovery(world.now, SwitchCause::PathDead, Some(B));
+    world.run(2_000);
+    assert_eq!(attempts(&world).get(asked.len()), Some(&1));
+}
+
 /// R3.1: nothing links two networks that a host meets with the same address: a cookie does not outlive its link, nor a
 /// sleep, seen in the clocks or as a timer that comes too late.
 #[test]
@@ -149,7 +189,7 @@ fn r3_1_no_cookie_outlives_its_link_or_a_sleep() {
         assert_eq!(world.agent.status(world.now).counters.cookies_shown, 0, "{number}");
     }
     // Asleep in the middle of a recovery.
-    let mut world = self::world();
+    let mut world = world();
     world.cut = [true; 3];
     world.link(A, LinkState::NoCarrier);
     assert_eq!(world.agent.status(world.now).cookies, 1);
