@@ -160,9 +160,7 @@ impl Agent {
             if session.binding.sending == Sending::Stopped {
                 break;
             }
-            if session.monitor.missed() > 0 {
-                session.monitor.set_elsewhere(paths.elsewhere(now, session.binding.uplink));
-            }
+            session.monitor.set_elsewhere(paths.elsewhere(now, session.binding.uplink));
             let step = session.monitor.poll(now);
             self.suspicion = match (session.monitor.missed(), self.suspicion) {
                 (0, _) => Suspicion::No,

@@ -154,6 +154,27 @@ fn i13_early_frames_over_a_slow_path_do_not_begin_the_attempts_anew() {
     assert_eq!(attempts(&world).get(asked.len()), Some(&1));
 }
 
+/// R7.1: only the way back works over A. B, which answers, is taken soon; B, of which only an old answer is known, is not.
+#[test]
+fn r7_1_a_one_way_path_is_left_soon_for_one_that_answers_now() {
+    for answers in [true, false] {
+        let mut world = world();
+        world.traffic_ms = 10;
+        world.run(2_000);
+        world.gateway.downstream = None;
+        world.cut[B.index()] = !answers;
+        world.filter = Box::new(|way, uplink, _| way == Way::Down || uplink != A);
+        let since = world.now;
+        while world.state() == "ATTACHED" && world.now.since(since) < ms(3_000) {
+            world.gateway.send_plaintext(&packet(7));
+            world.run(1);
+        }
+        let took = world.now.since(since);
+        let expected = if answers { ms(100)..ms(600) } else { ms(900)..ms(1_300) };
+        assert!(expected.contains(&took), "{answers}: {took:?}");
+    }
+}
+
 /// R3.1: nothing links two networks that a host meets with the same address: a cookie does not outlive its link, nor a
 /// sleep, seen in the clocks or as a timer that comes too late.
 #[test]
