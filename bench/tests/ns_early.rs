@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jvpn_abi::tables::EARLY_PACKETS;
 use jvpn_abi::wire::MsgType;
 use jvpn_bench::deployment::{self, Deployment, Role, Settings};
 use jvpn_bench::events::{Cursor, Event, EventLog, Source, Watch};
-use jvpn_controlplane::engine::EARLY_PACKETS;
 use jvpn_rig::capture::{Capture, Direction, Keep, Match, Port};
 use jvpn_rig::impair::{Impairment, Impairments};
 use jvpn_rig::topology::{LAN_SERVER, QUEUES};

@@ -10,6 +10,7 @@ use crate::abuse::hook::AbuseHook;
 use crate::admin::{self, Surroundings};
 use crate::audit::AuditHandle;
 use crate::config::Config;
+use crate::ending::{self, Ending};
 use crate::engine::{Engine, TableCommand, TableEvent};
 use crate::gap::{Gap, GapMeter};
 use crate::journal::{Completeness, Journal, JournalError};
@@ -35,7 +36,7 @@ const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 /// How long a process that closed its connection may take to be seen as ended. The kernel closes its AF_XDP sockets one by
 /// one, each after a grace period: more than a second on a busy machine. To end before that would cost the sessions the
 /// start of two processes instead of one.
-const EXIT_PATIENCE_MS: u16 = 5_000;
+const EXIT_PATIENCE: Duration = Duration::from_secs(5);
 /// Records of JOURNAL beyond `max_sessions`: its head, and births that will replace a session. Slots have no such spare:
 /// the data plane should have twice as many as there may be sessions.
 const JOURNAL_SPARE: u32 = 1_024;
@@ -150,8 +151,8 @@ impl Shell {
             if woken.shutdown {
                 return Ok(());
             }
-            if woken.lost {
-                self.lose_data_plane()?;
+            if woken.lost && self.lose_data_plane()? == Ending::Shutdown {
+                return Ok(());
             }
             self.reports(clock::now());
             if woken.stored {
@@ -314,14 +315,16 @@ impl Shell {
     }
 
     /// The data plane's process has ended, or says so.
-    fn lose_data_plane(&mut self) -> Result<(), RunError> {
-        let Some(tables) = &self.tables else { return Ok(()) };
-        let mut fds = [PollFd::new(tables.process(), PollFlags::POLLIN)];
-        let ended = poll(&mut fds, PollTimeout::from(EXIT_PATIENCE_MS)).map_err(|error| {
-            RunError::System { step: "wait for the data plane's end", cause: error.into() }
-        })?;
-        if ended == 0 {
-            return Err(RunError::Abandoned);
+    fn lose_data_plane(&mut self) -> Result<Ending, RunError> {
+        let Some(tables) = &self.tables else { return Ok(Ending::Ended) };
+        let ending =
+            ending::wait_for(tables.process(), self.shutdown.as_fd(), EXIT_PATIENCE, clock::now).map_err(
+                |error| RunError::System { step: "wait for the data plane's end", cause: error.into() },
+            )?;
+        match ending {
+            Ending::Ended => {}
+            Ending::Alive => return Err(RunError::Abandoned),
+            Ending::Shutdown => return Ok(ending),
         }
         tracing::warn!("the data plane is gone; waiting for the next one");
         // What it confirmed before its end counts.
@@ -339,7 +342,7 @@ impl Shell {
             &contexts(&self.tables, &self.last_contexts),
         );
         self.drain();
-        Ok(())
+        Ok(ending)
     }
 
     /// What is due at `now`, judged by every report that was there at `now`.

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod audit;
 pub mod config;
 pub mod edge;
+mod ending;
 pub mod engine;
 pub mod gap;
 pub mod io;

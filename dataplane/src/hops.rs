@@ -33,19 +33,23 @@ impl WanHops {
         Self(RwLock::new(views))
     }
 
-    /// Where frames for `remote` go, as `Context::next_hop_mac` says it. Nothing if two interfaces lead there: the one that
-    /// the client is heard on is the right one, and which that is nobody knows yet.
+    /// Where frames for `remote` go, as `Context::next_hop_mac` says it. Nothing if two interfaces lead there, resolved or
+    /// not: the one that the client is heard on is the right one, and which that is nobody knows yet.
     #[must_use]
     pub fn next_hop(&self, remote: Endpoint) -> Option<u64> {
         let views = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let remote = Address(u128::from_be_bytes(remote.addr));
-        let mut known = views.iter().filter_map(|(number, view)| match view.next_hop(remote) {
-            NextHop::Known(station) => {
-                Some(station.mac.to_bits() | PortMark(*number).to_next_hop() | NEXT_HOP_KNOWN)
+        let leads = |(number, view): &(u8, LanView)| match view.next_hop(remote) {
+            NextHop::None => None,
+            hop @ (NextHop::Known(_) | NextHop::Unresolved(_)) => Some((*number, hop)),
+        };
+        let mut ways = views.iter().filter_map(leads);
+        match (ways.next(), ways.next()) {
+            (Some((number, NextHop::Known(station))), None) => {
+                Some(station.mac.to_bits() | PortMark(number).to_next_hop() | NEXT_HOP_KNOWN)
             }
-            NextHop::Unresolved(_) | NextHop::None => None,
-        });
-        known.next().filter(|_| known.next().is_none())
+            (_, _) => None,
+        }
     }
 
     fn replace(&self, views: Vec<(u8, LanView)>) {
@@ -145,8 +149,20 @@ mod tests {
         let word = router.to_bits() | PortMark(1).to_next_hop() | NEXT_HOP_KNOWN;
         assert_eq!(hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)), Some(word));
         assert_eq!(hops.next_hop(Endpoint::v4([198, 51, 100, 9], 5)), None, "not resolved");
-        hops.replace(vec![(0, view.clone()), (1, view)]);
+        hops.replace(vec![(0, view.clone()), (1, view.clone())]);
         assert_eq!(hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)), None, "by which of two interfaces?");
+        let beyond = LanRoute::new(ip("0.0.0.0"), 0, Some(ip("192.0.2.1")));
+        let unresolved = LanView::new(vec![beyond], [].into());
+        for (first, second) in [(view.clone(), unresolved.clone()), (unresolved, view.clone())] {
+            hops.replace(vec![(0, first), (1, second)]);
+            assert_eq!(
+                hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)),
+                None,
+                "the other one leads there, too"
+            );
+        }
+        hops.replace(vec![(0, LanView::default()), (1, view)]);
+        assert_eq!(hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)), Some(word), "the other one does not");
         hops.replace(vec![(0, LanView::default())]);
         assert_eq!(hops.next_hop(Endpoint::v4([203, 0, 113, 9], 5)), None, "no route");
     }

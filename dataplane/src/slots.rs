@@ -8,7 +8,7 @@ pub use installer::{Installed, Installer, clear};
 use crate::frame::{Address, Mac, OuterTemplate};
 use crate::pipeline::{Expanded, PathV4, expanded_at, path_v4, prefetch_expanded};
 use crossbeam_queue::ArrayQueue;
-use jvpn_abi::tables::{BindingWord, Context, InstallEntry, KeyState, MAX_PREFIXES};
+use jvpn_abi::tables::{BindingWord, Context, EARLY_PACKETS, InstallEntry, KeyState, MAX_PREFIXES};
 use jvpn_abi::wire::{Suite, data::SlotId};
 use jvpn_abi::{BootTime, Endpoint, Word};
 use jvpn_crypto::aead::{OpenKey, SealKey};
@@ -158,7 +158,7 @@ impl SlotContext {
             local,
             path_v4: path_v4(remote, local),
             outer: OuterTemplate::new(wan, local, remote).ok_or(Refusal::Path)?,
-            early_packets: u64::from(entry.early_packets),
+            early_packets: u64::from(entry.early_packets.min(EARLY_PACKETS)),
             prefixes: prefixes(entry)?.into(),
             keys: [None, None],
         }

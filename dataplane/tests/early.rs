@@ -6,7 +6,7 @@ mod common;
 
 use common::*;
 use jvpn_abi::DropReason;
-use jvpn_abi::tables::{InstallOp, NEXT_HOP_KNOWN};
+use jvpn_abi::tables::{EARLY_PACKETS, InstallOp, NEXT_HOP_KNOWN};
 use jvpn_dataplane::frame::Mac;
 use jvpn_dataplane::hops::WanHops;
 use jvpn_dataplane::lan::LanView;
@@ -61,6 +61,18 @@ fn r7_1_a_proven_address_is_sent_to_unheard_and_within_its_bound() {
     assert!(bench.pipeline.after_batch().confirmed);
     assert_eq!(down(&mut bench), Ok(u64::from(FEW)));
     assert_eq!(&bench.wan_out[..6], &ROUTER_MAC.0[..], "from here on the way that its frames come");
+}
+
+/// R3.2: the bound holds here, too, whatever the entry says.
+#[test]
+fn r3_2_no_entry_lets_more_be_sent_unheard_than_the_bound() {
+    let mut bench = Bench::new();
+    knows_the_way(&mut bench);
+    assert!(bench.install(InstallOp::Install, |entry| entry.early_packets = u32::MAX));
+    bench.bind(slot());
+    let sent = (0..2 * EARLY_PACKETS).filter(|_| down(&mut bench).is_ok()).count();
+    assert_eq!(sent, EARLY_PACKETS as usize);
+    assert_eq!(down(&mut bench), Err(DropReason::Unconfirmed));
 }
 
 /// R1.1, R2.2: nothing is sent unheard to an address that was not proven, nor over a way that nobody knows, nor from a slot

@@ -202,6 +202,7 @@ impl Agent {
         let before = self.paths.uplink(uplink).map(|uplink| uplink.link);
         let change = self.paths.set_link(uplink, state);
         if before.is_some_and(|before| before != state) {
+            self.cookies.forget(uplink);
             self.push_event(Event::Link { uplink, state });
         }
         match change {
@@ -244,6 +245,7 @@ impl Agent {
     /// The host slept: what was known about paths is old, and the bound one is asked for anew.
     fn woke(&mut self, now: BootTime) {
         self.paths.forget_evidence();
+        self.cookies.forget_all();
         let Phase::Session(session) = &mut self.phase else { return };
         let uplink = session.binding.uplink;
         match &mut session.recovery {
@@ -293,6 +295,9 @@ impl Agent {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: BootTime) {
         let late = self.poll_timeout().is_some_and(|due| now.since(due) > WAKE_GAP);
+        if late {
+            self.cookies.forget_all();
+        }
         if late
             && let Phase::Session(session) = &self.phase
             && session.recovery.is_none()

@@ -1,6 +1,7 @@
 //! The client's own judgement of its path, and the switch to a better one that is warm.
 
 use super::{Agent, Phase};
+use crate::paths::campaign::Pace;
 use crate::paths::monitor::Vigilance;
 use crate::paths::quality::Answer;
 use jvpn_abi::BootTime;
@@ -19,6 +20,7 @@ impl Agent {
         let (received, highest) = (frame.received, frame.highest_counter);
         session.quality.answered(now, &Answer { id: frame.id, rtt, received, highest }, own);
         session.heard_by_gateway = Some((highest.saturating_add(1), received));
+        session.unheard = Pace::default();
     }
 
     /// What the gateway finds volatile is probed as under traffic, so that it has evidence of better or worse: at most until

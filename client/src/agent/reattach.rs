@@ -179,7 +179,7 @@ impl Agent {
         session.rekey = None;
         session.binding.sending = Sending::Stopped;
         session.recovery = Some(Recovery {
-            campaign: Campaign::new(Repetition::Identical, prefer),
+            campaign: Campaign::new(Repetition::Identical, prefer).going_on(session.unheard),
             cause,
             decided_at: now,
             wake: now,
@@ -247,7 +247,7 @@ impl Agent {
             },
             detect_ms: u32::try_from(millis(recovery.decided_at.since(recovery.last_heard)))
                 .unwrap_or(u32::MAX),
-            attempt: recovery.campaign.attempts(),
+            attempt: recovery.campaign.number(),
         };
         let request = match recovery.exchange {
             Exchange::Reattach => self.make_request(now, uplink, ask),
@@ -419,6 +419,8 @@ impl Agent {
             }
             return;
         };
+        // The gateway may have sent before it has heard us, and may give the binding up before it does.
+        session.unheard = recovery.campaign.pace();
         let report = RecoveryReport {
             cause: recovery.cause,
             from: recovery.from,

@@ -47,9 +47,15 @@ impl Cookies {
         fits.then_some(kept.cookie)
     }
 
-    /// The path looks different from outside now: what was given for it is void, and would tell an observer what it was.
+    /// The path looks different from outside now, or may: what was given for it is void, and would tell an observer what it
+    /// was. The link's own address does not say so: two networks give out the same one.
     pub(super) fn forget(&mut self, uplink: UplinkId) {
         self.0.remove(&uplink);
+    }
+
+    /// The same of every path: the host slept, and may have been carried elsewhere.
+    pub(super) fn forget_all(&mut self) {
+        self.0.clear();
     }
 
     /// Cookies that are kept.

@@ -8,6 +8,7 @@ use super::rekey::Rekeying;
 use super::takeover::Taking;
 use super::{Agent, Event, Phase, Suspicion, Transmit};
 use crate::paths::UplinkId;
+use crate::paths::campaign::Pace;
 use crate::paths::monitor::{Monitor, Step, Timing};
 use crate::paths::mtu::{MTU_BASE, MtuSearch};
 use crate::paths::quality::PathQuality;
@@ -61,6 +62,8 @@ pub(super) struct Session {
     pub(super) probing: Probing,
     /// Loss towards the gateway, as its probe answers tell it: {highest counter + 1, received}.
     pub(super) heard_by_gateway: Option<(u64, u64)>,
+    /// How far the burst had got that led to the binding, while no answer to a probe says that the gateway hears us on it.
+    pub(super) unheard: Pace,
     /// The quality of the bound path, as this end judges it.
     pub(super) quality: PathQuality,
     /// The size of inner packets on the bound path.
@@ -103,6 +106,7 @@ impl Session {
             rekey: None,
             probing: Probing::new(),
             heard_by_gateway: None,
+            unheard: Pace::default(),
         }
     }
 
@@ -156,9 +160,7 @@ impl Agent {
             if session.binding.sending == Sending::Stopped {
                 break;
             }
-            if session.monitor.missed() > 0 {
-                session.monitor.set_elsewhere(paths.elsewhere(now, session.binding.uplink));
-            }
+            session.monitor.set_elsewhere(paths.elsewhere(now, session.binding.uplink));
             let step = session.monitor.poll(now);
             self.suspicion = match (session.monitor.missed(), self.suspicion) {
                 (0, _) => Suspicion::No,

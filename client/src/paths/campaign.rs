@@ -53,11 +53,21 @@ struct Attempt {
     answered: bool,
 }
 
+/// How far a burst has got: how many attempts, and how long it waits for an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    attempts: u16,
+    in_round: usize,
+    round: u32,
+}
+
 /// The burst.
 #[derive(Clone, Debug)]
 pub struct Campaign {
     repetition: Repetition,
     attempts: u16,
+    /// Attempts of bursts before that this one goes on from.
+    before: u16,
     retries: u8,
     /// Attempts since the last complete round over all usable uplinks.
     in_round: usize,
@@ -75,6 +85,7 @@ impl Campaign {
         Self {
             repetition,
             attempts: 0,
+            before: 0,
             retries: 0,
             in_round: 0,
             round: 0,
@@ -89,6 +100,20 @@ impl Campaign {
     pub const fn starting(mut self, not_before: BootTime) -> Self {
         self.not_before = not_before;
         self
+    }
+
+    /// Goes on where another burst was: what ended that one may have come over a path that is slower than its attempts had
+    /// time for, at either end.
+    #[must_use]
+    pub const fn going_on(mut self, pace: Pace) -> Self {
+        (self.before, self.in_round, self.round) = (pace.attempts, pace.in_round, pace.round);
+        self
+    }
+
+    /// How far it has got, with those before.
+    #[must_use]
+    pub const fn pace(&self) -> Pace {
+        Pace { attempts: self.number(), in_round: self.in_round, round: self.round }
     }
 
     /// From here on each request is a new one.
@@ -114,6 +139,7 @@ impl Campaign {
         Self {
             repetition: Repetition::Identical,
             attempts: 1,
+            before: 0,
             retries: 0,
             in_round: 1,
             round: 0,
@@ -127,6 +153,12 @@ impl Campaign {
     #[must_use]
     pub const fn attempts(&self) -> u16 {
         self.attempts
+    }
+
+    /// The same with those of the bursts before: so much longer does the gateway wait for the first frame.
+    #[must_use]
+    pub const fn number(&self) -> u16 {
+        self.before.saturating_add(self.attempts)
     }
 
     /// The uplink of the open attempt.

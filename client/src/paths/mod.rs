@@ -323,15 +323,13 @@ impl Paths {
             .map(|(id, _)| id)
     }
 
-    /// Whether another uplink than `active` answers.
+    /// Whether another uplink than `active` answers, and when one did last.
     #[must_use]
     pub fn elsewhere(&self, now: BootTime, active: UplinkId) -> Elsewhere {
-        let mut others = self.iter().filter(|(id, uplink)| *id != active && uplink.link.is_usable());
-        if others.any(|(_, uplink)| self.evidence(uplink, now) == Evidence::Answering) {
-            Elsewhere::Answers
-        } else {
-            Elsewhere::Nowhere
-        }
+        let others = self.iter().filter(|(id, uplink)| *id != active && uplink.link.is_usable());
+        let answering = others.filter(|(_, uplink)| self.evidence(uplink, now) == Evidence::Answering);
+        let last = answering.filter_map(|(_, uplink)| uplink.watch.last_answer).max();
+        last.map_or(Elsewhere::Nowhere, Elsewhere::Answered)
     }
 
     /// What probes have said about an uplink.

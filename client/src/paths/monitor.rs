@@ -114,8 +114,8 @@ pub struct Monitor {
 pub enum Elsewhere {
     /// No other uplink is known to answer.
     Nowhere,
-    /// One answers.
-    Answers,
+    /// One answers, and did so last then.
+    Answered(BootTime),
 }
 
 /// Whether an idle path is probed as under traffic.
@@ -337,9 +337,13 @@ impl Monitor {
     /// How long arriving frames outvote missing answers. A queue on the way up delays answers and kills nothing. One that
     /// grows as fast as time passes (slow start) delays the next answer by one probe interval more than the last, which is
     /// within four round trips as the estimator has them then; one that is ours and larger is known by what we sent. And
-    /// where nobody else answers, there is nowhere to go.
+    /// where nobody else has answered since, there is nowhere to go: what ails this path may ail all.
     fn answerless_max(&self) -> Duration {
-        if self.elsewhere == Elsewhere::Nowhere || self.sent_unanswered > OWN_QUEUE {
+        let answered = match (self.elsewhere, self.answerless_since) {
+            (Elsewhere::Answered(at), Some(since)) => at >= since,
+            (Elsewhere::Answered(_), None) | (Elsewhere::Nowhere, _) => false,
+        };
+        if !answered || self.sent_unanswered > OWN_QUEUE {
             return ANSWERLESS_MAX;
         }
         (self.rtt.miss_after() * ANSWERLESS_ROUNDS).clamp(ANSWERLESS_MIN, ANSWERLESS_MAX)

@@ -25,6 +25,8 @@ struct World {
     traffic: u64,
     /// Of each packet.
     octets: usize,
+    /// Until then another uplink answers all the time.
+    elsewhere_until: BootTime,
     acks: Vec<(BootTime, u32)>,
     probes: Vec<BootTime>,
 }
@@ -40,6 +42,7 @@ impl World {
             heard_until: BootTime(0),
             traffic,
             octets: 100,
+            elsewhere_until: BootTime(0),
             acks: Vec::new(),
             probes: Vec::new(),
         }
@@ -58,6 +61,9 @@ impl World {
             }
             if now < self.heard_until {
                 self.monitor.on_received(now);
+            }
+            if now < self.elsewhere_until {
+                self.monitor.set_elsewhere(Elsewhere::Answered(now));
             }
             loop {
                 match self.monitor.poll(now) {
@@ -148,7 +154,7 @@ fn one_way_paths_die_too() {
 fn r7_1_a_one_way_path_is_left_sooner_for_one_that_answers() {
     for phase in 0..25 {
         let mut world = World::new(ms(50), 10 * MS);
-        world.monitor.set_elsewhere(Elsewhere::Answers);
+        world.elsewhere_until = BootTime::NEVER;
         world.run(world.now.after(ms(3_000 + 17 * phase)));
         (world.cut_at, world.heard_until) = (world.now, BootTime::NEVER);
         let cut = world.now;
@@ -158,12 +164,25 @@ fn r7_1_a_one_way_path_is_left_sooner_for_one_that_answers() {
     }
 }
 
+/// R7.1: an answer from before the silence says nothing about now: what ails both paths gets the longer time.
+#[test]
+fn r7_1_an_old_answer_of_another_path_is_no_reason_to_leave_sooner() {
+    let mut world = World::new(ms(50), 10 * MS);
+    world.elsewhere_until = BootTime::NEVER;
+    world.run(world.now.after(ms(3_000)));
+    (world.cut_at, world.heard_until, world.elsewhere_until) = (world.now, BootTime::NEVER, world.now);
+    let cut = world.now;
+    assert_eq!(world.run(cut.after(ms(10_000))), Some(Step::Dead));
+    let found = world.now.since(cut);
+    assert!(found >= ms(950) && found <= ms(1_300), "{found:?}");
+}
+
 /// R7.1: no false alarm, though another uplink answers: a queue on the way up that grows as fast as time passes, and a jump
 /// behind what the client itself has sent.
 #[test]
 fn r7_1_a_queue_on_the_way_up_is_no_one_way_path() {
     let mut world = World::new(ms(50), 10 * MS);
-    world.monitor.set_elsewhere(Elsewhere::Answers);
+    world.elsewhere_until = BootTime::NEVER;
     world.run(world.now.after(ms(3_000)));
     world.heard_until = BootTime::NEVER;
     for _ in 0..150 {
@@ -173,7 +192,7 @@ fn r7_1_a_queue_on_the_way_up_is_no_one_way_path() {
     assert_eq!(world.run(world.now.after(ms(5_000))), None);
     let mut world = World::new(ms(20), MS);
     world.octets = 1_200;
-    world.monitor.set_elsewhere(Elsewhere::Answers);
+    world.elsewhere_until = BootTime::NEVER;
     world.run(world.now.after(ms(3_000)));
     (world.rtt, world.heard_until) = (ms(600), BootTime::NEVER);
     assert_eq!(world.run(world.now.after(ms(5_000))), None);

@@ -417,6 +417,10 @@ pub const KEY_RING_LEN: usize = 256;
 /// Most inner prefixes of one peer.
 pub const MAX_PREFIXES: usize = 8;
 
+/// Most frames that a binding seals before one of its client has opened. At 1,400 octets that is a round trip of 50 ms at
+/// 110 Mbit/s; what does not fit is dropped, as everything is from an address that was not proven.
+pub const EARLY_PACKETS: u32 = 512;
+
 /// What the installer is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -481,7 +485,7 @@ pub struct InstallEntry {
     /// The gateway's port, host order.
     pub local_port: u16,
     /// Frames that may be sealed before the first one has opened: the address was proven in the request. 0 = none, as
-    /// for every address that was not.
+    /// for every address that was not; more than [`EARLY_PACKETS`] counts as so many.
     pub early_packets: u32,
     /// Key for frames from the client.
     pub open_key: [u8; 32],

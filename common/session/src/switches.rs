@@ -37,7 +37,7 @@ impl SwitchLog {
     }
 
     /// Notes a switch confirmed at `now` and forgets what is older than the span.
-    pub(crate) fn push(&mut self, now: BootTime) {
+    pub fn push(&mut self, now: BootTime) {
         while self.0.front().is_some_and(|at| at.after(BUDGET_SPAN) <= now) {
             self.0.pop_front();
         }

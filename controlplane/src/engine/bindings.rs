@@ -197,7 +197,7 @@ impl World {
             answered.answer = Some(answer.as_slice().into());
         }
         session.binding = Some(binding);
-        self.send_early(session);
+        self.send_early(session, now);
         self.send(remote, local, answer);
     }
 

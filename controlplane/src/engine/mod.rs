@@ -49,7 +49,6 @@ pub use api::{
 };
 pub use bindings::{INSTALL_TIMEOUT, QUIESCE_TIMEOUT};
 pub use counters::{Counter, Counters};
-pub use early::EARLY_PACKETS;
 pub use handles::HandleChange;
 pub use peers::PeersChanged;
 pub use retry::UnderLoad;

@@ -20,6 +20,7 @@ use jvpn_crypto::cookie::CookieJar;
 use jvpn_crypto::keys::{PublicKey, StaticSecret};
 use jvpn_crypto::rng::Random;
 use jvpn_session::messages::{Handle, Prefix, SessionId};
+use jvpn_session::switches::SwitchLog;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Whether a data plane is there.
@@ -57,6 +58,8 @@ pub(super) struct Peer {
     pub(super) takeovers: Limit,
     /// The timestamp of the last one.
     pub(super) takeover_mark: u64,
+    /// When bindings of its sessions were given their advance: a new session begins no new minute.
+    pub(super) advances: SwitchLog,
 }
 
 /// Handshakes of one peer: it reconnects after a lost session, and a few times more when answers are lost.
@@ -72,7 +75,17 @@ impl Peer {
         let handshakes = Limit::new(PEER_HANDSHAKES_PER_SECOND, PEER_HANDSHAKES_BURST);
         let takeovers = Limit::new(PEER_TAKEOVERS_PER_SECOND, PEER_TAKEOVERS_PER_SECOND);
         let standing = Standing::Allowed;
-        Self { settings, standing, live: None, birth: None, handshakes, takeovers, takeover_mark: 0 }
+        let advances = SwitchLog::default();
+        Self {
+            settings,
+            standing,
+            live: None,
+            birth: None,
+            handshakes,
+            takeovers,
+            takeover_mark: 0,
+            advances,
+        }
     }
 }
 

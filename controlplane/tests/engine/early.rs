@@ -3,10 +3,10 @@
 
 use crate::client::{Client, Sent};
 use crate::rig::{Answers, GATEWAY, PATH_A, PATH_B, PATH_C, Rig, endpoint};
-use jvpn_abi::tables::InstallOp;
+use jvpn_abi::tables::{EARLY_PACKETS, InstallOp};
 use jvpn_abi::wire::path::PathEcho;
 use jvpn_abi::{Endpoint, Reason};
-use jvpn_controlplane::engine::{AdminCommand, Counter, EARLY_PACKETS, TableEvent};
+use jvpn_controlplane::engine::{AdminCommand, Counter, TableEvent};
 use jvpn_crypto::path::Ticket;
 use jvpn_session::Policy;
 use jvpn_session::messages::ControlMessage;
@@ -164,6 +164,35 @@ fn r3_2_an_advance_is_given_once_between_two_confirmations() {
     reattach(&mut rig, &mut client, PATH_B(), b);
     assert_eq!(advance(&rig, &client), EARLY_PACKETS);
     assert_eq!(rig.counter(Counter::ReattachAddressProven), 2);
+}
+
+/// R2.2, R3.2: births are no switches, so nobody counts them; whoever handshakes where he receives and asks in the name of
+/// another address has, over all his sessions, the advances of one, and again when a minute is over.
+#[test]
+fn r3_2_new_sessions_bring_no_new_advances() {
+    let (mut rig, mut client) = rig();
+    let most = u64::from(Policy::default().max_switches_per_min);
+    let victim = cookie_at(&mut rig, &client, PATH_B());
+    let since = rig.now;
+    for born in 0..3 * most {
+        rig.wait(Duration::from_millis(500));
+        client.handshake(&mut rig, PATH_A());
+        rig.frame(client.slot(), PATH_A());
+        reattach(&mut rig, &mut client, PATH_B(), victim);
+        assert_eq!(advance(&rig, &client), if born < most { EARLY_PACKETS } else { 0 }, "{born}");
+    }
+    assert!(rig.now.since(since) < Duration::from_secs(60));
+    assert_eq!(rig.counter(Counter::ReattachAddressProven), most);
+    // Another peer has its own.
+    let mut other = rig.attached(1);
+    let cookie = cookie_at(&mut rig, &other, PATH_C());
+    reattach(&mut rig, &mut other, PATH_C(), cookie);
+    assert_eq!(advance(&rig, &other), EARLY_PACKETS);
+    rig.wait(Duration::from_secs(60));
+    client.handshake(&mut rig, PATH_A());
+    rig.frame(client.slot(), PATH_A());
+    reattach(&mut rig, &mut client, PATH_B(), victim);
+    assert_eq!(advance(&rig, &client), EARLY_PACKETS);
 }
 
 /// R7.1: the hint to a client whose NAT has rebound brings the cookie for where it is now; a hint is not larger than its

@@ -1,7 +1,7 @@
 //! The way down comes with the answer: cookies that echoes and hints bring, shown in the request, and DATA of a gateway that
 //! has not heard the client on the new path.
 
-use super::world::{A, B, LATENCY_MS, Way, World, packet, usable};
+use super::world::{A, B, LATENCY_MS, Way, World, ms, packet, usable};
 use crate::paths::LinkState;
 use jvpn_abi::wire::MsgType;
 use jvpn_session::messages::SwitchCause;
@@ -112,6 +112,115 @@ fn i13_an_early_frame_and_a_dead_way_up_lock_nobody_out() {
     world.run(100);
     assert!(binding(&world));
     assert_eq!(world.session(), id);
+}
+
+/// I13, R7.1: a path whose round trip is longer than either end waits for in a first attempt. What the gateway sends early
+/// ends the burst here, not the count: the next attempts go on, at both ends, until the gateway says that it hears us.
+#[test]
+fn i13_early_frames_over_a_slow_path_do_not_begin_the_attempts_anew() {
+    let mut world = World::new();
+    world.gateway.early = true;
+    world.latency[B.index()] = 750;
+    let mut world = world.attach();
+    world.run(4_000);
+    world.traffic_ms = 0;
+    world.run(2_000);
+    world.gateway.downstream = Some(packet(99));
+    let id = world.session();
+    world.link(A, LinkState::NoCarrier);
+    let mut bound = (world.now, None);
+    for _ in 0..20_000 {
+        world.run(1);
+        // The gateway gives up what it has not heard in as many seconds as there were attempts.
+        let attempt = world.gateway.asks.last().map_or(1, |ask| ask.attempt);
+        let binding = &mut world.gateway.session.as_mut().unwrap().binding;
+        let Some(there) = binding.as_ref().filter(|there| there.remote.0 == B) else { continue };
+        if bound.1 != Some(there.slot) {
+            bound = (world.now, Some(there.slot));
+        }
+        if !there.confirmed && world.now.since(bound.0) >= ms(1_000) * u32::from(attempt) {
+            *binding = None;
+        }
+    }
+    let attempts = |world: &World| world.gateway.asks.iter().map(|ask| ask.attempt).collect::<Vec<_>>();
+    let asked = attempts(&world);
+    assert!(asked.iter().copied().eq(1..=asked.len() as u16) && asked.len() <= 5, "{asked:?}");
+    assert!(world.gateway.sent_early >= 2, "a burst ended early");
+    assert!(world.gateway.session.as_ref().unwrap().binding.as_ref().unwrap().confirmed);
+    assert_eq!((world.state(), world.session()), ("ATTACHED", id));
+    // The answer to a probe has said that the gateway hears us: the next burst is a new one.
+    world.agent.begin_recovery(world.now, SwitchCause::PathDead, Some(B));
+    world.run(2_000);
+    assert_eq!(attempts(&world).get(asked.len()), Some(&1));
+}
+
+/// R7.1: only the way back works over A. B, which answers, is taken soon; B, of which only an old answer is known, is not.
+#[test]
+fn r7_1_a_one_way_path_is_left_soon_for_one_that_answers_now() {
+    for answers in [true, false] {
+        let mut world = world();
+        world.traffic_ms = 10;
+        world.run(2_000);
+        world.gateway.downstream = None;
+        world.cut[B.index()] = !answers;
+        world.filter = Box::new(|way, uplink, _| way == Way::Down || uplink != A);
+        let since = world.now;
+        while world.state() == "ATTACHED" && world.now.since(since) < ms(3_000) {
+            world.gateway.send_plaintext(&packet(7));
+            world.run(1);
+        }
+        let took = world.now.since(since);
+        let expected = if answers { ms(100)..ms(600) } else { ms(900)..ms(1_300) };
+        assert!(expected.contains(&took), "{answers}: {took:?}");
+    }
+}
+
+/// R3.1: nothing links two networks that a host meets with the same address: a cookie does not outlive its link, nor a
+/// sleep, seen in the clocks or as a timer that comes too late.
+#[test]
+fn r3_1_no_cookie_outlives_its_link_or_a_sleep() {
+    type Change = fn(&mut World);
+    let changes: [Change; 4] = [
+        |world| {
+            world.link(B, LinkState::NoCarrier);
+            world.link(B, usable(2));
+        },
+        |world| {
+            world.link(B, LinkState::Missing);
+            world.link(B, LinkState::NoRoute);
+            world.link(B, usable(2));
+        },
+        |world| {
+            let monotonic = world.now.0 - 5_000_000_000;
+            world.agent.handle_monotonic(world.now, monotonic);
+            world.agent.handle_monotonic(world.now, monotonic - 3_000_000_000);
+        },
+        |world| {
+            world.now = world.now.after(ms(40_000));
+            world.agent.handle_timeout(world.now);
+        },
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut world = world();
+        assert_eq!(world.agent.status(world.now).cookies, 1);
+        change(&mut world);
+        assert_eq!(world.agent.status(world.now).cookies, 0, "{number}");
+        world.link(A, LinkState::NoCarrier);
+        world.run_until(1_000, |w| w.state() == "ATTACHED" && w.uplink() == Some(B)).unwrap();
+        assert_eq!(world.agent.status(world.now).counters.cookies_shown, 0, "{number}");
+    }
+    // Asleep in the middle of a recovery.
+    let mut world = world();
+    world.cut = [true; 3];
+    world.link(A, LinkState::NoCarrier);
+    assert_eq!(world.agent.status(world.now).cookies, 1);
+    world.now = world.now.after(ms(12_000));
+    world.agent.handle_timeout(world.now);
+    assert_eq!((world.agent.status(world.now).cookies, world.state()), (0, "RECOVERING"));
+    // What the host says again changes nothing.
+    let mut world = self::world();
+    world.link(B, usable(2));
+    assert_eq!(world.agent.status(world.now).cookies, 1);
 }
 
 /// R3.1: a cookie is for the path as it was: after the uplink has got another address it is not shown.

@@ -3,10 +3,11 @@
 use super::gateway::{Cookies, SamePlace};
 use super::world::{A, B, Way, World, usable};
 use crate::agent::Counters;
-use crate::paths::LinkState;
+use crate::paths::{LinkState, UplinkId};
 use jvpn_abi::wire::MsgType;
 use jvpn_crypto::cookie::{self, Cookie, Question};
 use jvpn_crypto::reattach::RequestFrame;
+use jvpn_session::messages::SwitchCause;
 
 fn under_load() -> World {
     let mut world = World::new();
@@ -19,9 +20,7 @@ fn counters(world: &World) -> Counters {
 }
 
 fn recorded(world: &World, of: Way, kind: MsgType) -> Vec<Vec<u8>> {
-    let fits = |(way, _, datagram): &&(Way, crate::paths::UplinkId, Vec<u8>)| {
-        *way == of && datagram[0] == kind.octet()
-    };
+    let fits = |(way, _, datagram): &&(Way, UplinkId, Vec<u8>)| *way == of && datagram[0] == kind.octet();
     world.recorded.iter().filter(fits).map(|(.., datagram)| datagram.clone()).collect()
 }
 
@@ -38,25 +37,27 @@ fn r3_1_a_handshake_follows_its_retry() {
     assert_eq!((world.gateway.sessions, world.agent.status(world.now).cookies), (1, 1));
 }
 
+/// The bound path fell silent, its link did not go down.
+fn switch_to(world: &mut World, uplink: UplinkId) {
+    world.agent.begin_recovery(world.now, SwitchCause::PathDead, Some(uplink));
+    world.run(500);
+    assert_eq!((world.state(), world.uplink()), ("ATTACHED", Some(uplink)));
+}
+
 /// R3.1, R2.2: a reattach follows too, as the same request with the same nonce; the cookie of a path is shown at once the
 /// next time, and each path has its own.
 #[test]
 fn r3_1_a_reattach_follows_and_the_cookie_is_kept() {
     let mut world = under_load();
-    world.link(A, LinkState::NoCarrier);
-    world.run(200);
-    assert_eq!((world.state(), world.uplink()), ("ATTACHED", Some(B)));
+    switch_to(&mut world, B);
     let sent = recorded(&world, Way::Up, MsgType::ReattachRequest);
     let [first, second] = &sent[..] else { panic!("{} requests", sent.len()) };
     assert!(RequestFrame::parse(first).unwrap().is_same_request(second) && first != second);
     let counts = counters(&world);
     assert_eq!((counts.requests_sent, counts.retries_followed, counts.cookies_shown), (1, 2, 0));
 
-    world.link(A, usable(1));
     world.run(1_000);
-    world.link(B, LinkState::NoCarrier);
-    world.run(200);
-    assert_eq!((world.state(), world.uplink()), ("ATTACHED", Some(A)));
+    switch_to(&mut world, A);
     let counts = counters(&world);
     assert_eq!((counts.requests_sent, counts.retries_followed, counts.cookies_shown), (2, 2, 1));
     assert_eq!(world.recoveries().len(), 2);
@@ -158,14 +159,8 @@ fn r3_1_kept_cookies_expire() {
     // To B and back, in one second.
     let reattach = |world: &mut World| {
         let before = counters(world);
-        world.link(A, LinkState::NoCarrier);
-        world.run(500);
-        assert_eq!(world.uplink(), Some(B));
-        world.link(A, usable(1));
-        world.link(B, LinkState::NoCarrier);
-        world.run(500);
-        world.link(B, usable(2));
-        assert_eq!((world.state(), world.uplink()), ("ATTACHED", Some(A)));
+        switch_to(world, B);
+        switch_to(world, A);
         let after = counters(world);
         (after.cookies_shown - before.cookies_shown, after.retries_followed - before.retries_followed)
     };
