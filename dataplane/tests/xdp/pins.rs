@@ -20,8 +20,9 @@ impl Drop for Root {
 
 fn config(root: &Path, wan: &[&str]) -> Config {
     let text = format!(
-        "workers = 1\npin_dir = {root:?}\n[wan]\ninterfaces = {wan:?}\n[lan]\ninterface = \"jvd\"\n\
-         [tunnel]\ngateway_address = \"10.77.0.1\"\npool = \"10.77.0.0/16\"\n"
+        "workers = 1\npin_dir = \"{}\"\n[wan]\ninterfaces = {wan:?}\n[lan]\ninterface = \"jvd\"\n\
+         [tunnel]\ngateway_address = \"10.77.0.1\"\npool = \"10.77.0.0/16\"\n",
+        root.display()
     );
     toml::from_str(&text).unwrap()
 }
