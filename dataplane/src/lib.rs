@@ -7,6 +7,7 @@ pub mod attach;
 pub mod boundary;
 pub mod claim;
 pub mod config;
+pub(crate) mod crew;
 pub mod frame;
 pub mod gauges;
 pub mod hook;
