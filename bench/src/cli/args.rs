@@ -313,7 +313,7 @@ pub(super) struct RecoveryArgs {
     #[arg(long, default_value = "plain", value_name = "P")]
     pub(super) profile: String,
     /// Clients at once.
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
     pub(super) clients: u8,
     /// Goes on with the run that is in the directory.
     #[arg(long)]
@@ -335,7 +335,7 @@ pub(super) struct SuiteArgs {
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub(super) seed: u64,
     /// Clients at once.
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
     pub(super) clients: u8,
     /// Goes on with the suite that is in the directory.
     #[arg(long)]

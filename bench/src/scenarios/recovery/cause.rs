@@ -100,6 +100,22 @@ impl Cause {
         }
     }
 
+    /// Whether its trials are to stay below what policy lets the gateway send before the client has confirmed: so many
+    /// times a minute and peer as switches, and several sessions of a client are one peer.
+    #[must_use]
+    pub const fn is_paced(self) -> bool {
+        match self {
+            Self::SilentBlackhole | Self::LinkDown | Self::NatRebinding | Self::OneDirectionDead => true,
+            // A path that nobody knew has no cookie; few of the others switch, and a link that flaps is meant to reach
+            // policy's limits.
+            Self::AddressChange
+            | Self::LossSpike
+            | Self::Flapping
+            | Self::ControlPlaneKill
+            | Self::DataPlaneKill => false,
+        }
+    }
+
     /// What is aimed at, at this round-trip time.
     #[must_use]
     pub fn aim(self, rtt_ms: u64, preset: &str) -> Option<Aim> {

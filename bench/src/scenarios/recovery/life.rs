@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use jvpn_rig::emulator::{Path as EmulatedPath, Profile};
@@ -35,6 +35,8 @@ use crate::swarm::gateway::{self, Peer};
 const NAT_TTL: Duration = Duration::from_secs(120);
 /// Between death and new start of a gateway's process: what systemd waits where nothing else is said (RestartSec).
 const SUPERVISOR: Duration = Duration::from_millis(100);
+/// How often a client that waits for its turn looks whether there is one.
+const LOOK: Duration = Duration::from_millis(200);
 /// A trial strikes after so long at least, and up to so much later: timers of the client are in any phase.
 const SETTLE: (u64, u64) = (150, 250);
 
@@ -349,6 +351,16 @@ fn strike_one(
     thread::sleep(Duration::from_millis(37) * u32::from(tenant.number()));
     loop {
         stage.interrupt.check()?;
+        if work.cause.is_paced() {
+            // Not more often than policy lets the gateway send early: a client that fails a hundred times a minute is
+            // another question. Those who need not wait take what is left meanwhile.
+            let pause = tenant.pace.pause(Instant::now(), options.budget());
+            let done = || work.stop.load(Ordering::Relaxed) || work.left.load(Ordering::Relaxed) == 0;
+            let end = Instant::now() + pause;
+            while Instant::now() < end && !done() {
+                stage.sleep(end.saturating_duration_since(Instant::now()).min(LOOK))?;
+            }
+        }
         let take = |left: u32| left.checked_sub(1);
         if work.stop.load(Ordering::Relaxed)
             || work.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err()
@@ -393,7 +405,7 @@ fn keep(work: &Work<'_, '_>, finished: Finished) -> Result<()> {
 }
 
 /// How long a run may take: for the ETA before anything is known, and for the documents.
-pub(super) fn estimate(cause: Cause, rtt_ms: u64, incidents: u32, clients: u8) -> Duration {
+pub(super) fn estimate(cause: Cause, rtt_ms: u64, incidents: u32, (clients, budget): (u8, u32)) -> Duration {
     let each = match cause {
         Cause::LossSpike => 6.0,
         Cause::Flapping => 8.0,
@@ -405,5 +417,13 @@ pub(super) fn estimate(cause: Cause, rtt_ms: u64, incidents: u32, clients: u8) -
         | Cause::OneDirectionDead => 3.0,
     };
     let together = if cause.is_common() { 1.0 } else { f64::from(clients) };
-    Duration::from_secs_f64((each + rtt_ms as f64 / 100.0) * f64::from(incidents) / together)
+    let all = (each + rtt_ms as f64 / 100.0) * f64::from(incidents) / together;
+    // The first ones of a minute need not wait.
+    let paced = if cause.is_paced() {
+        let per_minute = f64::from(budget.max(1)) * together;
+        (f64::from(incidents) / per_minute - 1.0).max(0.0) * 60.0
+    } else {
+        0.0
+    };
+    Duration::from_secs_f64(all.max(paced))
 }

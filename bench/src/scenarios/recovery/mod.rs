@@ -7,7 +7,8 @@
 //! | Module | What for |
 //! |---|---|
 //! | `cause`, [`aims`] | what happens, what is aimed at, and whether that is met |
-//! | `life`, `tenant`, `trial`, `script` | a life of the gateway, a client of it, an incident, what it does to a path |
+//! | `life`, `tenant`, `pace` | a life of the gateway, a client of it, how soon its next trial may come |
+//! | `trial`, `script` | an incident, what it does to a path |
 //! | `measure`, `watch` | what was recorded, judged; the observer on the gateway's wire |
 //! | `record`, `recorded` | trials in a journal that survives interruptions; one recovery packet by packet |
 //! | `usage` | memory and processor time |
@@ -24,6 +25,7 @@ mod cause;
 pub mod compare;
 mod life;
 mod measure;
+mod pace;
 mod record;
 mod recorded;
 pub(crate) mod report;
@@ -233,7 +235,7 @@ pub fn estimate(options: &Options) -> Result<Duration> {
     let pairs = options.rtts_ms.iter().flat_map(|rtt| options.causes.iter().map(move |cause| (*cause, *rtt)));
     let left = |(cause, rtt): (Cause, u64)| {
         let left = options.trials.saturating_sub(result::incidents(&journal, cause, rtt));
-        life::estimate(cause, rtt, left, options.clients)
+        life::estimate(cause, rtt, left, (options.clients, options.budget()))
     };
     Ok(pairs.map(left).sum())
 }
@@ -279,9 +281,9 @@ fn measure_all(
         .flat_map(|rtt| options.causes.iter().map(move |cause| (*cause, *rtt)))
         .collect();
     let total = pairs.iter().map(|(cause, rtt)| left(*cause, *rtt, journal)).sum();
-    let estimates = pairs
-        .iter()
-        .map(|(cause, rtt)| life::estimate(*cause, *rtt, left(*cause, *rtt, journal), options.clients));
+    let width = (options.clients, options.budget());
+    let estimates =
+        pairs.iter().map(|(cause, rtt)| life::estimate(*cause, *rtt, left(*cause, *rtt, journal), width));
     let progress = Progress::new(estimates.sum(), total);
     for rtt_ms in options.rtts_ms.iter().copied() {
         let causes: Vec<_> =

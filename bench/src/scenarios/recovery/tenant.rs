@@ -15,6 +15,7 @@ use jvpn_rig::tool::IP;
 use jvpn_rig::{Interrupt, Rig, Uplink, wait};
 use serde_json::Value;
 
+use super::pace::Pace;
 use crate::events::{Cursor, Event, EventLog, Source, Watch};
 use crate::peers::probes::unix_ns;
 use crate::peers::streams::Streams;
@@ -46,6 +47,7 @@ pub(super) struct Tenant {
     uplinks: Option<Uplinks>,
     /// Confirmed switches of the session.
     pub(super) switches: u32,
+    pub(super) pace: Pace,
     started: Instant,
     launches: u32,
     /// Last octet of the address on the only uplink.
@@ -72,6 +74,7 @@ impl Tenant {
             log,
             uplinks: None,
             switches: 0,
+            pace: Pace::default(),
             started: Instant::now(),
             launches: 0,
             host: 2,
@@ -100,6 +103,12 @@ impl Tenant {
             && self.uplinks == Some(uplinks)
             && self.switches + switches <= budget
             && self.started.elapsed() < SESSION_AGE_MAX
+    }
+
+    /// A trial is over that took so many switches.
+    pub(super) fn note_switches(&mut self, switches: u32) {
+        self.switches += switches;
+        self.pace.note(Instant::now(), switches);
     }
 
     /// Ends the session there is and begins another one.

@@ -148,7 +148,7 @@ impl Stage<'_> {
         let mut trial = self.judge(tenant, running, (&record, &held));
         (trial.recovered, trial.tcp_survived) = (recovered, tcp_survived);
         trial.session_kept = tenant.session().is_ok_and(|session| session == running.session);
-        tenant.switches += trial.switches;
+        tenant.note_switches(trial.switches);
         Ok(Finished { trial, record, at_ns: running.at_ns })
     }
 
@@ -248,7 +248,7 @@ impl Stage<'_> {
         }
     }
 
-    fn sleep(&self, time: Duration) -> Result<()> {
+    pub(super) fn sleep(&self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         loop {
             self.interrupt.check()?;
