@@ -45,9 +45,11 @@ pub(super) fn parts(size: Size) -> Vec<Part> {
         Part { name, what, work: Work::Recovery { preset, causes, rtts_ms, trials } }
     };
     let blackhole = [Cause::SilentBlackhole];
-    let [many, some] = match size {
-        Size::Full => [200, 30],
-        Size::Quick => [5, 3],
+    let (kills, single): (Vec<_>, Vec<_>) = Cause::ALL.into_iter().partition(|cause| cause.is_common());
+    // A kill strikes every client: each incident has as many trials as there are clients.
+    let [many, some, many_kills, some_kills] = match size {
+        Size::Full => [200, 30, 50, 10],
+        Size::Quick => [5, 3, 3, 3],
     };
     let others: &[u64] = match size {
         Size::Full => &[0, 5, 150],
@@ -64,9 +66,18 @@ pub(super) fn parts(size: Size) -> Vec<Part> {
     let cost_sessions = u32::try_from(sessions).unwrap_or(1_000);
     let cost_estimate = Duration::from_secs(30);
     vec![
-        recovery("default-50", "default policy, 50 ms", DEFAULT_PRESET, &Cause::ALL, &[50], many),
+        recovery("default-50", "default policy, 50 ms", DEFAULT_PRESET, &single, &[50], many),
         recovery("fintech-50", "preset fintech, 50 ms", "fintech", &blackhole, &[50], many),
-        recovery("default-others", "default policy, other paths", DEFAULT_PRESET, &Cause::ALL, others, some),
+        recovery("kills-50", "the gateway's processes die, 50 ms", DEFAULT_PRESET, &kills, &[50], many_kills),
+        recovery("default-others", "default policy, other paths", DEFAULT_PRESET, &single, others, some),
+        recovery(
+            "kills-others",
+            "the gateway's processes die, other paths",
+            DEFAULT_PRESET,
+            &kills,
+            others,
+            some_kills,
+        ),
         recovery("fintech-others", "preset fintech, nearer paths", "fintech", &blackhole, near, some),
         Part {
             name: "cost",

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn options(dir: &Path, size: Size) -> Options {
-    Options { size, seed: 1, clients: 4, resume: false, out_dir: dir.to_owned() }
+    Options { size, seed: 1, clients: 8, resume: false, out_dir: dir.to_owned() }
 }
 
 /// R8.1: one command covers every row of the table of aims: 200 trials of each cause at 50 ms, 30 at 0, 5 and 150, the
@@ -23,8 +23,11 @@ fn r8_1_the_suite_covers_every_aim() {
             .max()
     };
     for cause in recovery::Cause::ALL {
-        assert_eq!(asked("edge", 50, cause), Some(200), "{cause}");
-        assert!([0, 5, 150].into_iter().all(|rtt| asked("edge", rtt, cause) >= Some(30)), "{cause}");
+        // What strikes all clients at once is a trial of each.
+        let each = if cause.is_common() { u32::from(options(dir.path(), Size::Full).clients) } else { 1 };
+        let trials = |rtt: u64| asked("edge", rtt, cause).map(|incidents| incidents * each);
+        assert!(trials(50) >= Some(200), "{cause}");
+        assert!([0, 5, 150].into_iter().all(|rtt| trials(rtt) >= Some(30)), "{cause}");
     }
     assert_eq!(asked("fintech", 50, recovery::Cause::SilentBlackhole), Some(200));
     assert!(all.iter().any(|work| matches!(work, Work::Storm { sessions: 10_000, .. })));
