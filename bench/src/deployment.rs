@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::status::{ControlPlaneStatus, DataPlaneStatus};
 
 /// How long a process may take until it answers on its status socket.
-const START_PATIENCE: Duration = Duration::from_secs(15);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The user that the control plane becomes.
 const UNPRIVILEGED_USER: &str = "64747";

@@ -177,43 +177,70 @@ fn r8_4_an_interrupted_run_cleans_up_and_two_at_once_do_not_go() {
     assert_eq!([left("/run/netns"), left("/var/run/wireguard")], [0, 0]);
 }
 
-/// R8.1: the recovery bench beside a peer; who does not come back is counted, and a recovery report takes the bars.
+/// What a trial of the recovery bench is capped at, s: ours is back long before, also on a slow machine.
+const CAP_S: u32 = 10;
+
+/// R8.1: the recovery bench beside a peer: ours comes back from every cause; of the peer it is counted what it did, since
+/// that differs between releases and kernels (`docs/BENCHMARKS.md`, "Beside the peers"); a recovery report takes the bars.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r8_1_recovery_stands_beside_a_peer() {
     let dir = tempfile::tempdir().unwrap();
     let has_peer = wireguard_go().is_some();
     let contenders = if has_peer { "ours,wireguard-go" } else { "ours" };
-    let args = [
-        "--recovery",
-        "--contender",
-        contenders,
-        "--trials",
-        "2",
-        "--clients",
-        "2",
-        "--rtt",
-        "5",
-        "--cap-s",
-        "4",
-    ];
+    let cap = CAP_S.to_string();
+    let mut args = vec!["--recovery", "--contender", contenders, "--trials", "2", "--clients", "2"];
+    args.extend(["--rtt", "5", "--cap-s", &cap]);
     let output = peers(&args, dir.path()).output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
     let found = result(dir.path());
-    assert_eq!(found["complete"], true, "{}", said(&output));
-    let rows = found["causes"].as_array().unwrap();
-    assert_eq!(rows.len(), if has_peer { 14 } else { 7 });
-    for row in rows {
-        let is_ours = row["contender"] == "ours";
-        let is_silent = row["cause"] == "silent_blackhole" || row["cause"] == "one_direction_dead";
-        let wanted = if is_ours || !is_silent { 2 } else { 0 };
-        assert_eq!((&row["trials"], &row["came_back"]), (&Value::from(2), &Value::from(wanted)), "{row}");
-        assert!(row["outage_p50_ms"].as_f64().unwrap() > 1.0, "{row}");
-    }
+    let causes = found["asked"]["causes"].as_array().unwrap();
+    // A peer that hung is on record, and nothing else leaves anything out.
+    let failed = found["failed"].as_array().unwrap();
+    assert!(failed.iter().all(|one| one["contender"] != "ours"), "{failed:?}");
+    assert_eq!(found["complete"], failed.is_empty(), "{}", said(&output));
     let summary = fs::read_to_string(dir.path().join("summary.md")).unwrap();
-    assert_eq!(summary.contains("> 4 s, did not come back"), has_peer, "{summary}");
+    let trials = fs::read_to_string(dir.path().join("trials.jsonl")).unwrap();
+    let trials: Vec<Value> = trials.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows = found["causes"].as_array().unwrap();
+    let of = |contender: &str| rows.iter().filter(|row| row["contender"] == contender).count();
+    assert_eq!((causes.len(), of("ours")), (7, 7));
+    if has_peer && failed.is_empty() {
+        assert_eq!(of("wireguard-go"), 7);
+    }
+    for row in rows {
+        let is_of = |trial: &&Value| ["contender", "cause"].iter().all(|field| trial[field] == row[field]);
+        let trials: Vec<_> = trials.iter().filter(is_of).collect();
+        judge_row(row, &trials, &summary);
+    }
     let page = fs::read_to_string(dir.path().join("report.html")).unwrap();
     assert!(page.contains("<svg") && page.contains("one_direction_dead"), "{page}");
-    let trials = fs::read_to_string(dir.path().join("trials.jsonl")).unwrap();
-    assert_eq!(trials.lines().count(), rows.len() * 2);
+}
+
+/// A row says what its trials were, the summary what the row is, and ours comes back.
+fn judge_row(row: &Value, trials: &[&Value], summary: &str) {
+    let count = |field: &str| trials.iter().filter(|trial| trial[field] == true).count() as u64;
+    let back = count("came_back");
+    assert_eq!(row["trials"], trials.len(), "{row}");
+    assert_eq!((&row["came_back"], &row["tcp_survived"]), (&back.into(), &count("tcp_survived").into()));
+    for trial in trials {
+        let (came_back, outage) = (trial["came_back"] == true, trial["outage_ms"].as_f64().unwrap());
+        assert!(outage > 1.0, "{trial}");
+        assert!(
+            came_back || outage == f64::from(CAP_S) * 1e3,
+            "one that is not back counts as the cap: {trial}"
+        );
+        assert!(came_back || trial["tcp_survived"] == false, "TCP lives in no tunnel that is dead: {trial}");
+    }
+    let (cause, contender) = (row["cause"].as_str().unwrap(), row["contender"].as_str().unwrap());
+    let line = summary.lines().find(|line| line.starts_with(&format!("| {cause} | {contender} |"))).unwrap();
+    assert!(line.contains(&format!("| {back} of {} |", trials.len())), "{line}");
+    let is_lost = back < trials.len() as u64;
+    assert_eq!(line.contains(&format!("> {CAP_S} s, did not come back")), is_lost, "{line}");
+    // WireGuard's gateway takes the source of what it has authenticated for the client's endpoint: the bench has to see
+    // that. All else of a peer is its own affair.
+    if contender == "ours" {
+        assert_eq!(back, 2, "{row}");
+    }
+    assert!(cause != "nat_rebinding" || !is_lost, "{row}");
 }

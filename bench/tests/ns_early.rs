@@ -139,15 +139,18 @@ fn r7_1_the_gateway_sends_over_a_warm_uplink_before_it_hears_the_client_there() 
     let cursor = lab.log.end();
     lab.impairments.link_down(Uplink::A).unwrap();
     data.wait_for("DATA before any DATA of the client", 1, PATIENCE, &lab.interrupt).unwrap();
-    assert_eq!(lab.proven(), 1);
+    // A client whose machine stood still asks again, and proves its address again.
+    assert!(lab.proven() >= 1);
     // The binding is left unheard: given up by the gateway, or by the client, who asks again.
     let left = ["BIND_UNCONFIRMED", "RECOVERY_RETRY"];
     lab.audit("the end of the binding", cursor, |event| left.contains(&event.text("reason_code")));
     let sent = data.count();
     let switches = lab.log.since(cursor).iter().filter(|e| e.is_audit("TRANSPORT_SWITCH")).count();
     assert_eq!(switches, 0, "sending is not being confirmed");
-    // Each worker may have looked at the bound at the same moment.
-    assert!(sent <= u64::from(EARLY_PACKETS + QUEUES), "{sent}");
+    // Each worker may have looked at the bound at the same moment; the end of one binding may be the beginning of the next.
+    let ended = |event: &&Event| left.contains(&event.text("reason_code"));
+    let bindings = 1 + lab.log.since(cursor).iter().filter(ended).count() as u64;
+    assert!(sent <= bindings * u64::from(EARLY_PACKETS + QUEUES), "{sent} over {bindings}");
     lab.impairments.stop(Uplink::B, Impairment::HoldData).unwrap();
     lab.audit("TRANSPORT_SWITCH", cursor, |event| event.is_audit("TRANSPORT_SWITCH"));
     let before = data.count();

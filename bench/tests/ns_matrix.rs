@@ -19,7 +19,9 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one answer through the tunnel may take.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(20);
+/// So often an echo is asked for, each for a second.
+const ECHOES: usize = 20;
 const GATEWAY_INNER: [&str; 2] = ["10.77.0.1", "fd77::1"];
 const SERVER: [IpAddr; 2] = [IpAddr::V4(LAN_SERVER), IpAddr::V6(LAN_SERVER_V6)];
 
@@ -116,12 +118,12 @@ fn both_families(role: Role, text: String) -> String {
     }
 }
 
-/// One echo, by the system's own `ping`.
+/// An echo, by the system's own `ping`. Behind a restart the first may be lost: it is asked again.
 fn echo(from: &Namespace, to: &str) -> bool {
     let mut ping = std::process::Command::new("ping");
-    ping.args(["-c", "1", "-W", "5", to]).stdout(std::process::Stdio::null());
+    ping.args(["-c", "1", "-W", "1", to]).stdout(std::process::Stdio::null());
     from.apply_to(&mut ping);
-    ping.status().unwrap().success()
+    (0..ECHOES).any(|_| ping.status().unwrap().success())
 }
 
 /// 256 KiB there and back over one connection.

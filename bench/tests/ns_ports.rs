@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long one answer through the tunnel may take.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_secs(20);
 /// Between two packets of a stream.
 const PACE: Duration = Duration::from_millis(5);
 /// The gateway's address that both uplinks lead to.

@@ -31,7 +31,7 @@ fn r7_3_a_killed_control_plane_goes_on_with_the_same_session() {
     lab.launch_all();
     let impairments = Impairments::new(&lab.rig);
     let heartbeat = lab.heartbeat();
-    let first = lab.snapshot();
+    let (first, start) = (lab.snapshot(), lab.log.end());
     let handshakes = lab.client_status()["counters"]["handshakes_sent"].clone();
     for (round, cut) in [(1, Uplink::A), (2, Uplink::B), (3, Uplink::A)] {
         let (before, missing_before) = (lab.snapshot(), heartbeat.missing());
@@ -66,7 +66,10 @@ fn r7_3_a_killed_control_plane_goes_on_with_the_same_session() {
                 && after.slot != before.slot
                 && after.state_version > before.state_version
         );
-        assert_eq!(lab.control_plane_status()["sessions"][0]["switches"], round);
+        // One per round, and more only if they are on record: a machine that stands still looks like a dead path.
+        let switches = lab.log.since(start).iter().filter(|event| event.is_audit("TRANSPORT_SWITCH")).count();
+        assert!(switches >= round, "{switches}");
+        assert_eq!(lab.control_plane_status()["sessions"][0]["switches"], switches);
     }
     assert_eq!(lab.client_status()["counters"]["handshakes_sent"], handshakes, "one session all along");
     drop(heartbeat);

@@ -14,8 +14,11 @@ use jvpn_rig::impair::{FIRST_NAT_PORTS, Impairment, Impairments};
 use jvpn_rig::inject::Injector;
 use jvpn_rig::topology::{GATEWAY_WAN, LAN_SERVER, ROUTER_WAN};
 use jvpn_rig::{Interrupt, Namespace, Rig, TUNNEL_PORT, Uplink, registry, tool, wait};
+use nix::sys::socket::{setsockopt, sockopt};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
+/// What the gateway's socket may hold while nobody reads, octets: a full queue would lose what is waited for.
+const QUEUE: usize = 32 << 20;
 /// Long enough for a datagram to cross three veth pairs many times over.
 const SILENCE: Duration = Duration::from_millis(150);
 
@@ -38,6 +41,7 @@ fn client_socket(rig: &Rig, uplink: Uplink) -> UdpSocket {
 
 fn gateway_socket(rig: &Rig) -> UdpSocket {
     let socket = rig.gateway().run(|| UdpSocket::bind((GATEWAY_WAN, TUNNEL_PORT)).unwrap()).unwrap();
+    setsockopt(&socket, sockopt::RcvBufForce, &QUEUE).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// How long an agent may take to end: it waits for nobody, so this is for a host that is very busy.
-const DOWN_PATIENCE: Duration = Duration::from_secs(15);
+const DOWN_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Sockets that `status` asks when none is named.
 const DEFAULT_SOCKETS: [&str; 3] =

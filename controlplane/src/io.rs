@@ -34,9 +34,10 @@ use std::time::Duration;
 /// How often an absent data plane is tried.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 /// How long a process that closed its connection may take to be seen as ended. The kernel closes its AF_XDP sockets one by
-/// one, each after a grace period: more than a second on a busy machine. To end before that would cost the sessions the
-/// start of two processes instead of one.
-const EXIT_PATIENCE: Duration = Duration::from_secs(5);
+/// one, each after a grace period: on a busy machine more than five seconds were seen, and more queues take longer. To end
+/// before that would cost the sessions the start of two processes instead of one; to wait costs nobody anything, for
+/// without a data plane nobody is served, and a shutdown is heeded meanwhile.
+const EXIT_PATIENCE: Duration = Duration::from_secs(60);
 /// Records of JOURNAL beyond `max_sessions`: its head, and births that will replace a session. Slots have no such spare:
 /// the data plane should have twice as many as there may be sessions.
 const JOURNAL_SPARE: u32 = 1_024;

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use crate::{Interrupt, wait};
 
 /// How long an orderly end may take: the client removes its routes, the data plane detaches XDP.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Lines of a log that an error shows.
 const TAIL_LINES: usize = 12;

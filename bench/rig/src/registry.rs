@@ -26,7 +26,7 @@ pub const REGISTRY_DIR: &str = "/run/jvpn-rig";
 pub const RIG_MARK: &str = "JVPN_RIG";
 
 /// How long a process may take to end after SIGTERM, and again after SIGKILL.
-const END_PATIENCE: Duration = Duration::from_secs(4);
+const END_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A process, never to be mistaken for a later one with the same ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

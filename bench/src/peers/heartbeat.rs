@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use jvpn_rig::topology::LAN_SERVER;
 use jvpn_rig::{Interrupt, Namespace, Rig};
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::SLICE;
 
@@ -21,6 +22,10 @@ pub const MARKER_LEN: usize = 211;
 
 /// Pace of the markers, and so the resolution of outages.
 const INTERVAL: Duration = Duration::from_millis(4);
+
+/// What a socket may hold for a thread that does not run, octets: seconds of markers, so that what is missing was lost by
+/// the tunnel and not here.
+const QUEUE: usize = 8 << 20;
 
 const MAGIC: &[u8; 8] = b"jvpn-mrk";
 
@@ -81,12 +86,20 @@ struct Shared {
     phase: AtomicU8,
     sent: AtomicU64,
     replies: Mutex<Vec<Instant>>,
+    /// One past the highest sequence that has come back; written under the lock of `replies`.
+    newest: AtomicU64,
     arrived: Condvar,
 }
 
 impl Shared {
     fn replies(&self) -> MutexGuard<'_, Vec<Instant>> {
         self.replies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, marker: Marker) {
+        let mut replies = self.replies();
+        replies.push(Instant::now());
+        self.newest.fetch_max(marker.sequence + 1, Ordering::Relaxed);
     }
 
     fn stopped(&self) -> bool {
@@ -112,6 +125,7 @@ impl Heartbeat {
             let socket =
                 namespace.run(|| UdpSocket::bind((address, port)))?.context("cannot open a UDP socket")?;
             socket.set_read_timeout(Some(SLICE)).context("cannot set a timeout")?;
+            setsockopt(&socket, sockopt::RcvBufForce, &QUEUE).context("cannot set a socket's queue")?;
             Ok(socket)
         };
         let server = open(rig.lan(), LAN_SERVER, MARKER_PORT)?;
@@ -151,13 +165,14 @@ impl Heartbeat {
         self.shared.replies().len() as u64
     }
 
-    /// Markers that are missing: the fewest that were seen under way at any moment of a while.
+    /// Markers that are missing before the newest that came back: what is still under way is not missing, however long its
+    /// way takes. The least of some looks: one may have overtaken another.
     #[must_use]
     pub fn missing(&self) -> u64 {
-        let looks = (0..400).map(|_| {
+        let looks = (0..100).map(|_| {
             std::thread::sleep(Duration::from_millis(1));
-            let received = self.received();
-            self.sent().saturating_sub(received)
+            let replies = self.shared.replies();
+            self.shared.newest.load(Ordering::Relaxed).saturating_sub(replies.len() as u64)
         });
         looks.min().unwrap_or(u64::MAX)
     }
@@ -226,8 +241,8 @@ fn receive(socket: &UdpSocket, shared: &Shared) {
     let mut buffer = [0; 2_048];
     while !shared.stopped() {
         let Ok((len, _)) = socket.recv_from(&mut buffer) else { continue };
-        if Marker::decode(buffer.get(..len).unwrap_or_default()).is_some() {
-            shared.replies().push(Instant::now());
+        if let Some(marker) = Marker::decode(buffer.get(..len).unwrap_or_default()) {
+            shared.note(marker);
             shared.arrived.notify_all();
         }
     }
@@ -244,6 +259,24 @@ mod tests {
         assert_eq!(Marker::decode(&marker.encode()), Some(marker));
         assert_eq!(Marker::decode(b"jvpn-mrk"), None);
         assert_eq!(Marker::decode(&[0; MARKER_LEN]), None);
+    }
+
+    #[test]
+    fn what_is_under_way_is_not_missing() {
+        let shared = Arc::new(Shared::default());
+        shared.sent.store(9, Ordering::Relaxed);
+        let heartbeat = Heartbeat { shared, threads: Vec::new() };
+        let come = |sequences: &[u64]| {
+            for sequence in sequences {
+                heartbeat.shared.note(Marker { phase: Phase::Ordinary, sequence: *sequence });
+            }
+        };
+        come(&[0, 1]);
+        assert_eq!(heartbeat.missing(), 0);
+        come(&[4]);
+        assert_eq!(heartbeat.missing(), 2);
+        come(&[2, 3]);
+        assert_eq!(heartbeat.missing(), 0, "they were overtaken");
     }
 
     #[test]

@@ -15,8 +15,8 @@ use jvpn_rig::{Interrupt, Namespace, Rig, wait};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// How long anything may take that normally takes milliseconds.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
+/// How long anything may take that normally takes milliseconds: waiting ends with the event.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everything that one test needs. When a test fails, the processes' last words are shown.
 pub(crate) struct Lab {

@@ -54,20 +54,28 @@ pub fn table_name(interface: &str) -> String {
     name
 }
 
-/// Puts the table in place, or replaces the one that is there, in one transaction.
+/// Puts the table in place, or replaces the one that is there, in one transaction. Before the agent's loop begins.
 ///
 /// # Errors
 /// If nft is missing or the kernel refuses; then what was there before is still there.
 pub fn install(switch: &KillSwitch) -> Result<(), KillSwitchError> {
-    apply("set up", &switch.ruleset())
+    apply(tool::run_alone, "set up", &switch.ruleset())
 }
 
-/// Removes the table, if it is there.
+/// Replaces the table that is there while the agent runs, whose loop waits for it.
+///
+/// # Errors
+/// As [`install`], or nft takes long; then one of the two is there, and both are shut.
+pub fn replace(switch: &KillSwitch) -> Result<(), KillSwitchError> {
+    apply(tool::run, "changed", &switch.ruleset())
+}
+
+/// Removes the table, if it is there. Not while the agent's loop runs.
 ///
 /// # Errors
 /// If nft is missing or the kernel refuses.
 pub fn remove(table: &str) -> Result<(), KillSwitchError> {
-    apply("removed", &json!({ "nftables": cleared(table) }))
+    apply(tool::run_alone, "removed", &json!({ "nftables": cleared(table) }))
 }
 
 /// Whether the host has nftables at all.
@@ -77,9 +85,11 @@ pub fn is_available() -> bool {
         .map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |()| true)
 }
 
-fn apply(what: &'static str, ruleset: &Value) -> Result<(), KillSwitchError> {
+type Run = fn(&str, &[&str], &[u8]) -> io::Result<()>;
+
+fn apply(run: Run, what: &'static str, ruleset: &Value) -> Result<(), KillSwitchError> {
     let input = ruleset.to_string();
-    tool::run("nft", &["-j", "-f", "-"], input.as_bytes()).map_err(|source| KillSwitchError { what, source })
+    run("nft", &["-j", "-f", "-"], input.as_bytes()).map_err(|source| KillSwitchError { what, source })
 }
 
 /// Adding makes deleting succeed also where there is none.

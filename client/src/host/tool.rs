@@ -1,6 +1,7 @@
 //! Programs of the host, called with arguments and input, with their complaint as the error.
 //!
-//! The agent's only loop waits for them, so none is waited for long: while it waits, no probe is answered.
+//! The agent's only loop waits for them, so none is waited for long: while it waits, no probe is answered. Before that loop
+//! begins and after it nothing else waits, and a host that starts is busy.
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
@@ -16,10 +17,18 @@ const COMPLAINT_MAX: usize = 400;
 const COMPLAINT_OCTETS: usize = 4 * COMPLAINT_MAX;
 /// How long a program may take. Those that are called here need milliseconds.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one may take that nothing but the caller waits for: the kernel may have to load modules, and to wait for every
+/// processor of a busy host.
+const LONE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs `program` to its end, for at most [`PATIENCE`]: then it is killed, and that is the error.
 pub(super) fn run(program: &str, args: &[&str], input: &[u8]) -> io::Result<()> {
     run_within(PATIENCE, program, args, input)
+}
+
+/// The same before the agent's loop begins, and after its end: for at most [`LONE_PATIENCE`].
+pub(super) fn run_alone(program: &str, args: &[&str], input: &[u8]) -> io::Result<()> {
+    run_within(LONE_PATIENCE, program, args, input)
 }
 
 fn run_within(patience: Duration, program: &str, args: &[&str], input: &[u8]) -> io::Result<()> {

@@ -135,7 +135,7 @@ impl Guard {
         if wanted == *switch {
             return;
         }
-        match killswitch::install(&wanted) {
+        match killswitch::replace(&wanted) {
             Ok(()) => self.switch = Some(wanted),
             // It stays as it was: shut.
             Err(error) => {

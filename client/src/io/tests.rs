@@ -9,7 +9,7 @@ use crate::agent::tests::gateway::Gateway;
 use crate::config::Config;
 use crate::paths::UplinkId;
 use jvpn_crypto::keys::StaticSecret;
-use jvpn_host::status::query;
+use jvpn_host::status::{query, query_within};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use std::net::UdpSocket;
@@ -23,7 +23,10 @@ use std::time::{Duration, Instant};
 
 /// Signal handlers and the like are the process's: one of these tests at a time.
 static SERIAL: Mutex<()> = Mutex::new(());
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long anything may take that normally takes milliseconds: waiting ends with the event.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A datagram is sent again after so long.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// The gateway's network: a namespace that lives as long as its thread.
 struct FarSide {
@@ -220,7 +223,7 @@ impl Rig {
         query(&self.socket(), "status").ok()
     }
 
-    fn wait_for(&self, what: &str, mut good: impl FnMut(&Value) -> bool) -> Value {
+    fn wait_for(&mut self, what: &str, mut good: impl FnMut(&Value) -> bool) -> Value {
         let start = Instant::now();
         let mut last = None;
         while start.elapsed() < PATIENCE {
@@ -233,12 +236,27 @@ impl Rig {
             // The status socket has no events to wait for; asking without a pause would only keep the client busy.
             std::thread::park_timeout(Duration::from_millis(10));
         }
-        panic!("{what} did not happen within {PATIENCE:?}; last status: {last:#?}");
+        let words = self.last_words();
+        panic!("{what} did not happen within {PATIENCE:?}; last status: {last:#?}; the client said: {words}");
+    }
+
+    /// Ends the client; gives how it ended and what it said.
+    fn last_words(&mut self) -> String {
+        let Some(mut client) = self.client.take() else { return "(it does not run)".to_owned() };
+        let ended = client.try_wait();
+        let _gone = client.kill();
+        let said =
+            client.wait_with_output().map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+        format!("{ended:?}: {said:?}")
+    }
+
+    /// The answer comes when it has ended.
+    fn down(&self) -> Value {
+        query_within(&self.socket(), "down", PATIENCE).unwrap()
     }
 
     fn stop(&mut self) {
-        assert_eq!(query(&self.socket(), "down").unwrap()["ok"], true);
-        // The answer comes when it has ended.
+        assert_eq!(self.down()["ok"], true);
         let left = rules_and_routes();
         assert!(!left.contains("jvpn0") && !left.contains("189"), "{left}");
         assert!(!self.socket().exists());
@@ -262,16 +280,19 @@ fn attached_over(device: &str) -> impl Fn(&Value) -> bool + use<> {
     move |status| status["state"] == "ATTACHED" && status["path"]["device"] == *device
 }
 
-/// One UDP packet through the tunnel and back.
+/// A UDP packet through the tunnel and back; it is sent again until it comes.
 fn echo(number: u32) -> bool {
     let socket = UdpSocket::bind("10.77.0.2:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket.set_read_timeout(Some(ASK_AGAIN)).unwrap();
     socket.connect("192.168.50.1:7").unwrap();
-    let mut answer = [0; 64];
-    (0..8).any(|_| {
+    let (start, mut answer) = (Instant::now(), [0; 64]);
+    while start.elapsed() < PATIENCE {
         socket.send(&number.to_be_bytes()).unwrap();
-        socket.recv(&mut answer).is_ok_and(|length| answer[..length] == number.to_be_bytes())
-    })
+        if socket.recv(&mut answer).is_ok_and(|length| answer[..length] == number.to_be_bytes()) {
+            return true;
+        }
+    }
+    false
 }
 
 /// R0.5, R1.2, R7.1: tunnel up, silent cut, carrier loss, link back, end: one session, traffic after each, and nothing is

@@ -42,8 +42,8 @@ const TX_FRAMES: u32 = RING;
 const KICK_BATCH: usize = 32;
 
 /// How long the kernel may take to give up the queues of a process that was killed. It does so in the background and
-/// tells nobody (net/xdp/xsk_buff_pool.c, xp_release_deferred).
-const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+/// tells nobody (net/xdp/xsk_buff_pool.c, xp_release_deferred); on a busy machine two seconds were not enough.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(20);
 /// How often it is asked meanwhile.
 const RELEASE_INTERVAL: Duration = Duration::from_millis(5);
 

@@ -97,9 +97,10 @@ fn r7_1_a_gateway_that_moves_is_found_while_the_tunnel_is_down() {
     assert!(before > 0 && echo(1));
 
     rig.far.place.moves_to(2);
-    rig.wait_for("the loss", |s| s["state"] == "RECOVERING");
-    let back = rig.wait_for("the recovery", |s| s["state"] == "ATTACHED");
-    assert_eq!(back["path"]["remote"], "198.51.100.2:4500");
+    // The recovery between the two may be shorter than the time between two looks.
+    let found =
+        |s: &serde_json::Value| s["state"] == "ATTACHED" && s["path"]["remote"] == "198.51.100.2:4500";
+    let back = rig.wait_for("the recovery", found);
     assert_eq!(back["session_id"], status["session_id"]);
     assert!(rig.far.place.questions.load(Ordering::SeqCst) > before && echo(2));
     rig.stop();

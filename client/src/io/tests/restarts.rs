@@ -1,7 +1,7 @@
 //! What outlives the agent: the kill switch a restart of the service, the record of the name servers a loss of power.
 
 use super::traffic::{BESIDE, ask_from_behind, output, send_beside};
-use super::{Rig, echo};
+use super::{PATIENCE, Rig, echo};
 use crate::config::Config;
 use crate::host::record::Record;
 use crate::host::{self, Found};
@@ -103,7 +103,9 @@ fn r7_1_a_restart_lets_nothing_out() {
             rig.wait_for("the tunnel coming up again", UP);
             assert!(echo(round), "{mode} {by}: the tunnel works");
         }
-        assert_eq!(ask_from_behind("192.168.50.1:7"), Ok(3), "{mode} {by}: answers are forwarded");
+        // The talker goes on and fills the queues.
+        let answered = ask_from_behind("192.168.50.1:7", PATIENCE);
+        assert_eq!(answered, Ok(3), "{mode} {by}: answers are forwarded");
         talker.goes_on();
         drop(talker);
         assert_eq!(leaked(), 0, "{mode} {by}: left beside the tunnel");

@@ -1,13 +1,13 @@
 //! What goes into the tunnel, what may leave beside it, and what is as before when the client is gone or killed.
 
-use super::{Rig, attached_over, echo, ip};
+use super::{ASK_AGAIN, PATIENCE, Rig, attached_over, echo, ip};
 use crate::config::Config;
 use crate::host;
 use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::process::Command;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) fn output(program: &str, words: &str) -> String {
     let output = Command::new(program).args(words.split_whitespace()).output().unwrap();
@@ -21,16 +21,27 @@ pub(super) fn send_beside(to: &str) -> Result<(), ErrorKind> {
     socket.send_to(b"leak", to).map(|_| ()).map_err(|error| error.kind())
 }
 
-/// What comes back from an address: the tunnel's far end reflects everything, the neighbour refuses.
-fn answer(to: &str) -> Result<usize, ErrorKind> {
+/// What comes back from an address within `patience`: the tunnel's far end reflects everything, the neighbour refuses. A
+/// datagram may be lost in a full queue: it is asked again.
+fn answer_within(patience: Duration, to: &str) -> Result<usize, ErrorKind> {
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(ASK_AGAIN)).unwrap();
     let exchange = || {
         socket.connect(to)?;
         socket.send(b"ask")?;
         socket.recv(&mut [0; 16])
     };
-    exchange().map_err(|error| error.kind())
+    let start = Instant::now();
+    loop {
+        match exchange().map_err(|error| error.kind()) {
+            Err(ErrorKind::WouldBlock) if start.elapsed() < patience => {}
+            done => return done,
+        }
+    }
+}
+
+fn answer(to: &str) -> Result<usize, ErrorKind> {
+    answer_within(PATIENCE, to)
 }
 
 pub(super) const BESIDE: &str = "10.0.2.1:4500";
@@ -84,8 +95,8 @@ fn r7_1_the_kill_switch_outlives_the_agent() {
     assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
 }
 
-/// A network behind this host, of a thread's own: its host asks `to` and hears an answer, or not.
-pub(super) fn ask_from_behind(to: &'static str) -> Result<usize, ErrorKind> {
+/// A network behind this host, of a thread's own: its host asks `to` and hears an answer within `patience`, or not.
+pub(super) fn ask_from_behind(to: &'static str, patience: Duration) -> Result<usize, ErrorKind> {
     let (tell, told) = std::sync::mpsc::channel();
     let (ready, is_ready) = std::sync::mpsc::channel::<()>();
     let (answered, is_answered) = std::sync::mpsc::channel();
@@ -96,7 +107,7 @@ pub(super) fn ask_from_behind(to: &'static str) -> Result<usize, ErrorKind> {
         ip("addr add 172.31.0.2/24 dev inner");
         ip("link set inner up");
         ip("route add default via 172.31.0.1");
-        answered.send(answer(to)).unwrap();
+        answered.send(answer_within(patience, to)).unwrap();
         // The network lives as long as this thread, and takes the link with it.
         is_ready.recv().unwrap();
     });
@@ -119,14 +130,14 @@ fn r7_1_the_kill_switch_forwards_answers_and_nothing_beside() {
     std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
     rig.start();
     rig.wait_for("the tunnel coming up", |s| s["state"] == "ATTACHED");
-    assert_eq!(ask_from_behind("192.168.50.1:7"), Ok(3), "through the tunnel and back");
+    assert_eq!(ask_from_behind("192.168.50.1:7", PATIENCE), Ok(3), "through the tunnel and back");
     let dropped = || {
         let rules = output("nft", "list chain inet jvpn-jvpn0 forward");
         let counted = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
         counted.parse::<u64>().unwrap()
     };
     assert_eq!(dropped(), 0);
-    assert!(ask_from_behind("10.0.2.1:4500").is_err());
+    assert!(ask_from_behind("10.0.2.1:4500", Duration::from_secs(2)).is_err());
     assert!(dropped() > 0, "beside the tunnel");
     rig.stop();
 }
@@ -198,7 +209,7 @@ fn r7_1_what_is_left_keeps_the_host_shut() {
     rig.start();
     rig.wait_for("the name servers", |s| s["traffic"]["name_servers"]["in_place"] == true);
     std::fs::rename(&before, rig.folder.path().join("away")).unwrap();
-    let answer = jvpn_host::status::query(&rig.socket(), "down").unwrap();
+    let answer = rig.down();
     let left = answer["left"].to_string();
     assert!(
         left.contains("before-jvpn") && left.contains("held back") && left.contains("jvpn-jvpn0"),
