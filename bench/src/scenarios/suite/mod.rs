@@ -21,12 +21,10 @@ use super::progress::Progress;
 use super::recovery::aims::{self, AimRow};
 use super::recovery::{self, CauseResult};
 use crate::result::{Environment, write_json};
+use crate::schemas;
 use crate::timeline::print;
 pub use plan::Size;
 use plan::{Part, Work};
-
-/// The schema of `result.json`.
-pub const SCHEMA: &str = include_str!("../../../../docs/suite-result.schema.json");
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -287,7 +285,7 @@ impl Report {
 
     fn write(&self, dir: &Path) -> Result<()> {
         let value = serde_json::to_value(self).context("a result is no JSON")?;
-        recovery::validate_against(SCHEMA, &value)?;
+        schemas::check(&value)?;
         write_json(&dir.join("result.json"), &value)?;
         report::write(dir, self)
     }
