@@ -61,13 +61,12 @@ impl Report {
     }
 
     pub(super) fn table(&self) -> Vec<String> {
-        let mut lines = Vec::new();
         let Churn { links_lost, rebindings, goodbyes, vanished, births, recoveries, rekeys, .. } = self.churn;
-        lines.push(format!(
+        let mut lines = vec![format!(
             "\n  churn of {:.1} min with {} sessions: {links_lost} links lost, {rebindings} NAT rebindings, {goodbyes} \
              goodbyes, {vanished} vanished; {births} births, {recoveries} recoveries, {rekeys} rekeys",
             self.minutes, self.sessions
-        ));
+        )];
         let Churn { lost, attached, markers_sent, markers_back, longest_silence_s, .. } = self.churn;
         lines.push(format!(
             "  lost {lost}, back {attached} of {}; markers {markers_back} of {markers_sent}, longest silence \

@@ -271,16 +271,17 @@ impl Report {
 
     fn table(&self) -> Vec<String> {
         let Churn { births, ends, recoveries, rekeys, superseded, terminated_by_operator } = self.churn;
-        let mut lines = Vec::new();
-        lines.push(format!(
-            "\n  soak of {:.1} min with {} sessions: {births} births, {ends} ends, {superseded} superseded, \
+        let mut lines = vec![
+            format!(
+                "\n  soak of {:.1} min with {} sessions: {births} births, {ends} ends, {superseded} superseded, \
              {terminated_by_operator} ended by the operator, {recoveries} recoveries, {rekeys} rekeys",
-            self.minutes, self.sessions
-        ));
-        lines.push(format!(
-            "  packets per second: {:.0} in, {:.0} out",
-            self.load.in_per_second, self.load.out_per_second
-        ));
+                self.minutes, self.sessions
+            ),
+            format!(
+                "  packets per second: {:.0} in, {:.0} out",
+                self.load.in_per_second, self.load.out_per_second
+            ),
+        ];
         lines.extend(self.trends.iter().map(Trend::line));
         lines.push(format!(
             "  live sessions {}, slots in use {}, audit: {} events, {} rules broken",
