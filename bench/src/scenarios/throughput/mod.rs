@@ -131,8 +131,8 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         deployment.launch(&rig, Role::DataPlane, interrupt)?;
         deployment.launch(&rig, Role::ControlPlane, interrupt)?;
         report.environment = Environment::collect().with_gateway(&rig, &deployment, &places);
-        measure(&rig, &mut deployment, &places, options, interrupt, &mut report)
-            .with_context(|| format!("last words of the processes:\n{}", deployment.last_words()))
+        let measured = measure(&rig, &mut deployment, &places, options, interrupt, &mut report);
+        deployment.explain(measured, interrupt)
     })();
     let ended = deployment.stop().and_then(|()| rig.remove());
     let measured = measured.and(ended);
