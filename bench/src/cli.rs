@@ -225,7 +225,9 @@ fn begin(verb: &str) -> Result<(RunLock, Interrupt)> {
 
 fn run_timing(args: &TimingArgs) -> Result<()> {
     let _lock = alone("timing")?;
-    timing::run(&timing::Options { samples: args.samples, seed: args.seed, out_dir: made(&args.out)? })
+    let interrupt = Interrupt::install()?;
+    let options = timing::Options { samples: args.samples, seed: args.seed, out_dir: made(&args.out)? };
+    timing::run(&options, &interrupt)
 }
 
 fn run_cost(args: CostArgs) -> Result<()> {

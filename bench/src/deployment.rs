@@ -323,6 +323,17 @@ impl Deployment {
         Role::ALL.into_iter().try_for_each(|role| self.place(role).as_mut().map_or(Ok(()), Supervised::check))
     }
 
+    /// Adds what the processes said last to what went wrong; nothing to an interruption, which is nobody's fault.
+    ///
+    /// # Errors
+    /// `result`.
+    pub fn explain<T>(&self, result: Result<T>, interrupt: &Interrupt) -> Result<T> {
+        if interrupt.check().is_err() {
+            return result;
+        }
+        result.with_context(|| format!("last words of the processes:\n{}", self.last_words()))
+    }
+
     /// The last words of all of them, for an error that none of them explains.
     #[must_use]
     pub fn last_words(&self) -> String {

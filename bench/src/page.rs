@@ -1,4 +1,4 @@
-//! One directory for every run: `result.json`, and the same for people as `report.html` and `summary.md`.
+//! A result for people: `report.html` and `summary.md` beside `result.json` in the directory of a run.
 //!
 //! The pages are made from the result's JSON alone, whatever scenario it is of: verdict first, then tables, memory and
 //! processor time over the run, and what it ran on. `recovery` and `suite` have pages of their own and share style and
@@ -13,7 +13,6 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::result::write_json;
 use crate::scenarios::recovery::svg::{Axis, COLOURS, Plot};
 
 /// Rows of a table that are shown; all are in `result.json`.
@@ -28,6 +27,12 @@ const TOO_FEW: &str = "fewer than 5 rounds: not a result";
 #[must_use]
 pub const fn too_few(rounds: u32) -> Option<&'static str> {
     if rounds < ROUNDS_LEAST { Some(TOO_FEW) } else { None }
+}
+
+/// The same of rounds that were counted.
+#[must_use]
+pub fn too_few_of(rounds: usize) -> Option<&'static str> {
+    too_few(u32::try_from(rounds).unwrap_or(u32::MAX))
 }
 
 /// What every page looks like. Tables wrap, and scroll where even that is too wide.
@@ -61,14 +66,12 @@ pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// Writes `result.json`, `report.html` and `summary.md` of a run.
+/// Writes `report.html` and `summary.md` of a result.
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn publish(dir: &Path, title: &str, result: &impl Serialize) -> Result<()> {
+pub fn pages(dir: &Path, title: &str, result: &impl Serialize) -> Result<()> {
     let value = serde_json::to_value(result).context("a result is no JSON")?;
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    write_json(&dir.join("result.json"), &value)?;
     let sections = sections(&value);
     put(&dir.join("report.html"), &html(title, &value, &sections))?;
     put(&dir.join("summary.md"), &markdown(title, &value, &sections))
@@ -105,7 +108,8 @@ struct Section {
 }
 
 /// Fields that have a place of their own on a page.
-const APART: [&str; 7] = ["environment", "samples", "policy", "failures", "problems", "scenario", "too_few"];
+const APART: [&str; 8] =
+    ["environment", "samples", "policy", "failures", "problems", "scenario", "too_few", "broken_off"];
 
 fn sections(result: &Value) -> Vec<Section> {
     let Value::Object(fields) = result else { return Vec::new() };
@@ -194,6 +198,13 @@ fn texts<'a>(result: &'a Value, fields: [&str; 2]) -> Vec<&'a str> {
     fields.into_iter().flat_map(of).filter_map(Value::as_str).collect()
 }
 
+/// What is said of a result that is not whole.
+fn part(result: &Value) -> Option<String> {
+    let is_part = result.get("complete").and_then(Value::as_bool) == Some(false);
+    let why = result.get("broken_off").and_then(Value::as_str).unwrap_or("it ended before its time");
+    is_part.then(|| format!("A part of what was asked for: {why}"))
+}
+
 fn html(title: &str, result: &Value, sections: &[Section]) -> String {
     let mut out = head(title);
     let flag = |name: &str| result.get(name).and_then(Value::as_bool);
@@ -207,8 +218,8 @@ fn html(title: &str, result: &Value, sections: &[Section]) -> String {
             writeln!(out, "<div class=\"bad\"><strong>{word}</strong><ul>{list}</ul></div>")
         }
     };
-    if flag("complete") == Some(false) {
-        out.push_str("<p class=\"part\">A part of what was asked for: it ended before its time.</p>\n");
+    if let Some(part) = part(result) {
+        let _ = writeln!(out, "<p class=\"part\">{}</p>", escape(&part));
     }
     if let Some(text) = result.get("too_few").and_then(Value::as_str) {
         let _ = writeln!(out, "<p class=\"part\">{}</p>", escape(text));
@@ -311,8 +322,8 @@ fn markdown(title: &str, result: &Value, sections: &[Section]) -> String {
     if flag("valid") == Some(false) {
         out.push_str("**INVALID**: these figures prove nothing.\n\n");
     }
-    if flag("complete") == Some(false) {
-        out.push_str("A part of what was asked for.\n\n");
+    if let Some(part) = part(result) {
+        let _ = writeln!(out, "{part}\n");
     }
     if let Some(text) = result.get("too_few").and_then(Value::as_str) {
         let _ = writeln!(out, "**{text}**\n");
@@ -345,8 +356,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         for (rounds, is_said) in [(4, true), (5, false)] {
-            publish(dir.path(), "x", &json!({"rounds": rounds, "too_few": too_few(rounds)})).unwrap();
-            for file in ["result.json", "report.html", "summary.md"] {
+            pages(dir.path(), "x", &json!({"rounds": rounds, "too_few": too_few(rounds)})).unwrap();
+            for file in ["report.html", "summary.md"] {
                 assert_eq!(read(file).contains(TOO_FEW), is_said, "{file} of {rounds} rounds");
             }
         }
@@ -367,9 +378,8 @@ mod tests {
             "environment": {"kernel": "k", "ports": [{"port": "wan", "nic": "wan0", "driver": "veth"}]},
             "policy": "preset = \"edge\"",
         });
-        publish(dir.path(), "A title", &result).unwrap();
+        pages(dir.path(), "A title", &result).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
-        assert_eq!(serde_json::from_str::<Value>(&read("result.json")).unwrap(), result);
         let html = read("report.html");
         for part in
             ["INVALID", "a &lt; b", "A part", "inner deep", "each p99 ms", "<svg", "driver: veth", "preset ="]

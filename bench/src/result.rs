@@ -95,6 +95,24 @@ impl Durations {
     }
 }
 
+/// How a run ended, as fields of its result.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ending {
+    /// `false`: a part of what was asked for.
+    pub complete: bool,
+    /// Why it ended before its time.
+    pub broken_off: Option<String>,
+}
+
+impl Ending {
+    /// Whole, or broken off by an error.
+    #[must_use]
+    pub fn of<T>(measured: &Result<T>) -> Self {
+        let broken_off = measured.as_ref().err().map(|error| format!("{error:#}"));
+        Self { complete: broken_off.is_none(), broken_off }
+    }
+}
+
 /// Writes a value as JSON for people and programs: whole, or not at all. What was there before a full disk or a crash
 /// stays.
 ///

@@ -21,6 +21,8 @@ use serde_json::Value;
 
 #[path = "docs/abuse.rs"]
 mod abuse;
+#[path = "docs/results.rs"]
+mod results;
 #[path = "docs/schema.rs"]
 mod schema;
 #[path = "docs/tables.rs"]

@@ -23,7 +23,9 @@ fn said(output: &Output) -> String {
 }
 
 fn result(out: &Path) -> Value {
-    serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap()
+    let result = serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap();
+    jvpn_bench::schemas::check(&result).unwrap();
+    result
 }
 
 fn names(list: &Value) -> Vec<&str> {

@@ -23,6 +23,7 @@ fn r3_2_every_bound_holds_beside_every_attack() {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     let written = std::fs::read_to_string(dir.path().join("result.json")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), result);
+    jvpn_bench::schemas::check(&result).unwrap();
     assert_eq!(
         (&result["valid"], &result["failures"]),
         (&Value::from(true), &Value::from(Vec::<Value>::new()))

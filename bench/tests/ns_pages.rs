@@ -69,6 +69,8 @@ fn r8_4_short_verbs_leave_a_directory() {
         };
         let result: Value = serde_json::from_str(&read("result.json")).unwrap();
         assert_eq!(result["scenario"], args[0]);
+        jvpn_bench::schemas::check(&result).unwrap();
+        assert_eq!(result["complete"], true, "{args:?}");
         assert!(!result["environment"]["kernel"].as_str().unwrap().is_empty(), "{args:?}");
         assert!(read("report.html").contains("What it ran on"), "{args:?}");
         assert!(read("summary.md").contains("## What it ran on"), "{args:?}");

@@ -18,6 +18,7 @@ fn r0_4_the_table_of_pinning_is_what_was_measured() {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     let written = std::fs::read_to_string(dir.path().join("result.json")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), result);
+    jvpn_bench::schemas::check(&result).unwrap();
     let rows = result["settings"].as_array().unwrap();
     let cpus = std::thread::available_parallelism().unwrap().get();
     let setting = |row: &Value| {

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use jvpn_bench::browser;
-use jvpn_bench::scenarios::recovery::{Cause, SCHEMA};
+use jvpn_bench::scenarios::recovery::Cause;
+use jvpn_bench::schemas;
 use serde_json::Value;
 
 fn bench(args: &[&str]) -> Command {
@@ -29,10 +30,7 @@ fn said(output: &Output) -> String {
 
 fn result(out: &Path) -> Value {
     let value = serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap();
-    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
-    let validator = jsonschema::validator_for(&schema).unwrap();
-    let errors: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
-    assert_eq!(errors, Vec::<String>::new());
+    schemas::check(&value).unwrap();
     value
 }
 

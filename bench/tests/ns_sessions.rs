@@ -15,6 +15,7 @@ fn run(args: &[&str]) -> (Value, tempfile::TempDir) {
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     let written = std::fs::read_to_string(dir.path().join("result.json")).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&written).unwrap(), result);
+    jvpn_bench::schemas::check(&result).unwrap();
     (result, dir)
 }
 

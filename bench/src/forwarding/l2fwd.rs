@@ -1,7 +1,10 @@
 //! `jvpn-bench l2fwd`: our worker against plain AF_XDP forwarding.
 
-use super::lab::{Forwarder, Lab, Setting};
-use super::{Direction, median};
+use super::lab::{Forwarder, Lab, Outcome, Setting};
+use super::{Direction, Pace, median};
+use crate::environment::Environment;
+use crate::result::Ending;
+use crate::run_dir::RunDir;
 use crate::{page, timeline};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, value_parser};
@@ -45,6 +48,9 @@ pub struct L2fwdArgs {
     out: PathBuf,
 }
 
+/// Title of its pages.
+const TITLE: &str = "Jumping VPN: our worker against plain forwarding";
+
 /// One comparison.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Ratio {
@@ -63,25 +69,61 @@ struct Ratio {
     plain_worker_cpu: f64,
 }
 
+/// The result.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    scenario: &'static str,
+    valid: bool,
+    #[serde(flatten)]
+    ending: Ending,
+    rounds: u32,
+    too_few: Option<&'static str>,
+    window_ms: u64,
+    worker_cpu: usize,
+    generator_cpu: usize,
+    aim_ratio: f64,
+    environment: Environment,
+    ratios: &'a [Ratio],
+}
+
+impl<'a> Report<'a> {
+    fn new(args: &L2fwdArgs, environment: Environment, ratios: &'a [Ratio], measured: &Result<()>) -> Self {
+        let least = ratios.iter().map(|ratio| ratio.ours_rounds.len()).min().unwrap_or_default();
+        Self {
+            scenario: "l2fwd",
+            valid: true,
+            ending: Ending::of(measured),
+            rounds: args.rounds,
+            too_few: page::too_few_of(least),
+            window_ms: args.window_ms,
+            worker_cpu: args.worker_cpu,
+            generator_cpu: args.generator_cpu,
+            aim_ratio: AIM,
+            environment,
+            ratios,
+        }
+    }
+}
+
 /// Measures and prints.
 ///
 /// # Errors
-/// The network cannot be made, or nothing comes out.
+/// The network cannot be made, nothing comes out, or interrupted; what was measured is kept.
 pub fn run(args: &L2fwdArgs, interrupt: Interrupt) -> Result<()> {
+    let mut dir = RunDir::begin(&args.out)?;
     let lab = Lab::create(interrupt)?;
     let mut ratios = Vec::new();
-    for direction in [Direction::Decrypt, Direction::Encrypt] {
-        for size in &args.sizes {
-            ratios.push(compare(&lab, args, direction, *size)?);
+    let mut pace = Pace::new(2 * args.sizes.len() * args.rounds as usize);
+    let measured = (|| {
+        for direction in [Direction::Decrypt, Direction::Encrypt] {
+            for size in &args.sizes {
+                compare(&lab, args, (direction, *size), &mut ratios, &mut pace)?;
+            }
         }
-    }
-    let result = serde_json::json!({
-        "scenario": "l2fwd", "valid": true, "rounds": args.rounds,
-        "too_few": page::too_few(args.rounds), "window_ms": args.window_ms,
-        "worker_cpu": args.worker_cpu, "generator_cpu": args.generator_cpu, "aim_ratio": AIM,
-        "environment": lab.environment(), "ratios": ratios,
-    });
-    page::publish(&args.out, "Jumping VPN: our worker against plain forwarding", &result)?;
+        Ok(())
+    })();
+    let result = Report::new(args, lab.environment(), &ratios, &measured);
+    dir.conclude(TITLE, &result, measured)?;
     if args.json {
         timeline::print(&serde_json::to_string_pretty(&result)?);
         return Ok(());
@@ -104,7 +146,14 @@ pub fn run(args: &L2fwdArgs, interrupt: Interrupt) -> Result<()> {
     Ok(())
 }
 
-fn compare(lab: &Lab, args: &L2fwdArgs, direction: Direction, size: u16) -> Result<Ratio> {
+/// One comparison; of one that is broken off its whole rounds are kept.
+fn compare(
+    lab: &Lab,
+    args: &L2fwdArgs,
+    (direction, size): (Direction, u16),
+    ratios: &mut Vec<Ratio>,
+    pace: &mut Pace,
+) -> Result<()> {
     let setting = |forwarder| Setting {
         direction,
         size: usize::from(size),
@@ -114,20 +163,32 @@ fn compare(lab: &Lab, args: &L2fwdArgs, direction: Direction, size: u16) -> Resu
         window: Duration::from_millis(args.window_ms),
     };
     let (mut plain, mut ours) = (Vec::new(), Vec::new());
-    for round in 0..args.rounds {
-        plain.push(lab.measure(&setting(Forwarder::Plain)).context("plain forwarding")?);
-        ours.push(lab.measure(&setting(Forwarder::Ours(Tuning::default()))).context("our worker")?);
+    let measured = (0..args.rounds).try_for_each(|round| {
+        let theirs = lab.measure(&setting(Forwarder::Plain)).context("plain forwarding")?;
+        let own = lab.measure(&setting(Forwarder::Ours(Tuning::default()))).context("our worker")?;
         ensure!(
-            plain.iter().chain(&ours).all(|outcome| outcome.pps > 0.0),
+            theirs.pps > 0.0 && own.pps > 0.0,
             "nothing came out in round {round} ({direction:?}, {size} octets)"
         );
+        plain.push(theirs);
+        ours.push(own);
+        pace.next();
+        Ok(())
+    });
+    ratios.extend(ratio((direction, size), &plain, &ours));
+    measured
+}
+
+/// What the rounds of a comparison amount to; nothing without any.
+fn ratio((direction, size): (Direction, u16), plain: &[Outcome], ours: &[Outcome]) -> Option<Ratio> {
+    if plain.is_empty() || ours.is_empty() {
+        return None;
     }
-    let rates = |of: &[super::lab::Outcome]| of.iter().map(|outcome| outcome.pps).collect::<Vec<f64>>();
-    let times =
-        |of: &[super::lab::Outcome]| of.iter().map(|outcome| outcome.worker_cpu).collect::<Vec<f64>>();
-    let (plain_rounds, ours_rounds) = (rates(&plain), rates(&ours));
+    let rates = |of: &[Outcome]| of.iter().map(|outcome| outcome.pps).collect::<Vec<f64>>();
+    let times = |of: &[Outcome]| of.iter().map(|outcome| outcome.worker_cpu).collect::<Vec<f64>>();
+    let (plain_rounds, ours_rounds) = (rates(plain), rates(ours));
     let (plain_pps, ours_pps) = (median(&plain_rounds), median(&ours_rounds));
-    Ok(Ratio {
+    Some(Ratio {
         direction,
         size,
         plain_pps,
@@ -135,7 +196,43 @@ fn compare(lab: &Lab, args: &L2fwdArgs, direction: Direction, size: u16) -> Resu
         ratio: ours_pps / plain_pps,
         plain_rounds,
         ours_rounds,
-        ours_worker_cpu: median(&times(&ours)),
-        plain_worker_cpu: median(&times(&plain)),
+        ours_worker_cpu: median(&times(ours)),
+        plain_worker_cpu: median(&times(plain)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schemas::tests::fits_tightly;
+    use anyhow::anyhow;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: L2fwdArgs,
+    }
+
+    /// R8.4: whole rounds of a comparison that was broken off count and are said to be too few; one without any is none.
+    #[test]
+    fn r8_4_a_comparison_that_is_broken_off_keeps_its_rounds() {
+        let args = Cli::parse_from(["l2fwd"]).args;
+        let outcomes = |rates: &[f64]| -> Vec<_> {
+            rates.iter().map(|pps| Outcome { pps: *pps, worker_cpu: 1.0 }).collect()
+        };
+        let kind = (Direction::Decrypt, 64);
+        assert_eq!(ratio(kind, &[], &[]), None);
+        let whole = ratio(kind, &outcomes(&[8.0; 5]), &outcomes(&[6.0; 5])).unwrap();
+        let part = ratio((Direction::Encrypt, 64), &outcomes(&[8.0, 4.0]), &outcomes(&[6.0, 3.0])).unwrap();
+        assert_eq!((whole.ratio, part.ratio, part.ours_rounds.len()), (0.75, 0.75, 2));
+        let all = [whole, part];
+        let result = Report::new(&args, Environment::collect(), &all, &Err(anyhow!("interrupted")));
+        assert_eq!(result.ending.broken_off.as_deref(), Some("interrupted"));
+        assert!(!result.ending.complete && result.too_few.is_some());
+        fits_tightly(&result);
+        let result = Report::new(&args, Environment::collect(), &all[..1], &Ok(()));
+        assert!(result.ending.complete && result.too_few.is_none());
+        fits_tightly(&result);
+    }
 }

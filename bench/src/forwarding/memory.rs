@@ -2,7 +2,9 @@
 //! installer and the workers' pipelines are the product's, in this process.
 
 use crate::environment::Environment;
-use crate::{page, timeline};
+use crate::result::Ending;
+use crate::run_dir::RunDir;
+use crate::timeline;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytemuck::Zeroable;
 use clap::{Args, value_parser};
@@ -82,11 +84,10 @@ struct Octets {
 /// # Errors
 /// No memory, or an entry is refused.
 pub fn run(args: &MemoryArgs) -> Result<()> {
+    let mut dir = RunDir::begin(&args.out)?;
     let found = measure(args.sessions, args.workers)?;
-    let result = serde_json::json!({
-        "scenario": "memory", "valid": true, "environment": Environment::collect(), "memory": found,
-    });
-    page::publish(&args.out, "Jumping VPN: what a session takes in the data plane", &result)?;
+    let result = document(&found);
+    dir.publish("Jumping VPN: what a session takes in the data plane", &result)?;
     if args.json {
         timeline::print(&serde_json::to_string_pretty(&result)?);
         return Ok(());
@@ -114,6 +115,15 @@ pub fn run(args: &MemoryArgs) -> Result<()> {
         mib(found.resident)
     ));
     Ok(())
+}
+
+/// One measurement: it is there as a whole or not at all.
+fn document(found: &Octets) -> serde_json::Value {
+    let Ending { complete, broken_off } = Ending::of(&Ok(()));
+    serde_json::json!({
+        "scenario": "memory", "valid": true, "complete": complete, "broken_off": broken_off,
+        "environment": Environment::collect(), "memory": found,
+    })
 }
 
 fn mib(octets: u64) -> f64 {
@@ -224,6 +234,7 @@ mod tests {
     fn r8_2_octets_per_session_are_known() {
         let (few, many, shared) =
             (measure(500, 1).unwrap(), measure(4_000, 1).unwrap(), measure(4_000, 4).unwrap());
+        crate::schemas::tests::fits_tightly(&document(&few));
         assert!((few.heap - many.heap).abs() < 100.0, "{few:?} {many:?}");
         assert!((shared.heap - many.heap).abs() < 50.0, "{shared:?} {many:?}");
         assert!(many.per_session > many.context + 1_000.0 && many.per_session < 5_000.0, "{many:?}");

@@ -11,7 +11,9 @@ pub mod pinning;
 mod plain;
 pub mod scaling;
 
+use crate::scenarios::progress::Progress;
 use serde::Serialize;
+use std::time::Instant;
 
 /// Which way packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -21,6 +23,32 @@ pub enum Direction {
     Decrypt,
     /// Plain packets from the LAN are sealed and leave by the WAN port.
     Encrypt,
+}
+
+/// Tells a waiting person how many measurements are done, and how long the rest will take.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    progress: Progress,
+    began: Instant,
+    total: usize,
+    done: usize,
+}
+
+impl Pace {
+    fn new(total: usize) -> Self {
+        Self { progress: Progress::start(), began: Instant::now(), total, done: 0 }
+    }
+
+    /// One more is done. The first is always told: from then on there is something to keep.
+    fn next(&mut self) {
+        self.done += 1;
+        if self.done == 1 {
+            let left = self.began.elapsed().as_secs_f64() * self.total.saturating_sub(1) as f64;
+            self.progress.say(&format!("measurements: 1 of {}, about {left:.0} s left", self.total));
+        } else {
+            self.progress.step("measurements", self.done, self.total, self.began);
+        }
+    }
 }
 
 /// The middle of the values; 0 without any.

@@ -1,8 +1,10 @@
 //! `jvpn-bench pinning`: which settings of the worker this machine likes.
 
 use super::lab::{Forwarder, Lab, Setting};
-use super::{Direction, median};
+use super::{Direction, Pace, median};
 use crate::environment::Environment;
+use crate::result::Ending;
+use crate::run_dir::RunDir;
 use crate::{page, timeline};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, value_parser};
@@ -45,6 +47,9 @@ pub struct PinningArgs {
     out: PathBuf,
 }
 
+/// Title of its pages.
+const TITLE: &str = "Jumping VPN: settings of the worker";
+
 /// One setting and what it gave.
 #[derive(Clone, Debug, Serialize)]
 struct Row {
@@ -62,35 +67,25 @@ struct Row {
 /// Measures and prints.
 ///
 /// # Errors
-/// The network cannot be made, or nothing comes out.
+/// The network cannot be made, nothing comes out, or interrupted; what was measured is kept.
 pub fn run(args: &PinningArgs, interrupt: Interrupt) -> Result<()> {
+    let mut dir = RunDir::begin(&args.out)?;
     let machine = facts(&["lo"]).context("cannot look at this machine")?;
     let chosen = choose_cpus(&machine.cpus, None, 1);
     let Some(&default_cpu) = chosen.first() else { bail!("this machine names no CPU") };
     let lab = Lab::create(interrupt)?;
     let mut rows = settings(&machine.cpus.allowed, default_cpu);
-    for _ in 0..args.rounds {
-        for row in &mut rows {
-            let setting = Setting {
-                direction: Direction::Decrypt,
-                size: usize::from(args.size),
-                forwarder: Forwarder::Ours(tuning(row)),
-                worker_cpu: row.worker_cpu,
-                generator_cpu: row.generator_cpu,
-                window: Duration::from_secs(args.seconds),
-            };
-            let outcome = lab.measure(&setting)?;
-            row.rounds.push(outcome.pps);
-            row.times.push(outcome.worker_cpu);
-        }
-    }
+    let measured = measure(&lab, args, &mut rows);
+    rows.retain(|row| !row.rounds.is_empty());
     for row in &mut rows {
         row.pps = median(&row.rounds);
         row.worker_cpu_seconds = median(&row.times);
     }
-    let Some(best) = recommend(&rows) else { bail!("nothing was measured") };
-    let document = document(args, &rows, best, &lab.environment());
-    page::publish(&args.out, "Jumping VPN: settings of the worker", &document)?;
+    // Of settings of which some have a round more than others nothing is recommended.
+    let best = recommend(&rows).filter(|_| measured.is_ok());
+    let document = document(args, &rows, best, &lab.environment(), &measured);
+    dir.conclude(TITLE, &document, measured)?;
+    let Some(best) = best else { bail!("nothing was measured") };
     if args.json {
         timeline::print(&serde_json::to_string_pretty(&document)?);
         return Ok(());
@@ -117,11 +112,40 @@ pub fn run(args: &PinningArgs, interrupt: Interrupt) -> Result<()> {
     Ok(())
 }
 
+fn measure(lab: &Lab, args: &PinningArgs, rows: &mut [Row]) -> Result<()> {
+    let mut pace = Pace::new(rows.len() * args.rounds as usize);
+    for _ in 0..args.rounds {
+        for row in &mut *rows {
+            let setting = Setting {
+                direction: Direction::Decrypt,
+                size: usize::from(args.size),
+                forwarder: Forwarder::Ours(tuning(row)),
+                worker_cpu: row.worker_cpu,
+                generator_cpu: row.generator_cpu,
+                window: Duration::from_secs(args.seconds),
+            };
+            let outcome = lab.measure(&setting)?;
+            row.rounds.push(outcome.pps);
+            row.times.push(outcome.worker_cpu);
+            pace.next();
+        }
+    }
+    Ok(())
+}
+
 /// The result: every setting with what it gave, the recommended one, the conditions.
-fn document(args: &PinningArgs, rows: &[Row], best: &Row, environment: &Environment) -> serde_json::Value {
+fn document(
+    args: &PinningArgs,
+    rows: &[Row],
+    best: Option<&Row>,
+    environment: &Environment,
+    measured: &Result<()>,
+) -> serde_json::Value {
+    let Ending { complete, broken_off } = Ending::of(measured);
+    let least = rows.iter().map(|row| row.rounds.len()).min().unwrap_or_default();
     serde_json::json!({
-        "scenario": "pinning", "valid": true, "rounds": args.rounds,
-        "too_few": page::too_few(args.rounds), "seconds": args.seconds, "size": args.size,
+        "scenario": "pinning", "valid": true, "complete": complete, "broken_off": broken_off, "rounds": args.rounds,
+        "too_few": page::too_few_of(least), "seconds": args.seconds, "size": args.size,
         "environment": environment, "settings": rows, "recommended": best,
     })
 }
@@ -169,6 +193,35 @@ fn recommend(rows: &[Row]) -> Option<&Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schemas::tests::fits_tightly;
+    use anyhow::anyhow;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: PinningArgs,
+    }
+
+    /// R8.4: a run that is broken off keeps every round and recommends nothing.
+    #[test]
+    fn r8_4_a_part_has_rounds_and_no_recommendation() {
+        let args = Cli::parse_from(["pinning"]).args;
+        let mut rows = settings(&[0, 1], 1);
+        rows.truncate(2);
+        rows.iter_mut().for_each(|row| row.rounds = vec![5.0, 6.0, 7.0, 8.0, 9.0]);
+        let environment = Environment::collect();
+        let whole = document(&args, &rows, recommend(&rows), &environment, &Ok(()));
+        assert_eq!((&whole["complete"], &whole["too_few"]), (&true.into(), &serde_json::Value::Null));
+        assert_eq!(whole["recommended"]["batch"], 64);
+        fits_tightly(&whole);
+        rows[1].rounds.pop();
+        let part = document(&args, &rows, None, &environment, &Err(anyhow!("interrupted")));
+        assert_eq!((&part["complete"], &part["broken_off"]), (&false.into(), &"interrupted".into()));
+        assert!(part["too_few"].is_string() && part["recommended"].is_null());
+        assert_eq!(part["settings"][0]["rounds"].as_array().unwrap().len(), 5);
+        fits_tightly(&part);
+    }
 
     /// Every alternative once, the default first; a difference that is noise recommends the default.
     #[test]

@@ -2,7 +2,10 @@
 
 use super::generator::SESSIONS_MAX;
 use super::lab::Lab;
-use super::{Direction, median};
+use super::{Direction, Pace, median};
+use crate::environment::Environment;
+use crate::result::Ending;
+use crate::run_dir::RunDir;
 use crate::{page, timeline};
 use anyhow::{Result, bail};
 use clap::{Args, value_parser};
@@ -42,6 +45,9 @@ pub struct ScalingArgs {
     out: PathBuf,
 }
 
+/// Title of its pages.
+const TITLE: &str = "Jumping VPN: what another worker brings";
+
 /// Whose packets the workers handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,28 +77,20 @@ const _: () = assert!(SESSIONS_MAX >= QUEUES as usize);
 /// Measures and prints.
 ///
 /// # Errors
-/// The network cannot be made, nothing comes out, or there are fewer CPUs than workers.
+/// The network cannot be made, nothing comes out, there are fewer CPUs than workers, or interrupted; what was measured is
+/// kept.
 pub fn run(args: &ScalingArgs, interrupt: Interrupt) -> Result<()> {
     let cpus = facts(&["lo"])?.cpus.allowed;
     let most = args.workers.iter().copied().max().unwrap_or_default();
     if usize::from(most) > cpus.len() {
         bail!("{most} workers need a CPU each, and this process may use {}", cpus.len());
     }
+    let mut dir = RunDir::begin(&args.out)?;
     let lab = Lab::create(interrupt)?;
     let mut rows = Vec::new();
-    for direction in [Direction::Decrypt, Direction::Encrypt] {
-        for size in &args.sizes {
-            for sessions in [Sessions::OneEach, Sessions::OneForAll] {
-                rows.extend(measure(&lab, args, &cpus, (direction, *size, sessions))?);
-            }
-        }
-    }
-    let result = serde_json::json!({
-        "scenario": "scaling", "valid": true, "rounds": args.rounds,
-        "too_few": page::too_few(args.rounds), "window_ms": args.window_ms, "cpus": cpus,
-        "environment": lab.environment(), "scaling": rows,
-    });
-    page::publish(&args.out, "Jumping VPN: what another worker brings", &result)?;
+    let measured = measure_all(&lab, args, &cpus, &mut rows);
+    let result = document(args, &cpus, &rows, &lab.environment(), &measured);
+    dir.conclude(TITLE, &result, measured)?;
     if args.json {
         timeline::print(&serde_json::to_string_pretty(&result)?);
         return Ok(());
@@ -109,12 +107,43 @@ pub fn run(args: &ScalingArgs, interrupt: Interrupt) -> Result<()> {
     Ok(())
 }
 
+fn document(
+    args: &ScalingArgs,
+    cpus: &[usize],
+    rows: &[Row],
+    environment: &Environment,
+    measured: &Result<()>,
+) -> serde_json::Value {
+    let Ending { complete, broken_off } = Ending::of(measured);
+    let least = rows.iter().map(|row| row.rounds.len()).min().unwrap_or_default();
+    serde_json::json!({
+        "scenario": "scaling", "valid": true, "complete": complete, "broken_off": broken_off, "rounds": args.rounds,
+        "too_few": page::too_few_of(least), "window_ms": args.window_ms, "cpus": cpus,
+        "environment": environment, "scaling": rows,
+    })
+}
+
+fn measure_all(lab: &Lab, args: &ScalingArgs, cpus: &[usize], rows: &mut Vec<Row>) -> Result<()> {
+    let each = args.workers.len() * args.rounds as usize;
+    let mut pace = Pace::new(2 * args.sizes.len() * 2 * each);
+    for direction in [Direction::Decrypt, Direction::Encrypt] {
+        for size in &args.sizes {
+            for sessions in [Sessions::OneEach, Sessions::OneForAll] {
+                measure(lab, args, cpus, (direction, *size, sessions), (&mut *rows, &mut pace))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One comparison; of one that is broken off what was measured is kept.
 fn measure(
     lab: &Lab,
     args: &ScalingArgs,
     cpus: &[usize],
     (direction, size, sessions): (Direction, u16, Sessions),
-) -> Result<Vec<Row>> {
+    (all, pace): (&mut Vec<Row>, &mut Pace),
+) -> Result<()> {
     let row = |workers: &u8| Row {
         direction,
         size,
@@ -125,7 +154,7 @@ fn measure(
         rounds: Vec::new(),
     };
     let mut rows: Vec<_> = args.workers.iter().map(row).collect();
-    for _ in 0..args.rounds {
+    let measured = (0..args.rounds).try_for_each(|_| {
         for row in &mut rows {
             let count = match sessions {
                 Sessions::OneEach => row.workers,
@@ -134,8 +163,17 @@ fn measure(
             let pairs = (cpus.get(..usize::from(row.workers)).unwrap_or_default(), count);
             let window = Duration::from_millis(args.window_ms);
             row.rounds.push(lab.measure_pairs(direction, usize::from(size), pairs, window)?);
+            pace.next();
         }
-    }
+        Ok(())
+    });
+    all.extend(compared(rows));
+    measured
+}
+
+/// Those that have a round, with their medians beside that of the first.
+fn compared(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.retain(|row| !row.rounds.is_empty());
     for row in &mut rows {
         row.pps = median(&row.rounds);
     }
@@ -143,5 +181,43 @@ fn measure(
     for row in &mut rows {
         row.ratio = row.pps / first;
     }
-    Ok(rows)
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schemas::tests::fits_tightly;
+    use anyhow::anyhow;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: ScalingArgs,
+    }
+
+    /// R8.4: a run that is broken off keeps every round that was whole.
+    #[test]
+    fn r8_4_a_part_has_the_rounds_that_were_measured() {
+        let args = Cli::parse_from(["scaling"]).args;
+        let row = |workers, rounds: &[f64]| Row {
+            direction: Direction::Decrypt,
+            size: 64,
+            sessions: Sessions::OneForAll,
+            workers,
+            pps: 0.0,
+            ratio: 0.0,
+            rounds: rounds.to_vec(),
+        };
+        assert_eq!(compared(vec![row(1, &[]), row(2, &[])]), []);
+        let part = compared(vec![row(1, &[4.0, 4.0, 4.0]), row(2, &[6.0, 6.0]), row(3, &[])]);
+        let found: Vec<_> = part.iter().map(|row| (row.workers, row.ratio)).collect();
+        assert_eq!(found, [(1, 1.0), (2, 1.5)]);
+        let result = document(&args, &[0, 1], &part, &Environment::collect(), &Err(anyhow!("interrupted")));
+        assert_eq!((&result["complete"], &result["broken_off"]), (&false.into(), &"interrupted".into()));
+        assert!(result["too_few"].is_string());
+        fits_tightly(&result);
+        fits_tightly(&document(&args, &[0], &[], &Environment::collect(), &Ok(())));
+    }
 }

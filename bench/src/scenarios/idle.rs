@@ -11,8 +11,9 @@ use serde::Serialize;
 use super::measure::processor_time;
 use super::progress::Progress;
 use super::stage::{Plan, Stage};
-use crate::result::Environment;
-use crate::{page, timeline};
+use crate::result::{Ending, Environment};
+use crate::run_dir::RunDir;
+use crate::timeline;
 
 /// Percent of one core that the idle gateway may use, all processes together.
 const AIM: f64 = 1.0;
@@ -55,6 +56,8 @@ struct Measured {
 struct Report {
     /// `idle`.
     scenario: &'static str,
+    #[serde(flatten)]
+    ending: Ending,
     environment: Environment,
     /// Percent of one core that both processes together may use without a session.
     aim_percent: f64,
@@ -70,6 +73,7 @@ struct Report {
 /// # Errors
 /// A part could not be set up or ended by itself; interrupted; the aim is missed.
 pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Result<()> {
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let mut progress = Progress::start();
     let plan = Plan {
         members: options.sessions,
@@ -81,27 +85,46 @@ pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Re
     let mut stage = Stage::set_up(plan, interrupt, &progress)?;
     let mut report =
         Report { scenario: "idle", environment: stage.environment(), aim_percent: AIM, ..Report::default() };
-    stage.pass(SETTLING)?;
-    report.measured.push(measure(&mut stage, 0, options.time)?);
-    let total = options.sessions;
-    stage.swarm.attach(0..total, BIRTHS_PER_SECOND)?;
-    let census = stage.await_members("births", total, PATIENCE, &mut progress, |census| census.attached)?;
-    ensure!(census.attached == total, "only {} of {total} sessions were born", census.attached);
-    stage.swarm.quiet(true)?;
-    stage.pass(SETTLING)?;
-    report.measured.push(measure(&mut stage, total, options.time)?);
-    let _findings = stage.end(&progress)?;
-    let total_percent = |one: &Measured| one.control_plane_percent + one.data_plane_percent;
-    report.met = report.measured.first().is_some_and(|first| total_percent(first) < AIM);
-    if !report.met {
-        report.failures.push(format!("the idle gateway uses more than {AIM} % of a core"));
-    }
-    page::publish(&options.out_dir, "Jumping VPN: the gateway with nothing to do", &report)?;
+    let measured = measure_both(&mut stage, options, &mut report.measured, &mut progress);
+    let measured = stage.explain(measured).and_then(|()| stage.end(&progress).map(drop));
+    report.judge();
+    report.ending = Ending::of(&measured);
+    dir.conclude("Jumping VPN: the gateway with nothing to do", &report, measured)?;
     show(&report, json)?;
     match report.failures.first() {
         Some(failure) => bail!("{failure}; result.json has the figures"),
         None => Ok(()),
     }
+}
+
+impl Report {
+    /// Without a session the aim holds or is missed; before that was measured neither.
+    fn judge(&mut self) {
+        let total = |one: &Measured| one.control_plane_percent + one.data_plane_percent;
+        let first = self.measured.first().map(total);
+        self.met = first.is_some_and(|percent| percent < AIM);
+        if first.is_some() && !self.met {
+            self.failures.push(format!("the idle gateway uses more than {AIM} % of a core"));
+        }
+    }
+}
+
+fn measure_both(
+    stage: &mut Stage<'_>,
+    options: &Options,
+    measured: &mut Vec<Measured>,
+    progress: &mut Progress,
+) -> Result<()> {
+    stage.pass(SETTLING)?;
+    measured.push(measure(stage, 0, options.time)?);
+    let total = options.sessions;
+    stage.swarm.attach(0..total, BIRTHS_PER_SECOND)?;
+    let census = stage.await_members("births", total, PATIENCE, progress, |census| census.attached)?;
+    ensure!(census.attached == total, "only {} of {total} sessions were born", census.attached);
+    stage.swarm.quiet(true)?;
+    stage.pass(SETTLING)?;
+    measured.push(measure(stage, total, options.time)?);
+    Ok(())
 }
 
 fn measure(stage: &mut Stage<'_>, sessions: usize, time: Duration) -> Result<Measured> {
@@ -133,4 +156,31 @@ fn show(report: &Report, json: bool) -> Result<()> {
         timeline::print(&format!("| {sessions} | {control_plane_percent:.2} | {data_plane_percent:.2} |"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schemas::tests::fits_tightly;
+    use anyhow::anyhow;
+
+    /// R0.4, R8.4: the aim is judged by the first measurement; without it nothing is said.
+    #[test]
+    fn r8_4_a_part_is_judged_by_what_it_has() {
+        let of = |percents: &[f64]| {
+            let one = |percent: &f64| Measured { control_plane_percent: *percent, ..Measured::default() };
+            let measured = percents.iter().map(one).collect();
+            let mut report = Report { scenario: "idle", measured, ..Report::default() };
+            report.environment = Environment::collect();
+            report.judge();
+            report
+        };
+        assert!(of(&[0.5, 9.0]).met && of(&[0.5, 9.0]).failures.is_empty());
+        assert!(!of(&[1.5]).met && of(&[1.5]).failures.len() == 1);
+        assert!(!of(&[]).met && of(&[]).failures.is_empty());
+        let mut part = of(&[0.5]);
+        part.ending = Ending::of::<()>(&Err(anyhow!("interrupted")));
+        fits_tightly(&part);
+        fits_tightly(&of(&[1.5, 2.0]));
+    }
 }

@@ -1,6 +1,7 @@
 //! What the bench does, one module per scenario. Each builds its own network and leaves nothing behind.
 
 pub mod churn;
+mod closing;
 pub mod contenders;
 pub mod cost;
 pub mod demo;
@@ -8,7 +9,7 @@ pub mod emulator;
 pub mod flood;
 pub mod idle;
 mod measure;
-mod progress;
+pub(crate) mod progress;
 pub mod recovery;
 mod sampler;
 pub mod sessions;

@@ -188,6 +188,19 @@ impl<'a> Stage<'a> {
         })
     }
 
+    /// The same when no more than `total` sessions live, or patience is over: a peer's old session ends with the first frame
+    /// of the next, a moment after the client knows.
+    pub(super) fn settled_summary(&mut self, total: usize, patience: Duration) -> Result<Summary> {
+        let waiting = Instant::now();
+        loop {
+            let summary = self.summary()?;
+            if summary.live_sessions <= total as u64 || waiting.elapsed() >= patience {
+                return Ok(summary);
+            }
+            self.look()?;
+        }
+    }
+
     /// Counters of XDP and, added up, of the workers and their sockets.
     pub(super) fn data_plane_counters(&self) -> Result<BTreeMap<String, u64>> {
         let status = status::query(&self.places.data_plane_socket(), "status")?;
@@ -307,7 +320,7 @@ impl<'a> Stage<'a> {
 
     /// Why something went wrong may stand in the last words of the processes.
     pub(super) fn explain<T>(&self, result: Result<T>) -> Result<T> {
-        result.with_context(|| format!("last words of the processes:\n{}", self.deployment.last_words()))
+        self.deployment.explain(result, self.interrupt)
     }
 }
 

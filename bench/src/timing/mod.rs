@@ -9,8 +9,11 @@ mod subjects;
 mod welch;
 
 use crate::environment::Environment;
-use crate::{page, timeline};
+use crate::result::Ending;
+use crate::run_dir::RunDir;
+use crate::timeline;
 use anyhow::{Result, bail};
+use jvpn_rig::Interrupt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
@@ -52,6 +55,8 @@ struct Report {
     scenario: &'static str,
     /// `false`: a comparison that stops early was missed, so that the others prove nothing.
     valid: bool,
+    #[serde(flatten)]
+    ending: Ending,
     failures: Vec<String>,
     /// Timed calls of each comparison.
     calls: u32,
@@ -77,8 +82,9 @@ struct Row {
 /// Measures every subject and prints a line for each.
 ///
 /// # Errors
-/// If a comparison of ours shows a difference, or one that stops early shows none.
-pub fn run(options: &Options) -> Result<()> {
+/// If a comparison of ours shows a difference, or one that stops early shows none; or interrupted: what was measured is kept.
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let mut dir = RunDir::begin(&options.out_dir)?;
     timeline::print(&format!(
         "{:<42} {:>9} {:>9} {:>9}   verdict (|t| > {THRESHOLD} is a difference)",
         "comparison", "first ns", "last ns", "t"
@@ -92,7 +98,18 @@ pub fn run(options: &Options) -> Result<()> {
         environment: Environment::collect(),
         ..Report::default()
     };
+    let measured = measure_all(options, &mut report, interrupt);
+    report.ending = Ending::of(&measured);
+    dir.conclude("Jumping VPN: whether a comparison of secrets tells by its time", &report, measured)?;
+    if !report.failures.is_empty() {
+        bail!("{}; repeat it on a quiet machine, in a release build", report.failures.join("; "));
+    }
+    Ok(())
+}
+
+fn measure_all(options: &Options, report: &mut Report, interrupt: &Interrupt) -> Result<()> {
     for mut subject in subjects()? {
+        interrupt.check()?;
         if !subject.takes_the_right_value() {
             bail!("{} refuses the right value: nothing would be measured", subject.name());
         }
@@ -107,14 +124,6 @@ pub fn run(options: &Options) -> Result<()> {
             report.valid &= subject.expected() == Expected::Constant;
             report.failures.push(format!("{name}: {verdict}"));
         }
-    }
-    page::publish(
-        &options.out_dir,
-        "Jumping VPN: whether a comparison of secrets tells by its time",
-        &report,
-    )?;
-    if !report.failures.is_empty() {
-        bail!("{}; repeat it on a quiet machine, in a release build", report.failures.join("; "));
     }
     Ok(())
 }
@@ -156,6 +165,21 @@ fn mean(samples: &[Sample], class: Class) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// R8.4: an interruption keeps the comparisons until then: here none.
+    #[test]
+    fn r8_4_an_interrupted_run_is_a_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { samples: 10, seed: 1, out_dir: dir.path().to_owned() };
+        let interrupt = Interrupt::default();
+        interrupt.set();
+        let error = format!("{:#}", run(&options, &interrupt).unwrap_err());
+        assert!(error.contains("interrupted") && error.contains("result.json"), "{error}");
+        let text = std::fs::read_to_string(dir.path().join("result.json")).unwrap();
+        let part: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&part["complete"], &part["comparisons"]), (&false.into(), &serde_json::json!([])));
+        crate::schemas::tests::fits_tightly(&part);
+    }
 
     /// R2.5: every subject takes the right value and refuses both classes: what is timed is the comparison.
     #[test]

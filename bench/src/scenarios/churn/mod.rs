@@ -10,21 +10,19 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use jvpn_rig::Interrupt;
 use serde::Serialize;
 
+use super::closing::{self, Judged};
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use super::soak::verdict::Trend;
 use super::stage::{Plan, Stage};
 use crate::check_events::findings::Findings;
-use crate::page;
-use crate::result::{Durations, Environment, Quantiles};
-use crate::timeline;
+use crate::result::{Durations, Ending, Environment, Quantiles};
+use crate::run_dir::RunDir;
 
-/// Title of its pages.
-const TITLE: &str = "Jumping VPN: churn";
 /// As lively as policy allows. What is remembered of lost and ended sessions goes soon, else memory would grow for as long
 /// as they are remembered; keys are renewed every half minute.
 const POLICY: &str = "preset = \"edge\"\nmax_switches_per_min = 60\nreattach_global_per_second = 1000000\n\
@@ -67,8 +65,9 @@ pub struct Report {
     scenario: &'static str,
     /// No rule of the audit log was broken, nobody was lost or doubled.
     valid: bool,
-    /// `false`: it ended early, and this is what was seen until then.
-    complete: bool,
+    /// Whole or broken off.
+    #[serde(flatten)]
+    ending: Ending,
     /// What did not hold; empty in a good run.
     failures: Vec<String>,
     seed: u64,
@@ -93,6 +92,33 @@ pub struct Report {
     slots_in_use: u64,
     audit: Findings,
     samples: Vec<Sample>,
+}
+
+impl Judged for Report {
+    const TITLE: &'static str = "Jumping VPN: churn";
+    const BROKEN: &'static str = "leaks or bounds broken";
+
+    fn judge(&mut self, audit: Findings) {
+        self.audit = audit;
+        self.conclude();
+    }
+
+    fn end(&mut self, ending: Ending, failure: Option<String>) {
+        self.ending = ending;
+        self.failures.extend(failure);
+    }
+
+    fn is_valid(&self) -> bool {
+        self.valid
+    }
+
+    fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.table()
+    }
 }
 
 /// What the sessions went through.
@@ -127,21 +153,7 @@ struct Churn {
 /// # Errors
 /// A part could not be set up or ended by itself; interrupted; a bound broken; INVALID.
 pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Result<()> {
-    let report = run(options, interrupt)?;
-    if json {
-        timeline::print(&serde_json::to_string_pretty(&report)?);
-    } else {
-        report.print();
-        timeline::print(&format!(
-            "\n  result: {0}/result.json, report: {0}/report.html",
-            options.out_dir.display()
-        ));
-    }
-    if !report.failures.is_empty() {
-        let word = if report.valid { "leaks or bounds broken" } else { "INVALID" };
-        bail!("{word}: {}", report.failures.join("; "));
-    }
-    Ok(())
+    closing::show(&run(options, interrupt)?, json, &options.out_dir)
 }
 
 fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
@@ -161,6 +173,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         seed: options.seed,
         out_dir: options.out_dir.clone(),
     };
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let mut stage = Stage::set_up(plan, interrupt, &progress)?;
     let mut report = Report {
         scenario: "churn",
@@ -180,18 +193,8 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     report.samples = sampler.samples();
     drop(sampler);
     (report.outage, report.reattach) = (silences.outage.quantiles(), silences.reattach.quantiles());
-    silences.write(&options.out_dir)?;
-    if let Err(error) = stage.explain(churned) {
-        // What was seen until then is kept, and marked.
-        report.failures = vec![format!("not complete: {error:#}")];
-        page::publish(&options.out_dir, TITLE, &report)?;
-        return Err(error);
-    }
-    report.complete = true;
-    report.audit = stage.end(&progress)?;
-    report.conclude();
-    page::publish(&options.out_dir, TITLE, &report)?;
-    Ok(report)
+    let churned = churned.and(silences.write(&options.out_dir));
+    closing::conclude(report, stage, churned, &mut dir, &progress)
 }
 
 /// How long recoveries took.
@@ -255,13 +258,7 @@ fn churn(
     let settled = stage.settle_markers()?;
     report.churn.longest_silence_s =
         stage.swarm.view()?.iter().map(|view| view.longest_gap.as_secs_f64()).fold(0.0, f64::max);
-    let mut summary = stage.summary()?;
-    // A peer's old session ends with the first frame of the next: a moment after the client knows.
-    let waiting = Instant::now();
-    while summary.live_sessions > total as u64 && waiting.elapsed() < PATIENCE {
-        stage.look()?;
-        summary = stage.summary()?;
-    }
+    let summary = stage.settled_summary(total, PATIENCE)?;
     let counted = |name: &str| summary.counters.get(name).copied().unwrap_or_default();
     report.churn = Churn {
         births: census.sessions,

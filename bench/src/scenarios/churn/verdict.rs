@@ -1,8 +1,7 @@
 //! Whether a run of churn was good, and its table.
 
 use super::{Churn, Report};
-use crate::scenarios::soak::verdict;
-use crate::timeline;
+use crate::scenarios::soak::verdict::{self, Trend};
 
 /// Reasons of transitions by which a session ends that nobody had asked to end.
 pub(super) const LOSSES: [&str; 7] = [
@@ -61,38 +60,43 @@ impl Report {
         self.failures = broken;
     }
 
-    pub(super) fn print(&self) {
+    pub(super) fn table(&self) -> Vec<String> {
         let Churn { links_lost, rebindings, goodbyes, vanished, births, recoveries, rekeys, .. } = self.churn;
-        timeline::print(&format!(
+        let mut lines = vec![format!(
             "\n  churn of {:.1} min with {} sessions: {links_lost} links lost, {rebindings} NAT rebindings, {goodbyes} \
              goodbyes, {vanished} vanished; {births} births, {recoveries} recoveries, {rekeys} rekeys",
             self.minutes, self.sessions
-        ));
+        )];
         let Churn { lost, attached, markers_sent, markers_back, longest_silence_s, .. } = self.churn;
-        timeline::print(&format!(
+        lines.push(format!(
             "  lost {lost}, back {attached} of {}; markers {markers_back} of {markers_sent}, longest silence \
              {longest_silence_s:.2} s",
             self.sessions
         ));
         for (what, of) in [("outage", self.outage), ("reattach", self.reattach)] {
-            timeline::print(&format!(
+            lines.push(format!(
                 "  {what}: p50 {:.0}, p95 {:.0}, p99 {:.0}, max {:.0} ms",
                 of.p50_ms, of.p95_ms, of.p99_ms, of.max_ms
             ));
         }
-        self.trends.iter().for_each(|trend| timeline::print(&trend.line()));
-        timeline::print(&format!(
+        lines.extend(self.trends.iter().map(Trend::line));
+        lines.push(format!(
             "  live sessions {}, slots in use {}, audit: {} events, {} rules broken",
             self.live_sessions, self.slots_in_use, self.audit.events, self.audit.violations_total
         ));
+        lines
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::POLICY;
     use super::*;
     use crate::check_events::findings::Findings;
+    use crate::result::{Ending, Environment};
+    use crate::scenarios::closing::Judged;
     use crate::scenarios::sampler::{Sample, Usage};
+    use crate::schemas::tests::fits_tightly;
 
     fn good() -> Report {
         let usage = Usage { rss_kib: 9_000, anonymous_kib: 5_000, descriptors: 20, cpu_s: 1.0 };
@@ -143,6 +147,26 @@ mod tests {
             },
         ];
         broken.into_iter().for_each(|spoil| assert_eq!(judged(spoil), (true, 1)));
+    }
+
+    /// R8.4: a judged run and one that was broken off fit the schema; the latter is not valid.
+    #[test]
+    fn r8_4_whole_and_part_fit_the_schema() {
+        let mut report = Report {
+            scenario: "churn",
+            policy: POLICY.to_owned(),
+            environment: Environment::collect(),
+            ..good()
+        };
+        let mut part = report.clone();
+        report.judge(good().audit);
+        report.end(Ending::of(&Ok(())), None);
+        assert!(report.is_valid() && report.ending.complete && report.trends.len() == 6);
+        assert_eq!(report.lines().len(), 11);
+        fits_tightly(&report);
+        part.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))), Some("not complete: x".to_owned()));
+        assert!(!part.is_valid() && part.failures() == ["not complete: x"]);
+        fits_tightly(&part);
     }
 
     #[test]

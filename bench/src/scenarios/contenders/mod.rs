@@ -34,7 +34,8 @@ use serde::Serialize;
 
 use super::progress::Progress;
 use crate::page::{put, too_few};
-use crate::result::{Environment, write_json};
+use crate::result::{Ending, Environment};
+use crate::run_dir::RunDir;
 use crate::swarm::network::inner_address;
 use crate::timeline;
 pub use kind::Kind;
@@ -110,6 +111,7 @@ fn kernel_problem(kind: Kind, rig: &Rig) -> Option<String> {
 /// # Errors
 /// The network cannot be set up, ours failed, or interrupted; what was measured is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let mut progress = Progress::start();
     let rig = Rig::create()?;
     offloading_uplink(&rig)?;
@@ -117,8 +119,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let mut report = Report {
         scenario: "peers",
         form: 1,
-        complete: false,
-        broken_off: None,
+        ending: Ending::default(),
         environment: Environment::collect(),
         conditions: conditions(),
         rounds: options.rounds,
@@ -131,27 +132,31 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         rows: Vec::new(),
     };
     let result = measure(&rig, options, &mut report, &mut progress, interrupt);
-    rig.remove()?;
-    report.complete = result.is_ok() && report.failed.is_empty();
-    report.broken_off = result.as_ref().err().map(|error| format!("{error:#}"));
+    let result = result.and(rig.remove());
+    report.ending = Ending::of(&result);
+    report.ending.complete &= report.failed.is_empty();
     report.medians = report::medians(&report.rows);
     report.too_few = too_few(rounds_done(&report));
-    write_json(&options.out_dir.join("result.json"), &report)?;
-    put(&options.out_dir.join("report.html"), &report.html())?;
-    put(&options.out_dir.join("summary.md"), &report.markdown())?;
+    let written = write(&mut dir, &report);
     report.lines().iter().for_each(|line| timeline::print(line));
-    result?;
+    dir.after(result, written)?;
     match report.failed.iter().find(|failed| failed.contender == Kind::Ours) {
         Some(failed) => bail!("{}", failed.line()),
         None => Ok(()),
     }
 }
 
+fn write(dir: &mut RunDir, report: &Report) -> Result<()> {
+    dir.write(report)?;
+    put(&dir.path().join("report.html"), &report.html())?;
+    put(&dir.path().join("summary.md"), &report.markdown())
+}
+
 /// Whole rounds.
 fn rounds_done(report: &Report) -> u32 {
     let whole = report.rows.iter().map(|row| row.round).max().unwrap_or_default();
     // Of the round that was broken off, rows may be missing.
-    if report.broken_off.is_some() { whole.saturating_sub(1) } else { whole }
+    if report.ending.broken_off.is_some() { whole.saturating_sub(1) } else { whole }
 }
 
 fn conditions() -> Vec<String> {

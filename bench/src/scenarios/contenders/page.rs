@@ -17,8 +17,8 @@ impl Report {
     pub(super) fn html(&self) -> String {
         let mut out = head("Jumping VPN: ours beside the peers");
         // Writing to a string cannot fail.
-        if !self.complete {
-            let why = self.broken_off.as_deref().unwrap_or("less was measured than was asked for");
+        if !self.ending.complete {
+            let why = self.ending.broken_off.as_deref().unwrap_or("less was measured than was asked for");
             let _ = writeln!(out, "<p class=\"part\">A part of what was asked for: {}</p>", escape(why));
         }
         if !self.failed.is_empty() {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::programs::{Found, Missing};
 use super::rows::{Metric, Row, Way, What};
 use super::{Failed, Kind};
-use crate::result::Environment;
+use crate::result::{Ending, Environment};
 
 /// Ours may use so much of the gateway's processor time of the peer that uses least.
 const CPU_SHARE_MAX: f64 = 1.0 / 3.0;
@@ -41,10 +41,9 @@ pub struct Report {
     pub scenario: &'static str,
     /// Layout of this file.
     pub form: u32,
-    /// `false`: fewer rounds than were asked for.
-    pub complete: bool,
-    /// Why it ended before its time.
-    pub broken_off: Option<String>,
+    /// Whole, or broken off. Not whole either: a contender has failed.
+    #[serde(flatten)]
+    pub ending: Ending,
     /// Machine and versions.
     pub environment: Environment,
     /// What holds for all.
@@ -197,8 +196,8 @@ impl Report {
         lines.extend(self.contenders.iter().map(found));
         lines.extend(self.missing.iter().map(|one| format!("{}: left out, {}", one.contender, one.why)));
         lines.extend(self.failed.iter().map(Failed::line));
-        if !self.complete {
-            let why = self.broken_off.as_deref().unwrap_or("less was measured than was asked for");
+        if !self.ending.complete {
+            let why = self.ending.broken_off.as_deref().unwrap_or("less was measured than was asked for");
             lines.push(format!("a part of what was asked for: {why}"));
         }
         lines
@@ -276,8 +275,7 @@ mod tests {
         let report = Report {
             scenario: "peers",
             form: 1,
-            complete: false,
-            broken_off: Some("interrupted".to_owned()),
+            ending: Ending::of::<()>(&Err(anyhow::anyhow!("interrupted"))),
             environment: Environment::collect(),
             conditions: vec!["the same links for all".to_owned()],
             rounds: 3,
@@ -289,6 +287,7 @@ mod tests {
             medians,
             rows: rows.into(),
         };
+        crate::schemas::tests::fits_tightly(&report);
         let text = report.markdown();
         for part in [
             "fewer than 5 rounds: not a result",

@@ -24,8 +24,10 @@ use jvpn_rig::Interrupt;
 use jvpn_session::Policy;
 use jvpn_session::messages::SwitchCause;
 
+use crate::result::Ending;
+use crate::run_dir::RunDir;
 use crate::simulation::dice::Dice;
-use crate::{page, timeline};
+use crate::timeline;
 use crowd::{Crowd, Spent};
 use progress::Progress;
 use report::{Figure, Report, Size};
@@ -66,41 +68,48 @@ pub struct Options {
 /// Measures and prints.
 ///
 /// # Errors
-/// Something did not come out as it must, the file cannot be written, or Ctrl-C. An aim that is missed is no error.
+/// Something did not come out as it must, the file cannot be written, or Ctrl-C; what was measured is kept. An aim that is
+/// missed is no error.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let mut dice = Dice::new(SEED, 0);
     timeline::print("X25519 alone");
     let x25519 = bound::measure(options.rounds, &mut dice)?;
     let backend = jvpn_crypto::x25519::BACKEND;
     let bound =
         x25519.iter().find(|one| one.name == backend).context("the backend was not measured")?.clone();
-    let mut sizes = Vec::new();
-    for sessions in &options.sessions {
-        timeline::print(&format!("{sessions} sessions"));
-        sizes.push(measure(options, *sessions, bound.reattach_ns, interrupt)?);
-    }
-    let storm = (options.storm > 0).then(|| storm_of(options.storm, interrupt)).transpose()?;
-    let environment = report::environment();
-    let report = Report {
+    let mut report = Report {
         scenario: "cost",
         valid: true,
-        environment,
+        ending: Ending::default(),
+        environment: report::environment(),
         seed: SEED,
         policy: POLICY,
         backend,
         x25519,
-        sizes,
-        storm,
+        sizes: Vec::new(),
+        storm: None,
     };
+    let measured = measure_all(options, bound.reattach_ns, &mut report, interrupt);
+    report.ending = Ending::of(&measured);
+    dir.conclude("Jumping VPN: what sessions cost", &report, measured)?;
     for line in report.lines() {
         timeline::print(&line);
     }
-    page::publish(&options.out_dir, "Jumping VPN: what sessions cost", &report)?;
     timeline::print(&format!("\n  result: {}/result.json", options.out_dir.display()));
     if let Some(path) = &options.json {
         report.write_to(path)?;
         timeline::print(&format!("\n  everything: {}", path.display()));
     }
+    Ok(())
+}
+
+fn measure_all(options: &Options, bound_ns: f64, report: &mut Report, interrupt: &Interrupt) -> Result<()> {
+    for sessions in &options.sessions {
+        timeline::print(&format!("{sessions} sessions"));
+        report.sizes.push(measure(options, *sessions, bound_ns, interrupt)?);
+    }
+    report.storm = (options.storm > 0).then(|| storm_of(options.storm, interrupt)).transpose()?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::bound::Backend;
 use super::storm::Storm;
-use crate::result::Environment;
+use crate::result::{Ending, Environment};
 
 /// Rounds of one measurement and their median.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -56,6 +56,9 @@ pub struct Report {
     pub scenario: &'static str,
     /// Nothing was lost, nothing doubled, versions as expected: else there is no report.
     pub valid: bool,
+    /// Whole or broken off.
+    #[serde(flatten)]
+    pub ending: Ending,
     /// Machine, kernel, versions, commit.
     pub environment: Environment,
     /// Seed of everything random.
@@ -205,6 +208,49 @@ fn locked(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schemas::tests::fits_tightly;
+
+    /// R8.4: a run and one that was broken off fit the schema, also where nothing could be divided.
+    #[test]
+    fn r8_4_whole_and_part_fit_the_schema() {
+        let figure = || Figure::of(vec![1.0, 2.0]);
+        let backend = Backend { name: "one", new_key_ns: figure(), agreement_ns: figure(), reattach_ns: 9.0 };
+        let size = Size {
+            sessions: 100,
+            ns: [("birth", figure())].into(),
+            births_per_s: f64::NAN,
+            reattaches_per_s: 1.0,
+            bound_percent: 50.0,
+            journal_writes_per_reattach: 2.0,
+            octets_per_session: [("born", 1_000.0)].into(),
+        };
+        let storm = Storm {
+            sessions: 1,
+            all_attached_ms: 1.0,
+            half_attached_ms: 1.0,
+            busy_ms: 1.0,
+            requests: 1,
+            retries: 0,
+            refused: [("RATE_LIMIT", 1)].into(),
+            most_requests: 1,
+        };
+        let mut report = Report {
+            scenario: "cost",
+            valid: true,
+            ending: Ending::of(&Ok(())),
+            environment: environment(),
+            seed: 1,
+            policy: "edge",
+            backend: "one",
+            x25519: vec![backend],
+            sizes: vec![size],
+            storm: Some(storm),
+        };
+        fits_tightly(&report);
+        report.ending = Ending::of::<()>(&Err(anyhow::anyhow!("interrupted")));
+        report.storm = None;
+        fits_tightly(&report);
+    }
 
     #[test]
     fn medians_and_versions() {

@@ -13,8 +13,8 @@ use crate::check_events::rules::PolicyNumbers;
 use crate::check_events::{Expectations, check_files};
 use crate::deployment::{self, Deployment, Places, Settings};
 use crate::environment::Environment;
-use crate::page;
 use crate::report::summarise;
+use crate::run_dir::RunDir;
 use crate::timeline::{self, Timeline};
 use lab::Lab;
 
@@ -65,6 +65,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
 
     let switches_per_minute =
         if measuring { SWITCHES_PER_MINUTE_MEASURING } else { SWITCHES_PER_MINUTE_DEFAULT };
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let mut rig = Some(rig);
     let mut deployment = None;
     let result = (|| {
@@ -84,7 +85,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
             );
         }
         judge_audit(&mut lab, &places, switches_per_minute)?;
-        conclude(lab, options, &places)
+        conclude(lab, options, &places, &mut dir)
     })();
     let ended = end(options, rig.take(), deployment);
     result.and(ended)
@@ -128,16 +129,17 @@ fn judge_audit(lab: &mut Lab<'_>, places: &Places, switches_per_minute: u32) -> 
     Ok(())
 }
 
-fn conclude(lab: Lab<'_>, options: &Options, places: &Places) -> Result<()> {
+fn conclude(lab: Lab<'_>, options: &Options, places: &Places, dir: &mut RunDir) -> Result<()> {
     let environment = Environment::collect().with_gateway(lab.rig, lab.deployment, places);
     let report = lab.report()?;
     report.write_to(&options.out_dir.join("report.json"))?;
     let failures = report.failures();
     let result = serde_json::json!({
-        "scenario": "demo", "valid": failures.is_empty(), "rounds": options.rounds, "failures": failures,
+        "scenario": "demo", "valid": failures.is_empty(), "complete": true, "broken_off": null,
+        "rounds": options.rounds, "failures": failures,
         "preset": "edge", "environment": environment, "report": report, "recoveries": report.recoveries,
     });
-    page::publish(&options.out_dir, "Jumping VPN: the demo", &result)?;
+    dir.publish("Jumping VPN: the demo", &result)?;
     timeline::closing_table(&report, &summarise(&report.recoveries), &failures);
     timeline::print(&format!(
         "  report: {0}/report.json, events: {0}/events.jsonl",

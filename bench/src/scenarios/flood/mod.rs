@@ -19,8 +19,8 @@ use anyhow::{Context, Result, bail};
 use jvpn_rig::{Interrupt, Rig};
 
 use crate::deployment::{self, Deployment, Role, Settings};
-use crate::page;
 use crate::result::Environment;
+use crate::run_dir::RunDir;
 use crate::scenarios::progress::Progress;
 use crate::swarm::{gateway, network};
 use crate::timeline;
@@ -74,8 +74,9 @@ pub struct Options {
 /// Runs the flood and writes its result; bounds that do not hold are in the report.
 ///
 /// # Errors
-/// A part could not be set up or ended by itself; interrupted.
+/// A part could not be set up or ended by itself; interrupted; what was measured is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let progress = Progress::start();
     progress.say(&format!("setting up: a gateway, {} honest sessions, attackers", options.sessions));
     let settings = Settings {
@@ -90,34 +91,33 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let cast = Cast::new(options.sessions)?;
     gateway::configure(&places, POLICY, &cast.peers())?;
     let mut deployment = Deployment::new(&settings, &places);
-    let result = (|| {
+    let mut report = Report::default();
+    let measured = (|| {
         for role in [Role::DataPlane, Role::ControlPlane] {
             deployment.launch(&rig, role, interrupt)?;
         }
         let key = gateway::public_key(&places)?;
         let lab = Lab::start(&rig, &mut deployment, &places, cast, key, options, interrupt)?;
-        measure(lab, options, progress)
+        report = begun(&lab, options)?;
+        measure(lab, options, &mut report, &progress)
     })();
     // Also when something failed: that is when it is needed.
     let kept = fs::copy(places.audit_file(), options.out_dir.join("audit.jsonl"));
-    let result = match result {
-        Ok(report) => Ok(report),
-        Err(error) => {
-            Err(error.context(format!("last words of the processes:\n{}", deployment.last_words())))
-        }
-    };
+    let measured = deployment.explain(measured, interrupt);
     let ended = deployment.stop().and_then(|()| rig.remove());
-    let report = result?;
-    ended?;
-    kept.context("cannot keep the audit log")?;
-    page::publish(&options.out_dir, "Jumping VPN: floods", &report)?;
+    let measured = measured.and(ended).and(kept.context("cannot keep the audit log").map(drop));
+    if report.scenario.is_empty() {
+        // Nothing was set up that could be measured.
+        return measured.map(|()| report);
+    }
+    report.close(&measured);
+    dir.conclude("Jumping VPN: floods", &report, measured)?;
     Ok(report)
 }
 
-fn measure(mut lab: Lab<'_>, options: &Options, progress: Progress) -> Result<Report> {
-    let all = lab.honest()?;
-    progress.say(&format!("{} sessions are ATTACHED", all.len()));
-    let mut report = Report {
+/// A report in which nothing is measured yet.
+fn begun(lab: &Lab<'_>, options: &Options) -> Result<Report> {
+    Ok(Report {
         scenario: "flood",
         valid: true,
         seed: options.seed,
@@ -129,7 +129,12 @@ fn measure(mut lab: Lab<'_>, options: &Options, progress: Progress) -> Result<Re
         switches_limit: SWITCHES_PER_MINUTE,
         environment: Environment::collect().with_gateway(lab.rig, lab.deployment, lab.places),
         ..Report::default()
-    };
+    })
+}
+
+fn measure(mut lab: Lab<'_>, options: &Options, report: &mut Report, progress: &Progress) -> Result<()> {
+    let all = lab.honest()?;
+    progress.say(&format!("{} sessions are ATTACHED", all.len()));
     let assaults = Assault::phases(&options.attacks);
     let phases: Vec<_> = std::iter::once(None).chain(assaults.into_iter().map(Some)).collect();
     for (number, assault) in phases.iter().copied().enumerate() {
@@ -143,7 +148,7 @@ fn measure(mut lab: Lab<'_>, options: &Options, progress: Progress) -> Result<Re
             left.as_secs()
         ));
         let phase = lab.phase(assault)?;
-        tell(&phase, &progress);
+        tell(&phase, progress);
         fs::write(options.out_dir.join(format!("outage-{}.hgrm", phase.name)), &phase.hgrm)?;
         if assault.is_none() {
             // Everything has been in use by now: from here on memory must not grow.
@@ -160,8 +165,8 @@ fn measure(mut lab: Lab<'_>, options: &Options, progress: Progress) -> Result<Re
     report.markers_wrong = now.iter().map(|view| view.doubled + view.damaged).sum();
     let audit_file = lab.places.audit_file();
     lab.swarm.stop()?;
-    conclude(&mut report, &Audit::read(&audit_file)?);
-    Ok(report)
+    conclude(report, &Audit::read(&audit_file)?);
+    Ok(())
 }
 
 fn tell(phase: &Phase, progress: &Progress) {

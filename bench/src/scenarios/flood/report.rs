@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Result;
 use serde::Serialize;
 
-use crate::result::{Environment, Quantiles};
+use crate::result::{Ending, Environment, Quantiles};
 use crate::scenarios::measure::Memory;
 use crate::timeline::print;
 
@@ -15,6 +16,9 @@ pub struct Report {
     pub scenario: &'static str,
     /// `false`: an observer was not whole, so the figures prove nothing.
     pub valid: bool,
+    /// Whole or broken off.
+    #[serde(flatten)]
+    pub ending: Ending,
     /// Bounds that did not hold; empty in a good run.
     pub failures: Vec<String>,
     /// Determines what the attackers send.
@@ -172,6 +176,15 @@ pub struct AuditLines {
 }
 
 impl Report {
+    /// Notes how it ended. What was broken off was not judged: its figures prove nothing yet.
+    pub(super) fn close(&mut self, measured: &Result<()>) {
+        self.ending = Ending::of(measured);
+        if let Some(why) = &self.ending.broken_off {
+            self.valid = false;
+            self.failures.push(format!("not complete: {why}"));
+        }
+    }
+
     /// The table for people.
     pub fn print(&self) {
         print("");
@@ -221,4 +234,36 @@ fn row(cells: [String; 12]) {
     let [name, rest @ ..] = cells;
     let rest: String = rest.iter().map(|cell| format!("{cell:>10}")).collect();
     print(&format!("  {name:<23}{rest}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schemas::tests::fits_tightly;
+
+    /// R8.4: a whole run and one that was broken off fit the schema; the latter is not valid.
+    #[test]
+    fn r8_4_whole_and_part_fit_the_schema() {
+        let phase = |attack| Phase {
+            name: "quiet".to_owned(),
+            attack,
+            edge: [("edge_limited".to_owned(), 1)].into(),
+            ..Phase::default()
+        };
+        let mut report = Report {
+            scenario: "flood",
+            valid: true,
+            policy: "preset = \"edge\"".to_owned(),
+            environment: Environment::collect(),
+            phases: vec![phase(None), phase(Some(Sent::default()))],
+            ..Report::default()
+        };
+        report.close(&Ok(()));
+        assert!(report.valid && report.ending.complete && report.failures.is_empty());
+        fits_tightly(&report);
+        report.close(&Err(anyhow::anyhow!("interrupted")));
+        assert!(!report.valid && !report.ending.complete);
+        assert_eq!(report.failures, ["not complete: interrupted"]);
+        fits_tightly(&report);
+    }
 }

@@ -58,7 +58,7 @@ pub use cause::{Aim, Cause};
 use life::Life;
 use record::{Journal, Question};
 use recorded::Recorded;
-pub use result::{CauseResult, Report, SCHEMA, validate_against};
+pub use result::{CauseResult, Report};
 use result::{Run, conclude};
 use usage::Usage;
 

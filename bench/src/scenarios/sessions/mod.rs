@@ -10,18 +10,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use jvpn_abi::BootTime;
 use jvpn_rig::Interrupt;
 
+use super::closing;
 use super::cost::bound;
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use super::stage::{Plan, Stage, policy_lines, risen};
-use crate::page;
 use crate::result::Durations;
+use crate::run_dir::RunDir;
 use crate::simulation::dice::Dice;
-use crate::timeline;
 use report::{Births, Bound, Kill, Report, Steady, StormReport};
 
 /// No limit of policy stands in the way of a storm; probes are rare, so that what is idle costs little; quality has
@@ -67,9 +67,6 @@ impl Storm {
         }
     }
 }
-
-/// Title of its pages.
-const TITLE: &str = "Jumping VPN: sessions in bulk";
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -123,6 +120,7 @@ impl Options {
 /// # Errors
 /// A part could not be set up or ended by itself; interrupted.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let mut progress = Progress::start();
     let plan = options.plan()?;
     let policy = plan.policy.clone();
@@ -146,17 +144,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let measured = run.measure(&mut report, &mut progress);
     report.samples = sampler.samples();
     drop(sampler);
-    if let Err(error) = run.stage.explain(measured) {
-        // What was seen until then is kept, and marked.
-        report.failures = vec![format!("not complete: {error:#}")];
-        page::publish(&options.out_dir, TITLE, &report)?;
-        return Err(error);
-    }
-    report.complete = true;
-    report.audit = run.stage.end(&progress)?;
-    report.conclude();
-    page::publish(&options.out_dir, TITLE, &report)?;
-    Ok(report)
+    closing::conclude(report, run.stage, measured, &mut dir, &progress)
 }
 
 /// What the X25519 operations of a reattach alone cost on one core.
@@ -349,15 +337,5 @@ pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Re
     for (number, storm) in report.storms.iter().enumerate() {
         std::fs::write(options.out_dir.join(format!("storm-{}.hgrm", number + 1)), &storm.hgrm)?;
     }
-    if json {
-        timeline::print(&serde_json::to_string_pretty(&report)?);
-    } else {
-        report.lines().iter().for_each(|line| timeline::print(line));
-        timeline::print(&format!("\n  result: {}/result.json", options.out_dir.display()));
-    }
-    if !report.failures.is_empty() {
-        let word = if report.valid { "bounds broken" } else { "INVALID" };
-        bail!("{word}: {}", report.failures.join("; "));
-    }
-    Ok(())
+    closing::show(&report, json, &options.out_dir)
 }

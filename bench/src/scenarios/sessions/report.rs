@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::check_events::findings::Findings;
-use crate::result::{Environment, Quantiles};
+use crate::result::{Ending, Environment, Quantiles};
+use crate::scenarios::closing::Judged;
 use crate::scenarios::sampler::{Sample, Usage};
 
 /// The result.
@@ -15,8 +16,9 @@ pub struct Report {
     pub scenario: &'static str,
     /// `false`: the audit log breaks a rule, or sessions were lost or doubled.
     pub valid: bool,
-    /// `false`: it ended early, and this is what was seen until then.
-    pub complete: bool,
+    /// Whole or broken off.
+    #[serde(flatten)]
+    pub ending: Ending,
     /// What did not hold; empty in a good run.
     pub failures: Vec<String>,
     /// Aims on the reference machine; a missed one is no failure.
@@ -352,8 +354,7 @@ impl Report {
     }
 
     /// The table for people.
-    #[must_use]
-    pub fn lines(&self) -> Vec<String> {
+    fn table(&self) -> Vec<String> {
         let (births, steady, kill) = (&self.births, &self.steady, &self.kill);
         let Growth { control_plane_anonymous, data_plane_anonymous, .. } = steady.octets_per_session;
         let resident = |part: Part| steady.usage.as_ref().and_then(part).map_or(0, |usage| usage.rss_kib);
@@ -407,6 +408,33 @@ impl Report {
     }
 }
 
+impl Judged for Report {
+    const TITLE: &'static str = "Jumping VPN: sessions in bulk";
+    const BROKEN: &'static str = "bounds broken";
+
+    fn judge(&mut self, audit: Findings) {
+        self.audit = audit;
+        self.conclude();
+    }
+
+    fn end(&mut self, ending: Ending, failure: Option<String>) {
+        self.ending = ending;
+        self.failures.extend(failure);
+    }
+
+    fn is_valid(&self) -> bool {
+        self.valid
+    }
+
+    fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.table()
+    }
+}
+
 fn aim(storm: &StormReport) -> Aim {
     let at_most = 2.0 * storm.bound_s + 1.0;
     Aim {
@@ -440,6 +468,8 @@ impl StormReport {
 mod tests {
     use super::*;
     use crate::check_events::findings::Sessions;
+    use crate::scenarios::sessions::POLICY;
+    use crate::schemas::tests::fits_tightly;
 
     fn good() -> Report {
         Report {
@@ -457,6 +487,36 @@ mod tests {
             },
             ..Report::default()
         }
+    }
+
+    /// R8.4: a judged run and one that was broken off fit the schema, with a process that was not there; the latter is not
+    /// valid.
+    #[test]
+    fn r8_4_whole_and_part_fit_the_schema() {
+        let mut report = Report {
+            scenario: "sessions",
+            policy: POLICY.to_owned(),
+            environment: Environment::collect(),
+            bound: Bound { backend: "one", reattach_us: 1.0 },
+            storms: vec![StormReport { name: "link-down", ..StormReport::default() }],
+            steady: Steady { cpu: Shares::between(None, None, 1.0), ..Steady::default() },
+            samples: vec![Sample {
+                at_s: 0.5,
+                control_plane: Some(Usage::default()),
+                data_plane: None,
+                swarm: None,
+            }],
+            ..good()
+        };
+        let mut part = report.clone();
+        report.judge(good().audit);
+        report.end(Ending::of(&Ok(())), None);
+        assert!(report.is_valid() && report.ending.complete && report.failures.is_empty());
+        assert_eq!((report.aims.len(), report.lines().len() > 6), (1, true));
+        fits_tightly(&report);
+        part.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))), Some("not complete: x".to_owned()));
+        assert!(!part.is_valid() && part.failures() == ["not complete: x"]);
+        fits_tightly(&part);
     }
 
     /// R8.2, R7.3: the verdict can fail, for each of its reasons; those about whole sessions make the run INVALID.

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::Options;
 use super::report::Shares;
-use crate::page;
-use crate::result::Environment;
+use crate::result::{Ending, Environment};
+use crate::run_dir::RunDir;
 use crate::scenarios::progress::Progress;
 use crate::scenarios::sampler::Usage;
 use crate::scenarios::stage::Stage;
@@ -33,6 +33,8 @@ pub(super) struct Report {
     scenario: &'static str,
     /// Whether the audit log broke no rule.
     valid: bool,
+    #[serde(flatten)]
+    ending: Ending,
     /// Sessions that were sustained.
     sustained: usize,
     /// Why not more.
@@ -102,6 +104,7 @@ pub fn search_and_print(options: &Options, json: bool, interrupt: &Interrupt) ->
 }
 
 fn search(options: &Options, interrupt: &Interrupt) -> Result<Report> {
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let mut progress = Progress::start();
     let plan = options.plan()?;
     let policy = plan.policy.clone();
@@ -118,20 +121,35 @@ fn search(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         environment: stage.environment(),
         ..Report::default()
     };
-    let (mut good, mut bad) = (0, None);
-    while let Some(target) = next(good, bad, limit) {
-        let tried = try_number(&mut stage, options, good, target, &mut progress);
-        let step = stage.explain(tried)?;
+    let tried = try_numbers(&mut stage, options, &mut report, &mut progress);
+    let judged = stage.explain(tried).and_then(|()| stage.end(&progress));
+    report.valid = judged.as_ref().is_ok_and(|audit| audit.good);
+    report.ending = Ending::of(&judged);
+    dir.conclude("Jumping VPN: the most sessions sustained", &report, judged)?;
+    Ok(report)
+}
+
+fn try_numbers(
+    stage: &mut Stage<'_>,
+    options: &Options,
+    report: &mut Report,
+    progress: &mut Progress,
+) -> Result<()> {
+    let (limit, mut bad) = (report.searched_to, None);
+    while let Some(target) = next(report.sustained, bad, limit) {
+        let good = report.sustained;
+        let step = try_number(stage, options, good, target, progress)?;
         progress.say(&step.line());
-        match &step.broken {
-            None => good = target,
+        let broken = step.broken.clone();
+        report.steps.push(step);
+        match broken {
+            None => report.sustained = target,
             Some(why) => {
                 report.limit = format!("{target} sessions: {why}");
                 bad = Some(target);
-                leave(&mut stage, good, target, &mut progress)?;
+                leave(stage, good, target, progress)?;
             }
         }
-        report.steps.push(step);
     }
     if bad.is_none() {
         report.limit = if limit == MEMBERS_MAX {
@@ -140,10 +158,7 @@ fn search(options: &Options, interrupt: &Interrupt) -> Result<Report> {
             format!("no more than {limit} were asked for")
         };
     }
-    report.sustained = good;
-    report.valid = stage.end(&progress)?.good;
-    page::publish(&options.out_dir, "Jumping VPN: the most sessions sustained", &report)?;
-    Ok(report)
+    Ok(())
 }
 
 fn try_number(
@@ -257,6 +272,20 @@ mod tests {
             let sustained = real.min(MEMBERS_MAX);
             assert!(good <= sustained && sustained - good <= (good / NEAR).max(1), "{real}: {good}");
         }
+    }
+
+    #[test]
+    fn r8_4_a_search_fits_its_schema() {
+        let broken = Some("one was lost".to_owned());
+        let step = Step { broken, cpu: Shares::between(None, None, 1.0), ..Step::default() };
+        let report = Report {
+            scenario: "sessions-search",
+            policy: super::super::POLICY.to_owned(),
+            environment: Environment::collect(),
+            steps: vec![Step::default(), step],
+            ..Report::default()
+        };
+        crate::schemas::tests::fits_tightly(&report);
     }
 
     /// R8.2: what is not as it should be is said.

@@ -7,17 +7,17 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use jvpn_rig::Interrupt;
 use serde::Serialize;
 
+use super::closing::{self, Judged};
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use super::stage::{Plan, Stage};
 use crate::check_events::findings::Findings;
-use crate::page;
-use crate::result::Environment;
-use crate::timeline;
+use crate::result::{Ending, Environment};
+use crate::run_dir::RunDir;
 use verdict::Trend;
 
 /// Everything that a session can have ends soon: keys, memories of the lost.
@@ -39,9 +39,6 @@ const LOAD_INTERVAL: Duration = Duration::from_millis(2);
 const BIRTHS_PER_SECOND: u32 = 200;
 /// How long births may take, and the end of churn.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Title of its pages.
-const TITLE: &str = "Jumping VPN: soak";
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -86,8 +83,9 @@ pub struct Report {
     scenario: &'static str,
     /// Whether the audit log broke no rule.
     valid: bool,
-    /// `false`: it ended early, and this is what was seen until then.
-    complete: bool,
+    /// Whole or broken off.
+    #[serde(flatten)]
+    ending: Ending,
     /// What did not hold; empty in a good run.
     failures: Vec<String>,
     seed: u64,
@@ -109,6 +107,33 @@ pub struct Report {
     samples: Vec<Sample>,
 }
 
+impl Judged for Report {
+    const TITLE: &'static str = "Jumping VPN: soak";
+    const BROKEN: &'static str = "leaks or bounds broken";
+
+    fn judge(&mut self, audit: Findings) {
+        self.audit = audit;
+        self.conclude();
+    }
+
+    fn end(&mut self, ending: Ending, failure: Option<String>) {
+        self.ending = ending;
+        self.failures.extend(failure);
+    }
+
+    fn is_valid(&self) -> bool {
+        self.valid
+    }
+
+    fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.table()
+    }
+}
+
 /// What the sessions went through.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Churn {
@@ -125,18 +150,7 @@ struct Churn {
 /// # Errors
 /// A part could not be set up or ended by itself; interrupted; a leak; INVALID.
 pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Result<()> {
-    let report = run(options, interrupt)?;
-    if json {
-        timeline::print(&serde_json::to_string_pretty(&report)?);
-    } else {
-        report.print();
-        timeline::print(&format!("\n  result: {}/result.json", options.out_dir.display()));
-    }
-    if !report.failures.is_empty() {
-        let word = if report.valid { "leaks or bounds broken" } else { "INVALID" };
-        bail!("{word}: {}", report.failures.join("; "));
-    }
-    Ok(())
+    closing::show(&run(options, interrupt)?, json, &options.out_dir)
 }
 
 fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
@@ -152,6 +166,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         seed: options.seed,
         out_dir: options.out_dir.clone(),
     };
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let mut stage = Stage::set_up(plan, interrupt, &progress)?;
     let mut report = Report {
         scenario: "soak",
@@ -166,17 +181,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let churned = churn(&mut stage, options, &mut report, &mut progress);
     report.samples = sampler.samples();
     drop(sampler);
-    if let Err(error) = stage.explain(churned) {
-        // What was seen until then is kept, and marked.
-        report.failures = vec![format!("not complete: {error:#}")];
-        page::publish(&options.out_dir, TITLE, &report)?;
-        return Err(error);
-    }
-    report.complete = true;
-    report.audit = stage.end(&progress)?;
-    report.conclude();
-    page::publish(&options.out_dir, TITLE, &report)?;
-    Ok(report)
+    closing::conclude(report, stage, churned, &mut dir, &progress)
 }
 
 fn churn(
@@ -211,13 +216,7 @@ fn churn(
     };
     stage.swarm.heal(0..total)?;
     let census = stage.await_members("coming back", total, PATIENCE, progress, all)?;
-    let mut summary = stage.summary()?;
-    // A peer's old session ends with the first frame of the next: a moment after the client knows.
-    let waiting = Instant::now();
-    while summary.live_sessions > total as u64 && waiting.elapsed() < PATIENCE {
-        stage.look()?;
-        summary = stage.summary()?;
-    }
+    let summary = stage.settled_summary(total, PATIENCE)?;
     let counted = |name: &str| summary.counters.get(name).copied().unwrap_or_default();
     report.churn = Churn {
         births: census.sessions,
@@ -270,30 +269,52 @@ impl Report {
         }
     }
 
-    fn print(&self) {
+    fn table(&self) -> Vec<String> {
         let Churn { births, ends, recoveries, rekeys, superseded, terminated_by_operator } = self.churn;
-        timeline::print(&format!(
-            "\n  soak of {:.1} min with {} sessions: {births} births, {ends} ends, {superseded} superseded, \
+        let mut lines = vec![
+            format!(
+                "\n  soak of {:.1} min with {} sessions: {births} births, {ends} ends, {superseded} superseded, \
              {terminated_by_operator} ended by the operator, {recoveries} recoveries, {rekeys} rekeys",
-            self.minutes, self.sessions
-        ));
-        timeline::print(&format!(
-            "  packets per second: {:.0} in, {:.0} out",
-            self.load.in_per_second, self.load.out_per_second
-        ));
-        for trend in &self.trends {
-            timeline::print(&trend.line());
-        }
-        timeline::print(&format!(
+                self.minutes, self.sessions
+            ),
+            format!(
+                "  packets per second: {:.0} in, {:.0} out",
+                self.load.in_per_second, self.load.out_per_second
+            ),
+        ];
+        lines.extend(self.trends.iter().map(Trend::line));
+        lines.push(format!(
             "  live sessions {}, slots in use {}, audit: {} events, {} rules broken",
             self.live_sessions, self.slots_in_use, self.audit.events, self.audit.violations_total
         ));
+        lines
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schemas::tests::fits_tightly;
+
+    /// R8.4: a judged run and one that was broken off fit the schema; a run that is too short to judge fails.
+    #[test]
+    fn r8_4_whole_and_part_fit_the_schema() {
+        let mut report = Report {
+            scenario: "soak",
+            policy: POLICY.to_owned(),
+            environment: Environment::collect(),
+            ..Report::default()
+        };
+        let mut part = report.clone();
+        report.judge(Findings { good: true, ..Findings::default() });
+        report.end(Ending::of(&Ok(())), None);
+        assert!(report.is_valid() && report.ending.complete && report.failures().len() == 6);
+        assert_eq!(report.lines().len(), 9);
+        fits_tightly(&report);
+        part.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))), Some("not complete: x".to_owned()));
+        assert!(!part.is_valid() && part.failures() == ["not complete: x"]);
+        fits_tightly(&part);
+    }
 
     /// R7.4: every member belongs to one part, and parts of one round do not meet.
     #[test]

@@ -20,13 +20,12 @@ use serde_json::Value;
 use super::progress::Progress;
 use super::recovery::aims::{self, AimRow};
 use super::recovery::{self, CauseResult};
+use crate::reserve::Reserve;
 use crate::result::{Environment, write_json};
+use crate::schemas;
 use crate::timeline::print;
 pub use plan::Size;
 use plan::{Part, Work};
-
-/// The schema of `result.json`.
-pub const SCHEMA: &str = include_str!("../../../../docs/suite-result.schema.json");
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -93,6 +92,8 @@ pub struct PartReport {
 /// # Errors
 /// As said; what was measured before is kept, and `resume` goes on with it.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    // Of its own beside that of each part: its report is written when they are done, or have filled the disk.
+    let reserve = Reserve::take(&options.out_dir)?;
     let begun = Instant::now();
     let parts = plan::parts(options.size);
     let left = parts.iter().map(|part| part.estimate(options)).collect::<Result<Vec<_>>>()?;
@@ -132,6 +133,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     }
     report.took_s = begun.elapsed().as_secs_f64();
     report.conclude(parts.len());
+    drop(reserve);
     report.write(&options.out_dir)?;
     report.show(&options.out_dir);
     result?;
@@ -287,7 +289,7 @@ impl Report {
 
     fn write(&self, dir: &Path) -> Result<()> {
         let value = serde_json::to_value(self).context("a result is no JSON")?;
-        recovery::validate_against(SCHEMA, &value)?;
+        schemas::check(&value)?;
         write_json(&dir.join("result.json"), &value)?;
         report::write(dir, self)
     }

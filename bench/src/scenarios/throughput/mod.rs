@@ -15,7 +15,8 @@ use crate::deployment::{self, Deployment, Places, Role, Settings};
 use crate::page;
 use crate::peers::bulk::{self, Direction};
 use crate::peers::search;
-use crate::result::{Environment, write_json};
+use crate::result::{Ending, Environment, write_json};
+use crate::run_dir::RunDir;
 use crate::timeline;
 use cpu::Cpu;
 
@@ -92,6 +93,9 @@ pub struct Median {
 pub struct Report {
     /// `throughput`.
     pub scenario: &'static str,
+    /// Whole or broken off.
+    #[serde(flatten)]
+    pub ending: Ending,
     /// Rounds; the median counts.
     pub rounds: u32,
     /// Said of a run of fewer rounds than make a result.
@@ -109,8 +113,9 @@ pub struct Report {
 /// Measures and prints.
 ///
 /// # Errors
-/// A part could not be set up, or interrupted.
+/// A part could not be set up, or interrupted; what was measured is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let settings = Settings {
         bin_dir: deployment::find_programs()?,
         out_dir: options.out_dir.clone(),
@@ -121,19 +126,21 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     large_mtu(&places)?;
     offloading_uplink(&rig)?;
     let mut deployment = Deployment::new(&settings, &places);
-    let result = (|| {
+    let mut report = Report::new(options);
+    let measured = (|| {
         deployment.launch(&rig, Role::DataPlane, interrupt)?;
         deployment.launch(&rig, Role::ControlPlane, interrupt)?;
-        measure(&rig, &mut deployment, &places, options, interrupt)
-            .with_context(|| format!("last words of the processes:\n{}", deployment.last_words()))
+        report.environment = Environment::collect().with_gateway(&rig, &deployment, &places);
+        let measured = measure(&rig, &mut deployment, &places, options, interrupt, &mut report);
+        deployment.explain(measured, interrupt)
     })();
-    deployment.stop()?;
-    rig.remove()?;
-    let report = result?;
+    let ended = deployment.stop().and_then(|()| rig.remove());
+    let measured = measured.and(ended);
+    report.conclude(&measured);
+    dir.conclude("Jumping VPN: throughput of one tunnel", &report, measured)?;
     for line in report.lines() {
         timeline::print(&line);
     }
-    page::publish(&options.out_dir, "Jumping VPN: throughput of one tunnel", &report)?;
     timeline::print(&format!("\n  result: {}/result.json", options.out_dir.display()));
     options.json.as_ref().map_or(Ok(()), |path| write_json(path, &report))
 }
@@ -162,18 +169,10 @@ fn measure(
     places: &Places,
     options: &Options,
     interrupt: &Interrupt,
-) -> Result<Report> {
+    report: &mut Report,
+) -> Result<()> {
     let path = places.config_dir.join(Role::Client.config_file());
     let text = std::fs::read_to_string(&path)?;
-    let mut report = Report {
-        scenario: "throughput",
-        rounds: options.rounds,
-        too_few: page::too_few(options.rounds),
-        environment: Environment::collect().with_gateway(rig, deployment, places),
-        offload: serde_json::Value::Null,
-        medians: Vec::new(),
-        rows: Vec::new(),
-    };
     for round in 1..=options.rounds {
         // Turn by turn, and the other way round in every other round: neither always meets the warmer machine.
         let order = if round % 2 == 1 { [Offload::On, Offload::Off] } else { [Offload::Off, Offload::On] };
@@ -201,8 +200,7 @@ fn measure(
         }
         timeline::print(&format!("round {round} of {} done", options.rounds));
     }
-    report.medians = medians(&report.rows);
-    Ok(report)
+    Ok(())
 }
 
 /// One client, from its start to its end.
@@ -296,6 +294,28 @@ fn medians(rows: &[Row]) -> Vec<Median> {
 }
 
 impl Report {
+    fn new(options: &Options) -> Self {
+        Self {
+            scenario: "throughput",
+            ending: Ending::default(),
+            rounds: options.rounds,
+            too_few: None,
+            environment: Environment::collect(),
+            offload: serde_json::Value::Null,
+            medians: Vec::new(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// What the rows amount to. Of the round that was broken off, rows may be missing.
+    fn conclude(&mut self, measured: &Result<()>) {
+        self.ending = Ending::of(measured);
+        self.medians = medians(&self.rows);
+        let last = self.rows.iter().map(|row| row.round).max().unwrap_or_default();
+        let whole = if measured.is_ok() { self.rounds } else { last.saturating_sub(1) };
+        self.too_few = page::too_few(whole);
+    }
+
     /// Lines for a person.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
@@ -336,6 +356,8 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schemas::tests::fits_tightly;
+    use anyhow::anyhow;
 
     fn row(round: u32, mbit_s: f64) -> Row {
         let cpu_per_gb = Some(Cpu { gateway_s: mbit_s / 10.0, client_s: 1.0, machine_s: 2.0 });
@@ -346,19 +368,22 @@ mod tests {
     #[test]
     fn the_middle_of_each_kind_counts() {
         let rows = [row(1, 30.0), row(2, 10.0), Row { offload: Offload::Off, ..row(3, 1.0) }, row(3, 20.0)];
-        let medians = medians(&rows);
+        let out_dir = PathBuf::new();
+        let options = Options { rounds: 3, span: Duration::ZERO, out_dir, json: None };
+        let mut report = Report { rows: rows.into(), ..Report::new(&options) };
+        report.conclude(&Ok(()));
+        let medians = &report.medians;
         assert_eq!(medians.len(), 2);
         let on = medians.iter().find(|median| median.offload == Offload::On).unwrap();
         assert_eq!((on.mbit_s, on.cpu_per_gb.unwrap().gateway_s, on.packets_s), (20.0, 2.0, None));
-        let report = Report {
-            scenario: "throughput",
-            rounds: 3,
-            too_few: page::too_few(3),
-            environment: Environment::collect(),
-            offload: serde_json::Value::Null,
-            medians,
-            rows: rows.into(),
-        };
+        fits_tightly(&report);
+        // A round that was broken off does not count.
+        for (last, is_said) in [(5, true), (6, false)] {
+            let mut part = Report { rounds: 9, rows: vec![row(last, 1.0)], ..Report::new(&options) };
+            part.conclude(&Err(anyhow!("interrupted")));
+            assert!(!part.ending.complete && part.too_few.is_some() == is_said, "{last}");
+            fits_tightly(&part);
+        }
         assert_eq!(report.lines().len(), 5);
         assert!(report.lines()[1].contains("not a result"));
     }

@@ -29,6 +29,7 @@ use super::cause::Cause;
 use super::script;
 use crate::peers::streams::Streams;
 use crate::result::Environment;
+use crate::run_dir::RunDir;
 use crate::scenarios::contenders::tunnel::{self, Client, Ground, Tunnel};
 use crate::scenarios::contenders::{Found, Kind, muster};
 use crate::scenarios::progress::Progress;
@@ -98,6 +99,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         "{} has no recovery run to put this beside",
         beside.unwrap_or(Path::new("")).display()
     );
+    let mut dir = RunDir::begin(&options.out_dir)?;
     let progress = Progress::start();
     let rig = Rig::create()?;
     // Nobody recovers without a tunnel: the addresses are the uplink's own.
@@ -105,11 +107,12 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let (found, missing) = muster(&wanted, &rig, &progress);
     let mut run = Run::new(Asked::of(options), Environment::collect(), found, missing);
     let result = measure(&rig, options, &mut run, &progress, interrupt);
-    rig.remove()?;
+    let result = result.and(rig.remove());
     let report = run.conclude(result.as_ref().err());
-    report.write(&options.out_dir, beside)?;
+    let written = report.write(&mut dir, beside);
     report.lines().iter().for_each(|line| timeline::print(line));
-    if let Some(dir) = beside {
+    let result = dir.after(result, written);
+    if let Some(dir) = beside.filter(|_| result.is_ok()) {
         super::judge(dir).with_context(|| format!("the recovery run in {}", dir.display()))?;
     }
     result?;

@@ -15,6 +15,7 @@ use super::super::svg::{Axis, COLOURS, Plot};
 use super::Options;
 use crate::page;
 use crate::result::{Environment, write_json};
+use crate::run_dir::RunDir;
 use crate::scenarios::contenders::{Found, Kind, Missing, aligned};
 
 /// Name of the result beside that of a recovery run.
@@ -332,10 +333,10 @@ impl Report {
         })
     }
 
-    pub(super) fn write(&self, dir: &Path, beside: Option<&Path>) -> Result<()> {
-        write_json(&dir.join("result.json"), self)?;
+    pub(super) fn write(&self, dir: &mut RunDir, beside: Option<&Path>) -> Result<()> {
+        dir.write(self)?;
         let put = |name: &str, text: String| {
-            let path = dir.join(name);
+            let path = dir.path().join(name);
             fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
         };
         put("summary.md", self.markdown())?;
@@ -456,7 +457,7 @@ mod tests {
         };
         let mut run = Run::new(
             asked,
-            Environment::default(),
+            Environment::collect(),
             vec![found(Kind::Ours), found(Kind::Gotatun)],
             Vec::new(),
         );
@@ -495,7 +496,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(section(dir.path()), "", "nothing lies there");
         let found = report(&[300.0, 310.0, 320.0], &[400.0, 400.0, 2_000.0]);
-        found.write(dir.path(), Some(dir.path())).unwrap();
+        let mut run = RunDir::begin(dir.path()).unwrap();
+        found.write(&mut run, Some(dir.path())).unwrap();
+        crate::schemas::tests::fits_tightly(&found);
         let text = section(dir.path());
         assert!(text.contains("<svg") && text.contains("ours") && text.contains("1 &lt;b&gt;"), "{text}");
         fs::write(dir.path().join(BESIDE), "{\"scenario\":").unwrap();

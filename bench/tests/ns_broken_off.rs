@@ -1,0 +1,166 @@
+//! Verbs that end before their time: by Ctrl-C, and by a disk that has no room. What was measured is kept and marked, or
+//! nothing is there that looks like a result. Needs root and the binaries; run serially by `cargo xtask test`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+
+use jvpn_bench::schemas;
+use serde_json::Value;
+
+/// What a verb says, on either output.
+type Lines = std::io::Lines<BufReader<std::io::PipeReader>>;
+
+fn start(args: &[&str], out: &Path) -> (Child, Lines) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jvpn-bench"));
+    command.args(args).arg("--out").arg(out).stdout(writer.try_clone().unwrap()).stderr(writer);
+    (command.spawn().unwrap(), BufReader::new(reader).lines())
+}
+
+fn interrupt(child: &Child) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+}
+
+/// Waits for a word about it, then for the process to end by an error; gives what it said after that.
+fn ended(mut child: Child, lines: Lines) -> String {
+    let said: Vec<_> = lines.map_while(Result::ok).collect();
+    assert!(!child.wait().unwrap().success(), "{said:?}");
+    said.join("\n")
+}
+
+fn result(out: &Path) -> Value {
+    let result = serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap();
+    schemas::check(&result).unwrap();
+    result
+}
+
+/// Rigs that a process has left.
+fn rigs_of(owner: u32) -> Vec<PathBuf> {
+    let rigs = fs::read_dir("/run/jvpn-rig").into_iter().flatten().flatten().map(|rig| rig.path());
+    let is_owned = |rig: &PathBuf| {
+        let registry = fs::read_to_string(rig.join("registry")).unwrap_or_default();
+        registry.lines().any(|line| line.starts_with(&format!("owner {owner} ")))
+    };
+    rigs.filter(is_owned).collect()
+}
+
+/// R8.4: Ctrl-C leaves of each verb what was measured until then, marked as a part with the reason, in a result that fits
+/// its schema and in its pages; and nothing else.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r8_4_an_interrupted_verb_keeps_its_part() {
+    // Verb, what it says when something is measured, where that stands.
+    let verbs: [(&[&str], &str, &str); 7] = [
+        (
+            &["l2fwd", "--rounds", "101", "--window-ms", "100", "--sizes", "64"],
+            "measurements: 1 of",
+            "ratios",
+        ),
+        (&["pinning", "--rounds", "101"], "measurements: 1 of", "settings"),
+        (
+            &["scaling", "--rounds", "101", "--window-ms", "100", "--workers", "1"],
+            "measurements: 1 of",
+            "scaling",
+        ),
+        (&["idle", "--seconds", "1", "--sessions", "10000"], "births", "measured"),
+        (&["flood", "--sessions", "3", "--seconds", "2", "--marker-ms", "50"], "(2 of", "phases"),
+        (
+            &["cost", "--sessions", "100,65536", "--rounds", "5", "--per-round", "10"],
+            "65536 sessions",
+            "sizes",
+        ),
+        (&["soak", "--sessions", "24", "--minutes", "30"], "seconds of churn", "samples"),
+    ];
+    for (args, word, field) in verbs {
+        let dir = tempfile::tempdir().unwrap();
+        let (child, mut lines) = start(args, dir.path());
+        let mut before = Vec::new();
+        let is_there = lines.by_ref().map_while(Result::ok).any(|line| {
+            let found = line.contains(word);
+            before.push(line);
+            found
+        });
+        assert!(is_there, "{args:?}: {before:?}");
+        let owner = child.id();
+        assert!(dir.path().join("reserve").exists(), "{args:?}: room is kept for the end");
+        interrupt(&child);
+        let said = ended(child, lines);
+        assert!(said.contains("interrupted") && said.contains("result.json"), "{args:?}: {said}");
+        let part = result(dir.path());
+        assert_eq!((&part["scenario"], &part["complete"]), (&args[0].into(), &false.into()), "{part:#}");
+        assert!(part["broken_off"].as_str().unwrap().contains("interrupted"), "{args:?}: {part:#}");
+        assert!(!part[field].as_array().unwrap().is_empty(), "{args:?}: {part:#}");
+        for page in ["report.html", "summary.md"] {
+            let text = fs::read_to_string(dir.path().join(page)).unwrap();
+            assert!(text.contains("A part of what was asked for: "), "{args:?}, {page}");
+        }
+        assert!(!dir.path().join("reserve").exists(), "{args:?}");
+        assert_eq!(rigs_of(owner), Vec::<PathBuf>::new(), "{args:?}");
+    }
+}
+
+/// R8.4: a disk that gets full in mid-run: the room that was kept takes result and pages. One that is full at the beginning
+/// is said before anything is measured. One that has no room for the result even so leaves none, and the one before it.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP, a tmpfs"]
+fn r8_4_a_full_disk_leaves_a_whole_result_or_none() {
+    let disk = Disk::mount("24m");
+    let out = disk.0.path().join("out");
+    let args = ["scaling", "--rounds", "3", "--window-ms", "100", "--workers", "1", "--sizes", "64"];
+    let (mut child, mut lines) = start(&args, &out);
+    assert!(lines.any(|line| line.unwrap().contains("measurements: 1 of")));
+    disk.fill("filler");
+    let said: Vec<_> = lines.map_while(Result::ok).collect();
+    assert!(child.wait().unwrap().success(), "{said:?}");
+    let whole = fs::read(out.join("result.json")).unwrap();
+    assert_eq!((result(&out)["complete"].clone(), out.join("reserve").exists()), (true.into(), false));
+    assert!(out.join("report.html").metadata().unwrap().len() > 1_000);
+
+    let (child, lines) = start(&args, &out);
+    let said = ended(child, lines);
+    fs::remove_file(disk.0.path().join("filler")).unwrap();
+    assert!(said.contains("has no 16 MiB") && said.contains("--out"), "{said}");
+    assert_eq!(fs::read(out.join("result.json")).unwrap(), whole, "what was there is there");
+
+    // Somebody takes the room that is given back, before the result is written.
+    let (child, mut lines) = start(&args, &out);
+    assert!(lines.any(|line| line.unwrap().contains("measurements: 1 of")));
+    fs::remove_file(out.join("reserve")).unwrap();
+    disk.fill("filler");
+    let said = ended(child, lines);
+    assert!(said.contains("the disk is full") && said.contains("result.json"), "{said}");
+    assert_eq!(fs::read(out.join("result.json")).unwrap(), whole, "what was there is there");
+    let left: Vec<_> = fs::read_dir(&out).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert!(!left.iter().any(|name| name == "result.json.next" || name == "reserve"), "{left:?}");
+}
+
+/// A small disk.
+struct Disk(tempfile::TempDir);
+
+impl Disk {
+    fn mount(size: &str) -> Self {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let options = format!("size={size}");
+        let mut mount = Command::new("mount");
+        let status = mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(disk.0.path()).status();
+        assert!(status.unwrap().success());
+        disk
+    }
+
+    /// Leaves no room.
+    fn fill(&self, name: &str) {
+        let mut file = fs::File::create(self.0.path().join(name)).unwrap();
+        while file.write_all(&[0; 4_096]).is_ok() {}
+        while file.write_all(&[0]).is_ok() {}
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
