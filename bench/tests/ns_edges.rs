@@ -160,6 +160,11 @@ impl Lab {
         found.unwrap_or_else(|error| panic!("{error:#}\n{:#}", self.client()));
     }
 
+    /// Ends everything in order: the data plane has all its frames.
+    fn finish(mut self) {
+        self.deployment.end_all().unwrap();
+    }
+
     /// Until every neighbour on the way is known: the first packets to one may be lost.
     fn warm_up(&self) {
         every_way(|way, family| {
@@ -184,7 +189,9 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{:#}\n{}", self.client(), self.deployment.last_words());
+            // It may have ended already.
+            let client = jvpn_host::status::query(&self.places.client_socket(), "status").unwrap_or_default();
+            eprintln!("{client:#}\n{}", self.deployment.last_words());
         }
     }
 }
@@ -297,6 +304,7 @@ fn both_families_outside(mode: &str) {
     }
     lab.attached(GATEWAY_WAN_V6.into());
     check(&lab, &format!("{mode}, IPv6"));
+    lab.finish();
 }
 
 /// R9.1, R7.1: marks of the path arrive inside, those of the inner packet outside: gateway on AF_XDP.
@@ -377,6 +385,7 @@ fn fragments(mode: &str) {
     }
     lab.warm_up();
     assert_eq!(lab.client()["session_id"], before.0, "{mode}: the session does not mind");
+    lab.finish();
 }
 
 /// R0.5, R3.2: fragments at the gateway: those inside are carried, those outside refused by XDP and counted.
@@ -425,6 +434,7 @@ fn r9_2_what_a_small_path_does_not_carry_is_cut_or_told() {
 
     assert!(lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::DONT), "the gateway cuts as well");
     assert!((0..3).any(|_| lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT)), "or tells");
+    lab.finish();
 }
 
 /// R7.1, R3.1: with plain sockets a client behind a NAT that has changed its mind gets a path hint, as with XDP.
@@ -445,4 +455,5 @@ fn r7_1_plain_sockets_bring_a_hint() {
     assert!(lab.data_plane()["xdp_counters"]["unbound_sampled"].as_u64().unwrap() > 0);
     assert_eq!(lab.client()["session_id"], session, "R1.2");
     assert!(lab.carried(Way::Up, 0, NOT_ECT).is_some());
+    lab.finish();
 }
