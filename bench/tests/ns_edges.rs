@@ -503,8 +503,8 @@ fn r7_1_plain_sockets_bring_a_hint() {
     for _ in 0..5 {
         let _lost = lab.carried(Way::Up, 0, NOT_ECT);
     }
+    lab.counted("a path hint", || lab.counter("path_hints") > hints);
     lab.attached(GATEWAY_WAN.into());
-    assert!(lab.counter("path_hints") > hints, "{:#}", lab.client());
     assert!(lab.data_plane()["xdp_counters"]["unbound_sampled"].as_u64().unwrap() > 0);
     assert_eq!(lab.client()["session_id"], session, "R1.2");
     assert!(lab.carried(Way::Up, 0, NOT_ECT).is_some());
