@@ -237,10 +237,8 @@ impl Deployment {
         ensure!(self.process(role).is_none(), "{program} runs already");
         let mut command = Command::new(self.settings.bin_dir.join(program));
         command.args(role.args()).arg("--config").arg(self.places.config_dir.join(role.config_file()));
-        let before = self.launched.iter().filter(|one| **one == role).count();
-        let number = if before == 0 { String::new() } else { format!("-{}", before + 1) };
-        let log = self.settings.out_dir.join(format!("{program}{number}.log"));
         self.launched.push(role);
+        let log = self.last_log(role);
         let mut process = rig.start(program, role.namespace(rig), command, &log)?;
         let socket = match role {
             Role::Client => self.places.client_socket(),
@@ -284,13 +282,28 @@ impl Deployment {
         process.with_context(|| format!("{} does not run", role.program()))?.kill().map(drop)
     }
 
-    /// Ends one of them in order (SIGTERM), and says how it ended.
+    /// Ends one of them in order (SIGTERM), and says how it ended. A data plane must have all its frames then.
     ///
     /// # Errors
-    /// It does not run, or could not be waited for.
+    /// It does not run, or could not be waited for; a frame is missing.
     pub fn end(&mut self, role: Role) -> Result<ExitStatus> {
         let process = self.place(role).take();
-        process.with_context(|| format!("{} does not run", role.program()))?.stop()
+        let status = process.with_context(|| format!("{} does not run", role.program()))?.stop()?;
+        if role == Role::DataPlane && status.success() {
+            let log = self.last_log(role);
+            let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
+            crate::frames::judge(&text).with_context(|| log.display().to_string())?;
+        }
+        Ok(status)
+    }
+
+    /// The log of its last start.
+    fn last_log(&self, role: Role) -> PathBuf {
+        let number = match self.launched.iter().filter(|one| **one == role).count() {
+            0 | 1 => String::new(),
+            starts => format!("-{starts}"),
+        };
+        self.settings.out_dir.join(format!("{}{number}.log", role.program()))
     }
 
     /// Its process ID, if it runs.
@@ -361,15 +374,23 @@ impl Deployment {
         DataPlaneStatus::query(&self.places.data_plane_socket())
     }
 
-    /// Ends all of them, the client first.
+    /// Ends all of them that run, the client first.
     ///
     /// # Errors
-    /// One could not be ended.
+    /// One could not be ended; a frame of the data plane is missing.
     pub fn stop(mut self) -> Result<()> {
-        Role::ALL
-            .into_iter()
-            .filter_map(|role| self.place(role).take())
-            .try_for_each(|process| process.stop().map(drop))
+        self.end_all()
+    }
+
+    /// As [`Self::stop`], for whoever keeps this value.
+    ///
+    /// # Errors
+    /// As [`Self::stop`].
+    pub fn end_all(&mut self) -> Result<()> {
+        Role::ALL.into_iter().try_for_each(|role| match self.process(role) {
+            Some(_) => self.end(role).map(drop),
+            None => Ok(()),
+        })
     }
 
     /// They go on when this value goes; gives the commands to look at them.

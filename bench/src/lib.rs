@@ -12,6 +12,7 @@ pub mod deployment;
 pub mod environment;
 pub mod events;
 pub mod forwarding;
+pub mod frames;
 pub mod lock;
 pub mod model;
 pub mod page;

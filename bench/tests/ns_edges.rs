@@ -23,6 +23,10 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a packet through the tunnel may take.
 const ARRIVAL: Duration = Duration::from_secs(2);
+/// After how long a packet that may be lost to an unknown neighbour is sent again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long a packet that was counted as lost is waited for all the same.
+const AFTERWARDS: Duration = Duration::from_millis(100);
 const CLIENT: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2)), IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 2))];
 const SERVER: [IpAddr; 2] = [IpAddr::V4(LAN_SERVER), IpAddr::V6(LAN_SERVER_V6)];
@@ -112,6 +116,11 @@ impl Lab {
 
     /// Sends a packet with this mark through the tunnel; the mark that it arrives with, if it does.
     fn carried(&self, way: Way, family: usize, mark: u8) -> Option<u8> {
+        received(&self.sent(way, family, mark))
+    }
+
+    /// Sends a packet with this mark through the tunnel; where it should arrive.
+    fn sent(&self, way: Way, family: usize, mark: u8) -> UdpSocket {
         let (client, lan) = (self.rig.client(), self.rig.lan());
         let (from, to, source, target) = match way {
             Way::Up => (client, lan, CLIENT[family], SERVER[family]),
@@ -122,11 +131,22 @@ impl Lab {
         sender.connect(receiver.local_addr().unwrap()).unwrap();
         set_mark(&sender, mark);
         sender.send(&[0; 600]).unwrap();
-        received(&receiver)
+        receiver
+    }
+
+    /// Waits until something is counted that is on its way.
+    fn counted(&self, what: &str, is_counted: impl Fn() -> bool) {
+        let waited = wait::until(what, PATIENCE, &self.interrupt, || Ok(is_counted().then_some(())));
+        waited.unwrap_or_else(|error| panic!("{error:#}\n{:#}\n{:#}", self.client(), self.data_plane()));
     }
 
     /// Sends a packet with so many octets of payload through the tunnel; whether it arrives whole.
     fn carries(&self, way: Way, family: usize, payload: usize, discovery: Ipv4PathMtuDiscovery) -> bool {
+        self.sized(way, family, payload, discovery).arrives()
+    }
+
+    /// Sends a packet with so many octets of payload through the tunnel.
+    fn sized(&self, way: Way, family: usize, payload: usize, discovery: Ipv4PathMtuDiscovery) -> OfSize {
         let (client, lan) = (self.rig.client(), self.rig.lan());
         let (from, to, source, target) = match way {
             Way::Up => (client, lan, CLIENT[family], SERVER[family]),
@@ -141,8 +161,7 @@ impl Lab {
         let octets: Vec<u8> = (0..payload).map(|at| at as u8).collect();
         // Refused at once where the host has learned what fits.
         let _told = sender.send(&octets);
-        let mut buffer = vec![0; 1 << 16];
-        receiver.recv(&mut buffer).is_ok_and(|len| buffer[..len] == octets)
+        OfSize { _sender: sender, receiver, octets }
     }
 
     fn counter(&self, name: &str) -> u64 {
@@ -160,10 +179,19 @@ impl Lab {
         found.unwrap_or_else(|error| panic!("{error:#}\n{:#}", self.client()));
     }
 
+    /// Ends everything in order: the data plane has all its frames.
+    fn finish(mut self) {
+        self.deployment.end_all().unwrap();
+    }
+
     /// Until every neighbour on the way is known: the first packets to one may be lost.
     fn warm_up(&self) {
         every_way(|way, family| {
-            let came = (0..10).any(|_| self.carried(way, family, NOT_ECT).is_some());
+            let came = (0..50).any(|_| {
+                let receiver = self.sent(way, family, NOT_ECT);
+                receiver.set_read_timeout(Some(AGAIN)).unwrap();
+                received(&receiver).is_some()
+            });
             assert!(came, "{way:?}, inner {family}: nothing gets through\n{:#}", self.data_plane());
         });
     }
@@ -184,7 +212,9 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{:#}\n{}", self.client(), self.deployment.last_words());
+            // It may have ended already.
+            let client = jvpn_host::status::query(&self.places.client_socket(), "status").unwrap_or_default();
+            eprintln!("{client:#}\n{}", self.deployment.last_words());
         }
     }
 }
@@ -193,6 +223,28 @@ impl Drop for Lab {
 enum Way {
     Up,
     Down,
+}
+
+/// A packet that was sent, and where it should arrive.
+struct OfSize {
+    /// Who hears what does not fit.
+    _sender: UdpSocket,
+    receiver: UdpSocket,
+    octets: Vec<u8>,
+}
+
+impl OfSize {
+    /// Whether it arrives whole.
+    fn arrives(&self) -> bool {
+        let mut buffer = vec![0; 1 << 16];
+        self.receiver.recv(&mut buffer).is_ok_and(|len| buffer[..len] == self.octets)
+    }
+
+    /// Whether it does so after it was counted as lost.
+    fn arrives_late(&self) -> bool {
+        self.receiver.set_read_timeout(Some(AFTERWARDS)).unwrap();
+        self.arrives()
+    }
 }
 
 fn bound(namespace: &Namespace, address: IpAddr) -> UdpSocket {
@@ -283,8 +335,10 @@ fn check(lab: &Lab, outside: &str) {
         let what = format!("{outside}, {way:?}, inner {family}: everything is marked");
         let before = lab.lost(way);
         assert_eq!(lab.carried(way, family, ECT_0), Some(CE), "{what}");
-        assert_eq!(lab.carried(way, family, NOT_ECT), None, "{what}");
-        assert!(lab.lost(way) > before, "{what}: counted");
+        let receiver = lab.sent(way, family, NOT_ECT);
+        lab.counted(&format!("{what}: counted"), || lab.lost(way) > before);
+        receiver.set_read_timeout(Some(AFTERWARDS)).unwrap();
+        assert_eq!(received(&receiver), None, "{what}");
     });
     lab.path(&[]);
 }
@@ -297,6 +351,7 @@ fn both_families_outside(mode: &str) {
     }
     lab.attached(GATEWAY_WAN_V6.into());
     check(&lab, &format!("{mode}, IPv6"));
+    lab.finish();
 }
 
 /// R9.1, R7.1: marks of the path arrive inside, those of the inner packet outside: gateway on AF_XDP.
@@ -377,6 +432,7 @@ fn fragments(mode: &str) {
     }
     lab.warm_up();
     assert_eq!(lab.client()["session_id"], before.0, "{mode}: the session does not mind");
+    lab.finish();
 }
 
 /// R0.5, R3.2: fragments at the gateway: those inside are carried, those outside refused by XDP and counted.
@@ -412,19 +468,26 @@ fn r9_2_what_a_small_path_does_not_carry_is_cut_or_told() {
     assert_eq!(lab.counter("inner_cut"), cut + 1);
 
     let lost = lab.counter("inner_too_big");
-    assert!(!lab.carries(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT), "the first one is lost");
-    assert!(lab.counter("inner_too_big") > lost && lab.counter("too_big_told") > 0);
+    let first = lab.sized(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT);
+    lab.counted("the first one is lost and its sender told", || {
+        lab.counter("inner_too_big") > lost && lab.counter("too_big_told") > 0
+    });
+    assert!(!first.arrives_late());
     assert!(
         lab.carries(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT),
         "the host was told and cuts itself"
     );
 
     let lost = (lab.counter("inner_too_big"), lab.counter("too_big_told"));
-    assert!(!lab.carries(Way::Up, 1, PAYLOAD - 20, Ipv4PathMtuDiscovery::WANT), "IPv6 is not carried");
-    assert!(lab.counter("inner_too_big") > lost.0 && lab.counter("too_big_told") > lost.1);
+    let first = lab.sized(Way::Up, 1, PAYLOAD - 20, Ipv4PathMtuDiscovery::WANT);
+    lab.counted("IPv6 is not carried, and its sender told", || {
+        lab.counter("inner_too_big") > lost.0 && lab.counter("too_big_told") > lost.1
+    });
+    assert!(!first.arrives_late());
 
     assert!(lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::DONT), "the gateway cuts as well");
     assert!((0..3).any(|_| lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT)), "or tells");
+    lab.finish();
 }
 
 /// R7.1, R3.1: with plain sockets a client behind a NAT that has changed its mind gets a path hint, as with XDP.
@@ -440,9 +503,10 @@ fn r7_1_plain_sockets_bring_a_hint() {
     for _ in 0..5 {
         let _lost = lab.carried(Way::Up, 0, NOT_ECT);
     }
+    lab.counted("a path hint", || lab.counter("path_hints") > hints);
     lab.attached(GATEWAY_WAN.into());
-    assert!(lab.counter("path_hints") > hints, "{:#}", lab.client());
     assert!(lab.data_plane()["xdp_counters"]["unbound_sampled"].as_u64().unwrap() > 0);
     assert_eq!(lab.client()["session_id"], session, "R1.2");
     assert!(lab.carried(Way::Up, 0, NOT_ECT).is_some());
+    lab.finish();
 }

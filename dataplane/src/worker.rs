@@ -7,7 +7,7 @@ use crate::boundary::Boundary;
 use crate::gauges::{BATCHES_BETWEEN_LOOKS, PortGauges};
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
-use crate::port::{PortStatistics, QueuePort};
+use crate::port::{Account, PortStatistics, QueuePort};
 use crate::slots::WorkerQueues;
 use crate::tables::{Tables, count};
 use crate::tuning::Tuning;
@@ -135,6 +135,19 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
             }
             self.rest(handled);
         }
+        self.conclude();
+    }
+
+    /// Every batch is done: the frames kept in hand go back, and all of both ports are accounted for.
+    fn conclude(&mut self) {
+        if let Some(frame) = self.wan_frame.take() {
+            self.wan.put_back(frame);
+        }
+        if let Some(frame) = self.lan_frame.take() {
+            self.lan.put_back(frame);
+        }
+        Account::settled(&mut self.wan).log(self.index, "wan");
+        Account::settled(&mut self.lan).log(self.index, "lan");
     }
 
     /// Everything of the batch before has left for its ring: pass on what waited for that.

@@ -102,6 +102,10 @@ impl QueuePort for MemoryPort {
     fn fd(&self) -> BorrowedFd<'_> {
         self.bell.as_fd()
     }
+    /// The ledger keeps its own account.
+    fn frames(&self) -> u32 {
+        0
+    }
     fn levels(&mut self) -> RingLevels {
         RingLevels::default()
     }

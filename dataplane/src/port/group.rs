@@ -275,6 +275,10 @@ impl<P: QueuePort> QueuePort for Group<P> {
         }
     }
 
+    fn frames(&self) -> u32 {
+        self.members.iter().map(|member| member.port.frames()).sum()
+    }
+
     fn levels(&mut self) -> RingLevels {
         self.members.iter_mut().map(|member| member.port.levels()).fold(RingLevels::default(), |sum, one| {
             RingLevels {

@@ -4,6 +4,7 @@
 //! so that a frame in two rings cannot be written in safe code. Rings are single-producer single-consumer; a `Port`
 //! lives on one thread.
 
+mod account;
 pub mod group;
 mod message;
 mod mode;
@@ -15,6 +16,7 @@ mod state;
 pub mod tun_end;
 pub mod udp_end;
 
+pub use account::Account;
 pub use group::{Arrivals, Group, Member};
 pub use mode::AfXdpMode;
 pub use options::{BusyPoll, PortOptions, ZeroCopy};
@@ -331,6 +333,12 @@ impl Port {
         let done = unsafe { self.completion.consume(&mut self.scratch) };
         self.free.extend_from_slice(&self.scratch[..done]);
         self.in_flight = self.in_flight.saturating_sub(done);
+    }
+
+    /// All frames of its UMEM.
+    #[must_use]
+    pub const fn frames(&self) -> u32 {
+        RX_FRAMES + TX_FRAMES
     }
 
     /// Frames in each ring, now.

@@ -57,6 +57,7 @@ pub struct PlainPort<E> {
     free_tx: Vec<Buffer>,
     to_send: Vec<Buffer>,
     size: u32,
+    total: u32,
     refused: u64,
 }
 
@@ -73,6 +74,7 @@ impl<E> PlainPort<E> {
             free_tx: buffers(sending),
             to_send: Vec::with_capacity(sending),
             size: u32::try_from(sending).unwrap_or(u32::MAX),
+            total: u32::try_from(batch + sending).unwrap_or(u32::MAX),
             refused: 0,
         }
     }
@@ -156,6 +158,10 @@ impl<E: End> QueuePort for PlainPort<E> {
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.end.fd()
+    }
+
+    fn frames(&self) -> u32 {
+        self.total
     }
 
     /// The kernel's queues are its own; these are the buffers in front of them.

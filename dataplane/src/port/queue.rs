@@ -37,6 +37,8 @@ pub trait QueuePort {
     fn waits_on<'a>(&'a self, each: &mut dyn FnMut(BorrowedFd<'a>)) {
         each(self.fd());
     }
+    /// All frames that it owns, wherever they are.
+    fn frames(&self) -> u32;
     /// Frames in each ring, now.
     fn levels(&mut self) -> RingLevels;
     /// Counters that the kernel keeps for this queue.
@@ -89,6 +91,9 @@ impl QueuePort for Port {
     }
     fn fd(&self) -> BorrowedFd<'_> {
         Self::fd(self)
+    }
+    fn frames(&self) -> u32 {
+        Self::frames(self)
     }
     fn levels(&mut self) -> RingLevels {
         Self::levels(self)
