@@ -9,7 +9,8 @@ use clap::{Args, value_parser};
 use jvpn_abi::Endpoint;
 use jvpn_abi::edge::HandleEntry;
 use jvpn_abi::tables::{
-    BINDING_WORDS, BindingWord, Context, InstallEntry, InstallOp, KeyRing, Reports, RouteKey, context_octets,
+    BINDING_WORDS, BindingWord, Context, InstallEntry, InstallOp, KeyRing, ReplayWindow, Reports, RouteKey,
+    context_octets,
 };
 use jvpn_abi::wire::reattach::HANDLE_LEN;
 use jvpn_abi::wire::{SlotId, Suite};

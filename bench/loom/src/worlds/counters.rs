@@ -30,7 +30,7 @@ pub fn send_counters(mutant: Mutant) {
 }
 
 /// A frame with this counter, opened: the only proof that a window takes.
-fn opened(counter: u64) -> Option<Opened> {
+pub(super) fn opened(counter: u64) -> Option<Opened> {
     let suite = Suite::ChaCha20Poly1305;
     let mut sealed = [0; 4 + TAG_LEN];
     SealKey::new(suite, &[7; 32]).seal(counter, &[], &[1; 4], &mut sealed).ok()?;
