@@ -43,7 +43,7 @@ pub struct SlotContext {
     pub early_packets: u64,
     /// The path as frames over IPv4 show it; `None` over IPv6.
     pub(crate) path_v4: Option<PathV4>,
-    prefixes: Arc<[(u128, u128)]>,
+    prefixes: OwnPrefixes,
     /// By key phase. Two during a rekey.
     keys: [Option<Arc<KeySet>>; 2],
 }
@@ -175,7 +175,7 @@ impl SlotContext {
             path_v4: path_v4(remote, local),
             outer: OuterTemplate::new(wan, local, remote).ok_or(Refusal::Path)?,
             early_packets: u64::from(entry.early_packets.min(EARLY_PACKETS)),
-            prefixes: prefixes(entry)?.into(),
+            prefixes: OwnPrefixes::read(entry)?,
             keys: [None, None],
         })
     }
@@ -187,11 +187,10 @@ impl SlotContext {
         self.keys[usize::from(phase)].as_deref()
     }
 
-    /// Has the keys and prefixes brought into the cache.
+    /// Has the keys brought into the cache. Of prefixes the usual one is here already.
     #[inline]
     pub(crate) fn prefetch_keys(&self) {
         self.keys.iter().flatten().for_each(|keys| crate::pipeline::prefetch_whole::<KeySet>(keys));
-        self.prefixes.iter().take(1).for_each(crate::pipeline::prefetch_whole);
     }
 
     /// The keys of a number.
@@ -216,12 +215,37 @@ impl SlotContext {
     #[must_use]
     #[inline]
     pub fn owns(&self, address: Address) -> bool {
-        self.prefixes.iter().any(|(network, mask)| address.0 & mask == *network)
+        self.prefixes.contains(address)
     }
 }
 
 fn suite(entry: &InstallEntry) -> Result<Suite, Refusal> {
     Suite::from_number(entry.suite).ok_or(Refusal::Suite)
+}
+
+/// Inner prefixes of the peer, as network and mask. Nearly every peer has one, which lies here; others lie elsewhere.
+#[derive(Clone)]
+struct OwnPrefixes {
+    first: (u128, u128),
+    others: Option<Arc<Vec<(u128, u128)>>>,
+}
+
+impl OwnPrefixes {
+    /// No address has it.
+    const NONE: (u128, u128) = (1, 0);
+
+    fn read(entry: &InstallEntry) -> Result<Self, Refusal> {
+        let mut all = prefixes(entry)?;
+        let others = if all.len() > 1 { all.split_off(1) } else { Vec::new() };
+        let first = all.first().copied().unwrap_or(Self::NONE);
+        Ok(Self { first, others: (!others.is_empty()).then(|| Arc::new(others)) })
+    }
+
+    #[inline]
+    fn contains(&self, address: Address) -> bool {
+        let is_in = |(network, mask): &(u128, u128)| address.0 & mask == *network;
+        is_in(&self.first) || self.others.as_ref().is_some_and(|others| others.iter().any(is_in))
+    }
 }
 
 fn prefixes(entry: &InstallEntry) -> Result<Vec<(u128, u128)>, Refusal> {

@@ -13,7 +13,6 @@ use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState};
 use jvpn_abi::wire::data::SlotId;
 use jvpn_crypto::window::release_abandoned_lock;
 use jvpn_tables::keys::KeyMailbox;
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroize;
@@ -30,7 +29,7 @@ pub struct Installer {
     /// Numbers of the WAN's interfaces that are there, a bit each.
     wan_numbers: u64,
     /// What was handed out last, by slot index: a rekey adds to it.
-    installed: Mutex<HashMap<u32, Arc<SlotContext>>>,
+    installed: Mutex<Box<[Option<Arc<SlotContext>>]>>,
 }
 
 /// What one run of the installer did.
@@ -49,7 +48,8 @@ impl Installer {
     #[must_use]
     pub fn new(tables: Arc<Tables>, workers: Vec<Arc<WorkerQueues>>, wan: Mac) -> Self {
         let windows = WindowPool::new(Arc::clone(&tables));
-        Self { tables, windows, workers, wan, hops: None, wan_numbers: 1, installed: Mutex::default() }
+        let installed = Mutex::new(tables.contexts.iter().map(|_| None).collect());
+        Self { tables, windows, workers, wan, hops: None, wan_numbers: 1, installed }
     }
 
     /// For a WAN with these interfaces, by number. Without it there is the first one alone.
@@ -242,7 +242,8 @@ impl Installer {
     }
 
     fn known(&self, slot_index: u32) -> Option<Arc<SlotContext>> {
-        self.installed.lock().unwrap_or_else(PoisonError::into_inner).get(&slot_index).cloned()
+        let installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        installed.get(slot_index as usize)?.clone()
     }
 
     fn hand_out(&self, seq: u64, slot_index: u32, context: Option<Arc<SlotContext>>) {
@@ -253,10 +254,9 @@ impl Installer {
             debug_assert!(!full, "the worker's queue was checked for room");
         }
         let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
-        match context {
-            Some(context) => installed.insert(slot_index, context),
-            None => installed.remove(&slot_index),
-        };
+        if let Some(place) = installed.get_mut(slot_index as usize) {
+            *place = context;
+        }
     }
 }
 
