@@ -22,7 +22,7 @@ use crate::udp;
 use crate::watch::Watch;
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_queue::ArrayQueue;
-use jvpn_abi::tables::{Context, JournalRecord, KeyRing, Reports};
+use jvpn_abi::tables::{JournalRecord, KeyRing, Reports, context_octets};
 use jvpn_host::signals;
 use jvpn_host::status::StatusListener;
 use jvpn_tables::handover::{Connection, HandoverListener, Hello, Welcome};
@@ -391,11 +391,9 @@ impl<'a> Gateway<'a> {
                     ours = slots,
                     "CONTEXT of another size or unsealed: starting anew"
                 );
-                (shared_memory("CONTEXT", c"jvpn-context", slots as usize * size_of::<Context>())?, false)
+                (shared_memory("CONTEXT", c"jvpn-context", context_octets(slots))?, false)
             }
-            None => {
-                (shared_memory("CONTEXT", c"jvpn-context", slots as usize * size_of::<Context>())?, false)
-            }
+            None => (shared_memory("CONTEXT", c"jvpn-context", context_octets(slots))?, false),
         };
         let reports = shared_memory("REPORTS", c"jvpn-reports", size_of::<Reports>())?;
         let (keys, secrecy) = secret_memory("KEYS", c"jvpn-keys", size_of::<KeyRing>())?;

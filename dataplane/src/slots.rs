@@ -2,8 +2,10 @@
 //! [`Installer`] that makes it all outside the hot path.
 
 mod installer;
+mod windows;
 
 pub use installer::{Installed, Installer, clear};
+pub use windows::assign;
 
 use crate::frame::{Address, Mac, OuterTemplate};
 use crate::pipeline::{Expanded, PathV4, expanded_at, path_v4, prefetch_expanded};
@@ -16,6 +18,7 @@ use jvpn_crypto::limits::HARD_PACKETS;
 use jvpn_tables::Doorbell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use windows::WindowLease;
 
 /// Installs that may wait for one worker. More than the key mailbox holds, so that a batch of entries fits.
 const WORKER_QUEUE: usize = 1_024;
@@ -40,7 +43,7 @@ pub struct SlotContext {
     pub early_packets: u64,
     /// The path as frames over IPv4 show it; `None` over IPv6.
     pub(crate) path_v4: Option<PathV4>,
-    prefixes: Arc<[(u128, u128)]>,
+    prefixes: OwnPrefixes,
     /// By key phase. Two during a rekey.
     keys: [Option<Arc<KeySet>>; 2],
 }
@@ -58,6 +61,8 @@ pub struct KeySet {
     suite: Suite,
     /// Where the cipher keeps what it made of the keys, for look-ahead alone.
     expanded: Expanded,
+    /// Its replay window; free again when this goes.
+    window: WindowLease,
 }
 
 impl std::fmt::Debug for KeySet {
@@ -67,8 +72,8 @@ impl std::fmt::Debug for KeySet {
 }
 
 impl KeySet {
-    fn expand(entry: &InstallEntry) -> Result<Self, Refusal> {
-        let suite = Suite::from_number(entry.suite).ok_or(Refusal::Suite)?;
+    fn expand(entry: &InstallEntry, window: WindowLease) -> Result<Self, Refusal> {
+        let suite = suite(entry)?;
         let hard_packets = if entry.hard_packets == 0 { HARD_PACKETS } else { entry.hard_packets };
         let (open, seal) = (OpenKey::new(suite, &entry.open_key), SealKey::new(suite, &entry.seal_key));
         Ok(Self {
@@ -78,7 +83,15 @@ impl KeySet {
             seal,
             hard_packets: hard_packets.min(HARD_PACKETS),
             suite,
+            window,
         })
+    }
+
+    /// Which replay window is its.
+    #[must_use]
+    #[inline]
+    pub(crate) const fn window(&self) -> u32 {
+        self.window.index()
     }
 
     /// Has what the cipher made of the opening key brought into the cache.
@@ -131,13 +144,16 @@ pub enum Refusal {
     /// CONTEXT is not the one that an adopted binding left: its counters are unknown, so its keys must not be used.
     #[error("CONTEXT of the slot belongs to another binding")]
     NotAdoptable,
+    /// Every replay window is in use: more keys than two per slot.
+    #[error("no replay window is free")]
+    Windows,
     /// A rekey of a binding that is not installed, or a key number that does not follow the one in use.
     #[error("the key number does not fit the keys of this binding")]
     KeyNumber,
 }
 
 impl SlotContext {
-    /// Expands an entry. `wan` is the MAC address that outer frames leave with.
+    /// What an entry says besides its keys, which are checked only. `wan` is the MAC address that outer frames leave with.
     ///
     /// # Errors
     /// The field that makes no sense.
@@ -147,7 +163,7 @@ impl SlotContext {
         if !word.is_bound() || word.serial() != slot.serial() {
             return Err(Refusal::Slot);
         }
-        let keys = KeySet::expand(entry)?;
+        suite(entry)?;
         let remote = Endpoint { addr: entry.remote_addr, port: entry.remote_port };
         let local = Endpoint { addr: entry.local_addr, port: entry.local_port };
         Ok(Self {
@@ -159,10 +175,9 @@ impl SlotContext {
             path_v4: path_v4(remote, local),
             outer: OuterTemplate::new(wan, local, remote).ok_or(Refusal::Path)?,
             early_packets: u64::from(entry.early_packets.min(EARLY_PACKETS)),
-            prefixes: prefixes(entry)?.into(),
+            prefixes: OwnPrefixes::read(entry)?,
             keys: [None, None],
-        }
-        .with_keys(keys))
+        })
     }
 
     /// The keys of a phase, if there are any.
@@ -172,11 +187,10 @@ impl SlotContext {
         self.keys[usize::from(phase)].as_deref()
     }
 
-    /// Has the keys and prefixes brought into the cache.
+    /// Has the keys brought into the cache. Of prefixes the usual one is here already.
     #[inline]
     pub(crate) fn prefetch_keys(&self) {
         self.keys.iter().flatten().for_each(|keys| crate::pipeline::prefetch_whole::<KeySet>(keys));
-        self.prefixes.iter().take(1).for_each(crate::pipeline::prefetch_whole);
     }
 
     /// The keys of a number.
@@ -201,7 +215,36 @@ impl SlotContext {
     #[must_use]
     #[inline]
     pub fn owns(&self, address: Address) -> bool {
-        self.prefixes.iter().any(|(network, mask)| address.0 & mask == *network)
+        self.prefixes.contains(address)
+    }
+}
+
+fn suite(entry: &InstallEntry) -> Result<Suite, Refusal> {
+    Suite::from_number(entry.suite).ok_or(Refusal::Suite)
+}
+
+/// Inner prefixes of the peer, as network and mask. Nearly every peer has one, which lies here; others lie elsewhere.
+#[derive(Clone)]
+struct OwnPrefixes {
+    first: (u128, u128),
+    others: Option<Arc<Vec<(u128, u128)>>>,
+}
+
+impl OwnPrefixes {
+    /// No address has it.
+    const NONE: (u128, u128) = (1, 0);
+
+    fn read(entry: &InstallEntry) -> Result<Self, Refusal> {
+        let mut all = prefixes(entry)?;
+        let others = if all.len() > 1 { all.split_off(1) } else { Vec::new() };
+        let first = all.first().copied().unwrap_or(Self::NONE);
+        Ok(Self { first, others: (!others.is_empty()).then(|| Arc::new(others)) })
+    }
+
+    #[inline]
+    fn contains(&self, address: Address) -> bool {
+        let is_in = |(network, mask): &(u128, u128)| address.0 & mask == *network;
+        is_in(&self.first) || self.others.as_ref().is_some_and(|others| others.iter().any(is_in))
     }
 }
 

@@ -1,6 +1,9 @@
 //! The shared tables as the data plane's threads see them, and the few words that they put into them.
 
-use jvpn_abi::tables::{Context, EVENT_RING_LEN, Reports, WorkerReport};
+use jvpn_abi::tables::{
+    Context, EVENT_RING_LEN, ReplayWindow, Reports, WINDOWS_PER_SLOT, WorkerReport, window_owners_at,
+    windows_at,
+};
 use jvpn_abi::{BootTime, CONTRACT_VERSION, DropReason, Word};
 use jvpn_tables::{Bindings, Mapping, TableError};
 use std::os::fd::BorrowedFd;
@@ -18,6 +21,8 @@ pub struct Tables {
     pub bindings: Bindings,
     /// CONTEXT.
     pub contexts: Mapping<Context>,
+    windows: Mapping<ReplayWindow>,
+    window_owners: Mapping<AtomicU64>,
     /// REPORTS (one element).
     reports: Mapping<Reports>,
     gate: Mapping<AtomicU64>,
@@ -35,9 +40,12 @@ impl Tables {
         reports: BorrowedFd<'_>,
         gate: BorrowedFd<'_>,
     ) -> Result<Self, TableError> {
+        let windows = slots as usize * WINDOWS_PER_SLOT as usize;
         let tables = Self {
             bindings: Bindings::map(bindings, slots)?,
             contexts: Mapping::new("CONTEXT", context, slots as usize)?,
+            windows: Mapping::new_at("CONTEXT", context, windows_at(slots), windows)?,
+            window_owners: Mapping::new_at("CONTEXT", context, window_owners_at(slots), windows)?,
             reports: Mapping::new("REPORTS", reports, 1)?,
             gate: Mapping::new("GATE", gate, GATE_WORDS)?,
         };
@@ -50,6 +58,19 @@ impl Tables {
     pub fn reports(&self) -> &Reports {
         // One element was mapped in `map`; slicing cannot fail.
         &self.reports[0]
+    }
+
+    /// The bits of a replay window.
+    #[must_use]
+    #[inline]
+    pub fn window(&self, index: u32) -> Option<&ReplayWindow> {
+        self.windows.get(index as usize)
+    }
+
+    /// Whose a replay window is: [`jvpn_abi::tables::window_place`], or 0.
+    #[must_use]
+    pub fn window_owner(&self, index: u32) -> Option<&AtomicU64> {
+        self.window_owners.get(index as usize)
     }
 
     /// The report of a worker. Worker numbers are below `MAX_WORKERS` by configuration.

@@ -5,13 +5,12 @@
 mod common;
 
 use common::*;
-use jvpn_abi::tables::{
-    BINDING_WORDS, Context, INSTALL_WORDS, InstallEntry, InstallOp, KEY_RING_LEN, KeyRing,
-};
+use jvpn_abi::tables::{BINDING_WORDS, INSTALL_WORDS, InstallEntry, InstallOp, KEY_RING_LEN, KeyRing};
 use jvpn_abi::wire::SlotId;
 use jvpn_dataplane::boundary::Boundary;
 use jvpn_dataplane::frame::Address;
 use jvpn_dataplane::pipeline::{BetweenClients, PipelineConfig, Routes, Verdict};
+use jvpn_dataplane::tables::Tables;
 use jvpn_tables::Mapping;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
@@ -19,9 +18,11 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A cell of a CONTEXT: one of those that a worker reads, or a word of a window.
-fn cell(context: &Context, place: usize) -> &AtomicU64 {
+/// A cell of a CONTEXT: one of those that a worker or the installer reads, or a word of a window, or of the windows' owners.
+fn cell(tables: &Tables, slot: usize, place: usize) -> &AtomicU64 {
+    let context = &tables.contexts[slot];
     let [even, odd] = &context.keys;
+    let window = u32::try_from(place / 2_048).unwrap_or(0) % 4;
     let named = [
         &context.tag,
         &context.confirmed,
@@ -39,9 +40,12 @@ fn cell(context: &Context, place: usize) -> &AtomicU64 {
         &odd.key_number_plus_one,
         &odd.window_lock,
         &odd.window_end,
+        &even.window_plus_one,
+        &odd.window_plus_one,
+        tables.window_owner(window).unwrap(),
     ];
-    let window = &even.window[place / 32 % even.window.len()];
-    named.get(place % 32).copied().unwrap_or(window)
+    let words = &tables.window(window).unwrap().words;
+    named.get(place % 32).copied().unwrap_or(&words[place / 32 % words.len()])
 }
 
 /// What a hostile or dying process leaves: mostly words that mean something.
@@ -66,7 +70,7 @@ fn scribble(bench: &Bench, (table, place, word): (u8, usize, u64)) {
     match table {
         0 | 1 => {
             let slot = if table == 0 { slot().index() as usize } else { place % contexts.len() };
-            cell(&contexts[slot], place).store(word, Ordering::SeqCst);
+            cell(&bench.tables, slot, place).store(word, Ordering::SeqCst);
         }
         2 => {
             let slot = u32::try_from(place / BINDING_WORDS).unwrap_or(0) % SLOTS;

@@ -430,7 +430,7 @@ proptest! {
         let context = &bench.tables.contexts[7];
         context.next_hop_mac.store(words[0], Ordering::Relaxed);
         context.keys[0].window_end.store(words[1], Ordering::Relaxed);
-        context.keys[0].window[at].store(words[2], Ordering::Relaxed);
+        bench.tables.window(0).unwrap().words[at].store(words[2], Ordering::Relaxed);
         context.keys[0].send_counter.store(words[3], Ordering::Relaxed);
         context.keys[0].window_lock.store(words[4] % 2, Ordering::Relaxed);
         context.confirmed.store(words[5], Ordering::Relaxed);

@@ -8,8 +8,8 @@ use crate::wire::frame_v4;
 use bytemuck::Zeroable;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{
-    BINDING_WORDS, BindingEntry, BindingWord, Context, Gate, InstallEntry, InstallOp, KeyRing, Reports,
-    SteeringMark,
+    BINDING_WORDS, BindingEntry, BindingWord, Gate, InstallEntry, InstallOp, KeyRing, Reports, SteeringMark,
+    context_octets,
 };
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, SlotId, Suite, TAG_LEN};
@@ -89,7 +89,7 @@ impl Worker {
     fn new() -> Self {
         let memory = |octets| shared_memory("FUZZ", c"jvpn-fuzz", octets).unwrap();
         let bindings = memory(SLOTS as usize * BINDING_WORDS * 8);
-        let context = memory(SLOTS as usize * size_of::<Context>());
+        let context = memory(context_octets(SLOTS));
         let (reports, gate, keys) =
             (memory(size_of::<Reports>()), memory(4_096), memory(size_of::<KeyRing>()));
         let fence = std::mem::offset_of!(Gate, fence_deadline_ns) / 8;

@@ -45,6 +45,8 @@ pub enum Place {
     Probes,
     /// End and bits of a replay window.
     Window,
+    /// Whose a replay window is.
+    WindowOwner,
     /// Any other.
     Other,
 }
@@ -91,4 +93,6 @@ pub enum Mutant {
     ToldBeforeConfirmed,
     /// The word of a worker's slot is not compared with the one in BINDINGS.
     WordNotChecked,
+    /// A replay window is another key's before the worker has given the key before back.
+    WindowReusedEarly,
 }

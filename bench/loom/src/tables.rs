@@ -1,7 +1,7 @@
 //! Tables of a world, as small as a world needs them.
 
 use crate::{Cell, Mutant, Place};
-use jvpn_abi::tables::{BINDING_WORDS, Context, KeyRing, KeyState, Reports, WorkerReport};
+use jvpn_abi::tables::{BINDING_WORDS, Context, KeyRing, KeyState, ReplayWindow, Reports, WorkerReport};
 
 /// One slot's entry of BINDINGS.
 #[must_use]
@@ -11,8 +11,7 @@ pub fn binding(mutant: Mutant) -> [Cell; BINDING_WORDS] {
     })
 }
 
-/// CONTEXT of one slot, as a binding before left it: `left` in every cell that a worker would believe. Of each window,
-/// the first word is watched.
+/// CONTEXT of one slot, as a binding before left it: `left` in every cell that a worker would believe.
 #[must_use]
 pub fn context(mutant: Mutant, left: u64) -> Context<Cell> {
     let other = |value| Cell::watched(mutant, Place::Other, value);
@@ -40,7 +39,7 @@ pub fn context(mutant: Mutant, left: u64) -> Context<Cell> {
     }
 }
 
-/// Counter and window of one key number. Only the first set is watched.
+/// Counter and window's end of one key number. Only the first set is watched.
 fn key_state(mutant: Mutant, phase: usize, left: u64) -> KeyState<Cell> {
     let cell = |place, value| {
         if phase == 0 { Cell::watched(mutant, place, value) } else { Cell::aside(value) }
@@ -54,13 +53,16 @@ fn key_state(mutant: Mutant, phase: usize, left: u64) -> KeyState<Cell> {
         received: cell(Place::Other, left),
         peer_received: cell(Place::Other, 0),
         peer_end: cell(Place::Other, 0),
+        window_plus_one: cell(Place::Other, left),
         reserved_2: std::array::from_fn(|_| Cell::aside(0)),
-        window: std::array::from_fn(
-            |word| {
-                if word == 0 { cell(Place::Window, left) } else { Cell::aside(left) }
-            },
-        ),
     }
+}
+
+/// The bits of a window. The first word is watched.
+#[must_use]
+pub fn window(mutant: Mutant, left: u64) -> ReplayWindow<Cell> {
+    let word = |at| if at == 0 { Cell::watched(mutant, Place::Window, left) } else { Cell::aside(left) };
+    ReplayWindow { words: std::array::from_fn(word) }
 }
 
 /// REPORTS of so many workers. An event that nobody wrote names no slot.

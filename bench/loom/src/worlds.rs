@@ -4,11 +4,13 @@ mod counters;
 mod handoff;
 mod quiescence;
 mod reports;
+mod windows;
 
 pub use counters::{rekey_flips_once, send_counters, window};
 pub use handoff::{binding, keys_ring, slot_reuse};
 pub use quiescence::quiescence;
 pub use reports::{confirmations, full_ring, probes};
+pub use windows::{window_assigned, window_reuse};
 
 use crate::{Mutant, cell};
 use jvpn_abi::tables::BindingWord;

@@ -80,6 +80,13 @@ fn r2_4_counters_are_accepted_once() {
     });
 }
 
+/// R2.4, I11: a replay window that goes to another key takes nothing along, and nobody touches it any more.
+#[test]
+fn r2_4_a_window_goes_to_another_key_empty() {
+    check(Case { world: worlds::window_reuse, mutants: &[Mutant::WindowReusedEarly] });
+    check(Case { world: worlds::window_assigned, mutants: &[Mutant::Relaxed(Place::WindowOwner)] });
+}
+
 /// R5.2: one worker flips to the next keys, one confirms.
 #[test]
 fn r5_2_one_worker_flips() {

@@ -10,8 +10,8 @@ use aya::maps::{Map, MapData};
 use bytemuck::Zeroable;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{
-    BindingEntry, BindingWord, Context, InstallEntry, InstallOp, KeyRing, NEXT_HOP_KNOWN, Reports,
-    WorkerReport,
+    BindingEntry, BindingWord, InstallEntry, InstallOp, KeyRing, NEXT_HOP_KNOWN, Reports, WorkerReport,
+    context_octets,
 };
 use jvpn_abi::wire::Suite;
 use jvpn_abi::{DropReason, Endpoint};
@@ -72,7 +72,7 @@ impl Ours {
             route(&steering, sessions)?;
         }
         let memory = |octets| shared_memory("BENCH", c"jvpn-bench", octets);
-        let context = memory(config.slots as usize * size_of::<Context>())?;
+        let context = memory(context_octets(config.slots))?;
         let (reports, keys) = (memory(size_of::<Reports>())?, memory(size_of::<KeyRing>())?);
         let tables = Arc::new(Tables::map(
             config.slots,

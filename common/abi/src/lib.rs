@@ -30,7 +30,7 @@ pub use word::Word;
 /// Version of the shared-table and handover contract between the two gateway processes and the XDP program.
 ///
 /// Rises with every change of a layout in [`tables`]; processes that disagree refuse each other, naming both.
-pub const CONTRACT_VERSION: u32 = 5;
+pub const CONTRACT_VERSION: u32 = 6;
 
 /// Version of the protocol on the wire (`docs/PROTOCOL.md`).
 pub const PROTOCOL_VERSION: u8 = 1;

@@ -10,6 +10,10 @@ use crate::wire::SlotId;
 use bytemuck::{Pod, Zeroable};
 use core::sync::atomic::AtomicU64;
 
+mod windows;
+
+pub use windows::*;
+
 /// Most workers (and queues per port) that the tables hold.
 pub const MAX_WORKERS: usize = 64;
 
@@ -236,10 +240,7 @@ impl SteeringMark {
 
 // ---------------------------------------------------------------------------------------------- CONTEXT
 
-/// u64 words of a replay window: 8,192 bits (RFC 6479; one word is always being recycled).
-pub const WINDOW_WORDS: usize = 128;
-
-/// Counter and replay window of one key number of a binding.
+/// Counter of one key number of a binding, and what its replay window is besides its bits.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct KeyState<A = AtomicU64> {
@@ -259,10 +260,11 @@ pub struct KeyState<A = AtomicU64> {
     pub peer_received: A,
     /// Highest counter among them + 1, as its last PROBE said; 0 = none.
     pub peer_end: A,
+    /// Number + 1 of the [`ReplayWindow`] that has the bits; 0 = none. It is this set's only if the window's owner says so
+    /// too ([`window_place`]).
+    pub window_plus_one: A,
     /// Zero.
-    pub reserved_2: [A; 2],
-    /// Bit ring: counter c is bit `c % 64` of word `c / 64 % WINDOW_WORDS`.
-    pub window: [A; WINDOW_WORDS],
+    pub reserved_2: [A; 1],
 }
 
 /// CONTEXT[slot]: what must outlive each process. Written by workers (counters, window) and the installer (clear).
@@ -349,8 +351,7 @@ impl ProbeSample {
 /// Marks [`Context::next_hop_mac`] as known.
 pub const NEXT_HOP_KNOWN: u64 = 1 << 63;
 
-const _: () = assert!(size_of::<Context>() == 3 * 64 + 2 * (128 + 1024));
-const _: () = assert!(size_of::<Context>() <= 2_560, "octets per session in the data plane (R8.2)");
+const _: () = assert!(size_of::<Context>() == 3 * 64 + 2 * 128);
 
 // ---------------------------------------------------------------------------------------------- REPORTS
 

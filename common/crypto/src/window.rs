@@ -10,7 +10,7 @@
 
 use crate::aead::Opened;
 use jvpn_abi::Word;
-use jvpn_abi::tables::{KeyState, WINDOW_WORDS};
+use jvpn_abi::tables::{KeyState, ReplayWindow, WINDOW_WORDS};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How far behind the highest counter a frame may be. One word of the ring is always being recycled.
@@ -39,24 +39,25 @@ pub enum WindowError {
 #[derive(Debug)]
 pub struct Window<'a, A = AtomicU64> {
     state: &'a KeyState<A>,
+    bits: &'a ReplayWindow<A>,
     lock_spins: u32,
 }
 
 impl<'a, A: Word> Window<'a, A> {
-    /// The window in `state`.
+    /// The window of `state`, whose bits are these.
     #[must_use]
-    pub const fn new(state: &'a KeyState<A>) -> Self {
-        Self { state, lock_spins: LOCK_SPINS }
+    pub const fn new(state: &'a KeyState<A>, bits: &'a ReplayWindow<A>) -> Self {
+        Self { state, bits, lock_spins: LOCK_SPINS }
     }
 
     /// The same with another patience: looks at a lock that another worker holds, before [`WindowError::Busy`].
     #[must_use]
-    pub const fn with_lock_spins(state: &'a KeyState<A>, lock_spins: u32) -> Self {
-        Self { state, lock_spins }
+    pub const fn with_lock_spins(state: &'a KeyState<A>, bits: &'a ReplayWindow<A>, lock_spins: u32) -> Self {
+        Self { state, bits, lock_spins }
     }
 
     const fn ring(&self) -> Ring<'a, A> {
-        Ring { end: &self.state.window_end, words: &self.state.window }
+        Ring { end: &self.state.window_end, words: &self.bits.words }
     }
 
     /// Whether `counter` may still be new. Advice before opening: only [`Self::commit`] decides.
@@ -85,13 +86,12 @@ impl<'a, A: Word> Window<'a, A> {
         self.state.received.store(received.wrapping_add(1), Ordering::Relaxed);
         Ok(())
     }
+}
 
-    /// Frees the lock that a killed process may have left behind. Only for the one who knows that no worker
-    /// uses the window: the installer of a data plane that starts, before it hands an adopted binding to its
-    /// workers.
-    pub fn release_abandoned_lock(&self) {
-        self.state.window_lock.store(0, Ordering::Release);
-    }
+/// Frees the lock of a window that a killed process may have left behind. Only for the one who knows that no worker
+/// uses the window: the installer of a data plane that starts, before it hands an adopted binding to its workers.
+pub fn release_abandoned_lock<A: Word>(state: &KeyState<A>) {
+    state.window_lock.store(0, Ordering::Release);
 }
 
 /// The lock of a shared window, freed when dropped.

@@ -1,6 +1,6 @@
 //! R0.2: sealing, opening and the replay windows allocate nothing once keys and windows exist.
 
-use jvpn_abi::tables::{KeyState, WINDOW_WORDS};
+use jvpn_abi::tables::{KeyState, ReplayWindow, WINDOW_WORDS};
 use jvpn_abi::wire::{Suite, TAG_LEN};
 use jvpn_crypto::window::{OwnWindow, Window};
 use jvpn_crypto::{OpenKey, SealKey};
@@ -43,8 +43,8 @@ fn empty() -> KeyState {
         received: AtomicU64::new(0),
         peer_received: AtomicU64::new(0),
         peer_end: AtomicU64::new(0),
-        reserved_2: [const { AtomicU64::new(0) }; 2],
-        window: [const { AtomicU64::new(0) }; WINDOW_WORDS],
+        window_plus_one: AtomicU64::new(0),
+        reserved_2: [const { AtomicU64::new(0) }; 1],
     }
 }
 
@@ -53,7 +53,8 @@ fn the_hot_path_allocates_nothing() {
     for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
         let (seal, open) = (SealKey::new(suite, &[7; 32]), OpenKey::new(suite, &[7; 32]));
         let state = empty();
-        let window = Window::new(&state);
+        let bits = ReplayWindow { words: [const { AtomicU64::new(0) }; WINDOW_WORDS] };
+        let window = Window::new(&state, &bits);
         let mut own = OwnWindow::new();
         let plaintext = [0x45; 1_400];
         let (mut sealed, mut out) = ([0; 1_400 + TAG_LEN], [0; 1_400]);

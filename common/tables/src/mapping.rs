@@ -1,6 +1,6 @@
 //! Shared memory, mapped and typed.
 
-use jvpn_abi::tables::{Context, JournalRecord, KeyRing, Reports};
+use jvpn_abi::tables::{Context, JournalRecord, KeyRing, ReplayWindow, Reports};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -52,6 +52,8 @@ unsafe impl Shared for AtomicU64 {}
 // SAFETY: repr(C), AtomicU64 fields only.
 unsafe impl Shared for Context {}
 // SAFETY: repr(C), AtomicU64 fields only.
+unsafe impl Shared for ReplayWindow {}
+// SAFETY: repr(C), AtomicU64 fields only.
 unsafe impl Shared for Reports {}
 // SAFETY: repr(C), AtomicU64 fields only.
 unsafe impl Shared for KeyRing {}
@@ -79,6 +81,19 @@ impl<T: Shared> Mapping<T> {
     /// # Errors
     /// If the descriptor is too small or cannot be mapped.
     pub fn new(name: &'static str, fd: BorrowedFd<'_>, len: usize) -> Result<Self, TableError> {
+        Self::new_at(name, fd, 0, len)
+    }
+
+    /// As [`Self::new`], from `offset` octets on, which must be a multiple of a page.
+    ///
+    /// # Errors
+    /// As for [`Self::new`], or if the offset is none.
+    pub fn new_at(
+        name: &'static str,
+        fd: BorrowedFd<'_>,
+        offset: usize,
+        len: usize,
+    ) -> Result<Self, TableError> {
         let system = |step, cause: nix::Error| TableError::System { name, step, cause: cause.into() };
         let octets = len.checked_mul(size_of::<T>()).and_then(NonZeroUsize::new).ok_or(TableError::Size {
             name,
@@ -88,12 +103,14 @@ impl<T: Shared> Mapping<T> {
         let stat = fstat(fd).map_err(|error| system("look at its size", error))?;
         let actual = u64::try_from(stat.st_size).unwrap_or(0);
         let is_regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
-        if is_regular && actual < octets.get() as u64 {
-            return Err(TableError::Size { name, actual, expected: octets.get() as u64 });
+        let expected = octets.get() as u64 + offset as u64;
+        if is_regular && actual < expected {
+            return Err(TableError::Size { name, actual, expected });
         }
+        let offset = libc::off_t::try_from(offset).unwrap_or(libc::off_t::MAX);
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh shared mapping at an address of the kernel's choice.
-        let at = unsafe { mmap(None, octets, protection, MapFlags::MAP_SHARED, fd, 0) }
+        let at = unsafe { mmap(None, octets, protection, MapFlags::MAP_SHARED, fd, offset) }
             .map_err(|error| system("map it", error))?;
         Ok(Self { at: at.cast(), len, octets, _values: PhantomData })
     }

@@ -6,8 +6,8 @@ mod edge;
 use bytemuck::Zeroable;
 use edge::Misses;
 use jvpn_abi::tables::{
-    BINDING_WORDS, BindingEntry, BindingWord, Context, Gate, InstallEntry, InstallOp, KeyRing, Reports,
-    SteeringMark,
+    BINDING_WORDS, BindingEntry, BindingWord, Gate, InstallEntry, InstallOp, KeyRing, Reports, SteeringMark,
+    context_octets,
 };
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, SlotId, Suite, TAG_LEN};
 use jvpn_abi::{BootTime, Endpoint};
@@ -81,7 +81,7 @@ impl World {
         let slots = (sessions + 1).next_power_of_two().max(64);
         let memory = |octets| shared_memory("BENCH", c"jvpn-bench", octets).unwrap();
         let bindings = memory(slots as usize * BINDING_WORDS * 8);
-        let context = memory(slots as usize * size_of::<Context>());
+        let context = memory(context_octets(slots));
         let (reports, gate, keys) =
             (memory(size_of::<Reports>()), memory(4_096), memory(size_of::<KeyRing>()));
         let tables = Arc::new(

@@ -20,7 +20,7 @@ const PROTOCOL_UDP: u8 = 17;
 pub struct OuterTemplate {
     octets: [u8; OUTER_V6_LEN],
     /// How many of `octets` count: [`OUTER_V4_LEN`] or [`OUTER_V6_LEN`].
-    len: usize,
+    len: u8,
     /// IPv4: sum of the header with length, ECN and checksum zero. IPv6: sum of addresses, protocol and ports.
     sum: u32,
 }
@@ -43,7 +43,7 @@ impl OuterTemplate {
                 octets[34..36].copy_from_slice(&local.port.to_be_bytes());
                 octets[36..38].copy_from_slice(&remote.port.to_be_bytes());
                 let sum = sum_words(&octets[14..34]);
-                Some(Self { octets, len: OUTER_V4_LEN, sum })
+                Some(Self { octets, len: OUTER_V4_LEN as u8, sum })
             }
             (None, None) => {
                 octets[12..14].copy_from_slice(&ETHERTYPE_IPV6);
@@ -55,7 +55,7 @@ impl OuterTemplate {
                 octets[54..56].copy_from_slice(&local.port.to_be_bytes());
                 octets[56..58].copy_from_slice(&remote.port.to_be_bytes());
                 let sum = sum_words(&octets[22..58]) + u32::from(PROTOCOL_UDP);
-                Some(Self { octets, len: OUTER_V6_LEN, sum })
+                Some(Self { octets, len: OUTER_V6_LEN as u8, sum })
             }
             (Some(_), None) | (None, Some(_)) => None,
         }
@@ -65,7 +65,7 @@ impl OuterTemplate {
     #[must_use]
     #[inline]
     pub const fn header_len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     /// Writes the headers for a UDP payload of `payload_len` octets to `next_hop`. `None` if `out` is too short. Call
@@ -73,7 +73,7 @@ impl OuterTemplate {
     #[inline]
     pub fn write(&self, out: &mut [u8], next_hop: Mac, payload_len: usize, ecn: Ecn) -> Option<()> {
         let udp_len = u16::try_from(UDP_LEN + payload_len).ok()?;
-        if self.len == OUTER_V4_LEN {
+        if self.header_len() == OUTER_V4_LEN {
             let head = out.first_chunk_mut::<OUTER_V4_LEN>()?;
             let ip_len = udp_len.checked_add(IPV4_LEN as u16)?;
             *head = *self.octets.first_chunk::<OUTER_V4_LEN>()?;
@@ -98,7 +98,7 @@ impl OuterTemplate {
     /// Completes a frame whose payload is written: UDP over IPv6 must carry a checksum (RFC 8200 §8.1).
     #[inline]
     pub fn finish(&self, frame: &mut [u8]) {
-        if self.len != OUTER_V6_LEN {
+        if self.header_len() != OUTER_V6_LEN {
             return;
         }
         let Some((head, payload)) = frame.split_first_chunk_mut::<OUTER_V6_LEN>() else { return };

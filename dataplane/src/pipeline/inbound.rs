@@ -98,7 +98,8 @@ impl Pipeline {
             return Err(DropReason::KeyExhausted);
         }
         let state = key_state(context, keys.number);
-        let window = Window::new(state);
+        let bits = self.tables.window(keys.window()).ok_or(DropReason::SlotUnbound)?;
+        let window = Window::new(state, bits);
         window.check(header.counter).map_err(window_reason)?;
         let (aad, sealed) = datagram.split_at(DATA_HEADER_LEN);
         let len = sealed.len() - TAG_LEN;

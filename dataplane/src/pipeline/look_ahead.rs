@@ -19,7 +19,7 @@ const TABLES_AHEAD: usize = 11;
 const SLOT_AHEAD: usize = 8;
 /// Its keys and prefixes.
 const KEYS_AHEAD: usize = 5;
-/// What the cipher made of the key.
+/// What the cipher made of the key, and the window's line of the frame's counter.
 const CIPHER_AHEAD: usize = 2;
 /// Octets of outer headers over IPv4 and over IPv6 without options.
 const OUTER_V4: usize = ETHERNET_LEN + 20 + 8;
@@ -41,6 +41,9 @@ struct Hint {
 /// What the stages that come later need of a frame: whose it is, `NOBODY` if that cannot be said or is in the cache anyway.
 const NOBODY: u32 = u32::MAX;
 
+/// Slot, key phase and counter of a frame.
+type Kept = (u32, bool, u64);
+
 /// How far each stage has come in this batch.
 #[derive(Debug)]
 pub(super) struct LookAhead {
@@ -53,13 +56,13 @@ pub(super) struct LookAhead {
     cipher: usize,
     /// Of the frame before the next to be looked at.
     last: u32,
-    /// Slot and phase of frame n in place n % 16.
-    kept: [(u32, bool); KEPT],
+    /// Of frame n in place n % 16.
+    kept: [Kept; KEPT],
 }
 
 impl Default for LookAhead {
     fn default() -> Self {
-        Self { at: 0, tables: 0, slot: 0, keys: 0, cipher: 0, last: NOBODY, kept: [(NOBODY, false); KEPT] }
+        Self { at: 0, tables: 0, slot: 0, keys: 0, cipher: 0, last: NOBODY, kept: [(NOBODY, false, 0); KEPT] }
     }
 }
 
@@ -116,25 +119,24 @@ impl Pipeline {
                 Some(hint) if hint.slot_index != ahead.last => {
                     ahead.last = hint.slot_index;
                     reach.ask_for_tables(hint);
-                    (hint.slot_index, hint.key_phase)
+                    (hint.slot_index, hint.key_phase, hint.counter)
                 }
-                Some(_) | None => (NOBODY, false),
+                Some(_) | None => (NOBODY, false, 0),
             };
         }
         let end = |ahead: usize, seen: usize| seen.min(at + ahead + 1);
         while ahead.slot < end(SLOT_AHEAD, ahead.tables) {
-            let (slot_index, _) = ahead.kept[ahead.slot % KEPT];
+            let (slot_index, ..) = ahead.kept[ahead.slot % KEPT];
             reach.known(slot_index).into_iter().for_each(prefetch_whole::<SlotContext>);
             ahead.slot += 1;
         }
         while ahead.keys < end(KEYS_AHEAD, ahead.tables) {
-            let (slot_index, _) = ahead.kept[ahead.keys % KEPT];
+            let (slot_index, ..) = ahead.kept[ahead.keys % KEPT];
             reach.known(slot_index).into_iter().for_each(SlotContext::prefetch_keys);
             ahead.keys += 1;
         }
         while ahead.cipher < end(CIPHER_AHEAD, ahead.tables) {
-            let (slot_index, key_phase) = ahead.kept[ahead.cipher % KEPT];
-            reach.ask_for_cipher(slot_index, key_phase);
+            reach.ask_for_cipher(ahead.kept[ahead.cipher % KEPT]);
             ahead.cipher += 1;
         }
     }
@@ -164,10 +166,17 @@ impl Reach<'_> {
     }
 
     #[inline]
-    fn ask_for_cipher(&self, slot_index: u32, phase: bool) {
+    fn ask_for_cipher(&self, (slot_index, phase, counter): Kept) {
         let Some(slot) = self.known(slot_index) else { return };
         match self.way {
-            Way::In => slot.keys(phase).into_iter().for_each(KeySet::prefetch_open),
+            Way::In => {
+                let Some(keys) = slot.keys(phase) else { return };
+                let window = self.tables.window(keys.window());
+                window
+                    .into_iter()
+                    .for_each(|bits| prefetch(&bits.words[(counter / 64) as usize % WINDOW_WORDS]));
+                keys.prefetch_open();
+            }
             Way::Out => {
                 let context = self.tables.contexts.get(slot_index as usize);
                 let keys = context.and_then(|context| sending_keys(slot, context));
@@ -191,7 +200,7 @@ fn marked(frame: &[u8]) -> Option<Hint> {
     Some(Hint { slot_index: mark.slot_index, ..Hint::default() })
 }
 
-/// The three lines that each packet touches, and of the window those of its counter.
+/// The lines that each packet touches.
 #[inline]
 fn prefetch_context(context: &Context, way: Way, hint: Hint) {
     prefetch(&context.tag);
@@ -200,7 +209,6 @@ fn prefetch_context(context: &Context, way: Way, hint: Hint) {
         Way::In => {
             prefetch(&context.last_heard_ns);
             prefetch(&keys.window_lock);
-            prefetch(&keys.window[(hint.counter / 64) as usize % WINDOW_WORDS]);
         }
         Way::Out => {
             prefetch(&context.packets_out);

@@ -2,6 +2,7 @@
 //! immutable [`SlotContext`] to every worker through a queue. Workers neither allocate nor free: what they replace goes
 //! back through another queue and is dropped here.
 
+use super::windows::{WindowLease, WindowPool};
 use super::{Handout, KeySet, Refusal, SlotContext, WORKER_QUEUE, WorkerQueues, key_state, sending};
 use crate::frame::Mac;
 use crate::hops::WanHops;
@@ -10,9 +11,8 @@ use jvpn_abi::Word;
 use jvpn_abi::ports::{MAX_PORTS, PortMark};
 use jvpn_abi::tables::{BindingWord, Context, InstallEntry, InstallOp, KeyState};
 use jvpn_abi::wire::data::SlotId;
-use jvpn_crypto::window::Window;
+use jvpn_crypto::window::release_abandoned_lock;
 use jvpn_tables::keys::KeyMailbox;
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use zeroize::Zeroize;
@@ -21,6 +21,7 @@ use zeroize::Zeroize;
 #[derive(Debug)]
 pub struct Installer {
     tables: Arc<Tables>,
+    windows: Arc<WindowPool>,
     workers: Vec<Arc<WorkerQueues>>,
     wan: Mac,
     /// The way to clients that may be sent something before they are heard.
@@ -28,7 +29,7 @@ pub struct Installer {
     /// Numbers of the WAN's interfaces that are there, a bit each.
     wan_numbers: u64,
     /// What was handed out last, by slot index: a rekey adds to it.
-    installed: Mutex<HashMap<u32, Arc<SlotContext>>>,
+    installed: Mutex<Box<[Option<Arc<SlotContext>>]>>,
 }
 
 /// What one run of the installer did.
@@ -46,7 +47,9 @@ impl Installer {
     /// An installer for these workers.
     #[must_use]
     pub fn new(tables: Arc<Tables>, workers: Vec<Arc<WorkerQueues>>, wan: Mac) -> Self {
-        Self { tables, workers, wan, hops: None, wan_numbers: 1, installed: Mutex::default() }
+        let windows = WindowPool::new(Arc::clone(&tables));
+        let installed = Mutex::new(tables.contexts.iter().map(|_| None).collect());
+        Self { tables, windows, workers, wan, hops: None, wan_numbers: 1, installed }
     }
 
     /// For a WAN with these interfaces, by number. Without it there is the first one alone.
@@ -119,37 +122,41 @@ impl Installer {
         let number = entry.key_number;
         let context = self.tables.contexts.get(slot.index() as usize).ok_or(Refusal::Slot)?;
         let handout = match InstallOp::from_number(entry.op).ok_or(Refusal::Operation)? {
-            InstallOp::Remove => None,
+            InstallOp::Remove => {
+                self.windows.forget_slot(slot.index());
+                None
+            }
             InstallOp::Install => {
                 let expanded = SlotContext::expand(entry, self.wan)?;
+                // Nobody adopts what was here before; only then are its windows others'.
+                context.tag.store(0, Ordering::SeqCst);
+                self.windows.forget_slot(slot.index());
+                let window = self.windows.take(slot.index(), number).ok_or(Refusal::Windows)?;
                 clear(context, word, number, self.early_hop(&expanded));
-                Some(expanded)
+                Some(expanded.with_keys(KeySet::expand(entry, window)?))
             }
             InstallOp::Adopt => {
                 let expanded = SlotContext::expand(entry, self.wan)?;
-                adopt(context, word, number)?;
+                let window = self.adopt(context, word, (slot.index(), number))?;
                 // A worker that died inside the window's lock left it locked; no worker of this process holds it yet.
-                context.keys.iter().for_each(|key| Window::new(key).release_abandoned_lock());
+                context.keys.iter().for_each(release_abandoned_lock);
                 self.forget_lost_hop(context);
-                Some(expanded)
+                Some(expanded.with_keys(KeySet::expand(entry, window)?))
             }
             InstallOp::AddKey => {
-                let keys = KeySet::expand(entry)?;
-                let known =
-                    self.known(slot.index()).filter(|known| known.word == word).ok_or(Refusal::KeyNumber)?;
-                add_key(context, &known, number)?;
-                Some(SlotContext::clone(&known).with_keys(keys))
+                super::suite(entry)?;
+                let known = self.bound_to(slot.index(), word)?;
+                let window = self.add_key(context, &known, number)?;
+                Some(SlotContext::clone(&known).with_keys(KeySet::expand(entry, window)?))
             }
             InstallOp::AdoptKey => {
-                let keys = KeySet::expand(entry)?;
-                let known =
-                    self.known(slot.index()).filter(|known| known.word == word).ok_or(Refusal::KeyNumber)?;
-                adopt(context, word, number)?;
-                Some(SlotContext::clone(&known).with_keys(keys))
+                super::suite(entry)?;
+                let known = self.bound_to(slot.index(), word)?;
+                let window = self.adopt(context, word, (slot.index(), number))?;
+                Some(SlotContext::clone(&known).with_keys(KeySet::expand(entry, window)?))
             }
             InstallOp::DropKey => {
-                let known =
-                    self.known(slot.index()).filter(|known| known.word == word).ok_or(Refusal::KeyNumber)?;
+                let known = self.bound_to(slot.index(), word)?;
                 if sending(context) == u64::from(number) + 1 {
                     return Err(Refusal::KeyNumber);
                 }
@@ -177,8 +184,66 @@ impl Installer {
         }
     }
 
+    /// What is installed in a slot, if it is this binding.
+    fn bound_to(&self, slot_index: u32, word: BindingWord) -> Result<Arc<SlotContext>, Refusal> {
+        self.known(slot_index).filter(|known| known.word == word).ok_or(Refusal::KeyNumber)
+    }
+
+    /// Makes room in CONTEXT for the key number after the one in use, and says which window is its.
+    ///
+    /// A set is cleared only when no worker holds keys of it. Keys of the same number that are there already are replaced
+    /// without clearing, and only if nothing was sealed or opened under them: a counter that a worker takes in that moment
+    /// under the old keys is not taken again, neither under them nor under the new ones. So they share a window, too.
+    fn add_key(&self, context: &Context, known: &SlotContext, number: u32) -> Result<WindowLease, Refusal> {
+        if number == 0
+            || context.tag.load(Ordering::SeqCst) != known.word.0
+            || sending(context) != u64::from(number)
+        {
+            return Err(Refusal::KeyNumber);
+        }
+        let (state, slot_index) = (key_state(context, number), known.slot.index());
+        match known.keys(number & 1 == 1) {
+            None => {
+                // Nobody adopts the key before any more; only then is there another window.
+                state.key_number_plus_one.store(0, Ordering::SeqCst);
+                let window = self.windows.take(slot_index, number).ok_or(Refusal::Windows)?;
+                clear_keys(state);
+                state.key_number_plus_one.store(u64::from(number) + 1, Ordering::SeqCst);
+                Ok(window)
+            }
+            Some(keys) if keys.number == number && is_unused(state) => {
+                self.windows.share(slot_index, number).ok_or(Refusal::KeyNumber)
+            }
+            Some(_) => Err(Refusal::KeyNumber),
+        }
+    }
+
+    /// Goes on with a CONTEXT that an earlier data plane left: only if it is this binding's, has this key number, and the
+    /// window of it.
+    fn adopt(
+        &self,
+        context: &Context,
+        word: BindingWord,
+        (slot_index, number): (u32, u32),
+    ) -> Result<WindowLease, Refusal> {
+        let state = key_state(context, number);
+        if context.tag.load(Ordering::SeqCst) != word.0
+            || state.key_number_plus_one.load(Ordering::SeqCst) != u64::from(number) + 1
+        {
+            return Err(Refusal::NotAdoptable);
+        }
+        self.windows.share(slot_index, number).ok_or(Refusal::NotAdoptable)
+    }
+
+    /// Replay windows that are in use.
+    #[must_use]
+    pub fn windows_in_use(&self) -> usize {
+        self.windows.held()
+    }
+
     fn known(&self, slot_index: u32) -> Option<Arc<SlotContext>> {
-        self.installed.lock().unwrap_or_else(PoisonError::into_inner).get(&slot_index).cloned()
+        let installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
+        installed.get(slot_index as usize)?.clone()
     }
 
     fn hand_out(&self, seq: u64, slot_index: u32, context: Option<Arc<SlotContext>>) {
@@ -189,10 +254,9 @@ impl Installer {
             debug_assert!(!full, "the worker's queue was checked for room");
         }
         let mut installed = self.installed.lock().unwrap_or_else(PoisonError::into_inner);
-        match context {
-            Some(context) => installed.insert(slot_index, context),
-            None => installed.remove(&slot_index),
-        };
+        if let Some(place) = installed.get_mut(slot_index as usize) {
+            *place = context;
+        }
     }
 }
 
@@ -248,44 +312,8 @@ fn clear_keys<A: Word>(key: &KeyState<A>) {
     ] {
         cell.store(0, Ordering::Relaxed);
     }
-    key.window.iter().for_each(|cell| cell.store(0, Ordering::Relaxed));
-}
-
-/// Makes room in CONTEXT for the key number after the one in use.
-///
-/// A set is cleared only when no worker holds keys of it. Keys of the same number that are there already are replaced
-/// without clearing, and only if nothing was sealed or opened under them: a counter that a worker takes in that moment
-/// under the old keys is not taken again, neither under them nor under the new ones.
-fn add_key(context: &Context, known: &SlotContext, number: u32) -> Result<(), Refusal> {
-    if number == 0
-        || context.tag.load(Ordering::SeqCst) != known.word.0
-        || sending(context) != u64::from(number)
-    {
-        return Err(Refusal::KeyNumber);
-    }
-    let state = key_state(context, number);
-    match known.keys(number & 1 == 1) {
-        None => {
-            clear_keys(state);
-            state.key_number_plus_one.store(u64::from(number) + 1, Ordering::SeqCst);
-            Ok(())
-        }
-        Some(keys) if keys.number == number && is_unused(state) => Ok(()),
-        Some(_) => Err(Refusal::KeyNumber),
-    }
 }
 
 fn is_unused(state: &KeyState) -> bool {
     state.send_counter.load(Ordering::SeqCst) == 0 && state.window_end.load(Ordering::SeqCst) == 0
-}
-
-/// Goes on with a CONTEXT that an earlier data plane left: only if it is this binding's and has this key number.
-fn adopt(context: &Context, word: BindingWord, key_number: u32) -> Result<(), Refusal> {
-    let state = key_state(context, key_number);
-    if context.tag.load(Ordering::SeqCst) != word.0
-        || state.key_number_plus_one.load(Ordering::SeqCst) != u64::from(key_number) + 1
-    {
-        return Err(Refusal::NotAdoptable);
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use bytemuck::Zeroable;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{
     BINDING_WORDS, BindingEntry, BindingWord, Context, InstallEntry, InstallOp, KeyRing, Reports,
-    SteeringMark,
+    SteeringMark, context_octets,
 };
 use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, SlotId, Suite, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason, Endpoint};
@@ -61,7 +61,7 @@ impl Bench {
     pub(crate) fn new() -> Self {
         let memory = |octets| shared_memory("TEST", c"jvpn-test", octets).unwrap();
         let bindings = memory(SLOTS as usize * BINDING_WORDS * 8);
-        let context = memory(SLOTS as usize * size_of::<Context>());
+        let context = memory(context_octets(SLOTS));
         let reports = memory(size_of::<Reports>());
         let gate = memory(4096);
         let keys = memory(size_of::<KeyRing>());

@@ -3,7 +3,7 @@
 use super::{PREEMPTIONS, explore, spawn, word};
 use crate::{Cell, Mutant, tables};
 use jvpn_abi::BootTime;
-use jvpn_abi::tables::Context;
+use jvpn_abi::tables::{Context, ReplayWindow};
 use jvpn_abi::wire::{Suite, TAG_LEN};
 use jvpn_crypto::aead::Opened;
 use jvpn_crypto::window::Window;
@@ -30,7 +30,7 @@ pub fn send_counters(mutant: Mutant) {
 }
 
 /// A frame with this counter, opened: the only proof that a window takes.
-fn opened(counter: u64) -> Option<Opened> {
+pub(super) fn opened(counter: u64) -> Option<Opened> {
     let suite = Suite::ChaCha20Poly1305;
     let mut sealed = [0; 4 + TAG_LEN];
     SealKey::new(suite, &[7; 32]).seal(counter, &[], &[1; 4], &mut sealed).ok()?;
@@ -40,15 +40,16 @@ fn opened(counter: u64) -> Option<Opened> {
 /// R2.4: a counter that two workers opened at once is accepted once, and one that the window has moved past is not lost.
 pub fn window(mutant: Mutant) {
     explore(mutant, Some(PREEMPTIONS), move || {
-        let context = Arc::new(tables::context(mutant, 0));
-        let accepted = |context: &Context<Cell>, counters: &[u64]| -> Vec<u64> {
-            let window = Window::with_lock_spins(key_state(context, 0), LOCK_SPINS);
-            let commit = |counter: &&u64| {
-                window.check(**counter).is_ok()
-                    && opened(**counter).is_some_and(|proof| window.commit(proof).is_ok())
+        let context = Arc::new((tables::context(mutant, 0), tables::window(mutant, 0)));
+        let accepted =
+            |(context, bits): &(Context<Cell>, ReplayWindow<Cell>), counters: &[u64]| -> Vec<u64> {
+                let window = Window::with_lock_spins(key_state(context, 0), bits, LOCK_SPINS);
+                let commit = |counter: &&u64| {
+                    window.check(**counter).is_ok()
+                        && opened(**counter).is_some_and(|proof| window.commit(proof).is_ok())
+                };
+                counters.iter().filter(commit).copied().collect()
             };
-            counters.iter().filter(commit).copied().collect()
-        };
         let far = Arc::clone(&context);
         let other = spawn(move || accepted(&far, &[5]));
         let mut all = accepted(&context, &[5, 6]);
@@ -56,8 +57,8 @@ pub fn window(mutant: Mutant) {
         // A worker may give up on a lock that is held; nothing is accepted twice.
         let fives = all.iter().filter(|counter| **counter == 5).count();
         assert!(fives <= 1, "5 was accepted {fives} times");
-        let state = key_state(&*context, 0);
-        let window = Window::with_lock_spins(state, LOCK_SPINS);
+        let (context, bits) = &*context;
+        let window = Window::with_lock_spins(key_state(context, 0), bits, LOCK_SPINS);
         assert!(all.iter().all(|counter| window.check(*counter).is_err()), "what was accepted is known");
     });
 }

@@ -5,7 +5,9 @@ use super::super::network::GATEWAY;
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::limit::{Bucket, Rate};
 use jvpn_abi::steer::{self, ETHERNET_LEN, WanClass, classify_wan};
-use jvpn_abi::tables::{BINDING_WORDS, BindingEntry, Context, JournalRecord, KeyRing, Reports, SteeringMark};
+use jvpn_abi::tables::{
+    BINDING_WORDS, BindingEntry, JournalRecord, KeyRing, Reports, SteeringMark, context_octets,
+};
 use jvpn_abi::wire::{MsgType, SlotId};
 use jvpn_abi::{BootTime, Endpoint};
 use jvpn_dataplane::frame::{Address, Ecn, GatewayAddresses, Mac, OUTER_V4_LEN, OuterTemplate};
@@ -190,7 +192,7 @@ impl DataPlane {
         };
         let context = match context {
             Some(kept) => kept,
-            None => shared_memory("CONTEXT", c"jvpn-sim", self.slots as usize * size_of::<Context>())?,
+            None => shared_memory("CONTEXT", c"jvpn-sim", context_octets(self.slots))?,
         };
         let reports = shared_memory("REPORTS", c"jvpn-sim", size_of::<Reports>())?;
         let keys = shared_memory("KEYS", c"jvpn-sim", size_of::<KeyRing>())?;

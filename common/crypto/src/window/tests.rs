@@ -4,8 +4,28 @@ use std::collections::BTreeSet;
 use std::hint::spin_loop;
 use std::sync::Barrier;
 
-fn empty() -> KeyState {
-    KeyState {
+/// Both parts of a window.
+struct Memory {
+    state: KeyState,
+    bits: ReplayWindow,
+}
+
+impl Memory {
+    const fn window(&self) -> Window<'_> {
+        Window::new(&self.state, &self.bits)
+    }
+}
+
+impl std::ops::Deref for Memory {
+    type Target = KeyState;
+
+    fn deref(&self) -> &KeyState {
+        &self.state
+    }
+}
+
+fn empty() -> Memory {
+    let state = KeyState {
         send_counter: AtomicU64::new(0),
         reserved: [const { AtomicU64::new(0) }; 7],
         key_number_plus_one: AtomicU64::new(1),
@@ -14,9 +34,10 @@ fn empty() -> KeyState {
         received: AtomicU64::new(0),
         peer_received: AtomicU64::new(0),
         peer_end: AtomicU64::new(0),
-        reserved_2: [const { AtomicU64::new(0) }; 2],
-        window: [const { AtomicU64::new(0) }; WINDOW_WORDS],
-    }
+        window_plus_one: AtomicU64::new(0),
+        reserved_2: [const { AtomicU64::new(0) }; 1],
+    };
+    Memory { state, bits: ReplayWindow { words: [const { AtomicU64::new(0) }; WINDOW_WORDS] } }
 }
 
 fn opened(counter: u64) -> Opened {
@@ -85,7 +106,7 @@ proptest! {
     #[test]
     fn windows_agree_with_a_set(start in prop_oneof![Just(0), 0..20_000_u64], steps in steps()) {
         let state = empty();
-        let shared = Window::new(&state);
+        let shared = state.window();
         let mut own = OwnWindow::new();
         let mut oracle = Oracle::default();
         let mut tried = vec![start];
@@ -127,10 +148,10 @@ proptest! {
         let state = empty();
         state.window_end.store(end, Ordering::Relaxed);
         state.received.store(received, Ordering::Relaxed);
-        for (word, content) in state.window.iter().zip(words) {
+        for (word, content) in state.bits.words.iter().zip(words) {
             word.store(content, Ordering::Relaxed);
         }
-        let window = Window::new(&state);
+        let window = state.window();
         let near = near.into_iter().map(|offset| end.wrapping_add(offset).wrapping_sub(10_000));
         for counter in near.chain(counters) {
             let _ = window.check(counter);
@@ -149,7 +170,7 @@ proptest! {
         stores_done in 0..=WINDOW_WORDS,
     ) {
         let state = empty();
-        let window = Window::new(&state);
+        let window = state.window();
         let mut accepted = BTreeSet::new();
         for counter in counters {
             if window.commit(opened(counter)).is_ok() {
@@ -163,12 +184,12 @@ proptest! {
         state.window_end.store(next + 1, Ordering::Relaxed);
         let first = ((end - 1) / 64 + 1).max((next / 64).saturating_sub(WINDOW_WORDS as u64 - 1));
         for number in (first..=next / 64).take(stores_done) {
-            state.window[number as usize % WINDOW_WORDS].store(0, Ordering::Relaxed);
+            state.bits.words[number as usize % WINDOW_WORDS].store(0, Ordering::Relaxed);
         }
         for counter in &accepted {
             prop_assert_eq!(window.commit(opened(*counter)), Err(WindowError::Busy), "the dead one's lock");
         }
-        window.release_abandoned_lock();
+        release_abandoned_lock(&state.state);
         for counter in accepted {
             prop_assert!(window.commit(opened(counter)).is_err(), "{} was accepted before", counter);
         }
@@ -184,7 +205,7 @@ fn the_end_moves_before_anything_is_cleared() {
     let state = empty();
     let turn = AtomicU64::new(0);
     // Each jump lands in word 0 and clears the ring from word 1 on; the watcher looks at that first one.
-    let watched = &state.window[1];
+    let watched = &state.bits.words[1];
     let too_early = std::thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut too_early = 0_u64;
@@ -204,7 +225,7 @@ fn the_end_moves_before_anything_is_cleared() {
         for jump in 1..=JUMPS {
             watched.store(u64::MAX, Ordering::Relaxed);
             turn.store(jump, Ordering::Release);
-            Window::new(&state).commit(opened(jump * JUMP)).unwrap();
+            state.window().commit(opened(jump * JUMP)).unwrap();
             while turn.load(Ordering::Acquire) != 0 {
                 spin_loop();
             }
@@ -218,7 +239,7 @@ fn the_end_moves_before_anything_is_cleared() {
 #[test]
 fn edges_of_the_window() {
     let state = empty();
-    let window = Window::new(&state);
+    let window = state.window();
     assert_eq!(window.check(u64::MAX), Err(WindowError::TooOld));
     assert_eq!(window.commit(opened(0)), Ok(()));
     assert_eq!(window.commit(opened(0)), Err(WindowError::Replayed));
@@ -237,12 +258,12 @@ fn edges_of_the_window() {
 #[test]
 fn refusals_mutate_nothing() {
     let state = empty();
-    let window = Window::new(&state);
+    let window = state.window();
     for counter in [5, 9_000, 8_999] {
         window.commit(opened(counter)).unwrap();
     }
-    let image = |state: &KeyState| {
-        let words: Vec<u64> = state.window.iter().map(|word| word.load(Ordering::Relaxed)).collect();
+    let image = |state: &Memory| {
+        let words: Vec<u64> = state.bits.words.iter().map(|word| word.load(Ordering::Relaxed)).collect();
         (state.window_end.load(Ordering::Relaxed), state.received.load(Ordering::Relaxed), words)
     };
     let before = image(&state);
@@ -260,7 +281,7 @@ fn two_threads_accept_each_counter_once() {
     let state = empty();
     let start = Barrier::new(2);
     let worker = || {
-        let window = Window::new(&state);
+        let window = state.window();
         start.wait();
         (0..COUNTERS)
             .map(|at| {
@@ -292,13 +313,13 @@ fn two_threads_accept_each_counter_once() {
 #[test]
 fn a_check_during_a_commit_leaves_the_verdict_to_the_commit() {
     let state = empty();
-    let window = Window::new(&state);
+    let window = state.window();
     window.commit(opened(3)).unwrap();
     state.window_lock.store(1, Ordering::Relaxed);
     assert_eq!(window.check(3), Ok(()));
     assert_eq!(window.commit(opened(3)), Err(WindowError::Busy));
     assert_eq!(window.commit(opened(4)), Err(WindowError::Busy));
-    window.release_abandoned_lock();
+    release_abandoned_lock(&state.state);
     assert_eq!(window.check(3), Err(WindowError::Replayed));
     assert_eq!(window.commit(opened(4)), Ok(()));
 }
