@@ -1,5 +1,7 @@
 //! Replay windows are taken when a key comes and given back when its last holder has dropped it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
+
 mod common;
 
 use common::{Bench, CLIENT, SERVER, data_frame, inner, slot};
