@@ -309,7 +309,7 @@ impl Rig {
     /// Starts a process in a namespace of this rig; its output goes to `log`.
     ///
     /// # Errors
-    /// The program or the log file cannot be opened.
+    /// The program or the log file cannot be opened; or it has ended already, with its last words.
     pub fn start(
         &self,
         name: &str,
@@ -320,8 +320,12 @@ impl Rig {
         let mut command = command;
         command.env(RIG_MARK, &self.id).stdin(Stdio::null());
         namespace.apply_to(&mut command);
-        let process = Supervised::start(name, command, log)?;
-        self.registry.add_process(process.pid())?;
+        let mut process = Supervised::start(name, command, log)?;
+        if let Err(error) = self.registry.add_process(process.pid()) {
+            // One that ended at once says why better than that it is not there any more.
+            process.check()?;
+            return Err(error);
+        }
         Ok(process)
     }
 
