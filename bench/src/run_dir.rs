@@ -2,6 +2,7 @@
 //! not there.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,6 +12,10 @@ use crate::reserve::{Reserve, is_disk_full};
 use crate::result::write_json;
 use crate::{page, schemas};
 
+const RESULT: &str = "result.json";
+/// A result that does not fit its schema: a fault of the bench, and still what was measured.
+const REJECTED: &str = "result.rejected.json";
+
 /// The directory of a run that goes on.
 #[derive(Debug)]
 pub struct RunDir {
@@ -19,12 +24,21 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Begins a run: makes the directory if it is not there, and keeps room in it.
+    /// Begins a run: makes the directory if it is not there, takes an older run's result away, and keeps room.
     ///
     /// # Errors
     /// It cannot be made, or has no room.
     pub fn begin(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        for name in [RESULT, REJECTED, "report.html", "summary.md"] {
+            match fs::remove_file(dir.join(name)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error)
+                        .with_context(|| format!("cannot replace {}", dir.join(name).display()));
+                }
+                _ => {}
+            }
+        }
         Ok(Self { reserve: Some(Reserve::take(dir)?), dir: dir.to_owned() })
     }
 
@@ -37,12 +51,16 @@ impl RunDir {
     /// Writes `result.json` alone, in the room that was kept.
     ///
     /// # Errors
-    /// It does not fit its schema, or cannot be written.
+    /// It does not fit its schema, and is kept under another name; or cannot be written.
     pub fn write(&mut self, result: &impl Serialize) -> Result<()> {
         self.reserve = None;
         let result = serde_json::to_value(result).context("a result is no JSON")?;
-        schemas::check(&result)?;
-        write_json(&self.dir.join("result.json"), &result).map_err(explain)
+        if let Err(error) = schemas::check(&result) {
+            let kept = self.dir.join(REJECTED);
+            write_json(&kept, &result).map_err(explain)?;
+            return Err(error.context(format!("what was measured is in {}", kept.display())));
+        }
+        write_json(&self.dir.join(RESULT), &result).map_err(explain)
     }
 
     /// Writes `result.json`, `report.html` and `summary.md`, in the room that was kept.
@@ -128,7 +146,7 @@ mod tests {
         assert!(!fs::read_to_string(run.path().join("report.html")).unwrap().contains("A part"));
     }
 
-    /// R8.4: what does not fit its schema is not written, and what was there stays.
+    /// R8.4: what does not fit its schema is kept under another name; the next run takes everything of this one away.
     #[test]
     fn r8_4_what_does_not_fit_is_not_written() {
         let dir = tempfile::tempdir().unwrap();
@@ -137,9 +155,18 @@ mod tests {
         let before = fs::read(dir.path().join("result.json")).unwrap();
         let mut odd = result(&Ok(()));
         odd["threshold"] = json!("high");
-        let error = run.publish("x", &odd).unwrap_err().to_string();
-        assert!(error.contains("does not fit its schema") && error.contains("threshold"), "{error}");
+        let error = format!("{:#}", run.publish("x", &odd).unwrap_err());
+        for part in ["does not fit its schema", "threshold", "result.rejected.json"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        let rejected = fs::read(dir.path().join("result.rejected.json")).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&rejected).unwrap()["threshold"], "high");
         assert_eq!(fs::read(dir.path().join("result.json")).unwrap(), before);
         assert!(!dir.path().join("report.html").exists());
+        drop(run);
+        let _next = RunDir::begin(dir.path()).unwrap();
+        for name in ["result.json", "result.rejected.json"] {
+            assert!(!dir.path().join(name).exists(), "{name}");
+        }
     }
 }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Repetitions at most of what is compared by the clock: the first rounds of a quiet machine are enough.
-const ROUNDS_MAX: usize = 8;
+const ROUNDS_MAX: usize = 4;
 
 /// Network, processes and log of one test; the processes end before what they run in.
 struct Lab {

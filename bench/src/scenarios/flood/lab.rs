@@ -499,7 +499,8 @@ fn sent(fired: &Fired, unproven: &Capture) -> Sent {
     let answers = unproven.per_receiver();
     let ratio = |(address, total): (&std::net::Ipv4Addr, &jvpn_rig::capture::Total)| {
         let asked = fired.per_source.get(address).copied().unwrap_or_default();
-        if asked == 0 { f64::INFINITY } else { total.octets as f64 / asked as f64 }
+        // An octet that nobody asked for counts as one for each: JSON has no infinity.
+        total.octets as f64 / asked.max(1) as f64
     };
     Sent {
         datagrams: fired.datagrams,

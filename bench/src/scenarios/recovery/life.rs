@@ -418,10 +418,9 @@ pub(super) fn estimate(cause: Cause, rtt_ms: u64, incidents: u32, (clients, budg
     };
     let together = if cause.is_common() { 1.0 } else { f64::from(clients) };
     let all = (each + rtt_ms as f64 / 100.0) * f64::from(incidents) / together;
-    // The first ones of a minute need not wait.
     let paced = if cause.is_paced() {
         let per_minute = f64::from(budget.max(1)) * together;
-        (f64::from(incidents) / per_minute - 1.0).max(0.0) * 60.0
+        f64::from(incidents) / per_minute * 60.0
     } else {
         0.0
     };
