@@ -52,34 +52,37 @@ pub struct MemoryArgs {
     out: PathBuf,
 }
 
-/// Octets.
+/// Octets, per session where nothing else is said.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Octets {
-    sessions: u32,
-    workers: u32,
+pub struct Octets {
+    /// Sessions that were installed.
+    pub sessions: u32,
+    /// Workers that hold them.
+    pub workers: u32,
     /// Counters of both key sets, in shared memory.
-    context: f64,
+    pub context: f64,
     /// Replay windows in use with their owners, in shared memory: one per key, so a second one during a rekey.
-    windows: f64,
+    pub windows: f64,
     /// The entry of BINDINGS, in a BPF map.
-    binding: f64,
+    pub binding: f64,
     /// Expanded keys, headers, prefixes: the data plane's heap.
-    heap: f64,
+    pub heap: f64,
     /// A place per slot of each worker and of the installer.
-    places: f64,
+    pub places: f64,
     /// Cells of PREFIXES for each slot, in shared memory: at least four, so that searches stay short.
-    prefixes: f64,
+    pub prefixes: f64,
     /// Key and value of one inner prefix in ROUTES, without what the kernel's trie adds.
-    routes: f64,
+    pub routes: f64,
     /// Keys and values of two handles in HANDLES, without what the kernel's hash table adds.
-    handles: f64,
+    pub handles: f64,
     /// All of it per session.
-    per_session: f64,
+    pub per_session: f64,
     /// All of it.
-    total: u64,
+    pub total: u64,
     /// What is resident of it here, as the kernel counts: pages, not octets.
-    resident: u64,
-    aim: f64,
+    pub resident: u64,
+    /// What is aimed at, per session.
+    pub aim: f64,
 }
 
 /// Measures and prints.
@@ -134,7 +137,12 @@ fn mib(octets: u64) -> f64 {
     octets as f64 / f64::from(1 << 20)
 }
 
-fn measure(sessions: u32, workers: u32) -> Result<Octets> {
+/// Installs so many sessions for so many workers and counts what that took. Whatever else allocates in this process
+/// meanwhile is counted as well.
+///
+/// # Errors
+/// The tables cannot be made, or an installation is refused.
+pub fn measure(sessions: u32, workers: u32) -> Result<Octets> {
     let slots = (sessions + 1).next_power_of_two();
     let memory = |octets| shared_memory("BENCH", c"jvpn-bench", octets);
     let (bindings, context) = (memory(slots as usize * BINDING_WORDS * 8)?, memory(context_octets(slots))?);
@@ -234,34 +242,9 @@ fn entry(session: u32) -> Result<InstallEntry> {
 mod tests {
     use super::*;
 
-    /// R8.2: what a session takes is what its parts take, it does not depend on how many there are, and another worker
-    /// costs a place and no copy of keys.
+    /// The result of a small run fits its schema.
     #[test]
-    fn r8_2_octets_per_session_are_known() {
-        let (few, many, shared) =
-            (measure(500, 1).unwrap(), measure(4_000, 1).unwrap(), measure(4_000, 4).unwrap());
-        crate::schemas::tests::fits_tightly(&document(&few));
-        assert!((few.heap - many.heap).abs() < 100.0, "{few:?} {many:?}");
-        assert!((shared.heap - many.heap).abs() < 50.0, "{shared:?} {many:?}");
-        assert!(many.per_session > many.context + 1_000.0 && many.per_session < 3_500.0, "{many:?}");
-        // 8,192 bits and an owner, once: there is no rekey.
-        assert!((many.windows - 1_032.0).abs() < 0.1, "{many:?}");
-        assert!(shared.places > 2.0 * many.places, "{shared:?} {many:?}");
-        // Four cells of 32 octets, and a head; a /128 of 20 octets with its slot; two handles of 8 octets with their buckets.
-        assert!((128.0..130.0).contains(&many.prefixes) && (many.routes - 24.0).abs() < 0.1, "{many:?}");
-        assert!(many.handles >= 2.0 * (8.0 + 8.0), "{many:?}");
-        let parts = [
-            many.context,
-            many.windows,
-            many.binding,
-            many.heap,
-            many.places,
-            many.prefixes,
-            many.routes,
-            many.handles,
-        ];
-        assert!((many.per_session - parts.iter().sum::<f64>()).abs() < 0.01, "{many:?}");
-        // A page of CONTEXT is resident once one of its slots is.
-        assert!(many.resident as f64 > 0.5 * many.context * 4_000.0, "{many:?}");
+    fn what_is_measured_fits_its_schema() {
+        crate::schemas::tests::fits_tightly(&document(&measure(50, 1).unwrap()));
     }
 }
