@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::process::Supervised;
+use jvpn_rig::registry::ProcessId;
 use jvpn_rig::{Interrupt, Namespace, Rig, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::status::{ControlPlaneStatus, DataPlaneStatus};
@@ -18,6 +21,8 @@ use crate::status::{ControlPlaneStatus, DataPlaneStatus};
 /// How long a process may take until it answers on its status socket.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the data plane may take to make room.
+const END_PATIENCE: Duration = Duration::from_secs(20);
 /// The user that the control plane becomes.
 const UNPRIVILEGED_USER: &str = "64747";
 
@@ -295,6 +300,20 @@ impl Deployment {
             crate::frames::judge(&text).with_context(|| log.display().to_string())?;
         }
         Ok(status)
+    }
+
+    /// Has the data plane make room for the next one (SIGUSR2), and says how it ended, as [`Self::end`] does.
+    ///
+    /// # Errors
+    /// As [`Self::end`]; or it does not end.
+    pub fn end_for_restart(&mut self) -> Result<ExitStatus> {
+        let pid = self.pid(Role::DataPlane).context("jvpn-dataplane does not run")?;
+        let process = ProcessId::of(pid)?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGUSR2).context("cannot signal jvpn-dataplane")?;
+        // The SIGTERM that `end` sends might overtake it on another thread.
+        let ended = || Ok((!process.is_alive()).then_some(()));
+        wait::until("jvpn-dataplane ends for a restart", END_PATIENCE, &Interrupt::default(), ended)?;
+        self.end(Role::DataPlane)
     }
 
     /// The log of its last start.

@@ -14,12 +14,10 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use jvpn_bench::deployment::{self, Role};
-use jvpn_rig::registry::ProcessId;
 use jvpn_rig::tool::{IP, NFT};
 use jvpn_rig::topology::{GATEWAY_LAN, LAN_SERVER};
-use jvpn_rig::{Interrupt, Rig, wait};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use jvpn_rig::{Rig, wait};
+use nix::sys::signal::Signal;
 
 use lab::{Lab, PATIENCE, worker_counter};
 use sites::{
@@ -92,16 +90,10 @@ impl Lab {
     }
 
     fn signal(&mut self, signal: Signal) {
-        let pid = self.deployment.pid(Role::DataPlane).unwrap();
-        let process = ProcessId::of(pid).unwrap();
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
         if signal == Signal::SIGKILL {
             self.kill(Role::DataPlane);
         } else {
-            // Another signal might overtake this one on another thread.
-            let ended = || Ok((!process.is_alive()).then_some(()));
-            wait::until("the data plane's end", PATIENCE, &Interrupt::default(), ended).unwrap();
-            self.end(Role::DataPlane);
+            self.deployment.end_for_restart().unwrap();
         }
     }
 }

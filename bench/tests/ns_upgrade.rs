@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 use jvpn_bench::deployment::{self, Role};
 use jvpn_rig::tool::IP;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use lab::{Lab, report_gap};
 
@@ -112,10 +110,7 @@ fn r1_2_a_restart_keeps_link_and_session_and_reports_its_gap() {
         if kills {
             lab.kill(Role::DataPlane);
         } else {
-            let pid = Pid::from_raw(i32::try_from(lab.deployment.pid(Role::DataPlane).unwrap()).unwrap());
-            kill(pid, Signal::SIGUSR2).unwrap();
-            // The second signal comes after the first was heeded, or finds nobody.
-            lab.end(Role::DataPlane);
+            lab.deployment.end_for_restart().unwrap();
         }
         assert_eq!(program_id(&lab), program, "the program stays attached without its process");
         lab.launch(Role::DataPlane);

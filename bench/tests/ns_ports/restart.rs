@@ -1,8 +1,6 @@
 //! Restarts of the data plane whose configuration has other WAN interfaces than before.
 
 use super::*;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 const WAN: &str = "interface = \"wan0\"";
 
@@ -12,10 +10,7 @@ fn named(interfaces: &[&str]) -> String {
 
 /// Ends the data plane for a restart, and starts it with these interfaces in place of the others.
 fn restart(lab: &mut Lab, before: &[&str], now: &[&str]) {
-    let pid = i32::try_from(lab.deployment.pid(Role::DataPlane).unwrap()).unwrap();
-    kill(Pid::from_raw(pid), Signal::SIGUSR2).unwrap();
-    // The second signal comes after the first was heeded, or finds nobody.
-    lab.deployment.end(Role::DataPlane).unwrap();
+    lab.deployment.end_for_restart().unwrap();
     let path = lab.places.config_dir.join(Role::DataPlane.config_file());
     let text = fs::read_to_string(&path).unwrap();
     assert!(text.contains(&named(before)), "{text}");
