@@ -109,6 +109,22 @@ fn r7_3_windows_outlive_the_process() {
     assert_eq!((named(&bench, 14), named(&bench, 9)), (left, 0));
 }
 
+/// R8.2: who nobody adopts gives up both windows as soon as the slot is used again.
+#[test]
+fn r8_2_a_slot_that_is_used_again_gives_up_both_windows() {
+    let mut bench = Bench::attached();
+    assert!(bench.install(InstallOp::AddKey, common::next_key));
+    bench.restart();
+    // Meanwhile the windows were looked at, and left alone.
+    assert!(install_other(&mut bench, 10, InstallOp::Install));
+    assert_eq!(named(&bench, other(10), 0), 3);
+    assert!(bench.install(InstallOp::Install, |_| ()));
+    assert!(install_other(&mut bench, 11, InstallOp::Install));
+    let mut both = [named(&bench, slot(), 0), named(&bench, other(11), 0)];
+    both.sort_unstable();
+    assert_eq!(both, [1, 2]);
+}
+
 /// R2.4, R7.3: a binding whose window went to somebody else, or that names none, is not adopted.
 #[test]
 fn r2_4_without_its_window_nothing_is_adopted() {
@@ -156,9 +172,9 @@ fn r2_4_a_window_in_use_is_nobody_elses() {
     assert_eq!(bench.installer.windows_in_use(), 1);
 }
 
-/// R1.1: a word that was torn between two offers of one key does not stop the rekey, and the next process finds the window.
+/// R5.2: a word that was torn between two offers of one key does not stop the rekey, and the next process finds the window.
 #[test]
-fn r1_1_a_torn_word_does_not_stop_a_rekey() {
+fn r5_2_a_torn_word_does_not_stop_a_rekey() {
     for spoil in 0..3 {
         let mut bench = Bench::attached();
         assert!(bench.install(InstallOp::AddKey, common::next_key));
