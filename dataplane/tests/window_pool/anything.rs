@@ -56,7 +56,9 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn take(rig: &mut Rig, step: Step) {
     match step {
-        Step::Entry(op, key) => drop(rig.run(op, key)),
+        Step::Entry(op, key) => {
+            let _is_taken = rig.run(op, key);
+        }
         Step::Apply => rig.apply(),
         Step::Flip(key) => rig.flip(key),
         Step::Use(key) => rig.state(key.slot, key.number).window_end.store(1, Ordering::SeqCst),

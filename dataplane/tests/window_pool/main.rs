@@ -6,6 +6,7 @@
 mod anything;
 #[cfg(target_arch = "x86_64")]
 mod crashes;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "what only crashes need"))]
 mod rig;
 #[cfg(target_arch = "x86_64")]
 mod stores;
