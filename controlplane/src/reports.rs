@@ -133,10 +133,13 @@ impl Reading {
         let applied = self.lowest(reports, |worker| worker.install_seq.load(Ordering::Acquire));
         while let Some(first) = self.installing.pop_front_if(|first| first.seq <= applied) {
             // The installer makes the tag before it hands out; a refused binding leaves another one. A refused rekey
-            // leaves the same, but is the last that was refused.
-            let tag = contexts.get(first.slot_index as usize).map_or(0, |c| c.tag.load(Ordering::Acquire));
+            // leaves the same, but its sequence at the key set, where refusals of others do not replace it.
+            let context = contexts.get(first.slot_index as usize);
+            let tag = context.map_or(0, |context| context.tag.load(Ordering::Acquire));
             let seq = first.seq;
-            let refused = reports.refused_seq.load(Ordering::Acquire) == seq;
+            let is_this = |cell: &A| cell.load(Ordering::Acquire) == seq;
+            let refused = is_this(&reports.refused_seq)
+                || context.is_some_and(|context| context.keys.iter().any(|key| is_this(&key.refused_seq)));
             let taken = first.expect.is_none_or(|word| word == tag && !refused);
             into.push(if taken { TableEvent::Installed { seq } } else { TableEvent::InstallRefused { seq } });
         }
@@ -258,7 +261,31 @@ mod tests {
         assert_eq!(poll(&mut reading, &memory), [TableEvent::Installed { seq: 3 }]);
     }
 
-    /// A rekey leaves the tag as it is, so its refusal is told by the sequence that was refused last.
+    /// R1.4: of several refusals in one burst each is reported, not the last one alone: a rekey that is believed to be there
+    /// would be answered, and its client's frames dropped.
+    #[test]
+    fn r1_4_every_refused_rekey_of_a_burst_is_reported() {
+        let memory = memory();
+        let mut reading = Reading::new(&memory.reports[0], SLOTS, 1, true);
+        let word = |slot| BindingWord::bound(SlotId::new(slot, 1).unwrap(), 1).0;
+        let _up = poll(&mut reading, &memory);
+        for (seq, slot) in [(1, 3), (2, 4), (3, 5)] {
+            memory.contexts[slot as usize].tag.store(word(slot), Ordering::Relaxed);
+            reading.expect(seq, slot, Some(word(slot)));
+        }
+        memory.contexts[3].keys[1].refused_seq.store(1, Ordering::Relaxed);
+        memory.contexts[5].keys[0].refused_seq.store(3, Ordering::Relaxed);
+        memory.reports[0].refused_seq.store(3, Ordering::Relaxed);
+        memory.reports[0].worker[0].install_seq.store(3, Ordering::Relaxed);
+        let expected = [
+            TableEvent::InstallRefused { seq: 1 },
+            TableEvent::Installed { seq: 2 },
+            TableEvent::InstallRefused { seq: 3 },
+        ];
+        assert_eq!(poll(&mut reading, &memory), expected);
+    }
+
+    /// A rekey leaves the tag as it is, so its refusal is told by its sequence, here the one that was refused last.
     #[test]
     fn a_refused_rekey_is_told_apart() {
         let memory = memory();

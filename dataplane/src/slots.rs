@@ -90,7 +90,7 @@ impl KeySet {
     /// Which replay window is its.
     #[must_use]
     #[inline]
-    pub(crate) const fn window(&self) -> u32 {
+    pub const fn window(&self) -> u32 {
         self.window.index()
     }
 
@@ -144,10 +144,22 @@ pub enum Refusal {
     /// CONTEXT is not the one that an adopted binding left: its counters are unknown, so its keys must not be used.
     #[error("CONTEXT of the slot belongs to another binding")]
     NotAdoptable,
+    /// Key set and window of an adopted key do not agree whose the window is: what it accepted is unknown.
+    #[error("the key has no replay window in CONTEXT")]
+    NoWindow,
+    /// The window that an adopted key names is another key's in this process, or was one's and was given back.
+    #[error("the key's replay window is not its own any more")]
+    WindowHeld,
+    /// Keys of one number were replaced again and again, and no worker has given one back.
+    #[error("too many keys of this number wait for the workers")]
+    KeysWaiting,
+    /// A rekey of a binding that is not installed.
+    #[error("the binding is not installed")]
+    NotInstalled,
     /// Every replay window is in use: more keys than two per slot.
     #[error("no replay window is free")]
     Windows,
-    /// A rekey of a binding that is not installed, or a key number that does not follow the one in use.
+    /// A key number that does not follow the one in use, or is not the one that CONTEXT was left with.
     #[error("the key number does not fit the keys of this binding")]
     KeyNumber,
 }

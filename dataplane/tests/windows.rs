@@ -4,9 +4,9 @@
 
 mod common;
 
-use common::{Bench, CLIENT, SERVER, data_frame, inner, slot};
+use common::{Bench, CLIENT, SERVER, data_frame, inner, next_frame, slot};
 use jvpn_abi::DropReason;
-use jvpn_abi::tables::{BindingWord, InstallOp};
+use jvpn_abi::tables::{BindingWord, InstallOp, window_place};
 use jvpn_abi::wire::SlotId;
 use jvpn_dataplane::pipeline::Verdict;
 use std::sync::atomic::Ordering;
@@ -109,6 +109,22 @@ fn r7_3_windows_outlive_the_process() {
     assert_eq!((named(&bench, 14), named(&bench, 9)), (left, 0));
 }
 
+/// R8.2: who nobody adopts gives up both windows as soon as the slot is used again.
+#[test]
+fn r8_2_a_slot_that_is_used_again_gives_up_both_windows() {
+    let mut bench = Bench::attached();
+    assert!(bench.install(InstallOp::AddKey, common::next_key));
+    bench.restart();
+    // Meanwhile the windows were looked at, and left alone.
+    assert!(install_other(&mut bench, 10, InstallOp::Install));
+    assert_eq!(named(&bench, other(10), 0), 3);
+    assert!(bench.install(InstallOp::Install, |_| ()));
+    assert!(install_other(&mut bench, 11, InstallOp::Install));
+    let mut both = [named(&bench, slot(), 0), named(&bench, other(11), 0)];
+    both.sort_unstable();
+    assert_eq!(both, [1, 2]);
+}
+
 /// R2.4, R7.3: a binding whose window went to somebody else, or that names none, is not adopted.
 #[test]
 fn r2_4_without_its_window_nothing_is_adopted() {
@@ -125,6 +141,94 @@ fn r2_4_without_its_window_nothing_is_adopted() {
         assert!(bench.install(InstallOp::Install, |_| ()), "but made new");
         assert_eq!(bench.installer.windows_in_use(), 1);
     }
+}
+
+/// Writes into shared memory that a window is a key set's, in both places.
+fn give(bench: &Bench, (slot_index, number): (u32, u32), window: u32) {
+    let state = &bench.tables.contexts[slot_index as usize].keys[(number % 2) as usize];
+    state.window_plus_one.store(u64::from(window) + 1, Ordering::SeqCst);
+    bench.tables.window_owner(window).unwrap().store(window_place(slot_index, number), Ordering::SeqCst);
+}
+
+/// R2.4, I11: whatever shared memory says, keys that are replaced keep the window that this process gave them, and a window
+/// that another key has is not adopted: else the two would clear each other's bits, and replays would pass.
+#[test]
+fn r2_4_a_window_in_use_is_nobody_elses() {
+    let mut bench = Bench::attached();
+    assert!(install_other(&mut bench, 9, InstallOp::Install));
+    assert!(bench.install(InstallOp::AddKey, common::next_key));
+    let own = named(&bench, slot(), 1);
+    assert_eq!((named(&bench, other(9), 0), own), (2, 3));
+    give(&bench, (slot().index(), 1), 1);
+    assert!(bench.install(InstallOp::AddKey, common::next_key));
+    assert_eq!(named(&bench, slot(), 1), own, "it goes on with its own, and says so again");
+    assert_eq!(bench.installer.windows_in_use(), 3);
+    // The next process has nothing but shared memory, but knows what it has adopted.
+    bench.restart();
+    give(&bench, (9, 0), 1);
+    assert!(install_other(&mut bench, 9, InstallOp::Adopt));
+    give(&bench, (slot().index(), 0), 1);
+    assert!(!bench.install(InstallOp::Adopt, |_| ()));
+    assert_eq!(bench.installer.windows_in_use(), 1);
+}
+
+/// R5.2: a word that was torn between two offers of one key does not stop the rekey, and the next process finds the window.
+#[test]
+fn r5_2_a_torn_word_does_not_stop_a_rekey() {
+    for spoil in 0..3 {
+        let mut bench = Bench::attached();
+        assert!(bench.install(InstallOp::AddKey, common::next_key));
+        let state = &bench.context().keys[1];
+        match spoil {
+            0 => state.window_plus_one.store(0, Ordering::SeqCst),
+            1 => state.window_plus_one.store(u64::MAX, Ordering::SeqCst),
+            _ => bench.tables.window_owner(1).unwrap().store(0, Ordering::SeqCst),
+        }
+        assert!(bench.install(InstallOp::AddKey, common::next_key), "{spoil}");
+        assert!(matches!(
+            bench.inbound(&next_frame(0, &inner(CLIENT, SERVER, 64, b"next"))),
+            Verdict::ToLan(_)
+        ));
+        bench.restart();
+        assert!(bench.install(InstallOp::Adopt, |_| ()), "{spoil}");
+        assert!(bench.install(InstallOp::AdoptKey, common::next_key), "{spoil}");
+        let again = next_frame(0, &inner(CLIENT, SERVER, 64, b"next"));
+        assert!(matches!(bench.inbound(&again), Verdict::Drop(DropReason::Replayed)));
+    }
+}
+
+/// R1.4, R7.3: each refusal stays to be read, however many follow: a refused adoption leaves no tag that could be taken for
+/// the binding's, a refused rekey its sequence at the key set.
+#[test]
+fn r1_4_a_refusal_is_not_hidden_by_the_next() {
+    let mut bench = Bench::attached();
+    assert!(install_other(&mut bench, 9, InstallOp::Install));
+    bench.restart();
+    let tag =
+        |bench: &Bench, slot: SlotId| bench.tables.contexts[slot.index() as usize].tag.load(Ordering::SeqCst);
+    for window in 0..2 {
+        bench.tables.window_owner(window).unwrap().store(0, Ordering::SeqCst);
+    }
+    assert_ne!((tag(&bench, slot()), tag(&bench, other(9))), (0, 0));
+    assert!(!bench.install(InstallOp::Adopt, |_| ()));
+    assert!(!install_other(&mut bench, 9, InstallOp::Adopt));
+    assert_eq!((tag(&bench, slot()), tag(&bench, other(9))), (0, 0));
+    // Neither has the key that is to be adopted.
+    for index in [9, 10] {
+        assert!(install_other(&mut bench, index, InstallOp::Install));
+    }
+    let adopt_key = |bench: &mut Bench, index, seq| {
+        bench.install(InstallOp::AdoptKey, |entry| {
+            entry.slot = other(index).0;
+            entry.word = BindingWord::bound(other(index), 1).0;
+            (entry.key_number, entry.seq) = (1, seq);
+        })
+    };
+    assert!(!adopt_key(&mut bench, 9, 101));
+    assert!(!adopt_key(&mut bench, 10, 102));
+    let refused = |index: usize| bench.tables.contexts[index].keys[1].refused_seq.load(Ordering::SeqCst);
+    assert_eq!((refused(9), refused(10)), (101, 102));
+    assert_ne!((tag(&bench, other(9)), tag(&bench, other(10))), (0, 0), "the bindings stay");
 }
 
 /// R8.2: more keys than two per slot are refused, not served with somebody else's window. Only memory that was scribbled on

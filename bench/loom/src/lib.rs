@@ -95,4 +95,6 @@ pub enum Mutant {
     WordNotChecked,
     /// A replay window is another key's before the worker has given the key before back.
     WindowReusedEarly,
+    /// A window's bits are cleared while it is still the key's that had it.
+    OwnerKeptWhileCleared,
 }

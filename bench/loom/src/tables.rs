@@ -54,7 +54,7 @@ fn key_state(mutant: Mutant, phase: usize, left: u64) -> KeyState<Cell> {
         peer_received: cell(Place::Other, 0),
         peer_end: cell(Place::Other, 0),
         window_plus_one: cell(Place::Other, left),
-        reserved_2: std::array::from_fn(|_| Cell::aside(0)),
+        refused_seq: Cell::aside(0),
     }
 }
 

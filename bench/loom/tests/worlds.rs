@@ -84,7 +84,8 @@ fn r2_4_counters_are_accepted_once() {
 #[test]
 fn r2_4_a_window_goes_to_another_key_empty() {
     check(Case { world: worlds::window_reuse, mutants: &[Mutant::WindowReusedEarly] });
-    check(Case { world: worlds::window_assigned, mutants: &[Mutant::Relaxed(Place::WindowOwner)] });
+    let mutants = &[Mutant::Relaxed(Place::WindowOwner), Mutant::OwnerKeptWhileCleared];
+    check(Case { world: worlds::window_assigned, mutants });
 }
 
 /// R5.2: one worker flips to the next keys, one confirms.

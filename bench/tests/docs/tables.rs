@@ -31,6 +31,14 @@ fn shared_tables_are_the_codes() {
         ("SOURCES", format!("{} + 16", size_of::<tables::SourceKey>())),
         ("KEYS", size_of::<tables::InstallEntry>().to_string()),
         ("CONTEXT", thousands(size_of::<tables::Context>())),
+        (
+            "its windows, owners",
+            format!(
+                "{} + {}",
+                thousands(size_of::<tables::ReplayWindow>()),
+                per_window(tables::window_owners_at)
+            ),
+        ),
         ("REPORTS", thousands(size_of::<tables::WorkerReport>())),
         ("JOURNAL", thousands(tables::JOURNAL_RECORD_LEN)),
     ];
@@ -39,6 +47,8 @@ fn shared_tables_are_the_codes() {
         let row = rows.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name} has no row"));
         assert_eq!(row[5], octets, "{name}");
     }
+    let windows = rows.iter().find(|row| row[0] == "its windows, owners").unwrap();
+    assert_eq!(windows[4], format!("{} × `slots`", tables::WINDOWS_PER_SLOT));
     let counters = rows.iter().find(|row| row[0] == "COUNTERS").unwrap();
     assert_eq!(counters[4], format!("{} per CPU", tables::COUNTERS_LEN));
     let text = unwrapped(&read(ARCHITECTURE));
@@ -47,6 +57,12 @@ fn shared_tables_are_the_codes() {
     for sentence in [copies, contract] {
         assert!(text.contains(&sentence), "{ARCHITECTURE} does not say '{sentence}'");
     }
+}
+
+/// Octets of each window in what lies behind `from` in the memory of CONTEXT.
+fn per_window(from: fn(u32) -> usize) -> usize {
+    const SLOTS: u32 = 1 << 16;
+    (tables::context_octets(SLOTS) - from(SLOTS)) / (SLOTS * tables::WINDOWS_PER_SLOT) as usize
 }
 
 /// `2496` as the document writes it.

@@ -263,8 +263,8 @@ pub struct KeyState<A = AtomicU64> {
     /// Number + 1 of the [`ReplayWindow`] that has the bits; 0 = none. It is this set's only if the window's owner says so
     /// too ([`window_place`]).
     pub window_plus_one: A,
-    /// Zero.
-    pub reserved_2: [A; 1],
+    /// Sequence of the last refused entry that was to change this set and leaves the binding as it was; 0 = none yet.
+    pub refused_seq: A,
 }
 
 /// CONTEXT[slot]: what must outlive each process. Written by workers (counters, window) and the installer (clear).
@@ -400,9 +400,9 @@ pub struct Reports<A = AtomicU64, const WORKERS: usize = MAX_WORKERS> {
     pub requested_unbind_seq: A,
     /// Last install sequence that the installer has handed to the workers.
     pub installer_seq: A,
-    /// Install entries that the installer refused; the low 32 bits of the last refused sequence are in `refused_seq`.
+    /// Install entries that the installer refused.
     pub refused: A,
-    /// Sequence of the last refused install entry.
+    /// Sequence of the last refused install entry; what was refused before it CONTEXT says.
     pub refused_seq: A,
     /// Zero.
     pub reserved: [A; 2],
@@ -428,9 +428,10 @@ pub const EARLY_PACKETS: u32 = 512;
 pub enum InstallOp {
     /// Clear CONTEXT, expand the keys, hand the binding to every worker.
     Install = 1,
-    /// As `Install`, but CONTEXT with the same tag goes on (a data plane that restarted).
+    /// As `Install`, but CONTEXT with the same tag goes on (a data plane that restarted). Refused, it leaves no tag.
     Adopt = 2,
-    /// Drop the binding's keys from every worker.
+    /// Drop the binding's keys from every worker and give its replay windows up: what CONTEXT holds cannot be adopted any
+    /// more.
     Remove = 3,
     /// Rekey: hand every worker one more key set, whose key number follows the one in use. Receive-only until a frame
     /// opens under it. A set of that number that nothing was sealed or opened under is replaced.

@@ -103,7 +103,9 @@ impl Installer {
         }
     }
 
-    /// Reports the refusal. The workers pass the sequence too, so that later ones can be told apart.
+    /// Reports the refusal, where it stays however many are refused after it: a refused binding leaves a CONTEXT that is
+    /// not its own, a refused rekey its sequence at the key set. The workers pass the sequence too, so that later ones can
+    /// be told apart.
     fn refuse(&self, entry: &InstallEntry) {
         let reports = self.tables.reports();
         reports.refused.fetch_add(1, Ordering::Relaxed);
@@ -111,6 +113,14 @@ impl Installer {
         let slot_index = SlotId(entry.slot).index();
         let op = InstallOp::from_number(entry.op);
         let rekeys = matches!(op, Some(InstallOp::AddKey | InstallOp::AdoptKey | InstallOp::DropKey));
+        if let Some(context) = self.tables.contexts.get(slot_index as usize) {
+            if rekeys {
+                key_state(context, entry.key_number).refused_seq.store(entry.seq, Ordering::Release);
+            } else {
+                let tag = &context.tag;
+                let _other = tag.compare_exchange(entry.word, 0, Ordering::SeqCst, Ordering::SeqCst);
+            }
+        }
         // A refused rekey leaves the binding as it is; a refused binding leaves none.
         let left = if rekeys { self.known(slot_index) } else { None };
         self.hand_out(entry.seq, slot_index, left);
@@ -186,7 +196,7 @@ impl Installer {
 
     /// What is installed in a slot, if it is this binding.
     fn bound_to(&self, slot_index: u32, word: BindingWord) -> Result<Arc<SlotContext>, Refusal> {
-        self.known(slot_index).filter(|known| known.word == word).ok_or(Refusal::KeyNumber)
+        self.known(slot_index).filter(|known| known.word == word).ok_or(Refusal::NotInstalled)
     }
 
     /// Makes room in CONTEXT for the key number after the one in use, and says which window is its.
@@ -212,7 +222,7 @@ impl Installer {
                 Ok(window)
             }
             Some(keys) if keys.number == number && is_unused(state) => {
-                self.windows.share(slot_index, number).ok_or(Refusal::KeyNumber)
+                self.windows.again(&keys.window, (slot_index, number))
             }
             Some(_) => Err(Refusal::KeyNumber),
         }
@@ -227,12 +237,18 @@ impl Installer {
         (slot_index, number): (u32, u32),
     ) -> Result<WindowLease, Refusal> {
         let state = key_state(context, number);
-        if context.tag.load(Ordering::SeqCst) != word.0
-            || state.key_number_plus_one.load(Ordering::SeqCst) != u64::from(number) + 1
-        {
+        if context.tag.load(Ordering::SeqCst) != word.0 {
             return Err(Refusal::NotAdoptable);
         }
-        self.windows.share(slot_index, number).ok_or(Refusal::NotAdoptable)
+        if state.key_number_plus_one.load(Ordering::SeqCst) != u64::from(number) + 1 {
+            return Err(Refusal::KeyNumber);
+        }
+        let known = self.known(slot_index).filter(|known| known.word == word);
+        match known.as_ref().and_then(|known| known.keys_of(number)) {
+            // Adopted before, by this process.
+            Some(keys) => self.windows.again(&keys.window, (slot_index, number)),
+            None => self.windows.adopt(slot_index, number),
+        }
     }
 
     /// Replay windows that are in use.

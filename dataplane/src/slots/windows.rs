@@ -6,6 +6,7 @@
 //! Whose a window is stands in shared memory twice, at the key set and at the window, so that the next data plane finds it.
 //! Both must agree. Of two that claim one window the window's own word decides, and a key set that has none is not adopted.
 
+use super::Refusal;
 use crate::tables::Tables;
 use jvpn_abi::Word;
 use jvpn_abi::tables::{Context, KeyState, ReplayWindow, window_place};
@@ -70,7 +71,7 @@ impl Books {
         }
     }
 
-    /// One more holder of a window that is not free. A binding has a handful of them at most.
+    /// One more holder of a window that is held. A binding has a handful of them at most.
     fn hold(&mut self, index: u32) -> Option<()> {
         let holders = self.holders(index).checked_add(1).filter(|holders| *holders < FREE)?;
         self.set(index, holders);
@@ -109,7 +110,11 @@ impl WindowPool {
         let state = self.state(window_place(slot_index, number))?;
         let index = self.books(|books| {
             self.forget(books, slot_index, number);
-            let index = books.free.pop().or_else(|| self.fresh(books))?;
+            let index = books.free.pop().or_else(|| self.fresh(books)).or_else(|| {
+                // Somebody may have scribbled over a claim since it was looked at.
+                books.fresh = 0;
+                self.fresh(books)
+            })?;
             books.set(index, 1);
             Some(index)
         })?;
@@ -120,14 +125,33 @@ impl WindowPool {
         Some(lease)
     }
 
-    /// The window that the key set of this number has already: of keys that are replaced before they were used, or of an
-    /// earlier data plane. `None` if it has none.
-    pub(crate) fn share(self: &Arc<Self>, slot_index: u32, number: u32) -> Option<WindowLease> {
-        let place = window_place(slot_index, number);
-        let index = self.named(place)?;
-        // What is free may be somebody else's next.
-        self.books(|books| books.hold(index))?;
-        Some(WindowLease { pool: Arc::clone(self), index })
+    /// One more lease of a window that this process holds, for keys that replace others of this number. Whose it is this
+    /// process knows; shared memory is not asked, but told again, so that the next data plane finds it whatever stood there.
+    pub(crate) fn again(
+        self: &Arc<Self>,
+        held: &WindowLease,
+        (slot_index, number): (u32, u32),
+    ) -> Result<WindowLease, Refusal> {
+        let (index, place) = (held.index, window_place(slot_index, number));
+        self.books(|books| books.hold(index)).ok_or(Refusal::KeysWaiting)?;
+        let lease = WindowLease { pool: Arc::clone(self), index };
+        let (state, owner) = (self.state(place), self.tables.window_owner(index));
+        let (state, owner) = (state.ok_or(Refusal::Slot)?, owner.ok_or(Refusal::NoWindow)?);
+        state.window_plus_one.store(u64::from(index) + 1, Ordering::SeqCst);
+        owner.store(place, Ordering::SeqCst);
+        Ok(lease)
+    }
+
+    /// The window that the key set of this number has from an earlier data plane. Never one that this process has given to
+    /// anybody, whatever shared memory says: two key sets in one window would make each other's replays pass.
+    pub(crate) fn adopt(self: &Arc<Self>, slot_index: u32, number: u32) -> Result<WindowLease, Refusal> {
+        let index = self.named(window_place(slot_index, number)).ok_or(Refusal::NoWindow)?;
+        self.books(|books| {
+            let is_left = books.holders(index) == 0;
+            is_left.then(|| books.set(index, 1))
+        })
+        .ok_or(Refusal::WindowHeld)?;
+        Ok(WindowLease { pool: Arc::clone(self), index })
     }
 
     /// Windows that are held now.
@@ -155,10 +179,14 @@ impl WindowPool {
     fn fresh(&self, books: &mut Books) -> Option<u32> {
         loop {
             let index = books.fresh;
-            let owner = self.tables.window_owner(index)?.load(Ordering::SeqCst);
+            let owner = self.tables.window_owner(index)?;
             books.fresh += 1;
-            let is_claimed = owner != 0 && self.named(owner) == Some(index) && self.is_living(owner);
-            if books.holders(index) == 0 && !is_claimed {
+            // What was adopted is known here; nothing in shared memory has to be looked at for it.
+            if books.holders(index) != 0 {
+                continue;
+            }
+            let owner = owner.load(Ordering::SeqCst);
+            if owner == 0 || self.named(owner) != Some(index) || !self.is_living(owner) {
                 return Some(index);
             }
         }

@@ -12,6 +12,10 @@ use std::sync::atomic::Ordering;
 
 /// Looks at a window's lock before a worker gives up.
 const LOCK_SPINS: u32 = 1;
+/// What the key before has left in the window.
+const LEFT: u64 = 77;
+/// Whose the window was.
+const FORMER: u64 = window_place(0, 0);
 /// Whose the window is next.
 const NEXT: u64 = window_place(1, 0);
 
@@ -32,7 +36,7 @@ impl World {
             mutant,
             contexts: std::array::from_fn(|_| tables::context(mutant, 0)),
             bits: tables::window(mutant, left),
-            owner: Cell::watched(mutant, Place::WindowOwner, window_place(0, 0)),
+            owner: Cell::watched(mutant, Place::WindowOwner, FORMER),
             retired: AtomicU64::new(0),
             handed_out: AtomicU64::new(0),
         }
@@ -84,20 +88,28 @@ pub fn window_reuse(mutant: Mutant) {
 }
 
 /// R7.3, R2.4: a window is a key set's only when it is empty and the key set names it, so that whoever goes on with what is
-/// there after a crash goes on with a whole window or finds none.
+/// there after a crash goes on with a whole window or finds none. The same holds of the key set before: as long as the window
+/// is its, all bits are.
 pub fn window_assigned(mutant: Mutant) {
     explore(mutant, None, move || {
-        let world = Arc::new(World::new(mutant, 77));
+        let world = Arc::new(World::new(mutant, LEFT));
         let far = Arc::clone(&world);
         let installer = spawn(move || {
+            if far.mutant == Mutant::OwnerKeptWhileCleared {
+                far.bits.words[0].store(0, Ordering::SeqCst);
+            }
             assign(&far.bits, &far.owner, &far.state(1).window_plus_one, (0, NEXT));
         });
+        // Bits that are read before the owner are no newer than it, those that are read after it no older.
+        let bits = || world.bits.words[0].load(Ordering::SeqCst);
+        let before = bits();
         match world.owner.load(Ordering::SeqCst) {
             NEXT => {
-                assert_eq!(world.bits.words[0].load(Ordering::SeqCst), 0, "bits of the key before");
+                assert_eq!(bits(), 0, "bits of the key before");
                 assert_eq!(world.state(1).window_plus_one.load(Ordering::SeqCst), 1, "named");
             }
-            owner => assert!(owner == 0 || owner == window_place(0, 0), "{owner}"),
+            FORMER => assert_eq!(before, LEFT, "bits lost"),
+            owner => assert_eq!(owner, 0),
         }
         let _ended = installer.join();
     });

@@ -35,7 +35,7 @@ fn empty() -> Memory {
         peer_received: AtomicU64::new(0),
         peer_end: AtomicU64::new(0),
         window_plus_one: AtomicU64::new(0),
-        reserved_2: [const { AtomicU64::new(0) }; 1],
+        refused_seq: AtomicU64::new(0),
     };
     Memory { state, bits: ReplayWindow { words: [const { AtomicU64::new(0) }; WINDOW_WORDS] } }
 }
