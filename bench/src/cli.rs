@@ -403,14 +403,17 @@ fn run_recovery(args: &RecoveryArgs) -> Result<()> {
     let causes = named("--cause", &args.causes, &recovery::Cause::ALL)?;
     let (policy, policy_numbers) =
         recovery::Options::load_policy(args.policy.as_deref(), args.preset.as_deref())?;
+    let profile = jvpn_rig::emulator::Profile::load(&args.profile)?;
+    let (rtts_ms, delays) = recovery::RoundTrip::resolve(&args.rtts, &profile)?;
     let options = recovery::Options {
         causes,
-        rtts_ms: args.rtts.clone(),
+        rtts_ms,
         trials: args.trials,
         seed: args.seed,
         policy,
         policy_numbers,
-        profile: jvpn_rig::emulator::Profile::load(&args.profile)?,
+        profile,
+        delays,
         clients: args.clients,
         resume: args.resume,
         out_dir: made(&args.out)?,
