@@ -436,7 +436,8 @@ fn run_suite(args: &SuiteArgs) -> Result<()> {
 
 fn run_emulator(args: &EmulatorArgs) -> Result<()> {
     if let Some(name) = &args.profile {
-        timeline::print(&format!("{:#?}", jvpn_rig::emulator::Profile::load(name)?));
+        let profile = jvpn_rig::emulator::Profile::load(name)?;
+        timeline::print(&format!("{:#?}", jvpn_rig::emulator::Profile { text: String::new(), ..profile }));
         return Ok(());
     }
     let (_lock, interrupt) = begin("emulator")?;
