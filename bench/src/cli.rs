@@ -64,7 +64,8 @@ enum Verb {
     #[command(after_help = "Examples:\n  \
         jvpn-bench recovery --rtt 0,50 --trials 30\n  \
         jvpn-bench recovery --cause silent_blackhole --rtt 50 --trials 200 --preset fintech --out target/fintech\n  \
-        jvpn-bench recovery --judge target/fintech        judges its raw files once more")]
+        jvpn-bench recovery --profile satellite --rtt profile --cause link_down --trials 10 --preset satellite\n  \
+        jvpn-bench recovery --judge target/fintech        judges its raw files once more, writes result and report anew")]
     Recovery(RecoveryArgs),
     /// Everything that is aimed at, by one command and in one report: recovery at four round-trip times and with two
     /// policies, what a reattach costs, a storm.
