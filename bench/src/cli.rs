@@ -64,7 +64,8 @@ enum Verb {
     #[command(after_help = "Examples:\n  \
         jvpn-bench recovery --rtt 0,50 --trials 30\n  \
         jvpn-bench recovery --cause silent_blackhole --rtt 50 --trials 200 --preset fintech --out target/fintech\n  \
-        jvpn-bench recovery --judge target/fintech        judges its raw files once more")]
+        jvpn-bench recovery --profile satellite --rtt profile --cause link_down --trials 10 --preset satellite\n  \
+        jvpn-bench recovery --judge target/fintech        judges its raw files once more, writes result and report anew")]
     Recovery(RecoveryArgs),
     /// Everything that is aimed at, by one command and in one report: recovery at four round-trip times and with two
     /// policies, what a reattach costs, a storm.
@@ -403,14 +404,17 @@ fn run_recovery(args: &RecoveryArgs) -> Result<()> {
     let causes = named("--cause", &args.causes, &recovery::Cause::ALL)?;
     let (policy, policy_numbers) =
         recovery::Options::load_policy(args.policy.as_deref(), args.preset.as_deref())?;
+    let profile = jvpn_rig::emulator::Profile::load(&args.profile)?;
+    let (rtts_ms, delays) = recovery::RoundTrip::resolve(&args.rtts, &profile)?;
     let options = recovery::Options {
         causes,
-        rtts_ms: args.rtts.clone(),
+        rtts_ms,
         trials: args.trials,
         seed: args.seed,
         policy,
         policy_numbers,
-        profile: jvpn_rig::emulator::Profile::load(&args.profile)?,
+        profile,
+        delays,
         clients: args.clients,
         resume: args.resume,
         out_dir: made(&args.out)?,
@@ -433,7 +437,8 @@ fn run_suite(args: &SuiteArgs) -> Result<()> {
 
 fn run_emulator(args: &EmulatorArgs) -> Result<()> {
     if let Some(name) = &args.profile {
-        timeline::print(&format!("{:#?}", jvpn_rig::emulator::Profile::load(name)?));
+        let profile = jvpn_rig::emulator::Profile::load(name)?;
+        timeline::print(&format!("{:#?}", jvpn_rig::emulator::Profile { text: String::new(), ..profile }));
         return Ok(());
     }
     let (_lock, interrupt) = begin("emulator")?;

@@ -232,3 +232,38 @@ fn r5_3_bad_key_files_are_named_with_what_to_do() {
         assert_eq!(made.len(), 5, "something was made before the keys were looked at: {made:?}");
     }
 }
+
+/// R8.4, R7.1: a wrong profile, and delays that contradict each other, are refused by the verb itself, with file, field and
+/// value, before anything is set up or written. Needs no root.
+#[test]
+fn r8_4_recovery_refuses_a_wrong_profile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, out) = (dir.path().join("profile.toml"), dir.path().join("out"));
+    let refused = |text: &str, rtt: &str| {
+        fs::write(&file, text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jvpn-bench"));
+        command.args(["recovery", "--trials", "1", "--rtt", rtt, "--profile"]).arg(&file);
+        let output = command.arg("--out").arg(&out).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && !out.exists(), "{said}");
+        said
+    };
+    let cases: [(&str, &[&str]); 6] = [
+        ("name = \"\"", &["name = \"\"", "64"]),
+        ("name = \"train\"", &["\"train\"", "built-in"]),
+        ("name = \"x\"\n[up]\nloss_percent = 101", &["up.loss_percent = 101", "0 to 100"]),
+        ("name = \"x\"\n[up]\ndelay = 5", &["delay = 5", "string"]),
+        ("name = \"x\"\n[[change]]\nafter = \"1s\"\nup = { colour = 1 }", &["unknown field", "colour"]),
+        ("name = ", &["name"]),
+    ];
+    for (text, wanted) in cases {
+        let said = refused(text, "5");
+        for part in wanted.iter().copied().chain(["profile.toml"]) {
+            assert!(said.contains(part), "{text}\n  says {said}\n  without {part}");
+        }
+    }
+    let good = "name = \"x\"\n[up]\ndelay = \"2s\"\n[down]\ndelay = \"1ms\"";
+    assert!(refused(good, "profile").contains("2001 ms"), "too long");
+    assert!(refused(good, "5,profile").contains("stands alone"));
+    assert!(refused(good, "2001").contains("`profile`"), "what it may be");
+}

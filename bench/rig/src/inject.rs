@@ -63,3 +63,25 @@ impl Injector {
         Ok(())
     }
 }
+
+/// One end of a wire, for whoever stands in the place of the host there.
+#[derive(Debug)]
+pub struct Wire(Socket);
+
+impl Wire {
+    /// Opens a socket on an interface.
+    ///
+    /// # Errors
+    /// No such interface, or no right to open an AF_PACKET socket there.
+    pub fn open(namespace: &Namespace, interface: &str) -> Result<Self> {
+        packet_socket::open(namespace, interface, &[], Direction::Any).map(Self)
+    }
+
+    /// Sends a frame as it is, from its Ethernet header on.
+    ///
+    /// # Errors
+    /// The link is down or does not take a frame of this length.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        self.0.send(frame).map(drop).context("cannot put a frame on a wire")
+    }
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, value_parser};
 
 use crate::model::Mutant;
+use crate::scenarios::recovery::RoundTrip;
 use crate::scenarios::{flood, sessions};
 use crate::simulate::Seeds;
 use crate::simulation::churn::Profile;
@@ -293,10 +294,10 @@ pub(super) struct RecoveryArgs {
     /// Only these causes, in this order, or `all`.
     #[arg(long = "cause", value_delimiter = ',', default_value = "all", value_name = "C")]
     pub(super) causes: Vec<String>,
-    /// Emulated round-trip times, ms; 0 adds no delay.
-    #[arg(long = "rtt", value_delimiter = ',', default_value = "50", value_name = "MS",
-        value_parser = value_parser!(u64).range(0..=2000))]
-    pub(super) rtts: Vec<u64>,
+    /// Emulated round-trip times, ms, half each way in place of the profile's delays; 0 adds no delay. Or `profile`: the
+    /// profile's own delays, each way its own.
+    #[arg(long = "rtt", value_delimiter = ',', default_value = "50", value_name = "MS|profile")]
+    pub(super) rtts: Vec<RoundTrip>,
     /// Incidents per cause and round-trip time.
     #[arg(long, default_value_t = 30, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
     pub(super) trials: u32,
@@ -309,7 +310,8 @@ pub(super) struct RecoveryArgs {
     /// A preset as it is instead of a file: edge, mobile, fintech, satellite.
     #[arg(long, value_name = "NAME", conflicts_with = "policy")]
     pub(super) preset: Option<String>,
-    /// What the paths are like, apart from the delay: a built-in profile or a file.
+    /// What the paths are like (their delay: see --rtt): plain, office, mobile, train, satellite, cross-border, or a file.
+    /// The second path of a client follows a script that repeats a third of a round ahead of the first.
     #[arg(long, default_value = "plain", value_name = "P")]
     pub(super) profile: String,
     /// Clients at once.
@@ -318,7 +320,8 @@ pub(super) struct RecoveryArgs {
     /// Goes on with the run that is in the directory.
     #[arg(long)]
     pub(super) resume: bool,
-    /// Judges the raw files of this directory once more, and does nothing else.
+    /// Runs nothing: judges the raw files of this directory once more, and writes result.json, report.html, summary.md,
+    /// events.jsonl and the histograms there anew.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["resume", "policy", "causes"])]
     pub(super) judge: Option<PathBuf>,
     /// Where result, report, events, histograms, logs and configuration go.

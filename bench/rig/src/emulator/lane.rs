@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::profile::{LaneSettings, Share};
 
@@ -14,7 +14,7 @@ use super::profile::{LaneSettings, Share};
 const WAITING_MAX: usize = 1 << 17;
 
 /// What became of the frames of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaneCounters {
     /// Frames that came.
     pub offered: u64,

@@ -25,5 +25,7 @@ mod relay;
 pub use lane::{Held, LaneCounters};
 pub use nat::NatCounters;
 pub use path::{Direction, Path, PathCounters};
-pub use profile::{Burst, LanePatch, LaneSettings, MtuAnswer, NatSettings, Profile, ProfileError, Share};
+pub use profile::{
+    Burst, Change, LanePatch, LaneSettings, MtuAnswer, NatSettings, Profile, ProfileError, Share,
+};
 pub use relay::{Lateness, Relay};

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::packet::{self, End};
 use super::profile::NatSettings;
@@ -15,7 +15,7 @@ const FIRST_PORT: u16 = 20_000;
 const PORTS: u16 = 40_000;
 
 /// What the NAT did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NatCounters {
     /// Mappings made.
     pub mapped: u64,

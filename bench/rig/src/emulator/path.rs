@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::lane::{Held, Lane, LaneCounters};
 use super::nat::{Nat, NatCounters, Passage};
@@ -43,7 +43,7 @@ impl Direction {
 }
 
 /// What became of the frames of a path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PathCounters {
     /// From the client.
     pub up: LaneCounters,
@@ -68,6 +68,8 @@ pub struct Path {
     nat: Option<Nat>,
     by_hand: ByHand,
     link_down: bool,
+    /// The script is so far ahead of the path's own time.
+    ahead: Duration,
     /// Up to here the script has been followed.
     at: Option<Duration>,
     next_change: Option<Duration>,
@@ -77,6 +79,17 @@ impl Path {
     /// A path like `profile`; all chance follows from `seed`.
     #[must_use]
     pub fn new(profile: &Profile, seed: u64) -> Self {
+        Self::ahead(profile, seed, Duration::ZERO)
+    }
+
+    /// The same, its script a third of a round ahead: two paths of one client that were struck at the same moments would be no
+    /// two paths. A script that does not repeat begins at its beginning.
+    #[must_use]
+    pub fn a_third_ahead(profile: &Profile, seed: u64) -> Self {
+        Self::ahead(profile, seed, profile.repeat.unwrap_or_default() / 3)
+    }
+
+    fn ahead(profile: &Profile, seed: u64, ahead: Duration) -> Self {
         // Two lanes must not draw the same numbers.
         let lane = |settings: &LaneSettings, number: u64| {
             Lane::new(settings.clone(), seed.wrapping_mul(2).wrapping_add(number))
@@ -87,6 +100,7 @@ impl Path {
             profile: profile.clone(),
             by_hand: ByHand::default(),
             link_down: false,
+            ahead,
             at: None,
             next_change: None,
         };
@@ -204,7 +218,7 @@ impl Path {
         let script = Script { profile: &self.profile };
         let mut settings = [self.profile.up.clone(), self.profile.down.clone()];
         let mut link_down = self.by_hand.link_down;
-        for change in script.active(now) {
+        for change in script.active(now + self.ahead) {
             settings[0].apply(&change.up);
             settings[1].apply(&change.down);
             link_down |= change.link_down;
@@ -219,13 +233,14 @@ impl Path {
             }
         }
         self.link_down = link_down;
-        self.next_change = script.next_edge(now);
+        self.next_change = script.next_edge(now + self.ahead).map(|edge| edge.saturating_sub(self.ahead));
     }
 
     fn forget_if_due(&mut self, now: Duration) {
         let script = Script { profile: &self.profile };
         let rebinds = self.profile.changes.iter().filter(|change| change.rebind_nat);
-        if rebinds.into_iter().any(|change| script.began(change, self.at, now)) {
+        let since = self.at.map(|at| at + self.ahead);
+        if rebinds.into_iter().any(|change| script.began(change, since, now + self.ahead)) {
             self.rebind_nat();
         }
     }
@@ -282,3 +297,7 @@ impl<'a> Script<'a> {
 #[cfg(test)]
 #[path = "path_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "built_in_tests.rs"]
+mod built_in_tests;

@@ -13,6 +13,8 @@ use super::field::{self, RawLane};
 const SCRIPT_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Changes of one script.
 const CHANGES_MAX: usize = 256;
+/// Characters of a profile's name: it stands in every table.
+const NAME_MAX: usize = 64;
 /// How long a NAT may remember an idle flow.
 const NAT_TTL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3_600));
 
@@ -216,6 +218,8 @@ pub struct Profile {
     pub changes: Vec<Change>,
     /// The script begins anew after so long.
     pub repeat: Option<Duration>,
+    /// All of it as it was written: what a result has to name, since any file may have any name.
+    pub text: String,
 }
 
 /// What is wrong with a profile.
@@ -308,7 +312,13 @@ impl Profile {
                 names.join(", ")
             ))
         })?;
-        Self::parse(&text).map_err(|error| ProfileError(format!("profile {name}: {error}")))
+        let in_file = |error| ProfileError(format!("profile {name}: {error}"));
+        let profile = Self::parse(&text).map_err(in_file)?;
+        if Self::names().any(|known| known == profile.name) {
+            let may_be = "a name that no built-in profile has, so that results tell them apart";
+            return Err(in_file(ProfileError::new("name", format_args!("{:?}", profile.name), may_be)));
+        }
+        Ok(profile)
     }
 
     /// Reads a profile.
@@ -317,6 +327,7 @@ impl Profile {
     /// A field is unknown, of another type, or out of its bounds.
     pub fn parse(text: &str) -> Result<Self, ProfileError> {
         let raw: RawProfile = toml::from_str(text).map_err(|error| ProfileError(error.to_string()))?;
+        check_name(&raw.name)?;
         let settings = |place: &str, raw: &RawLane| -> Result<LaneSettings, ProfileError> {
             let mut settings = LaneSettings { queue: LaneSettings::QUEUE, ..LaneSettings::default() };
             settings.apply(&raw.check(place)?);
@@ -355,11 +366,18 @@ impl Profile {
             nat: raw.nat.as_ref().map(RawNat::check).transpose()?,
             changes: changes.collect::<Result<_, _>>()?,
             repeat,
+            text: text.to_owned(),
         };
         if profile.nat.is_none() && profile.changes.iter().any(|change| change.rebind_nat) {
             return Err(ProfileError::new("change.rebind_nat", true, "true only where there is a [nat]"));
         }
         Ok(profile)
+    }
+
+    /// Its own delays, there and back.
+    #[must_use]
+    pub fn round_trip(&self) -> Duration {
+        self.up.delay + self.down.delay
     }
 
     /// The same with another round-trip time, half of it each way.
@@ -375,6 +393,12 @@ impl Profile {
         self.nat.get_or_insert(NatSettings { ttl, external: Vec::new() });
         self
     }
+}
+
+fn check_name(name: &str) -> Result<(), ProfileError> {
+    let is_one = !name.trim().is_empty() && name.len() <= NAME_MAX && !name.chars().any(char::is_control);
+    let may_be = format!("a name of up to {NAME_MAX} octets in one line");
+    is_one.then_some(()).ok_or_else(|| ProfileError::new("name", format_args!("{name:?}"), &may_be))
 }
 
 impl LanePatch {

@@ -96,6 +96,8 @@ impl Subject {
     fn of_recovery(report: Report) -> Self {
         let conditions = vec![
             ("profile", report.profile),
+            ("content of the profile", report.profile_text),
+            ("delays", report.delays.name().to_owned()),
             ("policy", report.policy),
             ("clients", report.clients.to_string()),
             ("build", shown(&report.environment, "build")),
@@ -171,7 +173,7 @@ fn notes(before: &Subject, after: &Subject) -> Vec<String> {
     let mut lines = Vec::new();
     for ((name, one), (_, other)) in before.conditions.iter().zip(&after.conditions) {
         if one != other {
-            lines.push(format!("note: {name} differs: {one:?}, then {other:?}"));
+            lines.push(format!("note: {name} differs: {}", text_difference(one, other)));
         }
     }
     for part in &before.parts {
@@ -196,6 +198,20 @@ fn notes(before: &Subject, after: &Subject) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Two texts that differ, side by side; of several lines only those that are in one of them alone.
+pub(super) fn text_difference(one: &str, other: &str) -> String {
+    let own = |text: &str, against: &str| {
+        let own = text.lines().filter(|line| !against.lines().any(|there| there == *line));
+        format!("{:?}", own.collect::<Vec<_>>().join(" | "))
+    };
+    let whole =
+        |text: &str| if text.is_empty() { "not kept".to_owned() } else { format!("{:?}", text.trim_end()) };
+    if one.is_empty() || other.is_empty() || one.lines().chain(other.lines()).count() <= 2 {
+        return format!("{}, then {}", whole(one), whole(other));
+    }
+    format!("{}, then {}", own(one, other), own(other, one))
 }
 
 fn of_part(name: &str) -> String {
@@ -325,6 +341,8 @@ mod tests {
             broken_off: None,
             seed: 1,
             profile: "plain".into(),
+            profile_text: "name = \"plain\"\n# calm\n".into(),
+            delays: super::super::Delays::Asked,
             preset: "edge".into(),
             policy: String::new(),
             clients: 4,
@@ -351,6 +369,28 @@ mod tests {
             Verdict::Noise,
             "three are too few"
         );
+    }
+
+    /// R8.4: what was measured over other paths is compared with a word about it, also where the name is the same.
+    #[test]
+    fn r8_4_other_paths_of_the_same_name_are_noted() {
+        let subject = || Subject::of_recovery(report(std::iter::once(1.0)));
+        assert_eq!(notes(&subject(), &subject()), Vec::<String>::new());
+        let other = Report {
+            profile_text: "name = \"plain\"\n# rough\n".into(),
+            delays: super::super::Delays::Profile,
+            ..report(std::iter::once(1.0))
+        };
+        let said = notes(&subject(), &Subject::of_recovery(other));
+        let wanted = [
+            r##"note: content of the profile differs: "# calm", then "# rough""##,
+            r##"note: delays differs: "asked", then "profile""##,
+        ];
+        assert_eq!(said, wanted);
+        let mut old = serde_json::to_value(report(std::iter::once(1.0))).unwrap();
+        old.as_object_mut().unwrap().remove("profile_text");
+        let old = Subject::of_recovery(serde_json::from_value(old).unwrap());
+        assert!(notes(&old, &subject())[0].contains("not kept, then"), "{:?}", notes(&old, &subject()));
     }
 
     #[test]

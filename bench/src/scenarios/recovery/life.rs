@@ -17,6 +17,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
+use super::paths::PathSeen;
 use super::record::Journal;
 use super::recorded::Recorded;
 use super::tenant::{Tenant, Uplinks, inner_address};
@@ -67,6 +68,9 @@ pub struct LifeReport {
     pub emulator_dropped: u64,
     /// How XDP was attached, and how AF_XDP got at the frames.
     pub modes: String,
+    /// What the emulated paths did.
+    #[serde(default)]
+    pub paths: Vec<PathSeen>,
 }
 
 /// Network, gateway, clients.
@@ -116,7 +120,7 @@ impl<'a> Life<'a> {
         let gateway_key = gateway::public_key(&places)?.to_string();
         for number in 0..options.clients {
             let seed = options.seed.wrapping_mul(1_000) + u64::from(number) * 2;
-            let pair = [seed, seed + 1].map(|seed| EmulatedPath::new(&profile, seed));
+            let pair = [EmulatedPath::new(&profile, seed), EmulatedPath::a_third_ahead(&profile, seed + 1)];
             let site = Site::create(rig, &paths, number, pair)?;
             let dir = rig.dir().join(format!("client{number}"));
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -276,7 +280,10 @@ impl<'a> Life<'a> {
             modes,
             ..LifeReport::default()
         };
-        for path in self.tenants.iter().flat_map(|tenant| Uplink::ALL.map(|uplink| tenant.path(uplink))) {
+        let paths = self.tenants.iter().flat_map(|tenant| Uplink::ALL.map(|uplink| (tenant, uplink)));
+        for (tenant, uplink) in paths {
+            let path = tenant.path(uplink);
+            report.paths.push(PathSeen::new(tenant.number(), uplink, path.counters()));
             let lateness = path.lateness();
             report.emulator_frames += lateness.frames;
             report.emulator_late += lateness.over_1_ms;
@@ -317,10 +324,9 @@ pub(super) fn judge(audit: &Path, policy: &PolicyNumbers) -> Result<(u64, Vec<St
     Ok((findings.events, findings.violations.iter().map(ToString::to_string).collect()))
 }
 
-/// The paths of a run: the profile, with the round-trip time that was asked for, behind NATs.
+/// The paths of a run: the profile, with the round-trip time that was asked for unless its own is to be kept, behind NATs.
 fn path_profile(options: &Options, rtt_ms: u64) -> Profile {
-    let profile = options.profile.clone().with_nat(NAT_TTL);
-    profile.with_round_trip(Duration::from_millis(rtt_ms))
+    options.delays.apply(options.profile.clone().with_nat(NAT_TTL), rtt_ms)
 }
 
 fn keep_logs(out: &Path, segment: u32, places: &Places, tenants: &[Tenant], rig: &Rig) -> Result<()> {

@@ -6,6 +6,7 @@
 //!
 //! | Module | What for |
 //! |---|---|
+//! | `delays`, `paths` | whose delays the paths have, what they did to frames |
 //! | `cause`, [`aims`] | what happens, what is aimed at, and whether that is met |
 //! | `life`, `tenant`, `pace` | a life of the gateway, a client of it, how soon its next trial may come |
 //! | `trial`, `script` | an incident, what it does to a path |
@@ -23,9 +24,11 @@ pub mod aims;
 pub mod beside;
 mod cause;
 pub mod compare;
+mod delays;
 mod life;
 mod measure;
 mod pace;
+mod paths;
 mod record;
 mod recorded;
 pub(crate) mod report;
@@ -55,6 +58,7 @@ use crate::check_events::rules::{PRESETS, PolicyNumbers};
 use crate::result::Environment;
 use crate::timeline::print;
 pub use cause::{Aim, Cause};
+pub use delays::{Delays, RoundTrip};
 use life::Life;
 use record::{Journal, Question};
 use recorded::Recorded;
@@ -82,8 +86,10 @@ pub struct Options {
     pub policy: String,
     /// The same, as far as the judge of the audit log needs it.
     pub policy_numbers: PolicyNumbers,
-    /// What the paths are like, apart from the delay.
+    /// What the paths are like.
     pub profile: Profile,
+    /// Whether that goes for their delays too.
+    pub delays: Delays,
     /// Clients at once.
     pub clients: u8,
     /// Goes on with what is in `out_dir`.
@@ -128,11 +134,13 @@ impl Options {
     fn question(&self, environment: &Environment) -> Question {
         let commit = environment.commit.clone().unwrap_or_default();
         Question {
-            form: 1,
+            form: 2,
             version: format!("{} {commit}", environment.version),
             build: environment.build.to_owned(),
             policy: self.policy.clone(),
             profile: self.profile.name.clone(),
+            profile_text: self.profile.text.clone(),
+            delays: self.delays,
             clients: self.clients,
             seed: self.seed,
         }

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
+use super::compare::text_difference;
+use super::delays::Delays;
 use crate::reserve::Reserve;
 
 /// What one client lived through.
@@ -77,10 +79,39 @@ pub(super) struct Question {
     pub(super) policy: String,
     /// Name of the profile.
     pub(super) profile: String,
+    /// All of the profile, as it was written: another file may have the same name. Empty in journals that did not keep it.
+    #[serde(default)]
+    pub(super) profile_text: String,
+    /// Whose delays the paths have.
+    #[serde(default)]
+    pub(super) delays: Delays,
     /// Clients at once.
     pub(super) clients: u8,
     /// Determines all chance of the bench.
     pub(super) seed: u64,
+}
+
+impl Question {
+    /// What another question has otherwise, for a person.
+    fn differences(&self, other: &Self) -> String {
+        let pairs = |one: &Self| {
+            [
+                ("layout", one.form.to_string()),
+                ("version", one.version.clone()),
+                ("build", one.build.clone()),
+                ("policy", one.policy.clone()),
+                ("profile", one.profile.clone()),
+                ("content of the profile", one.profile_text.clone()),
+                ("delays", one.delays.name().to_owned()),
+                ("clients", one.clients.to_string()),
+                ("seed", one.seed.to_string()),
+            ]
+        };
+        let differ = pairs(self).into_iter().zip(pairs(other)).filter(|(one, other)| one != other);
+        let said =
+            differ.map(|((name, one), (_, other))| format!("{name}: {}", text_difference(&one, &other)));
+        said.collect::<Vec<_>>().join("; ")
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -235,7 +266,11 @@ fn load(path: &Path, question: &Question) -> Result<(Vec<Trial>, u32, u64)> {
         match line {
             Line::Question(asked) if asked == *question => {}
             Line::Question(asked) => {
-                bail!("{} belongs to another run: it has {asked:?}, this is {question:?}", path.display())
+                bail!(
+                    "{} belongs to another run, there and here differ; {}",
+                    path.display(),
+                    asked.differences(question)
+                )
             }
             Line::Segment(segment) => segments = segment,
             Line::Trial(trial) => trials.push(Trial { segment: segments, ..*trial }),
@@ -285,9 +320,35 @@ pub(super) mod tests {
             build: "debug".into(),
             policy: String::new(),
             profile: "plain".into(),
+            profile_text: "name = \"plain\"\n".into(),
+            delays: Delays::Asked,
             clients: 4,
             seed: 1,
         }
+    }
+
+    /// R8.4: a run does not go on with another profile of the same name, nor with other delays.
+    #[test]
+    fn r8_4_another_profile_of_the_same_name_is_another_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
+        journal.segment().unwrap();
+        journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap();
+        drop(journal);
+        let refused =
+            |other: Question| Journal::open(dir.path(), &other, true, &[1]).unwrap_err().to_string();
+        let text = "name = \"plain\"\n[up]\nloss_percent = 1\n".to_owned();
+        let error = refused(Question { profile_text: text, ..question() });
+        assert!(error.contains("content of the profile") && error.contains("loss_percent = 1"), "{error}");
+        assert!(!error.contains("seed"), "{error}");
+        let error = refused(Question { delays: Delays::Profile, ..question() });
+        assert!(error.contains("delays: \"asked\", then \"profile\""), "{error}");
+        let error = refused(Question { seed: 2, ..question() });
+        assert!(error.contains("another run") && error.contains("seed: \"1\", then \"2\""), "{error}");
+        // Of a journal that did not keep it nobody knows.
+        let line = r#"{"question":{"form":1,"version":"v","build":"debug","policy":"","profile":"plain","clients":4,"seed":1}}"#;
+        let Line::Question(old) = serde_json::from_str(line).unwrap() else { panic!("no question") };
+        assert!(old.differences(&question()).contains("content of the profile: not kept"), "{old:?}");
     }
 
     /// R8.4: an interrupted run keeps its trials, and goes on only with the same question.

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use super::aims::AimRow;
 use super::beside;
+use super::delays::Delays;
+use super::paths;
 use super::recorded::Recorded;
 use super::result::{CauseResult, Report, Run};
 use super::svg::{Axis, COLOURS, Plot};
@@ -317,6 +319,7 @@ fn environment(out: &mut String, report: &Report) {
         let _ = writeln!(out, "<tr><td>{name}</td><td class=\"env\">{}</td></tr>", escape(value));
     };
     row("profile", &report.profile);
+    row("delays", delays_word(report));
     row("seed", &report.seed.to_string());
     row("clients at once", &report.clients.to_string());
     row("took", &format!("{:.0} s", report.took_s));
@@ -330,8 +333,19 @@ fn environment(out: &mut String, report: &Report) {
                 life.emulator_late_max_us as f64 / 1e3
             ),
         );
+        for (what, text) in paths::sums(&life.paths) {
+            row(&format!("paths at {} ms, {what}", life.rtt_ms), &text);
+        }
     }
     let _ = write!(out, "</table>\n<p>Policy of the gateway:</p><pre>{}</pre>\n", escape(&report.policy));
+    let _ = write!(out, "<p>Profile of the paths:</p><pre>{}</pre>\n", escape(&report.profile_text));
+}
+
+const fn delays_word(report: &Report) -> &'static str {
+    match report.delays {
+        Delays::Asked => "as asked for, half of the round-trip time each way",
+        Delays::Profile => "the profile's own",
+    }
 }
 
 fn markdown(report: &Report) -> String {
@@ -348,11 +362,21 @@ fn markdown(report: &Report) -> String {
     }
     let _ = writeln!(
         out,
-        "Profile {}, preset {}, seed {}, {} clients at once; ms, 95 % confidence intervals in brackets.\n",
-        report.profile, report.preset, report.seed, report.clients
+        "Profile {} (delays: {}), preset {}, seed {}, {} clients at once; ms, 95 % confidence intervals in brackets.\n",
+        report.profile,
+        delays_word(report),
+        report.preset,
+        report.seed,
+        report.clients
     );
     out.push_str(&figures_markdown(&report.causes));
     out.push_str(&aims_markdown(&report.aims));
+    out.push_str("\n## What the emulated paths did\n\nFrames; what incidents took is among it.\n\n");
+    for life in &report.lives {
+        for (what, text) in paths::sums(&life.paths) {
+            let _ = writeln!(out, "- at {} ms, {what}: {text}", life.rtt_ms);
+        }
+    }
     let _ = write!(out, "\n## What it ran on\n\n```json\n{:#}\n```\n", report.environment);
     out
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::aims::{self, AimRow};
 use super::cause::{Aim, Cause};
+use super::delays::Delays;
 use super::life::{self, LifeReport};
 use super::record::{Question, Trial};
 use super::recorded::Recorded;
@@ -162,6 +163,12 @@ pub struct Report {
     pub seed: u64,
     /// Name of the profile.
     pub profile: String,
+    /// All of it, as it was written; empty in results that did not keep it.
+    #[serde(default)]
+    pub profile_text: String,
+    /// Whose delays the paths had.
+    #[serde(default)]
+    pub delays: Delays,
     /// Preset of the policy.
     pub preset: String,
     /// The lines of `[policy]`.
@@ -220,13 +227,15 @@ pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial]) -> Result<Report
         run.broken_off.is_none() && asked.into_iter().all(|(c, rtt)| incidents(trials, c, rtt) >= run.trials);
     let report = Report {
         scenario: "recovery".to_owned(),
-        form: 2,
+        form: 3,
         valid: problems.is_empty(),
         complete,
         problems,
         broken_off: run.broken_off.clone(),
         seed: question.seed,
         profile: question.profile,
+        profile_text: question.profile_text,
+        delays: question.delays,
         preset: run.preset.clone(),
         policy: question.policy,
         clients: question.clients,

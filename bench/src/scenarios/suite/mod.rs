@@ -176,6 +176,7 @@ impl Part {
             policy,
             policy_numbers,
             profile: Profile::load("plain")?,
+            delays: recovery::Delays::Asked,
             clients: options.clients,
             // A part that was not begun has nothing to go on with, and is begun.
             resume: options.resume,
