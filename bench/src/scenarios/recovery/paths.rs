@@ -23,8 +23,11 @@ impl PathSeen {
     }
 }
 
+/// A counter with its name.
+type Named<C> = (&'static str, fn(&C) -> u64);
+
 /// What of a lane is named, in the order of the tables.
-const LANE: [(&str, fn(&LaneCounters) -> u64); 9] = [
+const LANE: [Named<LaneCounters>; 9] = [
     ("offered", |lane| lane.offered),
     ("delivered", |lane| lane.delivered),
     ("lost", |lane| lane.lost),
@@ -35,7 +38,7 @@ const LANE: [(&str, fn(&LaneCounters) -> u64); 9] = [
     ("reordered", |lane| lane.reordered),
     ("duplicated", |lane| lane.duplicated),
 ];
-const NAT: [(&str, fn(&NatCounters) -> u64); 4] = [
+const NAT: [Named<NatCounters>; 4] = [
     ("mapped", |nat| nat.mapped),
     ("expired", |nat| nat.expired),
     ("forgotten", |nat| nat.forgotten),

@@ -338,7 +338,7 @@ fn environment(out: &mut String, report: &Report) {
         }
     }
     let _ = write!(out, "</table>\n<p>Policy of the gateway:</p><pre>{}</pre>\n", escape(&report.policy));
-    let _ = write!(out, "<p>Profile of the paths:</p><pre>{}</pre>\n", escape(&report.profile_text));
+    let _ = writeln!(out, "<p>Profile of the paths:</p><pre>{}</pre>", escape(&report.profile_text));
 }
 
 const fn delays_word(report: &Report) -> &'static str {
