@@ -122,7 +122,7 @@ fn judge(out: &Path) {
 /// looked at.
 fn look_at(report: &Path, name: &str) {
     let Some(browser) = browser::find() else {
-        eprintln!("left out: no Chromium here; `cargo xtask setup --browser` installs one");
+        jvpn_testing::left_out_in_part(browser::NONE);
         return;
     };
     let text = fs::read_to_string(report).unwrap();
