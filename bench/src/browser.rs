@@ -9,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 /// Names of Chromium and its relatives on PATH.
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+/// What a test says that leaves its reports unopened.
+pub const NONE: &str = "no Chromium opens its reports; `cargo xtask setup --browser` installs one";
 /// Asks the page after it was laid out. What scrolls by itself is not cut, but a reader without a mouse sees it cut: it
 /// counts.
 const QUESTION: &str = "<script>window.addEventListener('load',()=>{const d=document.documentElement;\
@@ -107,17 +109,16 @@ pub(crate) mod tests {
 
     /// A page that is whole, with so many plots, where there is a browser to ask.
     pub(crate) fn open_and_judge(page: &str, plots: u64) {
-        if let Some(seen) = seen(page, "page.png") {
-            seen.judge().unwrap();
-            assert_eq!(seen.plots, plots);
-        }
+        let Some(seen) = seen(page, "page.png") else {
+            jvpn_testing::left_out_in_part(NONE);
+            return;
+        };
+        seen.judge().unwrap();
+        assert_eq!(seen.plots, plots);
     }
 
     fn seen(page: &str, name: &str) -> Option<Opened> {
-        let Some(browser) = find() else {
-            crate::timeline::print("left out: no Chromium here; `cargo xtask setup --browser` installs one");
-            return None;
-        };
+        let browser = find()?;
         let dir = tempfile::tempdir().unwrap();
         let report = dir.path().join("report.html");
         fs::write(&report, page).unwrap();
@@ -129,7 +130,10 @@ pub(crate) mod tests {
     fn r8_4_a_cut_an_empty_and_a_broken_page_are_found() {
         let words = "word ".repeat(100);
         let page = |inside: &str| format!("{}{words}{inside}</body></html>", crate::page::head("x"));
-        let Some(good) = seen(&page("<svg></svg>"), "good.png") else { return };
+        let Some(good) = seen(&page("<svg></svg>"), "good.png") else {
+            jvpn_testing::left_out(NONE);
+            return;
+        };
         good.judge().unwrap();
         assert_eq!(good.plots, 1);
         let judged = |inside: &str| seen(&page(inside), "bad.png").unwrap().judge().unwrap_err().to_string();

@@ -499,7 +499,13 @@ fn run_peers(args: PeersArgs) -> Result<()> {
         return recovery::beside::run(&options, &interrupt);
     }
     let span = Duration::from_millis(args.span_ms);
-    let options = contenders::Options { contenders, rounds: args.rounds, span, out_dir: made(&args.out)? };
+    let options = contenders::Options {
+        contenders,
+        rounds: args.rounds,
+        span,
+        patience: Duration::from_secs(args.patience_s),
+        out_dir: made(&args.out)?,
+    };
     contenders::run(&options, &interrupt)
 }
 

@@ -212,7 +212,7 @@ fn r5_3_bad_key_files_are_named_with_what_to_do() {
         cases.push((Role::Client, "client.key", "private_key_file"));
         cases.push((Role::Client, "peer.psk", "preshared_key_file"));
     } else {
-        eprintln!("left out: the client, which wants to be root before it looks at its keys");
+        jvpn_testing::left_out_in_part("the client wants to be root before it looks at its keys");
     }
     for (role, file, field) in cases {
         let place = Place::new();

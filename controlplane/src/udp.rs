@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn one_socket_speaks_both_families() {
         let Ok(server) = UdpSocket::bind("[::]:0") else {
-            eprintln!("left out: no IPv6 here");
+            jvpn_testing::left_out("no IPv6 here");
             return;
         };
         setsockopt(&server, sockopt::Ipv6RecvPacketInfo, &true).unwrap();

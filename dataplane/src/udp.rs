@@ -248,7 +248,7 @@ mod tests {
         let control = match open_shared(&["lo"], 0) {
             Ok(fd) => UdpSocket::from(fd),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+                jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
                 return;
             }
             Err(error) => panic!("{error}"),
@@ -282,7 +282,7 @@ mod tests {
         let fd = match open("lo", 0) {
             Ok(fd) => fd,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+                jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
                 return;
             }
             Err(error) => panic!("{error}"),
@@ -309,12 +309,15 @@ mod tests {
     #[test]
     fn r3_1_extension_headers_do_not_reach_the_control_plane() {
         let Ok(fd) = open("lo", 0) else {
-            eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+            jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
             return;
         };
         let receiver = UdpSocket::from(fd);
         let port = receiver.local_addr().unwrap().port();
-        let Ok(sender) = UdpSocket::bind("[::1]:0") else { return };
+        let Ok(sender) = UdpSocket::bind("[::1]:0") else {
+            jvpn_testing::left_out("no IPv6 here");
+            return;
+        };
         let received = |receiver: &UdpSocket| receiver.recv(&mut [0; 64]).map_err(|error| error.kind());
         sender.send_to(&[0x20; 40], ("::1", port)).unwrap();
         assert_eq!(received(&receiver), Ok(40));

@@ -19,11 +19,12 @@ use crate::tree::Tree;
 pub(crate) fn ci(tree: &Tree, runner: &Runner) -> Result<()> {
     let mut table = Table::default();
     table.step("setup", || setup::install(tree, runner))?;
+    table.step_in_part("extras", || setup::extras::try_install(tree, runner))?;
     table.step("fmt", || fmt(tree, runner))?;
     table.step("tidy", || tidy::tidy(tree))?;
     table.step("xdp object", || xdp_object(tree, runner))?;
     table.step("clippy", || clippy(tree, runner))?;
-    table.step("deny", || deny(tree, runner))?;
+    table.step_in_part("deny", || deny(tree, runner))?;
     let built = table.step("build tests", || test::build(tree, runner, &["--locked"]))?;
     let mut tally = None;
     table.step("test", || {
@@ -69,13 +70,13 @@ fn clippy(tree: &Tree, runner: &Runner) -> Result<()> {
     Ok(())
 }
 
-/// Licences, bans and sources, where the tool is there; compiling it would take longer than all the rest.
-fn deny(tree: &Tree, runner: &Runner) -> Result<()> {
+/// Licences, bans and sources, where the tool is there; compiling it would take longer than all the rest. Gives what it
+/// leaves out.
+fn deny(tree: &Tree, runner: &Runner) -> Result<Vec<String>> {
     let probe =
         Command::new("cargo-deny").arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).status();
     if !probe.is_ok_and(|status| status.success()) {
-        println!("  left out: deny, for cargo-deny is not installed (cargo install --locked cargo-deny)");
-        return Ok(());
+        return Ok(vec!["cargo-deny is not installed (cargo install --locked cargo-deny)".to_owned()]);
     }
     let config = tree.root().join("deny.toml");
     for (name, dir) in
@@ -85,7 +86,7 @@ fn deny(tree: &Tree, runner: &Runner) -> Result<()> {
         command.current_dir(dir).args(["deny", "--config"]).arg(&config);
         runner.logged(name, command.args(["check", "licenses", "bans", "sources"]))?;
     }
-    Ok(())
+    Ok(Vec::new())
 }
 
 /// What each step took and how it ended.
@@ -93,9 +94,29 @@ fn deny(tree: &Tree, runner: &Runner) -> Result<()> {
 struct Table {
     start: Option<Instant>,
     rows: Vec<(&'static str, Duration, Option<String>)>,
+    /// What steps that went well left out.
+    left_out: Vec<String>,
 }
 
 impl Table {
+    /// A step that may leave something out and goes well all the same: what that is, is said here and at the end.
+    fn step_in_part(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<Vec<String>>,
+    ) -> Result<bool> {
+        let mut left_out = Vec::new();
+        let well = self.step(name, || {
+            left_out = work()?;
+            Ok(())
+        });
+        for what in left_out {
+            println!("  left out: {name}: {what}");
+            self.left_out.push(format!("{name}: {what}"));
+        }
+        well
+    }
+
     /// Runs a step, keeps its outcome and says whether it went well; only an interruption ends the run.
     fn step(&mut self, name: &'static str, work: impl FnOnce() -> Result<()>) -> Result<bool> {
         self.start.get_or_insert_with(Instant::now);
@@ -131,6 +152,7 @@ impl Table {
         }
         let total = self.start.map(|start| start.elapsed()).unwrap_or_default();
         println!("{:<14}{:>9}", "all", seconds(total));
+        self.left_out.iter().for_each(|what| println!("  left out: {what}"));
         if let Some(tally) = tally {
             println!("{tally}");
         }
@@ -158,6 +180,8 @@ mod tests {
             })
             .unwrap();
         assert!(ran);
+        assert!(table.step_in_part("third", || Ok(vec!["no tool".to_owned()])).unwrap());
+        assert_eq!(table.left_out, ["third: no tool"]);
         let error = table.close(None).unwrap_err();
         assert_eq!(error.to_string(), "ci failed: first");
     }

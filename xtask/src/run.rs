@@ -74,6 +74,16 @@ impl Runner {
 
     /// Runs `command` with its output in a log file, which is shown in full if it fails. Gives that output.
     pub(crate) fn logged(&self, name: &str, command: &mut Command) -> Result<String> {
+        self.logged_within(name, command, None)
+    }
+
+    /// The same, for as long as `limit` at most; then it is ended, which is a failure.
+    pub(crate) fn logged_within(
+        &self,
+        name: &str,
+        command: &mut Command,
+        limit: Option<Duration>,
+    ) -> Result<String> {
         let start = Instant::now();
         let path = self.log_dir.join(format!("{}.log", file_name(name)));
         let log = File::create(&path).with_context(|| format!("cannot create the log {}", path.display()))?;
@@ -81,7 +91,7 @@ impl Runner {
         let child = spawn(command.stdin(Stdio::null()).stdout(log).stderr(copy))?;
 
         let mut progress = Progress::new(name, Some(path.clone()));
-        let status = wait(child, |elapsed| progress.tick(elapsed))?;
+        let status = wait(child, limit, |elapsed| progress.tick(elapsed))?;
         progress.clear();
         let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
         if let Some(signal) = interrupted() {
@@ -89,10 +99,11 @@ impl Runner {
         }
         if !status.success() {
             print!("{text}");
+            let is_late = limit.is_some_and(|limit| start.elapsed() > limit);
             bail!(
                 "{name} failed after {}: {} (log: {})",
                 seconds(start.elapsed()),
-                ended(status),
+                if is_late { "it may take no longer".to_owned() } else { ended(status) },
                 path.display()
             );
         }
@@ -112,7 +123,7 @@ impl Runner {
 
         let lines = read_lines(reader);
         let mut each_line = each_line;
-        let status = wait(child, |_| pass_on(&lines, &mut each_line, Duration::ZERO))?;
+        let status = wait(child, None, |_| pass_on(&lines, &mut each_line, Duration::ZERO))?;
         pass_on(&lines, &mut each_line, DRAIN_MAX);
         if let Some(signal) = interrupted() {
             bail!(signal);
@@ -139,8 +150,9 @@ fn spawn(command: &mut Command) -> Result<Child> {
     command.process_group(0).spawn().with_context(|| format!("cannot start {}", program.display()))
 }
 
-/// Waits for the child and calls `tick` meanwhile; passes signals on, and ends what remains of its group.
-fn wait(mut child: Child, mut tick: impl FnMut(Duration)) -> Result<ExitStatus> {
+/// Waits for the child and calls `tick` meanwhile; passes signals on, ends it when `limit` is over, and ends what remains
+/// of its group.
+fn wait(mut child: Child, limit: Option<Duration>, mut tick: impl FnMut(Duration)) -> Result<ExitStatus> {
     let start = Instant::now();
     let group = Pid::from_child(&child);
     let mut told: Option<Instant> = None;
@@ -154,6 +166,10 @@ fn wait(mut child: Child, mut tick: impl FnMut(Duration)) -> Result<ExitStatus> 
                 told = Some(Instant::now());
             }
             (_, Some(since)) if since.elapsed() > GRACE => kill(group, Signal::KILL),
+            (None, None) if limit.is_some_and(|limit| start.elapsed() > limit) => {
+                kill(group, Signal::TERM);
+                told = Some(Instant::now());
+            }
             _ => tick(start.elapsed()),
         }
         thread::sleep(POLL);
@@ -278,6 +294,18 @@ mod tests {
         assert!(text.contains("out") && text.contains("err"));
         let error = runner.logged("fails", Command::new("sh").args(["-c", "exit 3"])).unwrap_err();
         assert!(error.to_string().contains("exit code 3"), "{error}");
+        fs::remove_dir_all(&runner.log_dir).unwrap();
+    }
+
+    #[test]
+    fn a_step_that_takes_too_long_is_ended() {
+        let runner = runner("limit");
+        let start = Instant::now();
+        let limit = Some(Duration::from_millis(200));
+        let mut command = Command::new("sh");
+        let error = runner.logged_within("slow", command.args(["-c", "sleep 60"]), limit).unwrap_err();
+        assert!(error.to_string().contains("no longer"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(20), "it was waited for");
         fs::remove_dir_all(&runner.log_dir).unwrap();
     }
 

@@ -3,10 +3,12 @@
 //! One list of needs, each with what is there or what to do. `--check` prints it and changes nothing; set-up itself
 //! installs what can be installed and then looks again, so that what it says is what is.
 
+pub(crate) mod extras;
 mod kernel;
 mod packages;
 pub(crate) mod peers;
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -98,17 +100,20 @@ pub(crate) fn install(tree: &Tree, runner: &Runner) -> Result<()> {
 pub(crate) fn install_with_browser(tree: &Tree, runner: &Runner) -> Result<()> {
     install(tree, runner)?;
     let start = Instant::now();
+    let browser = browser(&mut packages::Apt::new(runner))?;
+    done(&format!("setup: {} opens reports", browser.display()), start.elapsed());
+    Ok(())
+}
+
+fn browser(apt: &mut packages::Apt<'_>) -> Result<PathBuf> {
     if packages::browser().is_none() {
-        let mut apt = packages::Apt::new(runner);
         if packages::has_apt() && !apt.offers(packages::CHROMIUM)? {
             // Ubuntu has it as a snap only, which cannot read a report in /tmp.
             bail!("apt offers no {}; put a Chromium or Chrome on PATH", packages::CHROMIUM);
         }
         apt.install(&[packages::CHROMIUM])?;
     }
-    let browser = packages::browser().context("the browser was installed and yet is not on PATH")?;
-    done(&format!("setup: {} opens reports", browser.display()), start.elapsed());
-    Ok(())
+    packages::browser().context("the browser was installed and yet is not on PATH")
 }
 
 /// The privileged part of tests and demo needs root, AF_XDP and more; the error lists all that is missing.
@@ -184,7 +189,7 @@ fn install_linker(
     runner: &Runner,
     apt: &mut packages::Apt<'_>,
     llvm_major: u32,
-) -> Result<std::path::PathBuf> {
+) -> Result<PathBuf> {
     let prefix = format!("/usr/lib/llvm-{llvm_major}");
     if !std::path::Path::new(&prefix).join("bin/llvm-config").exists() {
         let package = packages::llvm(llvm_major);

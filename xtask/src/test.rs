@@ -3,6 +3,7 @@
 //! A test that needs root (namespaces, XDP, AF_XDP) is marked `#[ignore = "needs root…"]`; `tidy` sees to it that the
 //! mark is used for nothing else. Those run one at a time: they share two cores and the names of devices.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -80,17 +81,31 @@ fn privileged_command(tree: &Tree) -> Command {
     command
 }
 
-/// The sum of the `test result:` lines.
+/// How the tests themselves say that they, or parts of them, checked nothing on this machine (`common/testing`).
+const LEFT_OUT: [&str; 2] = ["left out: ", "left out in part: "];
+
+/// The sum of the `test result:` lines, and what tests left out by themselves.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     passed: usize,
     failed: usize,
     left_out: usize,
     programs: usize,
+    /// Tests that passed because they checked nothing, with the reason.
+    empty: Vec<String>,
+    /// Tests that checked less than elsewhere.
+    partial: BTreeSet<String>,
 }
 
 impl Tally {
     fn read(&mut self, line: &str) {
+        let [whole, part] = LEFT_OUT;
+        // The harness may have begun the line with the test's name.
+        if let Some((_, word)) = line.split_once(part) {
+            self.partial.insert(word.to_owned());
+        } else if let Some((_, word)) = line.split_once(whole) {
+            self.empty.push(word.to_owned());
+        }
         let Some(rest) = line.strip_prefix("test result: ") else { return };
         let counts = rest.split_once(". ").map_or(rest, |(_, counts)| counts);
         for count in counts.split(';') {
@@ -111,11 +126,18 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { passed, failed, left_out, programs } = self;
+        let Self { passed, failed, left_out, programs, empty, partial } = self;
+        // To the harness they passed.
+        let (passed, left_out) = (passed.saturating_sub(empty.len()), left_out + empty.len());
         write!(
             f,
-            "tests: {passed} passed, {failed} failed, {left_out} left out, in {programs} runs of test programs"
-        )
+            "tests: {passed} passed, {failed} failed, {left_out} left out, {} in part, in {programs} runs of test \
+             programs",
+            partial.len()
+        )?;
+        let [whole, part] = LEFT_OUT;
+        empty.iter().try_for_each(|word| write!(f, "\n  {whole}{word}"))?;
+        partial.iter().try_for_each(|word| write!(f, "\n  {part}{word}"))
     }
 }
 
@@ -131,6 +153,29 @@ mod tests {
             "test result: ok. 12 passed; 0 failed; 3 ignored; 0 measured; 1 filtered out; finished in 0.01s",
         );
         tally.read("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s");
-        assert_eq!(tally, Tally { passed: 13, failed: 2, left_out: 3, programs: 2 });
+        assert_eq!(tally, Tally { passed: 13, failed: 2, left_out: 3, programs: 2, ..Tally::default() });
+    }
+
+    /// R8.4: a test that checked nothing is none that passed, and it is named; so is one that checked less.
+    #[test]
+    fn r8_4_what_tests_leave_out_is_counted_and_named() {
+        let mut tally = Tally::default();
+        for line in [
+            "test a::one ... left out: a::one: no root",
+            "left out: b::two: no wireguard-go",
+            "left out in part: pages: no Chromium",
+            "test pages ... left out in part: pages: no Chromium",
+            "  gotatun: left out, not there",
+            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+        ] {
+            tally.read(line);
+        }
+        let wanted = "tests: 3 passed, 0 failed, 3 left out, 1 in part, in 1 runs of test programs\n  left out: a::one: \
+                      no root\n  left out: b::two: no wireguard-go\n  left out in part: pages: no Chromium";
+        assert_eq!(tally.to_string(), wanted);
+        let others = include_str!("../../common/testing/src/lib.rs");
+        for word in LEFT_OUT {
+            assert!(others.contains(&format!("tell(\"{}\"", word.trim_end_matches(": "))), "{word}");
+        }
     }
 }

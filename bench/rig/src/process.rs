@@ -110,6 +110,8 @@ impl Supervised {
         for signal in [first, Signal::SIGKILL] {
             // It is our child and not waited for yet, so the ID cannot be another's.
             let _ = kill(pid, signal);
+            // One that is stopped takes SIGTERM when it goes on.
+            let _ = kill(pid, Signal::SIGCONT);
             let ended = || self.child.try_wait().context("cannot wait for a child");
             if let Ok(status) = wait::until("end", STOP_PATIENCE, &Interrupt::default(), ended) {
                 return Ok(status);
@@ -125,5 +127,25 @@ impl Drop for Supervised {
             // The registry has its ID: what does not end now is swept.
             let _ = self.end(Signal::SIGTERM);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+    use std::time::Instant;
+
+    /// A process that was stopped ends in order, too, and nobody waits until patience is over.
+    #[test]
+    fn a_stopped_process_ends_by_its_first_signal() {
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let process = Supervised::start("sleeper", command, Path::new("/dev/null")).unwrap();
+        let pid = Pid::from_raw(i32::try_from(process.pid()).unwrap());
+        kill(pid, Signal::SIGSTOP).unwrap();
+        let began = Instant::now();
+        assert_eq!(process.stop().unwrap().signal(), Some(Signal::SIGTERM as i32));
+        assert!(began.elapsed() < STOP_PATIENCE);
     }
 }

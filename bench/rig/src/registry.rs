@@ -172,12 +172,13 @@ impl Registry {
         self.add(&Entry::Namespace(name.to_owned()))
     }
 
-    /// To be called as soon as the process is there.
+    /// To be called as soon as the process is there. One that has ended by then needs no entry: whoever started it sees
+    /// that, and has its last words.
     ///
     /// # Errors
-    /// The file cannot be written, or the process is gone already.
+    /// The file cannot be written.
     pub fn add_process(&self, pid: u32) -> Result<()> {
-        self.add(&Entry::Process(ProcessId::of(pid)?))
+        ProcessId::of(pid).map_or(Ok(()), |id| self.add(&Entry::Process(id)))
     }
 
     /// The rig is to stay when its owner ends; only [`remove_kept`] takes it away.
@@ -346,6 +347,17 @@ mod tests {
         assert!(own.is_alive());
         let reused = ProcessId { start_ticks: own.start_ticks + 1, ..own };
         assert!(!reused.is_alive());
+    }
+
+    /// A program that ends at once may be gone before it is written down.
+    #[test]
+    fn one_that_has_ended_needs_no_entry() {
+        let nowhere = OpenOptions::new().append(true).open("/dev/null").unwrap();
+        let registry = Registry { dir: PathBuf::new(), file: Mutex::new(nowhere) };
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        assert!(child.wait().unwrap().success() && ProcessId::of(pid).is_err());
+        registry.add_process(pid).unwrap();
     }
 
     #[test]

@@ -94,8 +94,11 @@ pub(super) struct PeersArgs {
     /// Milliseconds of each measurement; each step of the search for a rate takes a quarter.
     #[arg(long, default_value_t = 2_000, value_name = "MS", value_parser = value_parser!(u64).range(200..=60_000))]
     pub(super) span_ms: u64,
+    /// Seconds that a contender may take to come up; after that it hangs.
+    #[arg(long, default_value_t = 20, value_name = "S", value_parser = value_parser!(u64).range(2..=600))]
+    pub(super) patience_s: u64,
     /// Measures how tunnels come back instead of how much goes through them.
-    #[arg(long, conflicts_with_all = ["rounds", "span_ms"])]
+    #[arg(long, conflicts_with_all = ["rounds", "span_ms", "patience_s"])]
     pub(super) recovery: bool,
     /// With --recovery: only these causes, in this order, or `all`.
     #[arg(

@@ -141,7 +141,7 @@ impl Rig {
     /// `None`: not root.
     fn new() -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: needs root (network namespaces, TUN)");
+            jvpn_testing::left_out("needs root: network namespaces, TUN");
             return None;
         }
         let serial = SERIAL.lock().unwrap_or_else(|poisoned| poisoned.into_inner());

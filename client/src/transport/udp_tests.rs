@@ -23,7 +23,7 @@ fn sent_by_device() -> u64 {
 /// This thread's own network: one device, and a neighbour on it that takes everything and says nothing.
 fn network() -> bool {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root (network namespaces)");
+        jvpn_testing::left_out("needs root: network namespaces");
         return false;
     }
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();

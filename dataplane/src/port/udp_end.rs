@@ -123,13 +123,16 @@ mod tests {
     #[test]
     fn r9_1_marks_go_through() {
         let Ok(opened) = crate::udp::open_for_data(&["lo"], 0) else {
-            eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+            jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
             return;
         };
         let port = crate::udp::port_of(&opened.socket).unwrap();
         let mut end = UdpEnd::new(opened.socket, opened.family, port);
         for at in ["127.0.0.1:0", "[::1]:0"] {
-            let Ok(client) = std::net::UdpSocket::bind(at) else { continue };
+            let Ok(client) = std::net::UdpSocket::bind(at) else {
+                jvpn_testing::left_out_in_part("no IPv6 here");
+                continue;
+            };
             let own = client.local_addr().unwrap();
             let there = SocketAddr::new(own.ip(), port);
             client.connect(there).unwrap();
@@ -169,14 +172,17 @@ mod tests {
     #[test]
     fn datagrams_become_frames_and_frames_datagrams() {
         let Ok(opened) = crate::udp::open_for_data(&["lo"], 0) else {
-            eprintln!("left out: SO_BINDTODEVICE needs CAP_NET_RAW here");
+            jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
             return;
         };
         for at in ["127.0.0.1:0", "[::1]:0"] {
             let socket = opened.socket.try_clone().unwrap();
             let port = crate::udp::port_of(&socket).unwrap();
             let mut end = UdpEnd::new(socket, opened.family, port);
-            let Ok(client) = std::net::UdpSocket::bind(at) else { continue };
+            let Ok(client) = std::net::UdpSocket::bind(at) else {
+                jvpn_testing::left_out_in_part("no IPv6 here");
+                continue;
+            };
             client.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
             let there = SocketAddr::new(client.local_addr().unwrap().ip(), port);
             client.connect(there).unwrap();

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::is_root;
 use crate::run::Runner;
@@ -42,9 +43,13 @@ const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// A browser that can be run headless.
 pub(super) fn browser() -> Option<PathBuf> {
+    BROWSERS.iter().find_map(|name| on_path(name))
+}
+
+/// The first file of this name on PATH.
+pub(super) fn on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let dirs: Vec<_> = std::env::split_paths(&path).collect();
-    BROWSERS.iter().find_map(|name| dirs.iter().map(|dir| dir.join(name)).find(|path| path.is_file()))
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
 /// What bpf-linker is compiled against.
@@ -86,11 +91,25 @@ pub(super) fn advice(missing: &[&str]) -> String {
 pub(super) struct Apt<'a> {
     runner: &'a Runner,
     updated: bool,
+    /// Nothing is fetched after this.
+    deadline: Option<Instant>,
 }
 
 impl<'a> Apt<'a> {
     pub(super) fn new(runner: &'a Runner) -> Self {
-        Self { runner, updated: false }
+        Self { runner, updated: false, deadline: None }
+    }
+
+    /// One that fetches nothing after `deadline`.
+    pub(super) fn until(runner: &'a Runner, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..Self::new(runner) }
+    }
+
+    /// Runs what fetches, for as long as there is time.
+    pub(super) fn fetch(&self, name: &str, command: &mut Command) -> Result<()> {
+        let limit = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        ensure!(limit.is_none_or(|limit| !limit.is_zero()), "no time is left to fetch it");
+        self.runner.logged_within(name, command, limit).map(drop)
     }
 
     /// Whether apt could install `package`; refreshes the index first, for a bare image has none.
@@ -115,15 +134,21 @@ impl<'a> Apt<'a> {
         }
         self.update()?;
         println!("  …     installing {}", packages.join(" "));
+        let install = ["install", "--yes", "--no-install-recommends"];
+        if self.deadline.is_some() {
+            // Fetching may be broken off, unpacking may not: it would leave packages half installed.
+            let mut command = apt_get();
+            self.fetch("apt-get download", command.args(install).arg("--download-only").args(packages))?;
+        }
         let mut command = apt_get();
-        command.args(["install", "--yes", "--no-install-recommends"]).args(packages);
+        command.args(install).args(packages);
         self.runner.logged("apt-get install", &mut command)?;
         Ok(())
     }
 
     fn update(&mut self) -> Result<()> {
         if !self.updated {
-            self.runner.logged("apt-get update", apt_get().arg("update"))?;
+            self.fetch("apt-get update", apt_get().arg("update"))?;
             self.updated = true;
         }
         Ok(())
@@ -168,8 +193,7 @@ fn looks_present(package: &str) -> bool {
         "iputils-ping" => "ping",
         other => other,
     };
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+    on_path(program).is_some()
 }
 
 fn pkg_config_knows(library: &str) -> bool {

@@ -38,9 +38,7 @@ const APT_HELPER: &str = "/usr/lib/apt/apt-helper";
 /// Gets what is missing; says of each what is there and of what is not, why.
 pub(crate) fn install(tree: &Tree, runner: &Runner) -> Result<()> {
     let start = Instant::now();
-    let dir = tree.target().join("peers");
-    let bin = dir.join("bin");
-    fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+    let (dir, _bin) = places(tree)?;
     let mut outcomes = Vec::new();
     let mut note = |what: &str, result: Result<String>| match result {
         // A signal ends all of it.
@@ -50,10 +48,11 @@ pub(crate) fn install(tree: &Tree, runner: &Runner) -> Result<()> {
             Ok(())
         }
     };
+    let mut apt = packages::Apt::new(runner);
     for package in PACKAGES {
-        note(package, from_apt(runner, package))?;
+        note(package, from_apt(&mut apt, package))?;
     }
-    note("wireguard-go", wireguard_go(runner, &dir, &bin))?;
+    note("wireguard-go", wireguard_go(tree, runner, &mut apt))?;
     for one in &CRATES {
         note(one.program, from_crate(tree, runner, one, &dir))?;
     }
@@ -76,31 +75,45 @@ pub(crate) fn install(tree: &Tree, runner: &Runner) -> Result<()> {
     Ok(())
 }
 
-fn from_apt(runner: &Runner, package: &str) -> Result<String> {
+/// Where everything of the peers is, and their programs.
+fn places(tree: &Tree) -> Result<(PathBuf, PathBuf)> {
+    let dir = tree.target().join("peers");
+    let bin = dir.join("bin");
+    fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+    Ok((dir, bin))
+}
+
+fn from_apt(apt: &mut packages::Apt<'_>, package: &str) -> Result<String> {
     if packages::missing(&[package])?.is_empty() {
         return Ok("installed".to_owned());
     }
-    packages::Apt::new(runner).install(&[package])?;
+    apt.install(&[package])?;
     Ok("installed now".to_owned())
 }
 
+/// Whether it is where set-up puts it.
+pub(super) fn has_wireguard_go(tree: &Tree) -> bool {
+    tree.target().join("peers/bin/wireguard-go").is_file()
+}
+
 /// The pinned package's program, not installed but laid beside the others; else the distribution's package.
-fn wireguard_go(runner: &Runner, dir: &Path, bin: &Path) -> Result<String> {
+pub(super) fn wireguard_go(tree: &Tree, runner: &Runner, apt: &mut packages::Apt<'_>) -> Result<String> {
+    let (dir, bin) = places(tree)?;
     let program = bin.join("wireguard-go");
     if program.is_file() {
         return Ok(program.display().to_string());
     }
-    match pinned_wireguard_go(runner, dir, &program) {
+    match pinned_wireguard_go(runner, apt, &dir, &program) {
         Ok(()) => Ok(format!("{}, of {WIREGUARD_GO}", program.display())),
         Err(error) if error.is::<Interrupted>() => Err(error),
         Err(error) => {
-            let found = from_apt(runner, "wireguard-go").with_context(|| format!("{error:#}; and"))?;
+            let found = from_apt(apt, "wireguard-go").with_context(|| format!("{error:#}; and"))?;
             Ok(format!("{found}, the distribution's: may be without UDP offloads ({error:#})"))
         }
     }
 }
 
-fn pinned_wireguard_go(runner: &Runner, dir: &Path, program: &Path) -> Result<()> {
+fn pinned_wireguard_go(runner: &Runner, apt: &packages::Apt<'_>, dir: &Path, program: &Path) -> Result<()> {
     ensure!(cfg!(target_arch = "x86_64"), "the pinned package is for amd64");
     ensure!(Path::new(APT_HELPER).exists(), "no apt to fetch the pinned package with");
     let mirror = mirror()?;
@@ -109,7 +122,7 @@ fn pinned_wireguard_go(runner: &Runner, dir: &Path, program: &Path) -> Result<()
     fetch.arg("download-file").arg(format!("{mirror}/pool/main/w/wireguard-go/{WIREGUARD_GO}")).arg(&package);
     // It checks the sum and leaves nothing that has another.
     fetch.arg(format!("SHA256:{WIREGUARD_GO_SHA256}"));
-    runner.logged("fetch wireguard-go", &mut fetch)?;
+    apt.fetch("fetch wireguard-go", &mut fetch)?;
     let unpacked = dir.join("wireguard-go.unpacked");
     runner.logged("unpack wireguard-go", Command::new("dpkg-deb").arg("-x").args([&package, &unpacked]))?;
     let inside = unpacked.join("usr/bin/wireguard-go");

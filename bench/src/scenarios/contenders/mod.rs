@@ -55,6 +55,8 @@ pub struct Options {
     pub rounds: u32,
     /// Span of one measurement; a step of the search for a rate takes a quarter.
     pub span: Duration,
+    /// How long a contender may take to come up.
+    pub patience: Duration,
     /// Where everything goes. Absolute.
     pub out_dir: PathBuf,
 }
@@ -193,6 +195,7 @@ fn measure(
         clients: vec![client],
         out_dir: options.out_dir.clone(),
         interrupt,
+        patience: options.patience,
         is_recovery: false,
     };
     let path = options.out_dir.join("rows.jsonl");

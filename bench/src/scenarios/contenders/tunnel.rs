@@ -19,7 +19,7 @@ pub(in crate::scenarios) const MTU: u16 = 1_420;
 pub(in crate::scenarios) const GATEWAY_INNER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// The network behind the gateway.
 pub(in crate::scenarios) const LAN: &str = "192.168.50.0/24";
-/// How long a tunnel may take from the start of its processes to the first answer through it.
+/// How long a tunnel may take from the start of its processes to the first answer through it, unless asked otherwise.
 pub(in crate::scenarios) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where one client is.
@@ -41,6 +41,8 @@ pub(in crate::scenarios) struct Ground<'a> {
     /// Where configuration and logs go. Absolute.
     pub(in crate::scenarios) out_dir: PathBuf,
     pub(in crate::scenarios) interrupt: &'a Interrupt,
+    /// How long a tunnel may take to come up.
+    pub(in crate::scenarios) patience: Duration,
     /// Whether ours goes back to a better path by itself and looks at the other one every ten seconds, as it does by
     /// default, or does what the recovery bench wants of it (`docs/decisions/0035-recovery-bench.md`).
     pub(in crate::scenarios) is_recovery: bool,
@@ -127,7 +129,7 @@ pub(in crate::scenarios) fn start(found: &Found, ground: &Ground<'_>) -> Result<
         Kind::Openvpn => Box::new(openvpn::Openvpn::start(program()?, ground)?),
     };
     for client in &ground.clients {
-        answers(client, PATIENCE, ground.interrupt)
+        answers(client, ground.patience, ground.interrupt)
             .and_then(|()| tunnel.check())
             .with_context(|| format!("last words of {}:\n{}", found.contender, tunnel.last_words()))?;
     }

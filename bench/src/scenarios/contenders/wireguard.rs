@@ -19,7 +19,7 @@ use jvpn_rig::topology::GATEWAY_WAN;
 use jvpn_rig::{Namespace, TUNNEL_PORT, wait};
 
 use super::Kind;
-use super::tunnel::{Client, GATEWAY_INNER, Ground, LAN, MTU, PATIENCE, Tunnel};
+use super::tunnel::{Client, GATEWAY_INNER, Ground, LAN, MTU, Tunnel};
 
 /// Where implementations open their sockets: one directory for all namespaces of the host.
 const SOCKET_DIR: &str = "/var/run/wireguard";
@@ -256,7 +256,7 @@ fn start_end(
     let socket = socket_of(interface);
     let command = command(kind, program, interface);
     let mut process = ground.rig.start(&format!("{kind} {interface}"), namespace, command, &log)?;
-    wait::until(&format!("{kind} opens {}", socket.display()), PATIENCE, ground.interrupt, || {
+    wait::until(&format!("{kind} opens {}", socket.display()), ground.patience, ground.interrupt, || {
         process.check()?;
         // A file that is there may not be listened at yet, or be left by one that was killed.
         Ok(UnixStream::connect(&socket).ok())

@@ -4,7 +4,7 @@ pub(super) mod cpu;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jvpn_rig::tool::ETHTOOL;
@@ -173,10 +173,11 @@ fn measure(
 ) -> Result<()> {
     let path = places.config_dir.join(Role::Client.config_file());
     let text = std::fs::read_to_string(&path)?;
+    let (began, turns) = (Instant::now(), options.rounds * 2);
     for round in 1..=options.rounds {
         // Turn by turn, and the other way round in every other round: neither always meets the warmer machine.
         let order = if round % 2 == 1 { [Offload::On, Offload::Off] } else { [Offload::Off, Offload::On] };
-        for offload in order {
+        for (place, offload) in (1..).zip(order) {
             let on = offload == Offload::On;
             std::fs::write(&path, format!("{text}\n[offload]\ntunnel = {on}\nudp = {on}\n"))?;
             deployment.launch(rig, Role::Client, interrupt)?;
@@ -197,8 +198,13 @@ fn measure(
             turn.tcp()?;
             turn.udp()?;
             deployment.end(Role::Client)?;
+            let (done, name) = ((round - 1) * 2 + place, if on { "on" } else { "off" });
+            let left = began.elapsed() / done * (turns - done);
+            let all = options.rounds;
+            let line =
+                format!("round {round} of {all}, offloads {name}: done, about {} s left", left.as_secs());
+            timeline::print(&line);
         }
-        timeline::print(&format!("round {round} of {} done", options.rounds));
     }
     Ok(())
 }

@@ -220,6 +220,7 @@ impl Work<'_> {
             clients: places.iter().map(client).collect(),
             out_dir: self.options.out_dir.clone(),
             interrupt: self.interrupt,
+            patience: tunnel::PATIENCE,
             is_recovery: true,
         };
         let tunnel = Mutex::new(tunnel::start(self.found, &ground)?);
