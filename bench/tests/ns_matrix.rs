@@ -8,6 +8,9 @@
 //! a queue of that device. Those columns are run with these meanings.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+#[path = "ns_matrix/offloads.rs"]
+mod offloads;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
