@@ -39,7 +39,7 @@ struct Lab {
     rig: Rig,
     places: Places,
     interrupt: Interrupt,
-    _out: TempDir,
+    out: TempDir,
 }
 
 impl Lab {
@@ -57,7 +57,7 @@ impl Lab {
             fs::write(&path, edit(role, both_families(role, text))).unwrap();
         }
         let deployment = Deployment::new(&settings, &places);
-        let mut lab = Self { deployment, rig, places, interrupt: Interrupt::default(), _out: out };
+        let mut lab = Self { deployment, rig, places, interrupt: Interrupt::default(), out };
         for role in [Role::DataPlane, Role::ControlPlane, Role::Client] {
             lab.deployment.launch(&lab.rig, role, &lab.interrupt).unwrap();
         }

@@ -92,9 +92,9 @@ mod tests {
     }
 
     proptest! {
-        /// R1.8: whatever is in a packet, what a kernel left out is what it would have computed itself.
+        /// R0.5: whatever is in a packet, what a kernel left out is what it would have computed itself.
         #[test]
-        fn r1_8_what_was_left_out_is_computed(
+        fn r0_5_what_was_left_out_is_computed(
             is_v6: bool, tcp: bool, payload in proptest::collection::vec(any::<u8>(), 0..1_400),
         ) {
             let (mut packet, whole) = both(is_v6, if tcp { PROTOCOL_TCP } else { PROTOCOL_UDP }, &payload);
@@ -104,9 +104,9 @@ mod tests {
             prop_assert!(is_true(&packet));
         }
 
-        /// R1.8: a checksum that is there stays, true or false, unless it looks left out; then a true one stays as well.
+        /// R0.5: a checksum that is there stays, true or false, unless it looks left out; then a true one stays as well.
         #[test]
-        fn r1_8_what_is_there_stays(
+        fn r0_5_what_is_there_stays(
             is_v6: bool, tcp: bool, wrong: u16, payload in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
             let protocol = if tcp { PROTOCOL_TCP } else { PROTOCOL_UDP };
@@ -138,7 +138,7 @@ mod tests {
 
     /// The one packet of 65,536 whose true checksum equals the sum of the pseudo-header is found and comes out as it was.
     #[test]
-    fn r1_8_a_true_checksum_that_looks_left_out_stays() {
+    fn r0_5_a_true_checksum_that_looks_left_out_stays() {
         // What is behind the header makes the rest sum up to minus twice the pseudo-header's sum.
         let (unfinished, _) = both(false, PROTOCOL_UDP, &[0, 0]);
         let pseudo = u32::from(u16::from_be_bytes([unfinished[26], unfinished[27]]));
@@ -163,7 +163,7 @@ mod tests {
 
     /// MSS is clamped behind it: an update of a checksum that is not there yet would be neither.
     #[test]
-    fn r1_8_the_mss_of_a_finished_packet_can_be_clamped() {
+    fn r0_5_the_mss_of_a_finished_packet_can_be_clamped() {
         let mut segment = vec![0; 20];
         (segment[12], segment[13]) = (0x60, 2);
         segment.extend([2, 4, 5, 180]);

@@ -1,6 +1,8 @@
 //! Behind which devices a sender's checksum may be left out.
 
+use super::advice::{Advice, Urgency};
 use super::ethtool::Ethtool;
+use super::facts::Interface;
 
 /// Drivers whose other end is software on the same host, which may leave checksums to a device that is not there: another
 /// namespace, a guest, the host of a guest. `vif` is Xen's network front end.
@@ -16,6 +18,43 @@ pub(super) fn may_be_left_out(driver: Option<&str>) -> bool {
 pub fn leave_checksums(interfaces: &[String]) -> bool {
     let Ok(ethtool) = Ethtool::open() else { return false };
     interfaces.iter().any(|name| may_be_left_out(ethtool.driver(name).as_deref()))
+}
+
+/// What whoever sends from the other end of a veth on the LAN should change there: whether it is so is not visible from
+/// here. On the WAN nothing depends on it: DATA is authenticated, and the rest is the kernel's.
+pub(super) fn advice(interface: &Interface, generic: bool) -> Vec<Advice> {
+    let name = &interface.name;
+    if interface.driver.as_deref() != Some("veth") {
+        return Vec::new();
+    }
+    let checksums = Advice::new(
+        Urgency::May,
+        format!(
+            "where the *peer* of {name} leaves checksums out, the data plane computes those of TCP and UDP, which costs \
+             time for each octet; those of SCTP and inside of other tunnels nobody computes"
+        ),
+        [format!("ethtool -K <peer of {name}> tx off")],
+    );
+    let large = Advice::new(
+        Urgency::Must,
+        format!(
+            "generic XDP: the *peer* of {name} must cut large packets itself, else they are dropped, and TCP crawls \
+             (in front of native XDP the kernel cuts them)"
+        ),
+        [format!("ethtool -K <peer of {name}> tso off gso off")],
+    );
+    if generic { vec![large, checksums] } else { vec![checksums] }
+}
+
+/// The same of an interface that generic XDP is attached to, whether that was asked for or not.
+pub fn warn_of_generic(interface: &str) {
+    let Ok(ethtool) = Ethtool::open() else { return };
+    if ethtool.driver(interface).as_deref() == Some("veth") {
+        tracing::warn!(
+            interface,
+            "generic XDP on a veth: 'ethtool -K <peer of {interface}> tso off gso off', else what its peer sends by TCP crawls"
+        );
+    }
 }
 
 #[cfg(test)]
