@@ -56,7 +56,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Octets and probes are counted as numbers with a fraction.
+    /// How many arrived, as a number to reckon with.
     pub(super) fn arrived(&self) -> f64 {
         self.arrivals.len() as f64
     }

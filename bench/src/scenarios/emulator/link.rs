@@ -16,8 +16,8 @@ use crate::peers::probes::unix_ns;
 
 /// Probes of each part.
 const PROBES: u64 = 100;
-/// Longer than the sending of all of them takes.
-const DELAY: Duration = Duration::from_millis(100);
+/// Longer than the sending of all of them takes, on a busy machine too.
+const DELAY: Duration = Duration::from_millis(250);
 /// How long the kernel may take to tell of a carrier, ms: it does so from a queue of work.
 const TOLD_MS: f64 = 100.0;
 const BECAUSE_TOLD: &str = "the kernel tells from a queue of work";
