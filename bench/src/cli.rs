@@ -442,7 +442,8 @@ fn run_emulator(args: &EmulatorArgs) -> Result<()> {
         return Ok(());
     }
     let (_lock, interrupt) = begin("emulator")?;
-    emulator::run(args.seed, args.json.as_ref(), &interrupt)
+    let options = emulator::Options { seed: args.seed, out_dir: made(&args.out)? };
+    emulator::run(&options, &interrupt)
 }
 
 fn run_throughput(args: ThroughputArgs) -> Result<()> {

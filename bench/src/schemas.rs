@@ -21,6 +21,7 @@ schemas![
     "churn",
     "cost",
     "demo",
+    "emulator",
     "flood",
     "idle",
     "l2fwd",

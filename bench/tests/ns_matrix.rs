@@ -8,6 +8,9 @@
 //! a queue of that device. Those columns are run with these meanings.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+#[path = "ns_matrix/offloads.rs"]
+mod offloads;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -36,7 +39,7 @@ struct Lab {
     rig: Rig,
     places: Places,
     interrupt: Interrupt,
-    _out: TempDir,
+    out: TempDir,
 }
 
 impl Lab {
@@ -54,7 +57,7 @@ impl Lab {
             fs::write(&path, edit(role, both_families(role, text))).unwrap();
         }
         let deployment = Deployment::new(&settings, &places);
-        let mut lab = Self { deployment, rig, places, interrupt: Interrupt::default(), _out: out };
+        let mut lab = Self { deployment, rig, places, interrupt: Interrupt::default(), out };
         for role in [Role::DataPlane, Role::ControlPlane, Role::Client] {
             lab.deployment.launch(&lab.rig, role, &lab.interrupt).unwrap();
         }

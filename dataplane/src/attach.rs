@@ -166,6 +166,11 @@ impl Steering {
                 bail!("the kernel does not show an XDP program on {name} after attaching one")
             };
             tracing::info!(interface = %name, mode, mac = ?link.mac, queues = link.rx_queues, "XDP attached");
+            // Of one that was asked for the plan has spoken; our own pair has its offloads off at both ends.
+            let is_fallen = mode == "generic" && config.mode != Mode::Generic;
+            if is_fallen && hook.side == Side::Lan && config.lan.host.is_none() {
+                crate::plan::warn_of_generic(name);
+            }
             if link.rx_queues <= highest {
                 bail!(
                     "{name} has {} receive queues for {} workers up to queue {highest}; set workers = {} or raise them with 'ethtool -L {name} combined {}'",

@@ -51,6 +51,8 @@ pub(crate) struct Crew<'a> {
     pub(crate) routes: &'a Arc<dyn Routes>,
     pub(crate) misses: &'a Arc<ArrayQueue<Address>>,
     pub(crate) bells: &'a Bells,
+    /// Senders on the LAN may leave checksums to us.
+    pub(crate) unfinished_checksums: bool,
 }
 
 /// Workers, and the threads that they run on.
@@ -85,6 +87,7 @@ impl Crew<'_> {
                 neighbour_bell: self.bells.neighbours.try_clone()?,
                 stop: AtomicBool::new(false),
                 levels: Default::default(),
+                checksums_finished: Arc::default(),
                 statistics: Mutex::default(),
             });
             let tables = Arc::clone(self.tables);
@@ -98,6 +101,11 @@ impl Crew<'_> {
             };
             let pipeline =
                 if several(self.config.lan.interfaces()) { pipeline.with_several_lans() } else { pipeline };
+            let pipeline = if self.unfinished_checksums {
+                pipeline.with_unfinished_checksums(Arc::clone(&own.checksums_finished))
+            } else {
+                pipeline
+            };
             let (tables, links_of) = (Arc::clone(self.tables), Arc::clone(&own));
             let worker = Worker::new(index, ports, pipeline, tables, links_of, jvpn_host::clock::now)
                 .tuned(&self.config.tuning);

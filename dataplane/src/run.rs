@@ -445,6 +445,7 @@ impl<'a> Gateway<'a> {
             routes: &self.routes,
             misses: &misses,
             bells: &bells,
+            unfinished_checksums: plan::leave_checksums(self.config.lan.interfaces()),
         };
         let ports = self.ports.take().context("the ports are in use")?;
         // A socket finds the way by itself.

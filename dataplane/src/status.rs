@@ -88,6 +88,7 @@ fn worker(source: &StatusSource<'_>, tables: &Tables, index: usize) -> Value {
         "queue": source.seats.get(index).map(|seat| seat.queue),
         "packets_in": of(DropReason::ForwardedIn),
         "packets_out": of(DropReason::ForwardedOut),
+        "checksums_finished": source.links.get(index).map(|links| links.checksums_finished.get()),
         "batches": report.batches.load(Ordering::Relaxed),
         "counters": counters,
         "kernel": { "wan": wan, "lan": lan },

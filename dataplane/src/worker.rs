@@ -4,7 +4,7 @@
 //! worker takes over what the installer handed out and reports which unbind it has passed.
 
 use crate::boundary::Boundary;
-use crate::gauges::{BATCHES_BETWEEN_LOOKS, PortGauges};
+use crate::gauges::{BATCHES_BETWEEN_LOOKS, OwnCount, PortGauges};
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
 use crate::port::{Account, PortStatistics, QueuePort};
@@ -49,6 +49,8 @@ pub struct WorkerLinks {
     pub levels: (PortGauges, PortGauges),
     /// Kernel statistics of both sockets, (WAN, LAN), refreshed when the worker goes to sleep and every so many batches.
     pub statistics: Mutex<(PortStatistics, PortStatistics)>,
+    /// Checksums that senders on the LAN had left out.
+    pub checksums_finished: Arc<OwnCount>,
 }
 
 /// One worker: queue n of both ports, whatever they are made of.

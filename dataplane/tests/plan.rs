@@ -46,10 +46,28 @@ fn r0_5_plan_for_a_veth_with_one_queue() {
     assert_eq!(plan.umem_octets, 16 << 20);
     let port = &plan.ports[0];
     assert_eq!((port.role, port.xdp, port.af_xdp), (Role::Wan, XdpSupport::Native, AfXdpSupport::Copy));
-    assert!(find(&plan, "must finish checksums").unwrap().commands[0].contains("tx off"));
+    let names = |part: &str| plan.advice.iter().filter(move |advice| advice.what.contains(part)).count();
+    assert_eq!(names("leaves checksums out"), facts.interfaces.len() - 1, "on the WAN nothing depends on it");
     assert_eq!(find(&plan, "huge pages").unwrap().commands, ["sysctl -w vm.nr_hugepages=8"]);
     assert!(plan.advice.iter().all(|advice| advice.urgency != Urgency::Must), "{:?}", plan.advice);
     assert_eq!(plan.workers[0].node, None, "one node needs no binding");
+}
+
+/// On the LAN the peer of a veth costs time with its offloads on; behind generic XDP packets are lost.
+#[test]
+fn r0_5_plan_for_a_veth_on_the_lan() {
+    let facts = veth();
+    let ports = vec![(Role::Lan, facts.interfaces[0].name.clone())];
+    let wishes = Wishes { ports, ..Wishes::default() };
+    let plan = decide(&facts, &wishes);
+    let costly = find(&plan, "leaves checksums out").unwrap();
+    assert_eq!(costly.urgency, Urgency::May);
+    assert!(costly.commands[0].contains("tx off"));
+    assert!(find(&plan, "generic XDP").is_none());
+    let plan = decide(&facts, &Wishes { generic: true, ..wishes });
+    let lost = find(&plan, "generic XDP").unwrap();
+    assert_eq!(lost.urgency, Urgency::Must);
+    assert!(lost.commands[0].contains("tso off gso off"));
 }
 
 /// Eight queues on node 1 with isolated CPUs there: each worker is near its device on an isolated CPU with memory of that

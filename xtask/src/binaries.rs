@@ -37,18 +37,39 @@ const OF_RECOVERY: [&str; 7] =
 /// Builds, has the emulator test itself, then becomes `jvpn-bench suite`, or the verb that the arguments name or belong to.
 pub(crate) fn bench(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> {
     let bench = build_for_rig(tree, runner, "the bench")?;
-    self_test(runner, &bench)?;
+    let out = out_of(args).map_or_else(|| tree.target().join("bench"), |out| tree.root().join(out));
+    self_test(runner, &bench, &of_emulator(&out))?;
     let error = Command::new(&bench).args(bench_verb(args)).args(args).current_dir(tree.root()).exec();
     Err(error).with_context(|| format!("cannot start {}", bench.display()))
 }
 
-/// The emulator against itself: figures made with it would prove nothing otherwise.
-pub(crate) fn self_test(runner: &Runner, bench: &Path) -> Result<()> {
-    runner.logged("emulator, self-test", Command::new(bench).args(["emulator", "--self-test"]))?;
+/// The emulator against itself: figures made with it would prove nothing otherwise. Its result stays in `out`.
+pub(crate) fn self_test(runner: &Runner, bench: &Path, out: &Path) -> Result<()> {
+    let mut command = Command::new(bench);
+    command.args(["emulator", "--self-test", "--out"]).arg(out);
+    runner.logged("emulator, self-test", &mut command)?;
     if let Some(signal) = interrupted() {
         bail!(signal);
     }
     Ok(())
+}
+
+/// Where the self-test's result goes: beside that of the run whose figures it vouches for, and not into it, where
+/// `--resume` and `dist` know what belongs there.
+pub(crate) fn of_emulator(out: &Path) -> PathBuf {
+    let mut name = out.as_os_str().to_owned();
+    name.push("-emulator");
+    name.into()
+}
+
+/// The directory that the arguments name for the run.
+fn out_of(args: &[String]) -> Option<&str> {
+    let (at, found) =
+        args.iter().enumerate().find(|(_, arg)| *arg == "--out" || arg.starts_with("--out="))?;
+    match found.strip_prefix("--out=") {
+        Some(value) => Some(value),
+        None => args.get(at + 1).map(String::as_str),
+    }
 }
 
 /// The verb that stands before the arguments; none if they begin with one.
@@ -169,5 +190,17 @@ mod tests {
         assert_eq!(verb("--out x --preset=fintech"), Some("recovery"));
         assert_eq!(verb("churn --minutes 5"), None);
         assert_eq!(verb("peers --recovery"), None);
+    }
+
+    #[test]
+    fn the_self_test_lies_beside_the_run() {
+        let out = |line: &str| {
+            let args: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            out_of(&args).map(|out| of_emulator(Path::new(out)))
+        };
+        assert_eq!(out("--quick --out some/where --resume"), Some(PathBuf::from("some/where-emulator")));
+        assert_eq!(out("recovery --out=there"), Some(PathBuf::from("there-emulator")));
+        assert_eq!(out("--quick"), None);
+        assert_eq!(out("--out"), None);
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn dist(tree: &Tree, runner: &Runner, asked: &Asked) -> Result<()> {
 }
 
 fn make_report(runner: &Runner, bench: &Path, dir: &Path) -> Result<()> {
-    binaries::self_test(runner, bench)?;
+    binaries::self_test(runner, bench, &binaries::of_emulator(dir))?;
     if dir.exists() {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }

@@ -218,7 +218,8 @@ Set-up, release build, the emulator's self-test, then in place of this process `
 is aimed at, in target/bench. Says before it begins how long it takes (about an hour and a half). Needs root.
   --quick         every part with few trials: some minutes
   --resume        go on with an interrupted suite
-  --out DIR       result.json, report.html, summary.md, and a directory for each part (target/bench)
+  --out DIR       result.json, report.html, summary.md, and a directory for each part (target/bench); the self-test's
+                  are in DIR-emulator
 
 With an argument of `jvpn-bench recovery` it becomes that instead; `target/release/jvpn-bench recovery --help` lists them:
   --rtt MS,…      emulated round-trip times (50)

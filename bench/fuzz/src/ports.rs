@@ -138,6 +138,7 @@ pub(crate) fn conserve(
         neighbour_bell: Doorbell::new().unwrap(),
         stop: AtomicBool::new(false),
         levels: Default::default(),
+        checksums_finished: Arc::default(),
         statistics: Default::default(),
     });
     let left = Rc::new(Cell::new(frames));

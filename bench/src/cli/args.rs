@@ -278,7 +278,7 @@ fn minutes(text: &str) -> Result<f64, String> {
 
 #[derive(Debug, Args)]
 pub(super) struct EmulatorArgs {
-    /// Measures delay, jitter, loss, bursts, reordering, duplication, rate and capacity against what was asked.
+    /// Measures everything that a path can be told against what was asked: both ways, on real interfaces.
     #[arg(long, required_unless_present = "profile")]
     pub(super) self_test: bool,
     /// Checks this profile (a built-in name or a file) and shows what it amounts to.
@@ -287,9 +287,9 @@ pub(super) struct EmulatorArgs {
     /// Determines all chance.
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub(super) seed: u64,
-    /// Writes the self-test to this file, with what it ran on.
-    #[arg(long, value_name = "FILE")]
-    pub(super) json: Option<PathBuf>,
+    /// Where result, report and summary go.
+    #[arg(long, default_value = "target/emulator", value_name = "DIR")]
+    pub(super) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -175,6 +175,7 @@ fn links() -> Result<Arc<WorkerLinks>> {
         neighbour_bell: Doorbell::new()?,
         stop: AtomicBool::new(false),
         levels: Default::default(),
+        checksums_finished: Arc::default(),
         statistics: Mutex::default(),
     }))
 }

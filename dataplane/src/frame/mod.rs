@@ -6,6 +6,7 @@ pub mod icmp;
 pub mod inner;
 pub mod outer;
 pub mod tcp;
+pub mod unfinished;
 
 pub use checksum::{fold, sum_words};
 pub use fragment::{Cut, allows_cutting, cut};
@@ -13,6 +14,7 @@ pub use icmp::{GatewayAddresses, IcmpError, answer_echo, error_in_place, is_answ
 pub use inner::{Address, Ecn, Family, Inner};
 pub use outer::{OUTER_V4_LEN, OUTER_V6_LEN, OuterTemplate, outer_ecn};
 pub use tcp::clamp_mss;
+pub use unfinished::finish_checksum;
 
 use jvpn_abi::steer::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 

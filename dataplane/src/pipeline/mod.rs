@@ -14,6 +14,7 @@ pub(crate) use look_ahead::{Expanded, expanded_at, prefetch_expanded, prefetch_w
 pub(crate) use plain_v4::{PathV4, path_v4};
 
 use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
+use crate::gauges::OwnCount;
 use crate::lan::{LanView, NextHop, Station};
 use crate::slots::{
     Handout, SlotContext, WorkerQueues, is_confirmed, key_state, may_send_early, sending_keys, take_counter,
@@ -122,6 +123,8 @@ pub struct Pipeline {
     lan: Arc<LanView>,
     marked_arrivals: bool,
     several_lans: bool,
+    /// Counts checksums that were left out; `None` where no sender does that.
+    finished: Option<Arc<OwnCount>>,
     routes: Option<Arc<dyn Routes>>,
     misses: Arc<ArrayQueue<Address>>,
     icmp_errors: Cell<Bucket>,
@@ -167,6 +170,7 @@ impl Pipeline {
             lan,
             marked_arrivals: false,
             several_lans: false,
+            finished: None,
             routes: None,
             misses,
             icmp_errors: Cell::new(Bucket::default()),
@@ -198,6 +202,14 @@ impl Pipeline {
     #[must_use]
     pub const fn with_several_lans(mut self) -> Self {
         self.several_lans = true;
+        self
+    }
+
+    /// For a LAN behind which senders may leave checksums to a device that computes none ([`crate::frame::unfinished`]):
+    /// those of TCP and UDP are computed here, and counted in `finished`.
+    #[must_use]
+    pub fn with_unfinished_checksums(mut self, finished: Arc<OwnCount>) -> Self {
+        self.finished = Some(finished);
         self
     }
 

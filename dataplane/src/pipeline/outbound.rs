@@ -2,7 +2,9 @@
 //! the WAN buffer. What does not fit is cut where its sender allows it; else the sender is told.
 
 use super::{Now, Pipeline, Refused, Verdict, seal_into};
-use crate::frame::{Cut, Inner, Mac, clamp_mss, cut, error_in_place, is_answerable, write_ethernet};
+use crate::frame::{
+    Cut, Inner, Mac, clamp_mss, cut, error_in_place, finish_checksum, is_answerable, write_ethernet,
+};
 use crate::lan::Station;
 use crate::slots::SlotContext;
 use jvpn_abi::DropReason;
@@ -59,6 +61,12 @@ impl Pipeline {
         if inner.hop_limit <= 1 {
             let refused = Self::refused(DropReason::TtlExpired, 0);
             return self.refuse_to_lan(now, frame, &inner, refused, lan_out);
+        }
+        // Before anything mends a checksum or cuts a packet.
+        if let (Some(finished), Some(packet)) = (&self.finished, frame.get_mut(ETHERNET_LEN..))
+            && finish_checksum(packet, &inner)
+        {
+            finished.add_one();
         }
         let mtu = self.path_mtu(context);
         if inner.len <= mtu {

@@ -1,5 +1,6 @@
 //! What a person should change, with the commands to do it. Each function knows one thing that goes wrong in practice.
 
+use super::checksums;
 use super::decide::{Role, Seat, Wishes};
 use super::drivers::{XdpSupport, driver_notes};
 use super::facts::{Facts, Interface};
@@ -36,7 +37,11 @@ pub struct Advice {
 }
 
 impl Advice {
-    fn new(urgency: Urgency, what: impl Into<String>, commands: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(
+        urgency: Urgency,
+        what: impl Into<String>,
+        commands: impl IntoIterator<Item = String>,
+    ) -> Self {
         Self { urgency, what: what.into(), commands: commands.into_iter().collect() }
     }
 }
@@ -51,6 +56,9 @@ pub(super) fn collect(facts: &Facts, wishes: &Wishes, seats: &[Seat], umem_octet
         offloads(interface, wishes.vlan.filter(|_| role == Some(Role::Wan)), &mut all);
         if role != Some(Role::Lan) {
             hashing(interface, &mut all);
+        }
+        if role != Some(Role::Wan) {
+            all.extend(checksums::advice(interface, wishes.generic));
         }
         interrupts(interface, seats, &mut all);
         device(interface, &mut all);
@@ -151,15 +159,6 @@ fn offloads(interface: &Interface, vlan: Option<u16>, all: &mut Vec<Advice>) {
             urgency,
             format!("{name} takes VLAN tags off before XDP sees them: {what}"),
             [format!("ethtool -K {name} rxvlan off")],
-        ));
-    }
-    if interface.driver.as_deref() == Some("veth") {
-        all.push(Advice::new(
-            Urgency::Should,
-            format!(
-                "the *peer* of {name} must finish checksums itself (whether it does is not visible from here): with its offload on, ping works and TCP never opens"
-            ),
-            [format!("ethtool -K <peer of {name}> tx off")],
         ));
     }
 }

@@ -3,6 +3,7 @@
 use super::decide::{Role, Wishes, decide};
 use super::{probe, show};
 use crate::config::Config;
+use crate::ladder::Mode;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use std::io::Write as _;
@@ -28,6 +29,7 @@ impl Wishes {
         let wan = config.wan.interfaces().iter().map(|name| (Role::Wan, name.clone()));
         Self {
             ports: wan.chain(lan.map(|name| (Role::Lan, name.clone()))).collect(),
+            generic: config.mode == Mode::Generic,
             vlan: config.wan.vlan,
             workers: config.workers,
             cores: config.cores.clone(),

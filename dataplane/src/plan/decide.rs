@@ -17,6 +17,8 @@ pub(super) const UMEM_OCTETS: u64 = 8 << 20;
 pub struct Wishes {
     /// Interfaces and what they are for. Empty roles: plans for each interface on its own.
     pub ports: Vec<(Role, String)>,
+    /// XDP is to be generic.
+    pub generic: bool,
     /// The VLAN of the WAN's frames.
     pub vlan: Option<u16>,
     /// Workers; 0 = one per queue.

@@ -5,6 +5,7 @@
 //! queues from the same function: what is printed is what is done.
 
 mod advice;
+mod checksums;
 mod command;
 mod cpus;
 mod decide;
@@ -15,6 +16,7 @@ mod probe;
 mod settle;
 mod show;
 
+pub use checksums::{leave_checksums, warn_of_generic};
 pub use command::{Command, run};
 pub use cpus::{choose_cpus, parse_cpu_list};
 pub use decide::{Plan, PortPlan, Role, Seat, Wishes, decide, seats};
