@@ -6,6 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 use jvpn_abi::CONTRACT_VERSION;
 use nix::cmsg_space;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     UnixCredentials, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket,
@@ -22,6 +24,9 @@ use std::time::Duration;
 const MAGIC: u32 = 0x6a76_706e;
 /// Most descriptors in one message.
 pub const MAX_FDS: usize = 96;
+
+/// Connections that may wait for a data plane.
+const BACKLOG: i32 = 4;
 
 /// Why a handover failed.
 #[derive(Debug, thiserror::Error)]
@@ -191,7 +196,8 @@ pub struct Connection {
 }
 
 impl HandoverListener {
-    /// Listens at `path`, for user `uid` (and root) alone; [`HandoverListener::accept`] says who comes all the same.
+    /// Takes `path`, for user `uid` (and root) alone; [`HandoverListener::accept`] says who comes all the same. Whoever
+    /// connects is turned away until [`Self::listen`]: a greeting must not wait for one that is not ready for it.
     ///
     /// # Errors
     /// If another process listens there, something else than a socket is there, or the directory cannot be written.
@@ -224,9 +230,17 @@ impl HandoverListener {
             std::os::unix::fs::chown(path, Some(uid), None)
                 .map_err(failed("give to the control plane's user"))?;
         }
-        let backlog = Backlog::new(4).map_err(io::Error::from).map_err(failed("listen"))?;
-        listen(&fd, backlog).map_err(io::Error::from).map_err(failed("listen"))?;
         Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// From here on control planes are let in.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn listen(&self) -> Result<(), HandoverError> {
+        Backlog::new(BACKLOG).and_then(|backlog| listen(&self.fd, backlog)).map_err(|cause| {
+            HandoverError::System { path: self.path.clone(), step: "listen", cause: cause.into() }
+        })
     }
 
     /// Takes a waiting connection, if there is one, and says who it is.
@@ -258,7 +272,7 @@ fn is_served(path: &Path) -> bool {
     const MOMENT: Duration = Duration::from_millis(1_000);
     const STEP: Duration = Duration::from_millis(20);
     let mut waited = Duration::ZERO;
-    while Connection::connect(path).is_ok() {
+    while answers(path) {
         if waited >= MOMENT {
             return true;
         }
@@ -267,6 +281,15 @@ fn is_served(path: &Path) -> bool {
         waited += STEP;
     }
     false
+}
+
+/// Whether a connection is taken there, or would be if others did not wait already.
+fn answers(path: &Path) -> bool {
+    match Connection::connect(path) {
+        Ok(_) => true,
+        Err(HandoverError::System { cause, .. }) => cause.kind() == io::ErrorKind::WouldBlock,
+        Err(_) => false,
+    }
 }
 
 impl AsFd for HandoverListener {
@@ -287,10 +310,10 @@ fn seqpacket(extra: SockFlag) -> io::Result<OwnedFd> {
 }
 
 impl Connection {
-    /// Connects to the data plane that listens at `path`.
+    /// Connects to the data plane that listens at `path`. Does not wait: where too many wait already, that is an error.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// If nobody listens there; `WouldBlock` if others wait.
     pub fn connect(path: &Path) -> Result<Self, HandoverError> {
         let failed = |step| {
             move |cause: nix::Error| HandoverError::System {
@@ -299,11 +322,22 @@ impl Connection {
                 cause: cause.into(),
             }
         };
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(failed("create"))?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(failed("create"))?;
         let address = UnixAddr::new(path).map_err(failed("name"))?;
         connect(fd.as_raw_fd(), &address).map_err(failed("connect"))?;
+        // Only connecting is not to wait: for a message see `set_patience`.
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).map_err(failed("let it wait"))?;
         Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Whether the other side has closed its end: whatever it said before, nobody waits for an answer.
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
+        let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+            && fds.first().and_then(PollFd::revents).is_some_and(|events| events.intersects(gone))
     }
 
     /// Process ID of the other side.
@@ -340,12 +374,12 @@ impl Connection {
             .map_err(|cause| self.failed("send", cause))
     }
 
-    fn receive<M: Message>(&self) -> Result<(M, Vec<OwnedFd>), HandoverError> {
+    fn receive<M: Message>(&self, how: MsgFlags) -> Result<(M, Vec<OwnedFd>), HandoverError> {
         let mut message = M::zeroed();
         let mut space = cmsg_space!([RawFd; MAX_FDS]);
         let (octets, fds, cut) = {
             let mut data = [IoSliceMut::new(bytemuck::bytes_of_mut(&mut message))];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC | how;
             let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut data, Some(&mut space), flags)
                 .map_err(|cause| self.failed("receive", cause))?;
             let mut fds = Vec::new();
@@ -385,7 +419,7 @@ impl Connection {
     /// # Errors
     /// If it is malformed or of another version.
     pub fn receive_hello(&self) -> Result<(Hello, Vec<OwnedFd>), HandoverError> {
-        let (hello, fds) = self.receive::<Hello>()?;
+        let (hello, fds) = self.receive::<Hello>(MsgFlags::empty())?;
         let announced =
             [hello.has_context, hello.has_udp, hello.has_journal].map(|flag| flag.min(1) as usize);
         if fds.len() != announced.iter().sum::<usize>() {
@@ -407,7 +441,22 @@ impl Connection {
     /// # Errors
     /// If it is malformed or of another version.
     pub fn receive_welcome(&self) -> Result<(Welcome, Vec<OwnedFd>), HandoverError> {
-        let (welcome, fds) = self.receive::<Welcome>()?;
+        self.welcome(MsgFlags::empty())
+    }
+
+    /// As [`Self::receive_welcome`], of what is there: `None` until the other side has answered.
+    ///
+    /// # Errors
+    /// As [`Self::receive_welcome`].
+    pub fn try_receive_welcome(&self) -> Result<Option<(Welcome, Vec<OwnedFd>)>, HandoverError> {
+        match self.welcome(MsgFlags::MSG_DONTWAIT) {
+            Err(HandoverError::System { cause, .. }) if is_passing(&cause) => Ok(None),
+            received => received.map(Some),
+        }
+    }
+
+    fn welcome(&self, how: MsgFlags) -> Result<(Welcome, Vec<OwnedFd>), HandoverError> {
+        let (welcome, fds) = self.receive::<Welcome>(how)?;
         if fds.len() != WELCOME_FIXED_FDS + welcome.workers as usize {
             return Err(HandoverError::Malformed(
                 "WELCOME brings another number of descriptors than it says",
@@ -415,6 +464,11 @@ impl Connection {
         }
         Ok((welcome, fds))
     }
+}
+
+/// Whether it only means: later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 impl AsFd for Connection {
@@ -433,6 +487,7 @@ mod tests {
         let unique = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("jvpn-handover-{}-{unique}", std::process::id()));
         let listener = HandoverListener::bind(&path, nix::unistd::getuid().as_raw()).unwrap();
+        listener.listen().unwrap();
         let a = Connection::connect(&path).unwrap();
         let (b, who) = loop {
             if let Some(accepted) = listener.accept().unwrap() {
@@ -454,6 +509,65 @@ mod tests {
         assert!(bell.silence());
         drop(control);
         assert!(matches!(data.receive_hello(), Err(HandoverError::Closed)));
+    }
+
+    /// A listener, not yet listening, in a folder of its own.
+    fn bound() -> (tempfile::TempDir, PathBuf, HandoverListener) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover.sock");
+        let listener = HandoverListener::bind(&path, nix::unistd::getuid().as_raw()).unwrap();
+        (folder, path, listener)
+    }
+
+    /// R7.3: a data plane that is not ready keeps no greeting for later, and one that does not accept blocks nobody: whoever
+    /// comes when enough wait is told so at once. Before a start that is as good as somebody listening.
+    #[test]
+    fn r7_3_whoever_connects_never_waits() {
+        let (_folder, path, listener) = bound();
+        let refused = Connection::connect(&path).unwrap_err();
+        assert!(refused.to_string().contains("refused"), "{refused}");
+        listener.listen().unwrap();
+        let mut waiting = Vec::new();
+        let full = loop {
+            match Connection::connect(&path) {
+                Ok(connection) if waiting.len() < 100 => waiting.push(connection),
+                Ok(_) => panic!("the backlog has no end"),
+                Err(error) => break error,
+            }
+        };
+        assert!(
+            matches!(&full, HandoverError::System { step: "connect", cause, .. }
+            if cause.kind() == io::ErrorKind::WouldBlock),
+            "{full}"
+        );
+        assert!(answers(&path));
+        let first = waiting.swap_remove(0);
+        assert!(first.try_receive_welcome().unwrap().is_none(), "nobody has answered yet");
+        drop(listener);
+        assert!(first.try_receive_welcome().is_err());
+    }
+
+    /// R7.3: a greeting of somebody who has gone meanwhile is told from one that waits for its answer, before it is taken
+    /// and after.
+    #[test]
+    fn r7_3_a_hello_whose_sender_is_gone_is_known() {
+        let (_folder, path, listener) = bound();
+        listener.listen().unwrap();
+        let greet = || {
+            let connection = Connection::connect(&path).unwrap();
+            connection.send_hello(&Hello::new(false, false, 0), &[]).unwrap();
+            connection
+        };
+        drop(greet());
+        let live = greet();
+        let (stale, _) = listener.accept().unwrap().unwrap();
+        assert!(stale.is_hung_up());
+        let (accepted, _) = listener.accept().unwrap().unwrap();
+        assert!(!accepted.is_hung_up());
+        accepted.receive_hello().unwrap();
+        assert!(!accepted.is_hung_up());
+        drop(live);
+        assert!(accepted.is_hung_up());
     }
 
     #[test]
