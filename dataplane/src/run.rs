@@ -15,7 +15,7 @@ use crate::neighbours::Neighbours;
 use crate::netlink::Netlink;
 use crate::pipeline::{BetweenClients, PipelineConfig, Pools, Routes};
 use crate::plan::{self, Seat, Wishes};
-use crate::port::{Patience, PortError};
+use crate::port::{Patience, PortError, Settling};
 use crate::sides::{self, HostSide, Lan, Sides, Wan};
 use crate::slots::Installer;
 use crate::status::{StatusSource, status};
@@ -70,12 +70,12 @@ pub fn run(config: &Config) -> Result<()> {
     let outcome =
         gateway.serve(&listener, &status_listener, [&shutdown, &restart], (allowed.as_raw(), &claims));
     if let Some(threads) = gateway.threads.take() {
-        threads.stop();
+        threads.stop(*outcome.as_ref().unwrap_or(&Settling::Patient));
     }
     drop(gateway);
     // Last: what a successor may claim is no longer touched.
     drop(claims);
-    outcome
+    outcome.map(drop)
 }
 
 /// Claims every interface that this data plane has or makes, before anything is touched, and removes what dead ones left.
@@ -181,14 +181,14 @@ impl<'a> Gateway<'a> {
         })
     }
 
-    /// Serves until it is told to end.
+    /// Serves until it is told to end, and in which way.
     fn serve(
         &mut self,
         listener: &HandoverListener,
         status_listener: &StatusListener,
         signals: [&UnixStream; 2],
         (allowed_uid, claims): (u32, &Claims),
-    ) -> Result<()> {
+    ) -> Result<Settling> {
         // What changed before anybody listened.
         self.look_at_links()?;
         loop {
@@ -197,11 +197,11 @@ impl<'a> Gateway<'a> {
                 tracing::info!("ending for a restart: XDP stays attached");
                 self.steering.keep();
                 self.host.keep();
-                return Ok(());
+                return Ok(Settling::InHaste);
             }
             if rang.shutdown {
                 tracing::info!("ending: detaching XDP and closing sockets");
-                return Ok(());
+                return Ok(Settling::Patient);
             }
             if rang.connection_closed {
                 tracing::warn!("the control plane is gone; forwarding goes on with what is bound");

@@ -17,7 +17,7 @@ mod state;
 pub mod tun_end;
 pub mod udp_end;
 
-pub use account::Account;
+pub use account::{Account, Settling, Unseen};
 pub use group::{Arrivals, Group, Member};
 pub use mode::AfXdpMode;
 pub use options::{BusyPoll, PortOptions, ZeroCopy};
@@ -26,6 +26,7 @@ pub use queue::QueuePort;
 pub use state::{PortTally, PortTraffic, Presence, Watched};
 
 use crate::gauges::RingLevels;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -173,7 +174,7 @@ impl Port {
         let mode = mode::of_socket(rx.fd().as_raw_fd());
         options.busy_poll(rx.fd(), interface, queue);
         let room = RING as usize;
-        Ok(Self {
+        let port = Self {
             umem,
             rx,
             tx,
@@ -185,7 +186,10 @@ impl Port {
             free,
             in_flight: 0,
             mode,
-        })
+        };
+        // The library makes it without: a program that this process starts would keep the queue from a successor.
+        fcntl(port.fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| failed(error.to_string()))?;
+        Ok(port)
     }
 
     fn umem(interface: &str, queue: u32, huge_pages: bool) -> Result<(Umem, Vec<FrameDesc>), PortError> {
