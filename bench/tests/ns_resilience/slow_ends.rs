@@ -3,11 +3,13 @@
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use jvpn_bench::deployment::Role;
 use jvpn_dataplane::port::Port;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
@@ -86,7 +88,7 @@ fn r7_3_a_start_that_waits_for_a_queue_heeds_a_signal() {
         });
     let told = Instant::now();
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    kill(pid, Signal::SIGTERM).unwrap();
     let status = child.wait().unwrap();
     waits.unwrap_or_else(|error| panic!("{error:#}\n{}", said()));
     assert!(
@@ -95,6 +97,37 @@ fn r7_3_a_start_that_waits_for_a_queue_heeds_a_signal() {
         told.elapsed(),
         said()
     );
+}
+
+/// R7.3: a data plane that stands still answers no greeting. The control plane that greeted it answers for itself all the
+/// while, and ends when it is told to.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r7_3_a_data_plane_that_stands_still_holds_up_nobody() {
+    let mut lab = Lab::prepare();
+    lab.launch(Role::DataPlane);
+    let data_plane =
+        nix::unistd::Pid::from_raw(i32::try_from(lab.deployment.pid(Role::DataPlane).unwrap()).unwrap());
+    let mut command = lab.program(Role::ControlPlane);
+    lab.rig.gateway().apply_to(&mut command);
+    kill(data_plane, Signal::SIGSTOP).unwrap();
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let socket = lab.places.control_plane_socket();
+    let answers = jvpn_rig::wait::until("it answers", crate::lab::PATIENCE, &lab.interrupt, || {
+        Ok(jvpn_host::status::query(&socket, "status").ok())
+    });
+    let slowest = slowest_answer(&socket);
+    let told = Instant::now();
+    kill(nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGTERM).unwrap();
+    let status = child.wait().unwrap();
+    let ended = told.elapsed();
+    kill(data_plane, Signal::SIGCONT).unwrap();
+    assert_eq!(answers.unwrap()["data_plane"], "never_seen");
+    assert!(slowest < PROMPT, "the control plane stood still for {slowest:?}");
+    assert!(status.success() && ended < 5 * PROMPT, "{status} after {ended:?}");
+    // The greeting that nobody waits for any more changes nothing for the next one.
+    lab.launch(Role::ControlPlane);
+    lab.finish();
 }
 
 /// The data plane's end of the handover connection.
