@@ -287,15 +287,16 @@ impl Deployment {
         process.with_context(|| format!("{} does not run", role.program()))?.kill().map(drop)
     }
 
-    /// Ends one of them in order (SIGTERM), and says how it ended. A data plane must have all its frames then.
+    /// Ends one of them in order (SIGTERM), and says how it ended. A data plane must do so, with all its frames.
     ///
     /// # Errors
-    /// It does not run, or could not be waited for; a frame is missing.
+    /// It does not run, or could not be waited for; a data plane failed, or had to be killed; a frame is missing.
     pub fn end(&mut self, role: Role) -> Result<ExitStatus> {
         let process = self.place(role).take();
         let status = process.with_context(|| format!("{} does not run", role.program()))?.stop()?;
-        if role == Role::DataPlane && status.success() {
+        if role == Role::DataPlane {
             let log = self.last_log(role);
+            ensure!(status.success(), "the data plane did not end in order ({status}): {}", log.display());
             let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
             crate::frames::judge(&text).with_context(|| log.display().to_string())?;
         }
@@ -396,7 +397,7 @@ impl Deployment {
     /// Ends all of them that run, the client first.
     ///
     /// # Errors
-    /// One could not be ended; a frame of the data plane is missing.
+    /// One could not be ended; the data plane did not end in order, or a frame of it is missing.
     pub fn stop(mut self) -> Result<()> {
         self.end_all()
     }

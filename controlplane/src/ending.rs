@@ -1,97 +1,94 @@
-//! Waiting for a process that has closed its connection to be seen as ended: as long as the kernel may take for it, through
-//! signals, and no longer than somebody wants this process to live.
+//! A data plane that has closed its connection and is not seen as ended yet. The kernel may take long for that, and nobody
+//! stands still meanwhile: to the sessions it is gone, only its successor is not greeted before it really is.
 
 use jvpn_abi::BootTime;
-use nix::errno::Errno;
+use jvpn_abi::wire::SlotId;
+use jvpn_tables::Bindings;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-/// What came of the wait.
+/// How long a process that closed its connection may take to be seen as ended. The kernel closes its AF_XDP sockets one by
+/// one, each after a grace period: on a busy machine more than five seconds were seen, and more queues take longer. To end
+/// before that would cost the sessions the start of two processes instead of one; to wait costs nobody anything, for
+/// without a data plane nobody is served.
+const EXIT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The process, and the one table of it by which it can still be held back.
+#[derive(Debug)]
+pub struct Leaving {
+    process: OwnedFd,
+    bindings: Bindings,
+    until: BootTime,
+}
+
+/// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub enum Departure {
     /// The process has ended.
     Ended,
-    /// It goes on.
-    Alive,
-    /// This process is asked to end, too.
-    Shutdown,
+    /// It may yet end.
+    UnderWay,
+    /// It had time enough and goes on.
+    Stays,
 }
 
-/// Waits until `process` is readable, at most for `patience`, or until `shutdown` is.
-///
-/// # Errors
-/// What poll(2) says, except that a signal came: then the rest of the time is waited for.
-pub(crate) fn wait_for(
-    process: BorrowedFd<'_>,
-    shutdown: BorrowedFd<'_>,
-    patience: Duration,
-    clock: impl Fn() -> BootTime,
-) -> Result<Ending, Errno> {
-    let mut fds = [PollFd::new(process, PollFlags::POLLIN), PollFd::new(shutdown, PollFlags::POLLIN)];
-    let woken = patiently(patience, clock, |timeout| poll(&mut fds, timeout))?;
-    let any = |fd: &PollFd<'_>| fd.any().unwrap_or(false);
-    let [process, shutdown] = &fds;
-    Ok(match (woken, any(shutdown), any(process)) {
-        (1.., true, _) => Ending::Shutdown,
-        (1.., false, true) => Ending::Ended,
-        (_, _, _) => Ending::Alive,
-    })
+impl Leaving {
+    pub(crate) fn new(process: OwnedFd, bindings: Bindings, now: BootTime) -> Self {
+        Self { process, bindings, until: now.after(EXIT_PATIENCE) }
+    }
+
+    /// Readable when the process has ended.
+    #[must_use]
+    pub fn process(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
+
+    /// When patience with it is over.
+    #[must_use]
+    pub const fn until(&self) -> BootTime {
+        self.until
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn departure(&self, now: BootTime) -> Departure {
+        departure(self.process(), self.until, now)
+    }
+
+    /// Unbinds a slot: should it still run, it forwards nothing there any more.
+    pub fn unbind(&self, slot: SlotId) {
+        self.bindings.unbind(slot.index());
+    }
 }
 
-/// Polls again after each interruption, for what is left of the time.
-fn patiently(
-    patience: Duration,
-    clock: impl Fn() -> BootTime,
-    mut poll: impl FnMut(PollTimeout) -> Result<i32, Errno>,
-) -> Result<i32, Errno> {
-    let until = clock().after(patience);
-    loop {
-        let left = until.since(clock()).as_nanos().div_ceil(1_000_000);
-        match poll(PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
-            Err(Errno::EINTR) => {}
-            polled => return polled,
-        }
+fn departure(process: BorrowedFd<'_>, until: BootTime, now: BootTime) -> Departure {
+    let mut fds = [PollFd::new(process, PollFlags::POLLIN)];
+    // An interrupted look is one that saw nothing.
+    let has_ended = poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    match (has_ended, now < until) {
+        (true, _) => Departure::Ended,
+        (false, true) => Departure::UnderWay,
+        (false, false) => Departure::Stays,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
-    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
-    /// R7.3: a signal while a data plane ends is neither an error nor the end of the patience, and lengthens nothing.
+    /// R7.3: a data plane that leaves is given its time and no more, and is gone as soon as it is, however late.
     #[test]
-    fn r7_3_a_signal_does_not_cut_the_patience_short() {
-        let now = Cell::new(BootTime::from_millis(1_000));
-        let mut waits = Vec::new();
-        let polled = patiently(
-            Duration::from_secs(5),
-            || now.get(),
-            |timeout| {
-                waits.push(timeout.as_millis());
-                now.set(now.get().after(Duration::from_millis(1_500)));
-                if waits.len() < 4 { Err(Errno::EINTR) } else { Ok(0) }
-            },
-        );
-        assert_eq!((polled, waits), (Ok(0), vec![Some(5_000), Some(3_500), Some(2_000), Some(500)]));
-        let refused = patiently(Duration::ZERO, || now.get(), |_| Err(Errno::EINVAL));
-        assert_eq!(refused, Err(Errno::EINVAL));
-    }
-
-    /// R7.3: whoever is told to end meanwhile ends, and does not call the data plane abandoned.
-    #[test]
-    fn r7_3_a_shutdown_is_heard_while_waiting() {
+    fn r7_3_a_leaving_data_plane_has_its_time() {
         let (process, its_end) = UnixStream::pair().unwrap();
-        let (shutdown, signal) = UnixStream::pair().unwrap();
-        let ask =
-            |patience| wait_for(process.as_fd(), shutdown.as_fd(), patience, jvpn_host::clock::now).unwrap();
-        assert_eq!(ask(Duration::from_millis(1)), Ending::Alive);
+        let until = BootTime::from_millis(1_000);
+        let look = |ms| departure(process.as_fd(), until, BootTime::from_millis(ms));
+        assert_eq!(
+            (look(0), look(999), look(1_000)),
+            (Departure::UnderWay, Departure::UnderWay, Departure::Stays)
+        );
         drop(its_end);
-        assert_eq!(ask(Duration::from_secs(60)), Ending::Ended);
-        drop(signal);
-        assert_eq!(ask(Duration::from_secs(60)), Ending::Shutdown);
+        assert_eq!((look(0), look(5_000)), (Departure::Ended, Departure::Ended));
     }
 }

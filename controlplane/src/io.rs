@@ -10,13 +10,13 @@ use crate::abuse::hook::AbuseHook;
 use crate::admin::{self, Surroundings};
 use crate::audit::AuditHandle;
 use crate::config::Config;
-use crate::ending::{self, Ending};
+use crate::ending::{Departure, Leaving};
 use crate::engine::{Engine, TableCommand, TableEvent};
 use crate::gap::{Gap, GapMeter};
 use crate::journal::{Completeness, Journal, JournalError};
 use crate::store::Scan;
 use crate::store::writer::StoreWriter;
-use crate::tables::{Contexts, JournalHandout, Legacy, Offer, Tables, TablesError};
+use crate::tables::{Contexts, Greeted, JournalHandout, Legacy, Offer, Tables, TablesError};
 use crate::udp::{self, MAX_DATAGRAM};
 use jvpn_abi::BootTime;
 use jvpn_abi::tables::Context;
@@ -33,11 +33,9 @@ use std::time::Duration;
 
 /// How often an absent data plane is tried.
 const RECONNECT_EVERY: Duration = Duration::from_millis(50);
-/// How long a process that closed its connection may take to be seen as ended. The kernel closes its AF_XDP sockets one by
-/// one, each after a grace period: on a busy machine more than five seconds were seen, and more queues take longer. To end
-/// before that would cost the sessions the start of two processes instead of one; to wait costs nobody anything, for
-/// without a data plane nobody is served, and a shutdown is heeded meanwhile.
-const EXIT_PATIENCE: Duration = Duration::from_secs(60);
+/// A data plane that has not answered a greeting for so long is worth a line in the log: it answers in milliseconds, unless
+/// it is stopped.
+const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(2);
 /// Records of JOURNAL beyond `max_sessions`: its head, and births that will replace a session. Slots have no such spare:
 /// the data plane should have twice as many as there may be sessions.
 const JOURNAL_SPARE: u32 = 1_024;
@@ -85,6 +83,10 @@ pub struct Shell {
     status: StatusListener,
     shutdown: UnixStream,
     tables: Option<Tables>,
+    /// The next one, until it answers.
+    greeted: Option<Greeted>,
+    /// The one before, until its process has ended: then the next is greeted.
+    leaving: Option<Leaving>,
     store: StoreWriter,
     /// What was stored when this process started, until it is known whose memory goes on. `None`: nobody could read it.
     stored: Option<Scan>,
@@ -97,6 +99,8 @@ pub struct Shell {
     /// comes here starts this, and silence ends it.
     edge_due: Option<BootTime>,
     waiting_told: bool,
+    /// When a greeting that is not answered is to be told of.
+    silence_due: Option<BootTime>,
     buffer: Vec<u8>,
     unsent: u64,
     abuse: Option<AbuseHook>,
@@ -125,12 +129,15 @@ impl Shell {
             status,
             shutdown,
             tables: None,
+            greeted: None,
+            leaving: None,
             journal: None,
             legacy: None,
             last_contexts: None,
             next_connect: BootTime(0),
             edge_due: None,
             waiting_told: false,
+            silence_due: None,
             buffer: vec![0; MAX_DATAGRAM],
             unsent: 0,
             abuse,
@@ -146,14 +153,14 @@ impl Shell {
     /// [`RunError`], if going on would be a guess.
     pub fn run(mut self) -> Result<(), RunError> {
         loop {
-            self.connect()?;
+            self.meet()?;
             self.ring_bells();
             let woken = self.wait()?;
             if woken.shutdown {
                 return Ok(());
             }
-            if woken.lost && self.lose_data_plane()? == Ending::Shutdown {
-                return Ok(());
+            if woken.lost {
+                self.lose_data_plane();
             }
             self.reports(clock::now());
             if woken.stored {
@@ -170,22 +177,39 @@ impl Shell {
         }
     }
 
-    fn connect(&mut self) -> Result<(), RunError> {
+    /// Looks for a data plane: sees the last one off, greets the next, takes it over when it has answered. Waits for none.
+    fn meet(&mut self) -> Result<(), RunError> {
         let now = clock::now();
-        if self.tables.is_some() || now < self.next_connect {
+        if let Some(leaving) = &self.leaving {
+            match leaving.departure(now) {
+                Departure::Ended => {
+                    tracing::info!("the data plane's process has ended");
+                    self.leaving = None;
+                    self.next_connect = now;
+                }
+                Departure::UnderWay => return Ok(()),
+                Departure::Stays => return Err(RunError::Abandoned),
+            }
+        }
+        if self.tables.is_some() {
             return Ok(());
         }
-        self.next_connect = now.after(RECONNECT_EVERY);
-        let wish = self.config.policy.max_sessions.saturating_add(JOURNAL_SPARE);
-        let offer = self.journal.as_ref().map_or(Offer::Wish(wish), Offer::Mine);
-        match Tables::connect(&self.config.dataplane_socket, self.legacy.as_ref(), offer) {
-            Ok((tables, journal)) => {
-                self.waiting_told = false;
+        match self.greet(now).and_then(|()| self.greeted.as_mut().map_or(Ok(None), Greeted::answer)) {
+            Ok(Some((tables, journal))) => {
+                (self.greeted, self.waiting_told, self.silence_due) = (None, false, None);
                 self.take_over(tables, journal, now)
+            }
+            Ok(None) => {
+                if self.silence_due.is_some_and(|due| due <= now) {
+                    self.silence_due = None;
+                    tracing::warn!("the data plane was greeted and does not answer; is it stopped?");
+                }
+                Ok(())
             }
             Err(TablesError::Handover(error))
                 if !matches!(error, jvpn_tables::handover::HandoverError::Version { .. }) =>
             {
+                (self.greeted, self.silence_due) = (None, None);
                 if !self.waiting_told {
                     tracing::info!(%error, "waiting for the data plane (start jvpn-dataplane)");
                     self.waiting_told = true;
@@ -194,6 +218,19 @@ impl Shell {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Greets a data plane if it is time and none is greeted.
+    fn greet(&mut self, now: BootTime) -> Result<(), TablesError> {
+        if self.greeted.is_some() || now < self.next_connect {
+            return Ok(());
+        }
+        self.next_connect = now.after(RECONNECT_EVERY);
+        let wish = self.config.policy.max_sessions.saturating_add(JOURNAL_SPARE);
+        let offer = self.journal.as_ref().map_or(Offer::Wish(wish), Offer::Mine);
+        self.greeted = Some(Greeted::greet(&self.config.dataplane_socket, self.legacy.as_ref(), offer)?);
+        self.silence_due = Some(now.after(SILENCE_TOLD_AFTER));
+        Ok(())
     }
 
     /// A data plane is there: goes on from what an earlier control plane left in it, or clears it.
@@ -279,8 +316,11 @@ impl Shell {
         if let Some(due) = self.engine.poll_timeout() {
             until = until.min(due);
         }
-        if self.tables.is_none() {
-            until = until.min(self.next_connect);
+        match (&self.tables, &self.leaving, &self.greeted) {
+            (Some(_), _, _) => {}
+            (None, Some(leaving), _) => until = until.min(leaving.until()),
+            (None, None, Some(_)) => until = self.silence_due.map_or(until, |due| until.min(due)),
+            (None, None, None) => until = until.min(self.next_connect),
         }
         if let Some(due) = self.edge_due {
             until = until.min(due);
@@ -297,6 +337,11 @@ impl Shell {
             fds.push(PollFd::new(tables.udp(), wanted));
             fds.push(PollFd::new(tables.process(), PollFlags::POLLIN));
             fds.push(PollFd::new(tables.connection(), PollFlags::POLLIN));
+        } else {
+            // Whatever these have to say is for `meet`, with which every turn begins.
+            let greeted = self.greeted.as_ref().and_then(Greeted::connection);
+            let awaited = self.leaving.as_ref().map(Leaving::process).or(greeted);
+            fds.extend(awaited.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         }
         // Rounded up: waking a millisecond early would only turn the loop once more.
         let sleep_ms = until.since(now).as_nanos().div_ceil(1_000_000);
@@ -310,40 +355,28 @@ impl Shell {
             shutdown: any(0),
             status: any(1),
             stored: any(2),
-            datagrams: any(4),
-            lost: any(5) || any(6),
+            datagrams: self.tables.is_some() && any(4),
+            lost: self.tables.is_some() && (any(5) || any(6)),
         })
     }
 
-    /// The data plane's process has ended, or says so.
-    fn lose_data_plane(&mut self) -> Result<Ending, RunError> {
-        let Some(tables) = &self.tables else { return Ok(Ending::Ended) };
-        let ending =
-            ending::wait_for(tables.process(), self.shutdown.as_fd(), EXIT_PATIENCE, clock::now).map_err(
-                |error| RunError::System { step: "wait for the data plane's end", cause: error.into() },
-            )?;
-        match ending {
-            Ending::Ended => {}
-            Ending::Alive => return Err(RunError::Abandoned),
-            Ending::Shutdown => return Ok(ending),
-        }
+    /// The data plane has closed its connection, or its process has ended. Either comes after its last worker has; nothing
+    /// is bound anywhere until its process is gone and the next one is there.
+    fn lose_data_plane(&mut self) {
         tracing::warn!("the data plane is gone; waiting for the next one");
         // What it confirmed before its end counts.
-        self.reports(clock::now());
+        let now = clock::now();
+        self.reports(now);
         if let Some(tables) = self.tables.take() {
-            let (legacy, last) = tables.into_legacy();
+            let (legacy, last, leaving) = tables.into_legacy(now);
             self.legacy = Some(legacy);
             self.last_contexts = Some(last);
+            self.leaving = Some(leaving);
         }
-        self.next_connect = clock::now();
-        self.gap.lost(clock::now());
-        self.engine.handle_table_event(
-            clock::now(),
-            TableEvent::DataPlaneLost,
-            &contexts(&self.tables, &self.last_contexts),
-        );
+        self.gap.lost(now);
+        let view = contexts(&self.tables, &self.last_contexts);
+        self.engine.handle_table_event(now, TableEvent::DataPlaneLost, &view);
         self.drain();
-        Ok(ending)
     }
 
     /// What is due at `now`, judged by every report that was there at `now`.
@@ -463,8 +496,10 @@ impl Shell {
                 if let TableCommand::Install { seq, entry } = &command {
                     self.gap.installing(*seq, entry.op);
                 }
-                if let Some(tables) = &mut self.tables {
-                    refused.extend(tables.carry_out(command));
+                match (&mut self.tables, &self.leaving, &command) {
+                    (Some(tables), _, _) => refused.extend(tables.carry_out(command)),
+                    (None, Some(leaving), TableCommand::Unbind { slot, .. }) => leaving.unbind(*slot),
+                    (None, _, _) => {}
                 }
             }
             while let Some(answer) = self.engine.poll_transmit() {

@@ -8,16 +8,17 @@ mod contexts;
 pub use contexts::Contexts;
 
 use crate::edge::{Edge, EdgeRefusals};
+use crate::ending::Leaving;
 use crate::engine::{HandleChange, Kept, TableCommand, TableEvent};
 use crate::journal::Journal;
 use crate::reports::{Reading, request_unbind};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap as EdgeHandles, Map, MapData, MapError};
-use jvpn_abi::CONTRACT_VERSION;
 use jvpn_abi::edge::HandleEntry;
 use jvpn_abi::tables::{BindingEntry, BindingWord, Context, InstallEntry, InstallOp, MAX_WORKERS, Reports};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::wire::data::MAX_SLOTS;
+use jvpn_abi::{BootTime, CONTRACT_VERSION};
 use jvpn_session::messages::Prefix;
 use jvpn_tables::handover::{Connection, HandoverError, Hello, WELCOME_FIXED_FDS, Welcome};
 use jvpn_tables::keys::KeyMailbox;
@@ -54,9 +55,6 @@ pub enum TablesError {
         cause: std::io::Error,
     },
 }
-
-/// How long a data plane may take to answer HELLO, s: it answers in milliseconds, unless it is stopped.
-const WELCOME_PATIENCE_S: u16 = 2;
 
 /// What an earlier data plane left and its successor gets.
 #[derive(Debug)]
@@ -113,16 +111,20 @@ pub struct Tables {
     unrung: Unrung,
 }
 
-impl Tables {
-    /// Greets the data plane at `path` and hands over what an earlier one left. [`Self::clear`] follows.
+/// A data plane that was greeted and has not answered yet. Nobody waits for it but the caller's own loop: it may be stopped,
+/// or busy with others.
+#[derive(Debug)]
+pub struct Greeted {
+    /// `None` once it has answered.
+    ends: Option<(Connection, OwnedFd)>,
+}
+
+impl Greeted {
+    /// Greets the data plane at `path` and hands over what an earlier one left. Does not wait.
     ///
     /// # Errors
-    /// If nobody is there, or it is of another version.
-    pub fn connect(
-        path: &Path,
-        legacy: Option<&Legacy>,
-        journal: Offer<'_>,
-    ) -> Result<(Self, JournalHandout), TablesError> {
+    /// If nobody is there, or others wait there already.
+    pub fn greet(path: &Path, legacy: Option<&Legacy>, journal: Offer<'_>) -> Result<Self, TablesError> {
         let connection = Connection::connect(path)?;
         let pid = connection.peer_pid()?;
         let watch = |cause: rustix::io::Errno| TablesError::Watch { pid, cause: cause.into() };
@@ -140,12 +142,29 @@ impl Tables {
             }
             Offer::Wish(elements) => hello.with_journal(false, elements),
         };
-        connection.set_patience(WELCOME_PATIENCE_S)?;
         connection.send_hello(&hello, &fds)?;
-        let (welcome, fds) = connection.receive_welcome()?;
-        Self::map(connection, process, welcome, fds)
+        Ok(Self { ends: Some((connection, process)) })
     }
 
+    /// Readable when there is something to [`Self::answer`].
+    #[must_use]
+    pub fn connection(&self) -> Option<BorrowedFd<'_>> {
+        self.ends.as_ref().map(|(connection, _)| connection.as_fd())
+    }
+
+    /// Its tables, if it has answered. [`Tables::clear`] follows.
+    ///
+    /// # Errors
+    /// If it has gone away, or is of another version.
+    pub fn answer(&mut self) -> Result<Option<(Tables, JournalHandout)>, TablesError> {
+        let Some((connection, _)) = &self.ends else { return Ok(None) };
+        let Some((welcome, fds)) = connection.try_receive_welcome()? else { return Ok(None) };
+        let Some((connection, process)) = self.ends.take() else { return Ok(None) };
+        Tables::map(connection, process, welcome, fds).map(Some)
+    }
+}
+
+impl Tables {
     fn map(
         connection: Connection,
         process: OwnedFd,
@@ -266,10 +285,12 @@ impl Tables {
         Ok(())
     }
 
-    /// What the next data plane gets, when this one is gone.
+    /// What the next data plane gets, when this one is gone; until it is, what can still be asked of it.
     #[must_use]
-    pub fn into_legacy(self) -> (Legacy, Mapping<Context>) {
-        (Legacy { context: self.context_fd, udp: self.udp, slots: self.welcome.slots }, self.contexts)
+    pub fn into_legacy(self, now: BootTime) -> (Legacy, Mapping<Context>, Leaving) {
+        let Self { context_fd, udp, welcome, contexts, process, bindings, .. } = self;
+        let legacy = Legacy { context: context_fd, udp, slots: welcome.slots };
+        (legacy, contexts, Leaving::new(process, bindings, now))
     }
 
     /// The gateway's UDP socket.

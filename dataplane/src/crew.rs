@@ -5,7 +5,7 @@ use crate::config::Config;
 use crate::frame::Address;
 use crate::pipeline::{Pipeline, PipelineConfig, Routes};
 use crate::plan::Seat;
-use crate::port::QueuePort;
+use crate::port::{QueuePort, Settling};
 use crate::sides::Lan;
 use crate::slots::{Installer, WorkerQueues};
 use crate::tables::Tables;
@@ -86,6 +86,7 @@ impl Crew<'_> {
                 report_bell: self.bells.report.try_clone()?,
                 neighbour_bell: self.bells.neighbours.try_clone()?,
                 stop: AtomicBool::new(false),
+                in_haste: AtomicBool::new(false),
                 levels: Default::default(),
                 checksums_finished: Arc::default(),
                 statistics: Mutex::default(),
@@ -117,9 +118,10 @@ impl Crew<'_> {
 }
 
 impl Threads {
-    pub(crate) fn stop(self) {
+    pub(crate) fn stop(self, settling: Settling) {
         self.stop.store(true, Ordering::Release);
         for links in &self.links {
+            links.in_haste.store(settling == Settling::InHaste, Ordering::Release);
             links.stop.store(true, Ordering::Release);
             links.queues.bell.ring();
         }

@@ -5,6 +5,7 @@ use crate::claim::Claims;
 use crate::config::Config;
 use crate::crew::{Bells, Crew, Threads, install_loop, named};
 use crate::frame::Mac;
+use crate::handed::{self, Journal};
 use crate::hops::{HopWatch, WanHops};
 use crate::host_links;
 use crate::host_routes::HostRoutes;
@@ -14,6 +15,7 @@ use crate::neighbours::Neighbours;
 use crate::netlink::Netlink;
 use crate::pipeline::{BetweenClients, PipelineConfig, Pools, Routes};
 use crate::plan::{self, Seat, Wishes};
+use crate::port::{Patience, PortError, Settling};
 use crate::sides::{self, HostSide, Lan, Sides, Wan};
 use crate::slots::Installer;
 use crate::status::{StatusSource, status};
@@ -22,12 +24,12 @@ use crate::udp;
 use crate::watch::Watch;
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_queue::ArrayQueue;
-use jvpn_abi::tables::{JournalRecord, KeyRing, Reports, context_octets};
+use jvpn_abi::tables::{KeyRing, Reports};
 use jvpn_host::signals;
 use jvpn_host::status::StatusListener;
 use jvpn_tables::handover::{Connection, HandoverListener, Hello, Welcome};
 use jvpn_tables::keys::KeyMailbox;
-use jvpn_tables::mapping::{Secrecy, is_sealed, secret_memory, shared_memory};
+use jvpn_tables::mapping::{Secrecy, is_same_memory, secret_memory, shared_memory};
 use jvpn_tables::{Doorbell, Prefixes};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,8 +40,6 @@ use std::thread::JoinHandle;
 
 /// LAN neighbours that may wait to be resolved.
 const MISSES: usize = 256;
-/// Most elements of a JOURNAL: what is asked for beyond that is a mistake. Its pages cost nothing until they are used.
-const JOURNAL_RECORDS_MAX: u32 = 1 << 20;
 /// How long a control plane may take to say HELLO, s.
 const HELLO_PATIENCE_S: u16 = 2;
 
@@ -56,17 +56,26 @@ pub fn run(config: &Config) -> Result<()> {
     let status_listener = StatusListener::bind(&config.status_socket, 0o600)
         .with_context(|| format!("status socket {}", config.status_socket.display()))?;
     let seats = seats(config)?;
-    let mut gateway = Gateway::prepare(config, seats)?;
+    let stops = [shutdown.as_fd(), restart.as_fd()];
+    let mut gateway = match Gateway::prepare(config, seats, &Patience::new(&stops)) {
+        Err(error) if matches!(error.downcast_ref(), Some(PortError::Stopped)) => {
+            tracing::info!("ending before the queues were free");
+            return Ok(());
+        }
+        prepared => prepared?,
+    };
+    // Only now: a greeting that waits is one that its sender may give up.
+    listener.listen()?;
     tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
     let outcome =
         gateway.serve(&listener, &status_listener, [&shutdown, &restart], (allowed.as_raw(), &claims));
     if let Some(threads) = gateway.threads.take() {
-        threads.stop();
+        threads.stop(*outcome.as_ref().unwrap_or(&Settling::Patient));
     }
     drop(gateway);
     // Last: what a successor may claim is no longer touched.
     drop(claims);
-    outcome
+    outcome.map(drop)
 }
 
 /// Claims every interface that this data plane has or makes, before anything is touched, and removes what dead ones left.
@@ -142,31 +151,9 @@ struct SharedMemory {
     tables: Arc<Tables>,
 }
 
-/// JOURNAL as the data plane holds it: a descriptor to hand on. What is in it is sealed and none of its business.
-struct Journal {
-    fd: OwnedFd,
-    records: u32,
-    /// Whether a control plane may have written to it.
-    kept: bool,
-}
-
-impl Journal {
-    /// The one that the control plane brought, or a fresh one of the size it wishes.
-    fn take(handed: Option<OwnedFd>, records: u32) -> Result<Self> {
-        let records = records.clamp(1, JOURNAL_RECORDS_MAX);
-        match handed {
-            Some(fd) if is_sealed(fd.as_fd()) => Ok(Self { fd, records, kept: true }),
-            Some(_) | None => {
-                let octets = records as usize * size_of::<JournalRecord>();
-                Ok(Self { fd: shared_memory("JOURNAL", c"jvpn-journal", octets)?, records, kept: false })
-            }
-        }
-    }
-}
-
 impl<'a> Gateway<'a> {
     /// Attaches XDP, then opens the sockets (attach before bind).
-    fn prepare(config: &'a Config, seats: Vec<Seat>) -> Result<Self> {
+    fn prepare(config: &'a Config, seats: Vec<Seat>, patience: &Patience<'_>) -> Result<Self> {
         let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
         let watch = Watch::new().context("rtnetlink")?;
         let host = sides::make_pair(config, seats.len())?;
@@ -174,7 +161,8 @@ impl<'a> Gateway<'a> {
         let prefixes_fd = shared_memory("PREFIXES", c"jvpn-prefixes", Prefixes::octets(config.slots))?;
         let prefixes = Arc::new(Prefixes::map(prefixes_fd.as_fd(), config.slots)?);
         let routes: Arc<dyn Routes> = Arc::<Prefixes>::clone(&prefixes);
-        let Sides { wan, lan, seats, udp, host } = Sides::open(config, &mut steering, host, &routes, &seats)?;
+        let Sides { wan, lan, seats, udp, host } =
+            Sides::open(config, &mut steering, host, &routes, &seats, patience)?;
         steering.take_over()?;
         Ok(Self {
             config,
@@ -193,14 +181,14 @@ impl<'a> Gateway<'a> {
         })
     }
 
-    /// Serves until it is told to end.
+    /// Serves until it is told to end, and in which way.
     fn serve(
         &mut self,
         listener: &HandoverListener,
         status_listener: &StatusListener,
         signals: [&UnixStream; 2],
         (allowed_uid, claims): (u32, &Claims),
-    ) -> Result<()> {
+    ) -> Result<Settling> {
         // What changed before anybody listened.
         self.look_at_links()?;
         loop {
@@ -209,11 +197,11 @@ impl<'a> Gateway<'a> {
                 tracing::info!("ending for a restart: XDP stays attached");
                 self.steering.keep();
                 self.host.keep();
-                return Ok(());
+                return Ok(Settling::InHaste);
             }
             if rang.shutdown {
                 tracing::info!("ending: detaching XDP and closing sockets");
-                return Ok(());
+                return Ok(Settling::Patient);
             }
             if rang.connection_closed {
                 tracing::warn!("the control plane is gone; forwarding goes on with what is bound");
@@ -287,6 +275,10 @@ impl<'a> Gateway<'a> {
             tracing::warn!(pid = who.pid(), "refused: a control plane is connected already");
             return Ok(());
         }
+        if connection.is_hung_up() {
+            tracing::info!(pid = who.pid(), "a control plane has gone before it was welcomed");
+            return Ok(());
+        }
         match self.welcome(&connection) {
             Ok(()) => {
                 tracing::info!(pid = who.pid(), "control plane connected");
@@ -307,13 +299,22 @@ impl<'a> Gateway<'a> {
         let journal = if hello.has_journal != 0 { fds.pop() } else { None };
         let udp = if hello.has_udp != 0 { fds.pop() } else { None };
         let context = if hello.has_context != 0 { fds.pop() } else { None };
+        // Only the living start anything: what one that has given up brought, the next one brings too.
+        if connection.is_hung_up() {
+            bail!("it has gone before it was welcomed");
+        }
         self.take_udp(udp)?;
         if self.threads.is_none() {
             self.start(&hello, context, journal)?;
         } else if let Some(shared) = &mut self.shared {
-            // A control plane that restarted: whether its memory goes on is its own knowledge, ours did.
-            shared.context_kept = false;
-            shared.journal.kept = true;
+            // A control plane that restarted brings none: whether its memory goes on is its own knowledge, ours did. One
+            // that gave up before our answer came brings again what the workers have been started with.
+            let is_ours = |fd: &OwnedFd| is_same_memory(fd.as_fd(), shared.context.as_fd());
+            shared.context_kept = context.as_ref().is_some_and(is_ours);
+            if let Some(journal) = journal {
+                // It is written to by whoever brings it, and is for the next.
+                shared.journal = Journal::take(Some(journal), hello.journal_records)?;
+            }
         }
         let (Some(shared), Some(threads), Some(udp)) = (&self.shared, &self.threads, &self.udp) else {
             bail!("data plane is not complete");
@@ -342,6 +343,11 @@ impl<'a> Gateway<'a> {
         let welcome = Welcome::new(self.config.slots, workers, shared.context_kept, self.config.wan.port)
             .with_journal(shared.journal.kept, shared.journal.records);
         connection.send_welcome(&welcome, &send)?;
+        drop(send);
+        if let Some(shared) = &mut self.shared {
+            // It has it now, and may write to it.
+            shared.journal.kept = true;
+        }
         Ok(())
     }
 
@@ -383,18 +389,7 @@ impl<'a> Gateway<'a> {
     /// Makes or adopts the shared memory and starts every thread.
     fn start(&mut self, hello: &Hello, context: Option<OwnedFd>, journal: Option<OwnedFd>) -> Result<()> {
         let slots = self.config.slots;
-        let (context, context_kept) = match context {
-            Some(fd) if hello.context_slots == slots && is_sealed(fd.as_fd()) => (fd, true),
-            Some(_) => {
-                tracing::warn!(
-                    theirs = hello.context_slots,
-                    ours = slots,
-                    "CONTEXT of another size or unsealed: starting anew"
-                );
-                (shared_memory("CONTEXT", c"jvpn-context", context_octets(slots))?, false)
-            }
-            None => (shared_memory("CONTEXT", c"jvpn-context", context_octets(slots))?, false),
-        };
+        let (context, context_kept) = handed::context(context, hello.context_slots, slots)?;
         let reports = shared_memory("REPORTS", c"jvpn-reports", size_of::<Reports>())?;
         let (keys, secrecy) = secret_memory("KEYS", c"jvpn-keys", size_of::<KeyRing>())?;
         let mailbox = KeyMailbox::map(keys.as_fd())?;

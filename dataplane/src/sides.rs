@@ -12,7 +12,9 @@ use crate::plan::{self, Seat, Setting};
 use crate::port::plain::PlainPort;
 use crate::port::tun_end::TunEnd;
 use crate::port::udp_end::UdpEnd;
-use crate::port::{AfXdpMode, Arrivals, BusyPoll, Group, Member, Port, PortError, PortOptions, ZeroCopy};
+use crate::port::{
+    AfXdpMode, Arrivals, BusyPoll, Group, Member, Patience, Port, PortError, PortOptions, ZeroCopy,
+};
 use crate::tuning::Channels;
 use crate::udp;
 use crate::worker::SOCKETS_MAX;
@@ -119,15 +121,16 @@ impl Sides {
     /// refuses some of them, half as many seats are tried.
     ///
     /// # Errors
-    /// If a queue is in use, or a port would have to fall further than it may.
+    /// If a queue stays in use beyond `patience`, or a port would have to fall further than it may.
     pub fn open(
         config: &Config,
         steering: &mut Steering,
         mut host: HostSide,
         routes: &Arc<dyn Routes>,
         seats: &[Seat],
+        patience: &Patience<'_>,
     ) -> Result<Self> {
-        let (wan, lan, seats) = sockets_of_both(config, steering, seats)?;
+        let (wan, lan, seats) = sockets_of_both(config, steering, seats, patience)?;
         let devices: Vec<String> = steering.of(Side::Wan).map(|hook| hook.kernel.name.clone()).collect();
         let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
         let open = if wan.is_some() { udp::open_on } else { udp::open_shared };
@@ -181,17 +184,18 @@ fn sockets_of_both(
     config: &Config,
     steering: &mut Steering,
     seats: &[Seat],
+    patience: &Patience<'_>,
 ) -> Result<(Members, Members, Vec<Seat>)> {
     let mut seats = seats.to_vec();
     loop {
-        let wan = match af_xdp(config, steering, Side::Wan, &seats)? {
+        let wan = match af_xdp(config, steering, Side::Wan, &seats, patience)? {
             Opened::All(members) => members,
             Opened::NotAll(said) => {
                 fewer(config, steering, Side::Wan, &mut seats, &said);
                 continue;
             }
         };
-        match af_xdp(config, steering, Side::Lan, &seats)? {
+        match af_xdp(config, steering, Side::Lan, &seats, patience)? {
             Opened::All(lan) => return Ok((wan, lan, seats)),
             // Those of the WAN are closed before they are opened anew.
             Opened::NotAll(said) => fewer(config, steering, Side::Lan, &mut seats, &said),
@@ -226,7 +230,13 @@ const fn half(queues: usize) -> usize {
 }
 
 /// Opens the AF_XDP sockets of a side and puts them into its XSKMAP.
-fn af_xdp(config: &Config, steering: &mut Steering, side: Side, seats: &[Seat]) -> Result<Opened> {
+fn af_xdp(
+    config: &Config,
+    steering: &mut Steering,
+    side: Side,
+    seats: &[Seat],
+    patience: &Patience<'_>,
+) -> Result<Opened> {
     if !steering.is_attached(side) {
         return Ok(Opened::All(None));
     }
@@ -242,14 +252,14 @@ fn af_xdp(config: &Config, steering: &mut Steering, side: Side, seats: &[Seat]) 
         for Wanted { hook, queue, is_spare } in wanted {
             let Some(of) = steering.of(side).nth(hook) else { continue };
             let options = port_options(config, seat.node, of.link.xdp);
-            match Port::open_with(&of.interface, queue, &options) {
+            match Port::open_patiently(&of.interface, queue, &options, patience) {
                 Ok(port) => {
                     let place = socket_place(of.number, queue).context("a queue beyond the table")?;
                     let (number, mac, watched) = (of.number, of.link.mac, Arc::clone(&of.watched));
                     steering.set_socket(map, place, port.raw_fd())?;
                     members.push(Member { port, number, mac, watched, tally: Arc::default() });
                 }
-                Err(error @ PortError::Busy { .. }) => return Err(error.into()),
+                Err(error @ (PortError::Busy { .. } | PortError::Stopped)) => return Err(error.into()),
                 Err(error) if is_spare => {
                     tracing::warn!(interface = %of.interface, queue, "no socket for this queue: {error}");
                 }

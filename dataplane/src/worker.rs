@@ -7,7 +7,7 @@ use crate::boundary::Boundary;
 use crate::gauges::{BATCHES_BETWEEN_LOOKS, OwnCount, PortGauges};
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
-use crate::port::{Account, PortStatistics, QueuePort};
+use crate::port::{Account, PortStatistics, QueuePort, Settling};
 use crate::slots::WorkerQueues;
 use crate::tables::{Tables, count};
 use crate::tuning::Tuning;
@@ -45,6 +45,8 @@ pub struct WorkerLinks {
     pub neighbour_bell: Doorbell,
     /// Set to end the worker.
     pub stop: AtomicBool,
+    /// Set before that if a successor is to forward soon.
+    pub in_haste: AtomicBool,
     /// How full the rings are, (WAN, LAN), looked at as `statistics` are.
     pub levels: (PortGauges, PortGauges),
     /// Kernel statistics of both sockets, (WAN, LAN), refreshed when the worker goes to sleep and every so many batches.
@@ -148,8 +150,12 @@ impl<W: QueuePort, L: QueuePort> Worker<W, L> {
         if let Some(frame) = self.lan_frame.take() {
             self.lan.put_back(frame);
         }
-        Account::settled(&mut self.wan).log(self.index, "wan");
-        Account::settled(&mut self.lan).log(self.index, "lan");
+        let in_haste = self.links.in_haste.load(Ordering::Acquire);
+        let settling = if in_haste { Settling::InHaste } else { Settling::Patient };
+        let deadline = settling.deadline();
+        let which = (self.index, self.tables.reports().workers.load(Ordering::Acquire));
+        Account::settled(&mut self.wan, deadline).log(which, "wan", settling);
+        Account::settled(&mut self.lan, deadline).log(which, "lan", settling);
     }
 
     /// Everything of the batch before has left for its ring: pass on what waited for that.

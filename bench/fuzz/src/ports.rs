@@ -3,7 +3,7 @@
 use jvpn_abi::BootTime;
 use jvpn_dataplane::gauges::RingLevels;
 use jvpn_dataplane::pipeline::Pipeline;
-use jvpn_dataplane::port::{PortStatistics, QueuePort};
+use jvpn_dataplane::port::{PortStatistics, QueuePort, Unseen};
 use jvpn_dataplane::slots::WorkerQueues;
 use jvpn_dataplane::tables::Tables;
 use jvpn_dataplane::worker::{Worker, WorkerLinks};
@@ -112,6 +112,9 @@ impl QueuePort for MemoryPort {
     fn statistics(&self) -> PortStatistics {
         PortStatistics::default()
     }
+    fn unseen(&self) -> Unseen {
+        Unseen::AtMost(0)
+    }
 }
 
 /// Lets a worker handle these frames, with so many frames to send with per port. Panics if one is lost, given back twice or
@@ -137,6 +140,7 @@ pub(crate) fn conserve(
         report_bell: Doorbell::new().unwrap(),
         neighbour_bell: Doorbell::new().unwrap(),
         stop: AtomicBool::new(false),
+        in_haste: AtomicBool::new(false),
         levels: Default::default(),
         checksums_finished: Arc::default(),
         statistics: Default::default(),

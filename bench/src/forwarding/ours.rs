@@ -174,6 +174,7 @@ fn links() -> Result<Arc<WorkerLinks>> {
         report_bell: Doorbell::new()?,
         neighbour_bell: Doorbell::new()?,
         stop: AtomicBool::new(false),
+        in_haste: AtomicBool::new(false),
         levels: Default::default(),
         checksums_finished: Arc::default(),
         statistics: Mutex::default(),

@@ -17,7 +17,7 @@ use crate::lab::{Lab, PATIENCE, is_client, report_gap, worker_counter};
 use crate::wire::{Wiretap, payloads};
 
 /// A client that probes so rarely does not notice a restart.
-const PATIENT: &str = "preset = \"edge\"\nprobe_traffic = \"20s\"";
+pub(crate) const PATIENT: &str = "preset = \"edge\"\nprobe_traffic = \"20s\"";
 
 /// DATA that is replayed after the restart.
 const REPLAYED: usize = 200;

@@ -183,6 +183,13 @@ impl Lab {
         waited.unwrap_or_else(|error| panic!("{error:#}\n{}", self.deployment.last_words()));
     }
 
+    /// The command that starts one of the processes, for whoever watches its start.
+    pub(crate) fn program(&self, role: Role) -> std::process::Command {
+        let mut command = std::process::Command::new(self.bin_dir.join(role.program()));
+        command.arg("--config").arg(self.places.config_dir.join(role.config_file()));
+        command
+    }
+
     /// Runs `jvpn` in the client's namespace to its end, and gives its standard output.
     pub(crate) fn jvpn(&self, args: &[&str]) -> String {
         let mut command = std::process::Command::new(self.bin_dir.join("jvpn"));

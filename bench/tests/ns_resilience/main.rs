@@ -10,5 +10,6 @@ mod hostile;
 mod lab;
 mod lifecycle;
 mod privileges;
+mod slow_ends;
 mod suites;
 mod wire;

@@ -3,7 +3,7 @@
 //! The table belongs to no process: it holds traffic back also when the agent is dead. It is replaced in one
 //! transaction, so there is no moment without it, and removed by name.
 
-use super::tool;
+use super::tool::{self, Stops};
 use crate::link::model::is_private;
 use jvpn_session::messages::Prefix;
 use serde_json::{Value, json};
@@ -19,6 +19,20 @@ use std::net::IpAddr;
 pub struct KillSwitchError {
     what: &'static str,
     source: io::Error,
+}
+
+impl KillSwitchError {
+    /// Whether nft was killed over it, who may have done it before.
+    #[must_use]
+    pub fn may_be_done(&self) -> bool {
+        self.is_told_to_end() || self.source.kind() == io::ErrorKind::TimedOut
+    }
+
+    /// Whether it was given up because the agent is to end.
+    #[must_use]
+    pub fn is_told_to_end(&self) -> bool {
+        self.source.kind() == io::ErrorKind::ConnectionAborted
+    }
 }
 
 /// What may leave the host.
@@ -54,12 +68,14 @@ pub fn table_name(interface: &str) -> String {
     name
 }
 
-/// Puts the table in place, or replaces the one that is there, in one transaction. Before the agent's loop begins.
+/// Puts the table in place, or replaces the one that is there, in one transaction. Before the agent's loop begins, and only
+/// until one of `stops` is readable.
 ///
 /// # Errors
-/// If nft is missing or the kernel refuses; then what was there before is still there.
-pub fn install(switch: &KillSwitch) -> Result<(), KillSwitchError> {
-    apply(tool::run_alone, "set up", &switch.ruleset())
+/// If nft is missing or the kernel refuses; then what was there before is still there, unless it
+/// [may have been done](KillSwitchError::may_be_done).
+pub fn install(switch: &KillSwitch, stops: Stops<'_>) -> Result<(), KillSwitchError> {
+    apply(|program, args, input| tool::run_unless(stops, program, args, input), "set up", &switch.ruleset())
 }
 
 /// Replaces the table that is there while the agent runs, whose loop waits for it.
@@ -85,9 +101,11 @@ pub fn is_available() -> bool {
         .map_or_else(|error| error.kind() != io::ErrorKind::NotFound, |()| true)
 }
 
-type Run = fn(&str, &[&str], &[u8]) -> io::Result<()>;
-
-fn apply(run: Run, what: &'static str, ruleset: &Value) -> Result<(), KillSwitchError> {
+fn apply(
+    run: impl FnOnce(&str, &[&str], &[u8]) -> io::Result<()>,
+    what: &'static str,
+    ruleset: &Value,
+) -> Result<(), KillSwitchError> {
     let input = ruleset.to_string();
     run("nft", &["-j", "-f", "-"], input.as_bytes()).map_err(|source| KillSwitchError { what, source })
 }

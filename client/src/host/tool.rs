@@ -7,7 +7,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,25 +22,41 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// processor of a busy host.
 const LONE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// What ends a wait for a program before its time: descriptors that become readable when the agent is to end.
+pub(super) type Stops<'a> = &'a [BorrowedFd<'a>];
+
 /// Runs `program` to its end, for at most [`PATIENCE`]: then it is killed, and that is the error.
 pub(super) fn run(program: &str, args: &[&str], input: &[u8]) -> io::Result<()> {
-    run_within(PATIENCE, program, args, input)
+    run_within((PATIENCE, &[]), program, args, input)
 }
 
-/// The same before the agent's loop begins, and after its end: for at most [`LONE_PATIENCE`].
+/// The same after the end of the agent's loop: for at most [`LONE_PATIENCE`].
 pub(super) fn run_alone(program: &str, args: &[&str], input: &[u8]) -> io::Result<()> {
-    run_within(LONE_PATIENCE, program, args, input)
+    run_unless(&[], program, args, input)
 }
 
-fn run_within(patience: Duration, program: &str, args: &[&str], input: &[u8]) -> io::Result<()> {
+/// The same before that loop begins: unless one of `stops` becomes readable, which is an error of kind
+/// [`io::ErrorKind::ConnectionAborted`].
+pub(super) fn run_unless(stops: Stops<'_>, program: &str, args: &[&str], input: &[u8]) -> io::Result<()> {
+    run_within((LONE_PATIENCE, stops), program, args, input)
+}
+
+fn run_within(
+    (patience, stops): (Duration, Stops<'_>),
+    program: &str,
+    args: &[&str],
+    input: &[u8],
+) -> io::Result<()> {
     let explain = |error: io::Error| {
         let hint = if error.kind() == io::ErrorKind::NotFound { "; is it installed?" } else { "" };
         io::Error::new(error.kind(), format!("cannot run {program}: {error}{hint}"))
     };
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // A group of its own: Ctrl-C at the terminal is for the agent alone, whose program does its work to the end.
+    command.process_group(0);
     let mut child = command.spawn().map_err(explain)?;
-    let complaint = match converse(&mut child, input, patience) {
+    let complaint = match converse(&mut child, input, patience, stops) {
         Ok(complaint) => complaint,
         Err(error) => {
             end(child);
@@ -56,7 +73,7 @@ fn run_within(patience: Duration, program: &str, args: &[&str], input: &[u8]) ->
 }
 
 /// Hands over the input until the program has ended, and returns the first part of what it complained of.
-fn converse(child: &mut Child, input: &[u8], patience: Duration) -> io::Result<Vec<u8>> {
+fn converse(child: &mut Child, input: &[u8], patience: Duration, stops: Stops<'_>) -> io::Result<Vec<u8>> {
     let end = Instant::now() + patience;
     let process = pidfd_open(Pid::from_child(child), PidfdFlags::empty())?;
     let (mut stdin, mut stderr) = (child.stdin.take(), child.stderr.take());
@@ -77,6 +94,8 @@ fn converse(child: &mut Child, input: &[u8], patience: Duration) -> io::Result<V
         let mut fds = vec![PollFd::new(process.as_fd(), PollFlags::POLLIN)];
         fds.extend(stderr.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
         fds.extend(stdin.as_ref().map(|pipe| PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)));
+        let others = fds.len();
+        fds.extend(stops.iter().map(|stop| PollFd::new(*stop, PollFlags::POLLIN)));
         // Rounded up: no round is for nothing.
         let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, timeout) {
@@ -84,6 +103,7 @@ fn converse(child: &mut Child, input: &[u8], patience: Duration) -> io::Result<V
             Err(errno) => return Err(errno.into()),
         }
         let has_ended = fds.first().and_then(PollFd::any).unwrap_or(false);
+        let is_stopped = fds.iter().skip(others).any(|stop| stop.any().unwrap_or(false));
         drop(fds);
         if stderr.as_mut().is_some_and(|pipe| take(pipe, &mut complaint)) {
             stderr = None;
@@ -91,6 +111,25 @@ fn converse(child: &mut Child, input: &[u8], patience: Duration) -> io::Result<V
         // Whoever else holds its ends of the pipes is not waited for.
         if has_ended {
             return Ok(complaint);
+        }
+        if is_stopped {
+            kill_and_await(child, &process, end)?;
+            let message = "the agent was told to end meanwhile, and it was killed";
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, message));
+        }
+    }
+}
+
+/// Kills a child and waits until it is gone: what it had begun is either done then or never will be.
+fn kill_and_await(child: &mut Child, process: &OwnedFd, end: Instant) -> io::Result<()> {
+    child.kill()?;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], timeout) {
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(_) => return Ok(()),
         }
     }
 }
@@ -147,7 +186,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(200);
 
     fn shell(patience: Duration, script: &str, input: &[u8]) -> io::Result<()> {
-        run_within(patience, "sh", &["-c", script], input)
+        run_within((patience, &[]), "sh", &["-c", script], input)
     }
 
     /// One that hangs is killed after its time, whatever it hangs in; the error says so.
@@ -176,6 +215,41 @@ mod tests {
             assert!(begin.elapsed() < Duration::from_secs(20), "process {id} lives");
             std::thread::park_timeout(Duration::from_millis(5));
         }
+    }
+
+    /// R7.3: Ctrl-C at a terminal goes to the foreground's process group: a program that takes something back is in none but
+    /// its own, and does not die of the second one.
+    #[test]
+    fn r7_3_a_program_is_in_a_process_group_of_its_own() {
+        shell(Duration::from_secs(60), "test $(cut -d ' ' -f 5 /proc/$$/stat) = $$", &[]).unwrap();
+    }
+
+    /// R7.3: told to end, the agent waits for no program of its start. When it says so, the program is gone.
+    #[test]
+    fn r7_3_a_program_of_the_start_is_not_waited_for_at_an_end() {
+        let (stop, signal) = std::os::unix::net::UnixStream::pair().unwrap();
+        let stops = [stop.as_fd()];
+        let patience = (Duration::from_secs(60), &stops[..]);
+        run_within(patience, "sh", &["-c", "exit 0"], &[]).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let id = folder.path().join("id");
+        let script = format!("echo $$ > {}; exec sleep 60", id.display());
+        let begin = Instant::now();
+        let told = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while std::fs::read_to_string(&id).map_or(0, |text| text.len()) == 0 {
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+                drop(signal);
+            });
+            run_within(patience, "sh", &["-c", &script], &[]).unwrap_err()
+        });
+        assert_eq!(told.kind(), io::ErrorKind::ConnectionAborted, "{told}");
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        let id = std::fs::read_to_string(&id).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.trim()));
+        // Buried already, or a zombie that is about to be.
+        assert!(stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z ")), "process {id} lives");
     }
 
     /// Much input arrives whole, one that reads none of it is no error by that, and a complaint is passed on in part.

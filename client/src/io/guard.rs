@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 /// Port of the name servers.
@@ -48,8 +49,13 @@ enum Begun {
 }
 
 impl Guard {
-    /// Takes over what a dead agent left, and shuts the host if that is wanted. `endpoint`: the gateway, if it is known.
-    pub(super) fn start(config: &Config, peers: BTreeSet<(IpAddr, u16)>) -> anyhow::Result<Self> {
+    /// Takes over what a dead agent left, and shuts the host if that is wanted. `peers`: the gateway, if it is known. `stops`:
+    /// readable when the agent is to end before it has begun.
+    pub(super) fn start(
+        config: &Config,
+        peers: BTreeSet<(IpAddr, u16)>,
+        stops: &[BorrowedFd<'_>],
+    ) -> anyhow::Result<Self> {
         let path = Record::path(&config.status_socket);
         let interface = config.interface.name.clone();
         let table = killswitch::table_name(&interface);
@@ -92,8 +98,8 @@ impl Guard {
                 .record
                 .write(&guard.path)
                 .with_context(|| format!("cannot write {}", guard.path.display()))?;
-            guard
-                .shut(&config.routing().into_iter().map(|uplink| uplink.device).collect::<Vec<_>>(), peers)?;
+            let uplinks = config.routing().into_iter().map(|uplink| uplink.device).collect::<Vec<_>>();
+            guard.shut(&uplinks, peers, stops)?;
         }
         // Another name of the tunnel device, or no kill switch wanted any more.
         if let Some(left) = left.filter(|left| wanted.as_ref() != Some(left)) {
@@ -106,7 +112,12 @@ impl Guard {
         Ok(guard)
     }
 
-    fn shut(&mut self, uplinks: &[String], peers: BTreeSet<(IpAddr, u16)>) -> anyhow::Result<()> {
+    fn shut(
+        &mut self,
+        uplinks: &[String],
+        peers: BTreeSet<(IpAddr, u16)>,
+        stops: &[BorrowedFd<'_>],
+    ) -> anyhow::Result<()> {
         let switch = KillSwitch {
             interface: self.interface.clone(),
             uplinks: uplinks.to_vec(),
@@ -116,8 +127,15 @@ impl Guard {
             local: BTreeSet::new(),
             local_network: self.traffic.local_network,
         };
-        killswitch::install(&switch)?;
-        tracing::info!(table = killswitch::table_name(&self.interface), "kill switch on");
+        match killswitch::install(&switch, stops) {
+            Ok(()) => tracing::info!(table = killswitch::table_name(&self.interface), "kill switch on"),
+            // Taken back with this value, if it was not there before.
+            Err(error) if error.may_be_done() => {
+                self.switch = Some(switch);
+                return Err(error.into());
+            }
+            Err(error) => return Err(error.into()),
+        }
         self.switch = Some(switch);
         Ok(())
     }

@@ -13,6 +13,7 @@ mod names;
 use crate::agent::{Agent, AgentConfig, Event, GatewayEndpoints};
 use crate::config::{Config, GatewayEndpoint, Offload};
 use crate::events::EventSink;
+use crate::host::killswitch::KillSwitchError;
 use crate::link::model::UplinkRouting;
 use crate::link::traffic::TrafficSetup;
 use crate::link::watch::{News, Watch};
@@ -165,7 +166,13 @@ impl Uplink {
 /// # Errors
 /// If something is missing at the start; once running, trouble is reported and worked around.
 pub fn run(config: &Config) -> anyhow::Result<()> {
-    let mut shell = Shell::start(config)?;
+    let mut shell = match Shell::start(config) {
+        Err(error) if error.downcast_ref().is_some_and(KillSwitchError::is_told_to_end) => {
+            tracing::info!("asked to end before the start was done");
+            return Ok(());
+        }
+        started => started?,
+    };
     tracing::info!(interface = config.interface.name, gateway = %config.gateway.endpoint, "started");
     while shell.running == Running::Yes {
         shell.round()?;
@@ -190,7 +197,7 @@ impl Shell {
             GatewayEndpoint::Address(_) => None,
             GatewayEndpoint::Name { host, port } => Some(Names::new(host.clone(), *port)?),
         };
-        let guard = Guard::start(config, allowed(endpoints, &[]))?;
+        let guard = Guard::start(config, allowed(endpoints, &[]), &[signals.as_fd(), restarts.as_fd()])?;
         let links = Links::open(config.routing(), addresses(endpoints), config.interface.table)?;
         let watch = Watch::open()?;
         let tunnel = Tun::open(&config.interface.name, config.offload.tunnel)?;

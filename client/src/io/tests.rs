@@ -210,13 +210,17 @@ impl Rig {
     }
 
     fn spawn(&self) -> Child {
-        Command::new(std::env::current_exe().unwrap())
+        self.command().spawn().unwrap()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
             .args(["--exact", "io::tests::client_process", "--nocapture"])
             .env("JVPN_TEST_CLIENT", self.folder.path().join("client.toml"))
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+            .stderr(Stdio::piped());
+        command
     }
 
     fn status(&self) -> Option<Value> {

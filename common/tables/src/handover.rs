@@ -6,6 +6,8 @@
 use bytemuck::{Pod, Zeroable};
 use jvpn_abi::CONTRACT_VERSION;
 use nix::cmsg_space;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     UnixCredentials, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket,
@@ -14,7 +16,7 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +24,9 @@ use std::time::Duration;
 const MAGIC: u32 = 0x6a76_706e;
 /// Most descriptors in one message.
 pub const MAX_FDS: usize = 96;
+
+/// Connections that may wait for a data plane.
+const BACKLOG: i32 = 4;
 
 /// Why a handover failed.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +186,8 @@ impl Message for Welcome {
 pub struct HandoverListener {
     fd: OwnedFd,
     path: PathBuf,
+    /// The socket at that path: device and inode. Another one is another process's.
+    place: (u64, u64),
 }
 
 /// One connection between the two processes.
@@ -191,7 +198,8 @@ pub struct Connection {
 }
 
 impl HandoverListener {
-    /// Listens at `path`, for user `uid` (and root) alone; [`HandoverListener::accept`] says who comes all the same.
+    /// Takes `path`, for user `uid` (and root) alone; [`HandoverListener::accept`] says who comes all the same. Whoever
+    /// connects is turned away until [`Self::listen`]: a greeting must not wait for one that is not ready for it.
     ///
     /// # Errors
     /// If another process listens there, something else than a socket is there, or the directory cannot be written.
@@ -224,9 +232,26 @@ impl HandoverListener {
             std::os::unix::fs::chown(path, Some(uid), None)
                 .map_err(failed("give to the control plane's user"))?;
         }
-        let backlog = Backlog::new(4).map_err(io::Error::from).map_err(failed("listen"))?;
-        listen(&fd, backlog).map_err(io::Error::from).map_err(failed("listen"))?;
-        Ok(Self { fd, path: path.to_owned() })
+        let place = place_of(path).map_err(failed("look at"))?;
+        Ok(Self { fd, path: path.to_owned(), place })
+    }
+
+    /// From here on control planes are let in.
+    ///
+    /// # Errors
+    /// If another process has taken the path meanwhile, or the system refuses.
+    pub fn listen(&self) -> Result<(), HandoverError> {
+        if !self.is_in_place() {
+            let cause = io::Error::new(io::ErrorKind::AddrInUse, "another data plane has taken its place");
+            return Err(HandoverError::System { path: self.path.clone(), step: "listen", cause });
+        }
+        Backlog::new(BACKLOG).and_then(|backlog| listen(&self.fd, backlog)).map_err(|cause| {
+            HandoverError::System { path: self.path.clone(), step: "listen", cause: cause.into() }
+        })
+    }
+
+    fn is_in_place(&self) -> bool {
+        place_of(&self.path).is_ok_and(|place| place == self.place)
     }
 
     /// Takes a waiting connection, if there is one, and says who it is.
@@ -253,12 +278,16 @@ impl HandoverListener {
     }
 }
 
+fn place_of(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
 /// Whether a process listens at `path`. One that was just killed may be seen for a moment longer.
 fn is_served(path: &Path) -> bool {
     const MOMENT: Duration = Duration::from_millis(1_000);
     const STEP: Duration = Duration::from_millis(20);
     let mut waited = Duration::ZERO;
-    while Connection::connect(path).is_ok() {
+    while answers(path) {
         if waited >= MOMENT {
             return true;
         }
@@ -269,6 +298,15 @@ fn is_served(path: &Path) -> bool {
     false
 }
 
+/// Whether a connection is taken there, or would be if others did not wait already.
+fn answers(path: &Path) -> bool {
+    match Connection::connect(path) {
+        Ok(_) => true,
+        Err(HandoverError::System { cause, .. }) => cause.kind() == io::ErrorKind::WouldBlock,
+        Err(_) => false,
+    }
+}
+
 impl AsFd for HandoverListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -277,8 +315,10 @@ impl AsFd for HandoverListener {
 
 impl Drop for HandoverListener {
     fn drop(&mut self) {
-        // The file may be gone already; the next start removes whatever is left.
-        let _gone = std::fs::remove_file(&self.path);
+        if self.is_in_place() {
+            // The file may be gone already; the next start removes whatever is left.
+            let _gone = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -287,10 +327,10 @@ fn seqpacket(extra: SockFlag) -> io::Result<OwnedFd> {
 }
 
 impl Connection {
-    /// Connects to the data plane that listens at `path`.
+    /// Connects to the data plane that listens at `path`. Does not wait: where too many wait already, that is an error.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// If nobody listens there; `WouldBlock` if others wait.
     pub fn connect(path: &Path) -> Result<Self, HandoverError> {
         let failed = |step| {
             move |cause: nix::Error| HandoverError::System {
@@ -299,11 +339,22 @@ impl Connection {
                 cause: cause.into(),
             }
         };
-        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(failed("create"))?;
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None).map_err(failed("create"))?;
         let address = UnixAddr::new(path).map_err(failed("name"))?;
         connect(fd.as_raw_fd(), &address).map_err(failed("connect"))?;
+        // Only connecting is not to wait: for a message see `set_patience`.
+        fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).map_err(failed("let it wait"))?;
         Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Whether the other side has closed its end: whatever it said before, nobody waits for an answer.
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(self.fd.as_fd(), PollFlags::empty())];
+        let gone = PollFlags::POLLHUP | PollFlags::POLLERR;
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+            && fds.first().and_then(PollFd::revents).is_some_and(|events| events.intersects(gone))
     }
 
     /// Process ID of the other side.
@@ -340,12 +391,12 @@ impl Connection {
             .map_err(|cause| self.failed("send", cause))
     }
 
-    fn receive<M: Message>(&self) -> Result<(M, Vec<OwnedFd>), HandoverError> {
+    fn receive<M: Message>(&self, how: MsgFlags) -> Result<(M, Vec<OwnedFd>), HandoverError> {
         let mut message = M::zeroed();
         let mut space = cmsg_space!([RawFd; MAX_FDS]);
         let (octets, fds, cut) = {
             let mut data = [IoSliceMut::new(bytemuck::bytes_of_mut(&mut message))];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC | how;
             let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut data, Some(&mut space), flags)
                 .map_err(|cause| self.failed("receive", cause))?;
             let mut fds = Vec::new();
@@ -385,7 +436,7 @@ impl Connection {
     /// # Errors
     /// If it is malformed or of another version.
     pub fn receive_hello(&self) -> Result<(Hello, Vec<OwnedFd>), HandoverError> {
-        let (hello, fds) = self.receive::<Hello>()?;
+        let (hello, fds) = self.receive::<Hello>(MsgFlags::empty())?;
         let announced =
             [hello.has_context, hello.has_udp, hello.has_journal].map(|flag| flag.min(1) as usize);
         if fds.len() != announced.iter().sum::<usize>() {
@@ -407,7 +458,22 @@ impl Connection {
     /// # Errors
     /// If it is malformed or of another version.
     pub fn receive_welcome(&self) -> Result<(Welcome, Vec<OwnedFd>), HandoverError> {
-        let (welcome, fds) = self.receive::<Welcome>()?;
+        self.welcome(MsgFlags::empty())
+    }
+
+    /// As [`Self::receive_welcome`], of what is there: `None` until the other side has answered.
+    ///
+    /// # Errors
+    /// As [`Self::receive_welcome`].
+    pub fn try_receive_welcome(&self) -> Result<Option<(Welcome, Vec<OwnedFd>)>, HandoverError> {
+        match self.welcome(MsgFlags::MSG_DONTWAIT) {
+            Err(HandoverError::System { cause, .. }) if is_passing(&cause) => Ok(None),
+            received => received.map(Some),
+        }
+    }
+
+    fn welcome(&self, how: MsgFlags) -> Result<(Welcome, Vec<OwnedFd>), HandoverError> {
+        let (welcome, fds) = self.receive::<Welcome>(how)?;
         if fds.len() != WELCOME_FIXED_FDS + welcome.workers as usize {
             return Err(HandoverError::Malformed(
                 "WELCOME brings another number of descriptors than it says",
@@ -417,6 +483,11 @@ impl Connection {
     }
 }
 
+/// Whether it only means: later.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -424,50 +495,4 @@ impl AsFd for Connection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::doorbell::Doorbell;
-
-    fn pair() -> (Connection, Connection, PathBuf) {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let unique = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("jvpn-handover-{}-{unique}", std::process::id()));
-        let listener = HandoverListener::bind(&path, nix::unistd::getuid().as_raw()).unwrap();
-        let a = Connection::connect(&path).unwrap();
-        let (b, who) = loop {
-            if let Some(accepted) = listener.accept().unwrap() {
-                break accepted;
-            }
-        };
-        assert_eq!(who.pid(), std::process::id() as i32);
-        (a, b, path)
-    }
-
-    #[test]
-    fn descriptors_arrive_and_ring() {
-        let (control, data, _) = pair();
-        let bell = Doorbell::new().unwrap();
-        control.send_hello(&Hello::new(true, false, 4), &[bell.as_fd()]).unwrap();
-        let (hello, mut fds) = data.receive_hello().unwrap();
-        assert_eq!((hello.context_slots, fds.len()), (4, 1));
-        Doorbell::from_fd(fds.remove(0)).ring();
-        assert!(bell.silence());
-        drop(control);
-        assert!(matches!(data.receive_hello(), Err(HandoverError::Closed)));
-    }
-
-    #[test]
-    fn another_version_is_named_and_garbage_refused() {
-        let (control, data, _) = pair();
-        let mut hello = Hello::new(false, false, 0);
-        hello.version = 99;
-        control.send_hello(&hello, &[]).unwrap();
-        let text = data.receive_hello().unwrap_err().to_string();
-        assert!(text.contains("99") && text.contains(&CONTRACT_VERSION.to_string()), "{text}");
-        hello.magic = 0;
-        control.send_hello(&hello, &[]).unwrap();
-        assert!(matches!(data.receive_hello(), Err(HandoverError::Malformed(_))));
-        control.send_hello(&Hello::new(true, true, 0), &[]).unwrap();
-        assert!(matches!(data.receive_hello(), Err(HandoverError::Malformed(_))), "descriptors are missing");
-    }
-}
+mod tests;

@@ -155,6 +155,20 @@ pub fn is_sealed(fd: BorrowedFd<'_>) -> bool {
     fcntl(fd, FcntlArg::F_GET_SEALS).is_ok_and(|seals| seals & libc::F_SEAL_SHRINK != 0)
 }
 
+/// Whether a memory file from a peer has at least so many octets: what it says of itself is no proof.
+#[must_use]
+pub fn holds(fd: BorrowedFd<'_>, octets: usize) -> bool {
+    let size = fstat(fd).ok().and_then(|stat| usize::try_from(stat.st_size).ok());
+    size.is_some_and(|size| size >= octets)
+}
+
+/// Whether two descriptors are one memory file.
+#[must_use]
+pub fn is_same_memory(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> bool {
+    let name = |fd| fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    name(a).is_ok_and(|a| name(b) == Ok(a))
+}
+
 /// How secret memory was obtained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrecy {
@@ -220,6 +234,15 @@ mod tests {
         assert_eq!(b[511].load(Ordering::Acquire), 7);
         assert!(is_sealed(fd.as_fd()));
         assert!(nix::unistd::ftruncate(&fd, 0).is_err(), "sealed against shrinking");
+    }
+
+    /// R7.3: a memory file is judged by what it is, not by what its sender says.
+    #[test]
+    fn r7_3_the_size_and_the_identity_of_memory_are_looked_up() {
+        let [a, b] = [(); 2].map(|()| shared_memory("TEST", c"jvpn-test", 4096).unwrap());
+        assert!(holds(a.as_fd(), 4096) && !holds(a.as_fd(), 4097));
+        let again = a.try_clone().unwrap();
+        assert!(is_same_memory(a.as_fd(), again.as_fd()) && !is_same_memory(a.as_fd(), b.as_fd()));
     }
 
     #[test]

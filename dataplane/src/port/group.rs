@@ -9,7 +9,7 @@
 //! destination address; on both sides it finds where a frame leaves by in place of its source address, writes the
 //! interface's own there, and puts the tag in.
 
-use super::{PortStatistics, PortTally, Presence, QueuePort, Watched};
+use super::{PortStatistics, PortTally, Presence, QueuePort, Unseen, Watched};
 use crate::frame::Mac;
 use crate::gauges::RingLevels;
 use jvpn_abi::ports::{MAX_PORTS, PortMark};
@@ -302,6 +302,10 @@ impl<P: QueuePort> QueuePort for Group<P> {
                 invalid: sum.invalid + one.invalid,
             },
         )
+    }
+
+    fn unseen(&self) -> Unseen {
+        self.members.iter().map(|member| member.port.unseen()).fold(Unseen::AtMost(0), Unseen::and)
     }
 }
 

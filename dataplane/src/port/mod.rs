@@ -9,6 +9,7 @@ pub mod group;
 mod message;
 mod mode;
 mod options;
+mod patience;
 pub mod plain;
 mod queue;
 pub(crate) mod sockopt;
@@ -16,19 +17,19 @@ mod state;
 pub mod tun_end;
 pub mod udp_end;
 
-pub use account::Account;
+pub use account::{Account, Settling, Unseen};
 pub use group::{Arrivals, Group, Member};
 pub use mode::AfXdpMode;
 pub use options::{BusyPoll, PortOptions, ZeroCopy};
+pub use patience::Patience;
 pub use queue::QueuePort;
 pub use state::{PortTally, PortTraffic, Presence, Watched};
 
 use crate::gauges::RingLevels;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
-use std::thread;
-use std::time::{Duration, Instant};
 use xsk_rs::config::{FrameSize, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -42,12 +43,6 @@ const RX_FRAMES: u32 = RING;
 const TX_FRAMES: u32 = RING;
 /// Frames that one `sendto` moves in copy mode (kernel: net/xdp/xsk.c, TX_BATCH_SIZE).
 const KICK_BATCH: usize = 32;
-
-/// How long the kernel may take to give up the queues of a process that was killed. It does so in the background and
-/// tells nobody (net/xdp/xsk_buff_pool.c, xp_release_deferred); on a busy machine two seconds were not enough.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(20);
-/// How often it is asked meanwhile.
-const RELEASE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Why a port could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +59,8 @@ pub enum PortError {
     },
     /// The queue is in use, and stayed so.
     #[error(
-        "AF_XDP socket on {interface} queue {queue}: another process uses this queue (is a data plane running?)"
+        "AF_XDP socket on {interface} queue {queue}: another process uses this queue (is a data plane running? \
+         'ss --xdp -pe' shows whose it is)"
     )]
     Busy {
         /// Interface name.
@@ -72,6 +68,9 @@ pub enum PortError {
         /// Queue number.
         queue: u32,
     },
+    /// The queue is in use, and this process was told to end while it waited for it.
+    #[error("told to end while waiting for a queue")]
+    Stopped,
     /// The socket was refused.
     #[error(
         "AF_XDP socket on {interface} queue {queue}: {message}. EPERM: CAP_NET_RAW is missing or lockdown forbids it; \
@@ -127,13 +126,20 @@ impl Port {
     /// # Errors
     /// As [`Self::open`]; also if huge pages are required and there are none.
     pub fn open_with(interface: &str, queue: u32, options: &PortOptions) -> Result<Self, PortError> {
-        let deadline = Instant::now() + RELEASE_PATIENCE;
-        loop {
-            match Self::try_open(interface, queue, options) {
-                Err(PortError::Busy { .. }) if Instant::now() < deadline => thread::sleep(RELEASE_INTERVAL),
-                outcome => return outcome,
-            }
-        }
+        Self::open_patiently(interface, queue, options, &Patience::new(&[]))
+    }
+
+    /// As [`Self::open_with`], within `patience`.
+    ///
+    /// # Errors
+    /// As [`Self::open_with`]; also if this process is told to end meanwhile.
+    pub fn open_patiently(
+        interface: &str,
+        queue: u32,
+        options: &PortOptions,
+        patience: &Patience<'_>,
+    ) -> Result<Self, PortError> {
+        patience.open(|| Self::try_open(interface, queue, options))
     }
 
     fn try_open(interface: &str, queue: u32, options: &PortOptions) -> Result<Self, PortError> {
@@ -168,7 +174,7 @@ impl Port {
         let mode = mode::of_socket(rx.fd().as_raw_fd());
         options.busy_poll(rx.fd(), interface, queue);
         let room = RING as usize;
-        Ok(Self {
+        let port = Self {
             umem,
             rx,
             tx,
@@ -180,7 +186,10 @@ impl Port {
             free,
             in_flight: 0,
             mode,
-        })
+        };
+        // The library makes it without: a program that this process starts would keep the queue from a successor.
+        fcntl(port.fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|error| failed(error.to_string()))?;
+        Ok(port)
     }
 
     fn umem(interface: &str, queue: u32, huge_pages: bool) -> Result<(Umem, Vec<FrameDesc>), PortError> {

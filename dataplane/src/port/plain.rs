@@ -1,7 +1,7 @@
 //! A port without AF_XDP: buffers of our own in front of a descriptor. Slower by a system call and a copy per packet, and
 //! it works wherever the kernel has sockets and TUN devices. The pipeline does not know the difference: it gets frames.
 
-use super::{PortStatistics, QueuePort};
+use super::{PortStatistics, QueuePort, Unseen};
 use crate::gauges::RingLevels;
 use std::io;
 use std::ops::Range;
@@ -179,6 +179,10 @@ impl<E: End> QueuePort for PlainPort<E> {
 
     fn statistics(&self) -> PortStatistics {
         PortStatistics { invalid: self.refused, ..PortStatistics::default() }
+    }
+
+    fn unseen(&self) -> Unseen {
+        Unseen::AtMost(0)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a worker needs of a port's queue, whichever way frames come: AF_XDP rings, or plain descriptors of the kernel.
 
-use super::{Port, PortStatistics, RxFrame, TxFrame};
+use super::account::Unseen;
+use super::{AfXdpMode, Port, PortStatistics, RxFrame, TxFrame};
 use crate::gauges::RingLevels;
 use std::os::fd::BorrowedFd;
 
@@ -43,6 +44,8 @@ pub trait QueuePort {
     fn levels(&mut self) -> RingLevels;
     /// Counters that the kernel keeps for this queue.
     fn statistics(&self) -> PortStatistics;
+    /// What of its frames may lie where nobody can see it, with nothing on its way.
+    fn unseen(&self) -> Unseen;
 }
 
 impl QueuePort for Port {
@@ -100,5 +103,15 @@ impl QueuePort for Port {
     }
     fn statistics(&self) -> PortStatistics {
         Self::statistics(self).unwrap_or_default()
+    }
+    fn unseen(&self) -> Unseen {
+        match self.mode() {
+            // A packet that finds the RX ring full leaves its frame with the kernel, which takes that one for the next packet
+            // before it asks the fill ring again: never two (net/xdp/xsk_buff_pool.c, xp_free and xp_alloc).
+            AfXdpMode::Copy => {
+                Unseen::AtMost(u32::from(Self::statistics(self).unwrap_or_default().rx_ring_full > 0))
+            }
+            AfXdpMode::ZeroCopy | AfXdpMode::Unknown | AfXdpMode::None => Unseen::Unknown,
+        }
     }
 }

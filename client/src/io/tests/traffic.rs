@@ -155,6 +155,37 @@ fn a_client_that_cannot_start_leaves_no_kill_switch() {
     assert!(!host::record::Record::path(&rig.socket()).exists());
 }
 
+/// R7.1, R7.3: told to end while nft hangs at the start, whatever it has done by then: the client ends in order and at once,
+/// and the host is open.
+#[test]
+fn r7_3_a_signal_while_the_kill_switch_is_set_up_is_heeded() {
+    let Some(rig) = Rig::new() else { return };
+    rig.configure("[traffic]\nkill_switch = true\n");
+    let folder = rig.folder.path();
+    let slow = folder.join("nft");
+    let path = std::env::var("PATH").unwrap();
+    let script = format!(
+        "#!/bin/sh\nPATH={path}\n[ -e $0.done ] && exec nft \"$@\"\nnft \"$@\"\n: > $0.done\nexec sleep 60\n"
+    );
+    std::fs::write(&slow, script).unwrap();
+    std::fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let child = rig.command().env("PATH", format!("{}:{path}", folder.display())).spawn().unwrap();
+    let begun = Instant::now();
+    while !folder.join("nft.done").exists() {
+        assert!(begun.elapsed() < PATIENCE, "nft was not called");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    assert!(output("nft", "list tables").contains("jvpn-jvpn0"), "it is shut already");
+    let told = Instant::now();
+    let id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
+    assert_eq!((send_beside(BESIDE), output("nft", "list tables").trim()), (Ok(()), ""));
+    assert!(!host::record::Record::path(&rig.socket()).exists());
+}
+
 fn route_to(address: &str) -> String {
     output("ip", &format!("route get {address}"))
 }
