@@ -42,6 +42,18 @@ pub(crate) struct Bells {
     pub(crate) host_routes: Doorbell,
 }
 
+impl Bells {
+    pub(crate) fn new() -> Result<Self> {
+        Ok(Self {
+            report: Doorbell::new()?,
+            neighbours: Doorbell::new()?,
+            installer: Doorbell::new()?,
+            hops: Doorbell::new()?,
+            host_routes: Doorbell::new()?,
+        })
+    }
+}
+
 /// What all workers start with.
 pub(crate) struct Crew<'a> {
     pub(crate) config: &'a Config,

@@ -411,13 +411,7 @@ impl<'a> Gateway<'a> {
     }
 
     fn spawn(&mut self, tables: &Arc<Tables>, mailbox: KeyMailbox) -> Result<Threads> {
-        let bells = Bells {
-            report: Doorbell::new()?,
-            neighbours: Doorbell::new()?,
-            installer: Doorbell::new()?,
-            hops: Doorbell::new()?,
-            host_routes: Doorbell::new()?,
-        };
+        let bells = Bells::new()?;
         let misses = Arc::new(ArrayQueue::new(MISSES));
         let stop = Arc::new(AtomicBool::new(false));
         let pipeline_config = PipelineConfig {
