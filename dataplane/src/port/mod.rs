@@ -53,14 +53,17 @@ const RELEASE_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// The memory for frames was refused.
-    #[error("UMEM for {interface} queue {queue}: {cause}")]
+    #[error(
+        "UMEM for {interface} queue {queue}: {message}. ENOBUFS: without CAP_IPC_LOCK frames count towards RLIMIT_MEMLOCK \
+         (LimitMEMLOCK=infinity in the unit of systemd)"
+    )]
     Umem {
         /// Interface name.
         interface: String,
         /// Queue number.
         queue: u32,
         /// What the system said.
-        cause: Box<dyn std::error::Error + Send + Sync>,
+        message: String,
     },
     /// The queue is in use, and stayed so.
     #[error(
@@ -127,12 +130,18 @@ impl Port {
     /// # Errors
     /// As [`Self::open`]; also if huge pages are required and there are none.
     pub fn open_with(interface: &str, queue: u32, options: &PortOptions) -> Result<Self, PortError> {
-        let deadline = Instant::now() + RELEASE_PATIENCE;
+        let start = Instant::now();
         loop {
-            match Self::try_open(interface, queue, options) {
-                Err(PortError::Busy { .. }) if Instant::now() < deadline => thread::sleep(RELEASE_INTERVAL),
-                outcome => return outcome,
+            let outcome = Self::try_open(interface, queue, options);
+            let patience = match &outcome {
+                Err(PortError::Busy { .. }) => RELEASE_PATIENCE,
+                Err(PortError::Umem { .. }) => options.memory_patience,
+                Ok(_) | Err(PortError::Socket { .. }) => return outcome,
+            };
+            if start.elapsed() >= patience {
+                return outcome;
             }
+            thread::sleep(RELEASE_INTERVAL);
         }
     }
 
@@ -184,21 +193,21 @@ impl Port {
     }
 
     fn umem(interface: &str, queue: u32, huge_pages: bool) -> Result<(Umem, Vec<FrameDesc>), PortError> {
-        let failed = |cause: Box<dyn std::error::Error + Send + Sync>| PortError::Umem {
+        let failed = |error: &dyn std::error::Error| PortError::Umem {
             interface: interface.to_owned(),
             queue,
-            cause,
+            message: with_source(error),
         };
-        let ring = QueueSize::new(RING).map_err(|error| failed(Box::new(error)))?;
-        let size = FrameSize::new(FRAME_OCTETS).map_err(|error| failed(Box::new(error)))?;
+        let ring = QueueSize::new(RING).map_err(|error| failed(&error))?;
+        let size = FrameSize::new(FRAME_OCTETS).map_err(|error| failed(&error))?;
         let config = UmemConfig::builder()
             .frame_size(size)
             .fill_queue_size(ring)
             .comp_queue_size(ring)
             .build()
-            .map_err(|error| failed(Box::new(error)))?;
+            .map_err(|error| failed(&error))?;
         let frames = NonZeroU32::MIN.saturating_add(RX_FRAMES + TX_FRAMES - 1);
-        Umem::new(config, frames, huge_pages).map_err(|error| failed(Box::new(error)))
+        Umem::new(config, frames, huge_pages).map_err(|error| failed(&error))
     }
 
     /// The mode that the kernel really uses.
