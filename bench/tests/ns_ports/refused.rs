@@ -32,6 +32,12 @@ fn by_the_first_queue(rig: &Rig) {
     ETHTOOL.run(Some(rig.lan()), &["-L", "eth0", "tx", "1"]).unwrap();
 }
 
+/// And whose other queue is not in use.
+fn one_lan_queue_in_use(rig: &Rig) {
+    by_the_first_queue(rig);
+    ETHTOOL.run(Some(rig.gateway()), &["-L", "lan0", "rx", "1", "tx", "1"]).unwrap();
+}
+
 /// Why the side fell, and what the system said to the refusal of queues, which must have come once.
 fn refusal<'a>(status: &'a Value, side: &str) -> (Vec<&'a str>, &'a str) {
     let falls = status["ports"][side]["falls"].as_array().unwrap();
@@ -64,11 +70,7 @@ fn other_cores(role: Role, text: String) -> String {
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r9_1_refused_queues_leave_half_of_the_workers() {
-    let build = |rig: &Rig| {
-        by_the_first_queue(rig);
-        ETHTOOL.run(Some(rig.gateway()), &["-L", "lan0", "rx", "1", "tx", "1"]).unwrap();
-    };
-    let mut lab = Lab::start(build, other_cores);
+    let mut lab = Lab::start(one_lan_queue_in_use, other_cores);
     lab.attached();
     let status = lab.data_plane();
     one_worker_is_left(&lab, &status);
@@ -93,6 +95,29 @@ fn r9_1_refused_queues_leave_half_of_the_workers() {
     assert!(status["xdp_counters"]["no_socket"].is_null(), "a queue without a worker: {status:#}");
     lab.frames_are_conserved_of("wan", 2);
     lab.frames_are_conserved_of("lan", 1);
+    lab.deployment.end_all().unwrap();
+}
+
+/// R0.2: nobody says how many workers: as many as the side with fewer queues *in use* has, whatever it was made with, so that
+/// nothing is refused, and every queue of the other side is served too.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_2_queues_that_are_not_in_use_count_for_nothing() {
+    let mut lab = Lab::start(one_lan_queue_in_use, |role, text| match role {
+        Role::DataPlane => text.replace("workers = 2\ncores = [0, 1]\n", ""),
+        Role::ControlPlane | Role::Client => text,
+    });
+    lab.attached();
+    let status = lab.data_plane();
+    assert_eq!(status["workers"].as_array().map(Vec::len), Some(1), "{status:#}");
+    for side in ["wan", "lan"] {
+        assert_eq!(refusal(&status, side), (vec!["no_zero_copy"], ""), "{status:#}");
+    }
+    for _ in 0..4 {
+        tcp(lab.rig.client(), lab.rig.lan(), LAN_SERVER).unwrap_or_else(|e| panic!("{e}\n{}", lab.words()));
+    }
+    let status = lab.data_plane();
+    assert!(status["xdp_counters"]["no_socket"].is_null(), "a queue without a worker: {status:#}");
     lab.deployment.end_all().unwrap();
 }
 
