@@ -397,7 +397,7 @@ impl Deployment {
     /// Ends all of them that run, the client first.
     ///
     /// # Errors
-    /// One could not be ended; the data plane did not end in order, or a frame of it is missing.
+    /// One could not be ended; the data plane had ended by itself, or ends with an error; a frame of it is missing.
     pub fn stop(mut self) -> Result<()> {
         self.end_all()
     }
@@ -407,9 +407,19 @@ impl Deployment {
     /// # Errors
     /// As [`Self::stop`].
     pub fn end_all(&mut self) -> Result<()> {
-        Role::ALL.into_iter().try_for_each(|role| match self.process(role) {
-            Some(_) => self.end(role).map(drop),
-            None => Ok(()),
+        Role::ALL.into_iter().try_for_each(|role| {
+            if self.process(role).is_none() {
+                return Ok(());
+            }
+            let status = self.end(role)?;
+            // Only one that ended in order has an account of its frames.
+            ensure!(
+                role != Role::DataPlane || status.success(),
+                "{} ended with {status}, its last words are in {}",
+                role.program(),
+                self.last_log(role).display()
+            );
+            Ok(())
         })
     }
 
@@ -437,6 +447,22 @@ impl Deployment {
         ];
         Role::ALL.into_iter().filter_map(|role| self.place(role).take()).for_each(Supervised::release);
         lines.join("\n")
+    }
+}
+
+/// What nobody ended is ended in order here, so that no data plane goes without a verdict on its frames.
+///
+/// # Panics
+/// If the verdict is bad: whoever let go of the value has nobody to tell. Not while another panic is on its way.
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        // Meanwhile the processes end with their values, in the same order.
+        if std::thread::panicking() {
+            return;
+        }
+        if let Err(error) = self.end_all() {
+            panic!("what was left to run did not end in order: {error:#}");
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod lock;
 pub mod model;
 pub mod page;
 pub mod peers;
+pub mod pinned;
 pub mod report;
 pub mod reserve;
 pub mod result;

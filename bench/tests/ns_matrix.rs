@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, Tc
 use std::time::{Duration, Instant};
 
 use jvpn_bench::deployment::{self, Deployment, Places, Role, Settings};
+use jvpn_bench::pinned;
 use jvpn_rig::dual::{GATEWAY_WAN_V6, LAN_SERVER_V6};
 use jvpn_rig::impair::{Impairment, Impairments};
 use jvpn_rig::tool::IP;
@@ -232,10 +233,9 @@ impl Column {
     fn edit(&self, role: Role, text: String) -> String {
         match (role, self.lan) {
             (Role::DataPlane, lan) => {
-                let cores = if self.workers == 1 { "cores = [0]" } else { "cores = [0, 1]" };
                 let text = text
                     .replace("workers = 2", &format!("workers = {}\nmode = \"{}\"", self.workers, self.mode))
-                    .replace("cores = [0, 1]", cores);
+                    .replace("cores = [0, 1]", &format!("cores = {:?}", self.cores()));
                 match lan {
                     Behind::Port => text,
                     Behind::Host => text.replace(
@@ -249,6 +249,28 @@ impl Column {
                 text.replace("routes = [", "routes = [\"10.78.0.1/32\", \"fd78::1/128\", ")
             }
             (Role::ControlPlane, Behind::Port) | (Role::Client, _) => text,
+        }
+    }
+
+    /// CPUs of the workers: in another order than they would be chosen in.
+    fn cores(&self) -> &'static [u64] {
+        &[1, 0][..self.workers]
+    }
+
+    /// Every worker may run on the CPU that the file gives it and on no other, and has the queue of its number.
+    fn every_worker_is_pinned(&self, lab: &Lab) {
+        let pid = lab.deployment.pid(Role::DataPlane).unwrap();
+        let wanted: Vec<String> = self.cores().iter().map(u64::to_string).collect();
+        assert_eq!(pinned::cpus_of_workers(pid).unwrap(), wanted, "{}", lab.deployment.last_words());
+        let shown = lab.data_plane();
+        for (number, (worker, core)) in
+            shown["workers"].as_array().unwrap().iter().zip(self.cores()).enumerate()
+        {
+            assert_eq!(
+                (&worker["cpu"], &worker["queue"]),
+                (&Value::from(*core), &Value::from(number)),
+                "{shown:#}"
+            );
         }
     }
 
@@ -266,6 +288,7 @@ impl Column {
             assert_eq!(whys, [wanted], "each step down says why: {shown:#}");
         }
         assert_eq!(shown["workers"].as_array().map(Vec::len), Some(*workers), "{shown:#}");
+        self.every_worker_is_pinned(&lab);
         let why = |outside: &str| format!("{mode}, {workers} workers, {lan:?}, outside {outside}");
         let session = lab.attached("a path of IPv4", remote_is(GATEWAY_WAN.into()));
         self.traffic(&lab, &why("IPv4"));
@@ -292,6 +315,7 @@ impl Column {
             assert_eq!(lab.data_plane()["ports"][side]["step"], *step, "{side} after a restart");
         }
         self.traffic(&lab, &why("IPv4, data plane restarted"));
+        self.every_worker_is_pinned(&lab);
         lab.deployment.stop().unwrap();
         let links = IP.run(Some(lab.rig.gateway()), &["-brief", "link"]).unwrap();
         let left: Vec<&str> = links.lines().filter(|line| line.starts_with("jvpn")).collect();

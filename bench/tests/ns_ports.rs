@@ -2,6 +2,10 @@
 //! away under traffic, interfaces that have no native XDP. Needs root and the binaries; run serially by `cargo xtask test`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+#[path = "ns_ports/judged.rs"]
+mod judged;
+#[path = "ns_ports/refused.rs"]
+mod refused;
 #[path = "ns_ports/restart.rs"]
 mod restart;
 

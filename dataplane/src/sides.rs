@@ -23,6 +23,12 @@ use jvpn_abi::ports::socket_place;
 use jvpn_abi::tables::MAX_WORKERS;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the memory of sockets that were closed for a try with fewer is waited for: the kernel takes it back in the
+/// background (net/xdp/xsk_buff_pool.c, xp_release_deferred), and what still counts towards RLIMIT_MEMLOCK would make the
+/// next try fail as well.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The queues of the WAN, by worker.
 #[derive(Debug)]
@@ -187,19 +193,22 @@ fn sockets_of_both(
     patience: &Patience<'_>,
 ) -> Result<(Members, Members, Vec<Seat>)> {
     let mut seats = seats.to_vec();
+    let mut memory_patience = Duration::ZERO;
     loop {
-        let wan = match af_xdp(config, steering, Side::Wan, &seats, patience)? {
+        let wan = match af_xdp(config, steering, Side::Wan, (&seats, memory_patience), patience)? {
             Opened::All(members) => members,
             Opened::NotAll(said) => {
                 fewer(config, steering, Side::Wan, &mut seats, &said);
+                memory_patience = MEMORY_PATIENCE;
                 continue;
             }
         };
-        match af_xdp(config, steering, Side::Lan, &seats, patience)? {
+        match af_xdp(config, steering, Side::Lan, (&seats, memory_patience), patience)? {
             Opened::All(lan) => return Ok((wan, lan, seats)),
             // Those of the WAN are closed before they are opened anew.
             Opened::NotAll(said) => fewer(config, steering, Side::Lan, &mut seats, &said),
         }
+        memory_patience = MEMORY_PATIENCE;
     }
 }
 
@@ -229,12 +238,12 @@ const fn half(queues: usize) -> usize {
     if queues > 1 { queues / 2 } else { 1 }
 }
 
-/// Opens the AF_XDP sockets of a side and puts them into its XSKMAP.
+/// Opens the AF_XDP sockets of a side and puts them into its XSKMAP. Memory that is refused is asked for again for a while.
 fn af_xdp(
     config: &Config,
     steering: &mut Steering,
     side: Side,
-    seats: &[Seat],
+    (seats, memory_patience): (&[Seat], Duration),
     patience: &Patience<'_>,
 ) -> Result<Opened> {
     if !steering.is_attached(side) {
@@ -251,7 +260,9 @@ fn af_xdp(
         let mut members = Vec::new();
         for Wanted { hook, queue, is_spare } in wanted {
             let Some(of) = steering.of(side).nth(hook) else { continue };
-            let options = port_options(config, seat.node, of.link.xdp);
+            let mut options = port_options(config, seat.node, of.link.xdp);
+            // A spare queue is not worth a wait.
+            options.memory_patience = if is_spare { Duration::ZERO } else { memory_patience };
             match Port::open_patiently(&of.interface, queue, &options, patience) {
                 Ok(port) => {
                     let place = socket_place(of.number, queue).context("a queue beyond the table")?;
@@ -374,6 +385,7 @@ fn port_options(config: &Config, node: Option<usize>, xdp: Option<&str>) -> Port
             .then_some(BusyPoll { microseconds: tuning.busy_poll, budget: tuning.busy_poll_budget }),
         // Zero-copy goes past generic XDP.
         zero_copy: if xdp == Some("generic") { ZeroCopy::Never } else { ZeroCopy::IfPossible },
+        memory_patience: Duration::ZERO,
     }
 }
 

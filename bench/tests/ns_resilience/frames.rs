@@ -7,7 +7,7 @@ use aya::maps::{Map, MapData};
 use jvpn_bench::deployment::Role;
 use jvpn_dataplane::attach::Steering;
 use jvpn_dataplane::config::Config;
-use jvpn_dataplane::port::{Port, RxFrame};
+use jvpn_dataplane::port::{Account, Port, RxFrame};
 use jvpn_rig::capture::{Capture, Keep, Match};
 use jvpn_rig::tool::ETHTOOL;
 use jvpn_rig::topology::LAN_SERVER;
@@ -85,7 +85,7 @@ fn send_batch(socket: &UdpSocket) {
 }
 
 /// R0.2: more than three times as many packets as a port has frames pass from LAN to WAN through real rings;
-/// no frame is lost, and reception goes on. Then frames are lost on purpose, and the same check sees it.
+/// no frame is lost, and reception goes on. Then frames are lost on purpose, and the account at the end has each of them.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r0_2_no_frame_of_a_real_port_is_lost() {
@@ -118,6 +118,12 @@ fn r0_2_no_frame_of_a_real_port_is_lost() {
                 let lost = statistics.rx_dropped + statistics.rx_ring_full + statistics.invalid;
                 assert_eq!((lost, statistics.fill_ring_empty), (0, 0), "{statistics:?}");
             }
+            let missing = |port: &mut Port| Account::settled(port).elsewhere();
+            assert_eq!(
+                (missing(&mut hand.wan), missing(&mut hand.lan)),
+                (0, 0),
+                "the account of a worker's end"
+            );
             let mut leaked = 0;
             while hand.lan.statistics().unwrap().fill_ring_empty == 0 {
                 send_batch(&sender);
@@ -126,6 +132,7 @@ fn r0_2_no_frame_of_a_real_port_is_lost() {
                 assert!(leaked <= FRAMES, "{leaked} frames came from a fill ring of {FRAMES}");
             }
             assert!(leaked > FRAMES / 2, "{leaked} leaked frames ran a fill ring of {FRAMES} dry");
+            assert_eq!(missing(&mut hand.lan), i64::try_from(leaked).unwrap(), "as many as were lost");
         })
         .unwrap();
     arrived.complete().unwrap();

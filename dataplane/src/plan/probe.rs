@@ -2,7 +2,7 @@
 
 use super::cpus::parse_cpu_list;
 use super::ethtool::Ethtool;
-use super::facts::{BusyPollSettings, Cpus, Facts, HugePagePool, Interface, Irq, MemoryLock, Node};
+use super::facts::{BusyPollSettings, Channels, Cpus, Facts, HugePagePool, Interface, Irq, MemoryLock, Node};
 use crate::netlink::Netlink;
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
@@ -112,6 +112,13 @@ fn memory_lock() -> MemoryLock {
     MemoryLock { limit_octets, cap_ipc_lock: effective & (1 << CAP_IPC_LOCK) != 0 }
 }
 
+/// Receive queues in use of those that the device was made with, which is what netlink says: the kernel takes a socket for no
+/// other (net/xdp/xsk.c, xsk_reg_pool_at_qid).
+fn in_use(made: u32, channels: Option<Channels>) -> u32 {
+    let used = channels.map_or(0, |of| of.combined.saturating_add(of.rx));
+    if used > 0 { made.min(used) } else { made }
+}
+
 fn interface(ethtool: &Ethtool, name: &str) -> io::Result<Interface> {
     let base = Path::new("/sys/class/net").join(name);
     let link = Netlink::new()?.link(name)?;
@@ -124,14 +131,15 @@ fn interface(ethtool: &Ethtool, name: &str) -> io::Result<Interface> {
             .map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX))
     };
     let followed = |path: &str| fs::read_link(base.join(path)).ok()?.file_name()?.to_str().map(str::to_owned);
+    let channels = ethtool.channels(name);
     Ok(Interface {
         name: name.to_owned(),
         driver: ethtool.driver(name).or_else(|| followed("device/driver")),
         mtu: link.mtu,
         // sysfs shows the network namespace that it was mounted in, netlink that of the process.
-        rx_queues: queues("rx-").max(link.rx_queues),
+        rx_queues: in_use(queues("rx-").max(link.rx_queues), channels),
         tx_queues: queues("tx-"),
-        channels: ethtool.channels(name),
+        channels,
         rss: ethtool.rss(name),
         irqs: irqs(&base, name, followed("device").as_deref()),
         numa_node: number::<i64>(base.join("device/numa_node")).and_then(|node| usize::try_from(node).ok()),
@@ -167,4 +175,18 @@ fn irqs(base: &Path, name: &str, device: Option<&str>) -> Vec<Irq> {
         .collect();
     irqs.sort_by_key(|irq| irq.number);
     irqs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R0.2: as many queues as channels are in use, of either kind; all that there are where the driver does not say.
+    #[test]
+    fn r0_2_queues_in_use() {
+        let of = |combined, rx| Some(Channels { combined, rx, max_combined: 64, max_rx: 64 });
+        assert_eq!([None, of(0, 0)].map(|channels| in_use(16, channels)), [16, 16]);
+        assert_eq!([of(6, 0), of(0, 1), of(4, 2)].map(|channels| in_use(16, channels)), [6, 1, 6]);
+        assert_eq!(in_use(8, of(64, 0)), 8, "no more than there are");
+    }
 }

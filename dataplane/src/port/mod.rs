@@ -48,14 +48,17 @@ const KICK_BATCH: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// The memory for frames was refused.
-    #[error("UMEM for {interface} queue {queue}: {cause}")]
+    #[error(
+        "UMEM for {interface} queue {queue}: {message}. ENOBUFS: without CAP_IPC_LOCK frames count towards RLIMIT_MEMLOCK \
+         (LimitMEMLOCK=infinity in the unit of systemd)"
+    )]
     Umem {
         /// Interface name.
         interface: String,
         /// Queue number.
         queue: u32,
         /// What the system said.
-        cause: Box<dyn std::error::Error + Send + Sync>,
+        message: String,
     },
     /// The queue is in use, and stayed so.
     #[error(
@@ -139,7 +142,7 @@ impl Port {
         options: &PortOptions,
         patience: &Patience<'_>,
     ) -> Result<Self, PortError> {
-        patience.open(|| Self::try_open(interface, queue, options))
+        patience.open(options.memory_patience, || Self::try_open(interface, queue, options))
     }
 
     fn try_open(interface: &str, queue: u32, options: &PortOptions) -> Result<Self, PortError> {
@@ -193,21 +196,21 @@ impl Port {
     }
 
     fn umem(interface: &str, queue: u32, huge_pages: bool) -> Result<(Umem, Vec<FrameDesc>), PortError> {
-        let failed = |cause: Box<dyn std::error::Error + Send + Sync>| PortError::Umem {
+        let failed = |error: &dyn std::error::Error| PortError::Umem {
             interface: interface.to_owned(),
             queue,
-            cause,
+            message: with_source(error),
         };
-        let ring = QueueSize::new(RING).map_err(|error| failed(Box::new(error)))?;
-        let size = FrameSize::new(FRAME_OCTETS).map_err(|error| failed(Box::new(error)))?;
+        let ring = QueueSize::new(RING).map_err(|error| failed(&error))?;
+        let size = FrameSize::new(FRAME_OCTETS).map_err(|error| failed(&error))?;
         let config = UmemConfig::builder()
             .frame_size(size)
             .fill_queue_size(ring)
             .comp_queue_size(ring)
             .build()
-            .map_err(|error| failed(Box::new(error)))?;
+            .map_err(|error| failed(&error))?;
         let frames = NonZeroU32::MIN.saturating_add(RX_FRAMES + TX_FRAMES - 1);
-        Umem::new(config, frames, huge_pages).map_err(|error| failed(Box::new(error)))
+        Umem::new(config, frames, huge_pages).map_err(|error| failed(&error))
     }
 
     /// The mode that the kernel really uses.

@@ -3,6 +3,7 @@
 use super::{PortError, sockopt};
 use crate::tuning::HugePages;
 use std::os::fd::AsRawFd;
+use std::time::Duration;
 use xsk_rs::config::BindFlags;
 
 /// How a port is tuned.
@@ -16,6 +17,9 @@ pub struct PortOptions {
     pub busy_poll: Option<BusyPoll>,
     /// Whether the driver is asked for zero-copy. It is not behind generic XDP: zero-copy goes past that.
     pub zero_copy: ZeroCopy,
+    /// How long memory that is refused is asked for again: the kernel may not have taken back that of a socket which was
+    /// just closed.
+    pub memory_patience: Duration,
 }
 
 /// Whether the driver is asked for zero-copy.
@@ -39,7 +43,13 @@ pub struct BusyPoll {
 
 impl Default for PortOptions {
     fn default() -> Self {
-        Self { huge_pages: HugePages::Off, node: None, busy_poll: None, zero_copy: ZeroCopy::IfPossible }
+        Self {
+            huge_pages: HugePages::Off,
+            node: None,
+            busy_poll: None,
+            zero_copy: ZeroCopy::IfPossible,
+            memory_patience: Duration::ZERO,
+        }
     }
 }
 

@@ -35,14 +35,26 @@ impl<'a> Patience<'a> {
         Self { stops, release: RELEASE_PATIENCE, told_after: TOLD_AFTER, since, told }
     }
 
-    /// Tries until the queue is free.
+    /// Tries until the queue is free; memory that is refused is asked for again for as long as `memory`.
     ///
     /// # Errors
-    /// Those of `attempt`: [`PortError::Busy`] once the time is over. [`PortError::Stopped`] if this process is to end.
-    pub(super) fn open<T>(&self, mut attempt: impl FnMut() -> Result<T, PortError>) -> Result<T, PortError> {
+    /// Those of `attempt`: [`PortError::Busy`] or [`PortError::Umem`] once the time is over. [`PortError::Stopped`] if this
+    /// process is to end.
+    pub(super) fn open<T>(
+        &self,
+        memory: Duration,
+        mut attempt: impl FnMut() -> Result<T, PortError>,
+    ) -> Result<T, PortError> {
+        let begun = Instant::now();
         loop {
             let (interface, queue) = match attempt() {
                 Err(PortError::Busy { interface, queue }) => (interface, queue),
+                Err(PortError::Umem { .. }) if begun.elapsed() < memory => {
+                    if self.pause() {
+                        return Err(PortError::Stopped);
+                    }
+                    continue;
+                }
                 outcome => return outcome,
             };
             let since = self.since.get().unwrap_or_else(Instant::now);
@@ -93,15 +105,15 @@ mod tests {
     fn r7_3_a_queue_is_waited_for_once() {
         let patience = Patience { release: Duration::from_millis(50), ..Patience::new(&[]) };
         let mut tries = 0;
-        let third = patience.open(|| {
+        let third = patience.open(Duration::ZERO, || {
             tries += 1;
             if tries < 3 { Err(busy()) } else { Ok(tries) }
         });
         assert_eq!(third.unwrap(), 3);
-        let error = patience.open(|| Err::<(), _>(busy())).unwrap_err().to_string();
+        let error = patience.open(Duration::ZERO, || Err::<(), _>(busy())).unwrap_err().to_string();
         assert!(error.contains("wan0 queue 3"), "{error}");
         let mut tries = 0;
-        let next = patience.open(|| {
+        let next = patience.open(Duration::ZERO, || {
             tries += 1;
             Err::<(), _>(busy())
         });
@@ -116,7 +128,7 @@ mod tests {
         let patience = Patience::new(&stops);
         let mut signal = Some(signal);
         let begun = Instant::now();
-        let stopped = patience.open(|| {
+        let stopped = patience.open(Duration::ZERO, || {
             if begun.elapsed() > Duration::from_millis(20) {
                 signal = None;
             }
