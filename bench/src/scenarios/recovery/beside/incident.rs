@@ -11,11 +11,12 @@ use jvpn_rig::tool::IP;
 use jvpn_rig::{Interrupt, Uplink};
 
 use super::super::cause::Cause;
+use super::super::life::SUPERVISOR;
 use super::super::measure;
 use super::super::script::{self, Struck};
 use super::super::tenant::flows;
 use super::result::Trial;
-use super::{is_silent, lock, sleep, uplinks};
+use super::{is_silent, lock, sleep, together, uplinks};
 use crate::peers::probes::unix_ns;
 use crate::peers::streams::{LaneRecord, Record, Streams};
 use crate::scenarios::contenders::Kind;
@@ -155,6 +156,7 @@ pub(super) struct Stage<'a> {
 }
 
 impl Stage<'_> {
+    /// A client's own incident.
     pub(super) fn trial(&self, place: &mut Place, incident: u32, settle: Duration) -> Result<Trial> {
         self.make_ready(place)?;
         let number = place.site.number();
@@ -169,6 +171,28 @@ impl Stage<'_> {
             // Before that nobody could have sent anything.
             at_ns = unix_ns();
         }
+        self.finish(place, (incident, bound), at_ns)
+    }
+
+    /// An incident of all clients: the gateway's process dies, and is started again as by a supervisor.
+    pub(super) fn common_trial(
+        &self,
+        places: &mut [Place],
+        incident: u32,
+        settle: Duration,
+    ) -> Result<Vec<Trial>> {
+        together(places, &|place| self.make_ready(place))?;
+        places.iter().for_each(|place| self.streams.begin(place.site.number()));
+        sleep(settle, self.ground.interrupt)?;
+        let at_ns = unix_ns();
+        lock(self.tunnel).restart_gateway(self.ground, SUPERVISOR)?;
+        // No path is struck, so it does not matter which one is bound.
+        together(places, &|place| self.finish(place, (incident, Uplink::A), at_ns))
+    }
+
+    /// Waits until it is over, and says what was seen.
+    fn finish(&self, place: &mut Place, (incident, bound): (u32, Uplink), at_ns: u64) -> Result<Trial> {
+        let number = place.site.number();
         let came_back = self.await_flow(place, bound, at_ns)?;
         sleep(TAIL + self.rtt, self.ground.interrupt)?;
         let record = self.streams.record(number);
@@ -207,7 +231,7 @@ impl Stage<'_> {
         if self.cause == Cause::AddressChange {
             return place.change_address();
         }
-        ensure!(!self.cause.is_common(), "{} is no cause for a peer", self.cause);
+        ensure!(!self.cause.is_common(), "{} strikes no client alone", self.cause);
         let mut managed = Managed { place, bound, interrupt: self.ground.interrupt };
         script::strike(&mut managed, self.cause, incident)
     }
