@@ -1,4 +1,4 @@
-//! Everything that is aimed at, measured by one command and judged in one result: recovery with the default policy and
+//! What is aimed at in recovery, measured by one command and judged in one result: recovery with the default policy and
 //! with the preset `fintech`, what a reattach costs, and a storm.
 //!
 //! Each part is a run of its own in a directory of its own, resumable as such; what they say together is `result.json`,

@@ -211,6 +211,8 @@ impl Stage<'_> {
         let is_new = lock(self.tunnel).before_incident(self.ground, client, self.cause.switches_max())?;
         if is_new || !self.await_whole(number, WHOLE_PATIENCE)? {
             if !is_new {
+                // Whoever has died says more than silence.
+                lock(self.tunnel).check().context("before a trial")?;
                 lock(self.tunnel).restart_client(self.ground, client)?;
             }
             let is_whole = self.await_whole(number, START_PATIENCE)?;
