@@ -66,7 +66,7 @@ mod tests {
     use super::super::super::usage::Sample;
     use super::super::result::tests::report;
     use super::*;
-    use crate::result::{Environment, write_json};
+    use crate::result::Environment;
     use crate::run_dir::RunDir;
 
     /// A recovery run with three trials and nothing else.
@@ -120,7 +120,7 @@ mod tests {
             "environment": Environment::collect(), "aims": found.aims,
             "parts": [named(suite::BESIDE_PEERS, json!(found.causes)), named("cost", json!([]))]});
         crate::schemas::check(&whole).unwrap();
-        write_json(&dir.path().join("result.json"), &whole).unwrap();
+        fs::write(dir.path().join("result.json"), whole.to_string()).unwrap();
         let page = || {
             suite::write_pages(dir.path()).unwrap();
             fs::read_to_string(dir.path().join("report.html")).unwrap()
