@@ -126,9 +126,9 @@ fn interrupted(out: &Path) {
 
 /// Puts two causes of ours, struck as peers are, beside the suite.
 fn beside_a_peer(dir: &Path, suite: &Path) {
-    let args = ["peers", "--recovery", "--contender", "ours", "--trials", "1", "--clients", "1", "--cause"];
-    let peers =
-        bench(&args, &dir.join("peers")).args(["link_down,data_plane_kill", "--beside"]).arg(suite).output();
+    let args = ["peers", "--recovery", "--contender", "ours", "--trials", "1", "--clients", "1"];
+    let mut peers = bench(&args, &dir.join("peers"));
+    let peers = peers.args(["--cause", "link_down,data_plane_kill", "--beside"]).arg(suite).output();
     let peers = peers.unwrap();
     assert!(peers.status.success(), "{}", said(&peers));
     let text = fs::read_to_string(suite.join("report.html")).unwrap();
@@ -147,15 +147,12 @@ fn plots(out: &Path, name: &str) -> usize {
     let report = out.join("report.html");
     let text = fs::read_to_string(&report).unwrap();
     let count = |word: &str| text.matches(word).count();
-    // Three parts of recovery.
-    for word in [
-        "<h3>Distribution</h3><svg",
-        "packet by packet</h2>",
-        "resident memory, MiB",
-        "processor, % of a core",
-    ] {
-        assert_eq!(count(word), 3, "{word}");
-    }
+    // Three parts of recovery. A part of a second or two has been looked at once, which is no line; the first one, which was
+    // not measured again, has kept what was seen of it.
+    let all = ["<h3>Distribution</h3><svg", "packet by packet</h2>"];
+    assert!(all.iter().all(|word| count(word) == 3), "{all:?}");
+    let lines = ["resident memory, MiB", "processor, % of a core"];
+    assert!(lines.iter().all(|word| count(word) >= 1), "{lines:?}");
     assert!(["jvpn-dataplane", "new binding", "silent_blackhole"].iter().all(|word| count(word) > 0));
     assert!(!text.contains("NaN"), "a plot lacks a number");
     let Some(browser) = browser::find() else {
