@@ -90,6 +90,13 @@ fn r8_4_the_whole_is_what_its_parts_are() {
     assert_eq!(concluded(vec![part(true, true), part(false, true)]), (false, true));
     let html = fs::read_to_string(dir.path().join("report.html")).unwrap();
     assert!(html.contains("INVALID") && html.contains("a doubled event") && html.contains("its page"));
+    assert!(!html.contains("say nothing"));
+    let smoke = Report { size: Size::Smoke, ..report(Vec::new(), Vec::new()) };
+    let lab = tempfile::tempdir().unwrap();
+    smoke.write(lab.path()).unwrap();
+    for page in ["report.html", "summary.md"] {
+        assert!(fs::read_to_string(lab.path().join(page)).unwrap().contains("figures say nothing"), "{page}");
+    }
     let summary = fs::read_to_string(dir.path().join("summary.md")).unwrap();
     assert!(summary.contains("| gateway work per reattach, 1000 sessions |"), "{summary}");
 }
