@@ -17,7 +17,7 @@ use jvpn_dataplane::frame::{Address, GatewayAddresses, Mac};
 use jvpn_dataplane::gauges::RingLevels;
 use jvpn_dataplane::pipeline::{BetweenClients, Pipeline, PipelineConfig, Pools};
 use jvpn_dataplane::port::plain::{End, PlainPort, PlainRx, PlainTx};
-use jvpn_dataplane::port::{PortStatistics, QueuePort};
+use jvpn_dataplane::port::{PortStatistics, QueuePort, Unseen};
 use jvpn_dataplane::slots::WorkerQueues;
 use jvpn_dataplane::tables::Tables;
 use jvpn_dataplane::worker::{Worker, WorkerLinks};
@@ -127,6 +127,9 @@ impl QueuePort for Leaky {
     fn statistics(&self) -> PortStatistics {
         self.port.statistics()
     }
+    fn unseen(&self) -> Unseen {
+        self.port.unseen()
+    }
 }
 
 /// A log in memory.
@@ -166,6 +169,8 @@ fn log_of_a_worker(wan: Loses, lan: Loses) -> String {
         report_bell: Doorbell::new().unwrap(),
         neighbour_bell: Doorbell::new().unwrap(),
         stop: AtomicBool::new(false),
+        in_haste: AtomicBool::new(false),
+        checksums_finished: Arc::default(),
         levels: Default::default(),
         statistics: Default::default(),
     });

@@ -87,6 +87,11 @@ fn judge(dir: &Path, commit: Option<&str>) -> Result<()> {
     {
         ensure!(top_field(&text, field) == Some(wanted), "{} is {word}: {again}", path.display());
     }
+    ensure!(
+        top_field(&text, "size") != Some("\"smoke\""),
+        "{} says whether the bench works, and nothing else: {again}",
+        path.display()
+    );
     let Some(commit) = commit else { return Ok(()) };
     let hash = commit.trim_end_matches("-changed");
     let found = text.lines().find_map(|line| value_of(line.trim(), "commit")).unwrap_or_default();
@@ -194,6 +199,9 @@ mod tests {
         assert_eq!(result(true, true)(None), Ok(()));
         assert!(result(false, true)(None).is_err_and(|e| e.contains("INVALID")));
         assert!(result(true, false)(None).is_err_and(|e| e.contains("a part")));
+        let smoke = "{\n  \"complete\": true,\n  \"size\": \"smoke\",\n  \"valid\": true\n}\n";
+        fs::write(dir.join("result.json"), smoke).unwrap();
+        assert!(judge(&dir, None).is_err_and(|e| e.to_string().contains("nothing else")));
         assert!(result(true, true)(Some("def")).is_err_and(|e| e.contains("abc") && e.contains("def")));
         fs::remove_dir_all(&dir).unwrap();
         assert!(judge(&dir, None).is_err_and(|e| e.to_string().contains("cargo xtask bench")));

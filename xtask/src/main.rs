@@ -214,9 +214,11 @@ Set-up, release build, then `jvpn-bench demo <args>` in place of this process. N
 const BENCH_HELP: &str = "\
 cargo xtask bench [args]
 
-Set-up, release build, the emulator's self-test, then in place of this process `jvpn-bench suite <args>`: everything that
-is aimed at, in target/bench. Says before it begins how long it takes (about an hour and a half). Needs root.
+Set-up, release build, the emulator's self-test, then in place of this process `jvpn-bench suite <args>`: what is aimed at
+in recovery, what a reattach costs and a storm, in target/bench. Says before it begins how long it takes (about an hour).
+Needs root. What is aimed at in forwarding has verbs of its own: `cargo xtask bench l2fwd`, peers, memory, idle.
   --quick         every part with few trials: some minutes
+  --smoke         whether it works here: less than a minute, no figures
   --resume        go on with an interrupted suite
   --out DIR       result.json, report.html, summary.md, and a directory for each part (target/bench); the self-test's
                   are in DIR-emulator

@@ -98,7 +98,7 @@ pub(super) struct PeersArgs {
     #[arg(long, default_value_t = 20, value_name = "S", value_parser = value_parser!(u64).range(2..=600))]
     pub(super) patience_s: u64,
     /// Measures how tunnels come back instead of how much goes through them.
-    #[arg(long, conflicts_with_all = ["rounds", "span_ms", "patience_s"])]
+    #[arg(long, conflicts_with_all = ["rounds", "span_ms"])]
     pub(super) recovery: bool,
     /// With --recovery: only these causes, in this order, or `all`.
     #[arg(
@@ -131,7 +131,8 @@ pub(super) struct PeersArgs {
     /// With --recovery: determines all chance of the bench.
     #[arg(long, default_value_t = 1, value_name = "SEED", requires = "recovery")]
     pub(super) seed: u64,
-    /// With --recovery: puts the result beside that of a recovery run, whose report.html then has bars of it.
+    /// With --recovery: puts the result beside that of a recovery run, of a suite or of a part of one; report.html there,
+    /// and that of the suite, then has bars of it.
     #[arg(long, value_name = "DIR", requires = "recovery")]
     pub(super) beside: Option<PathBuf>,
     /// Where result, report, summary, raw rows, logs and configuration go.
@@ -337,6 +338,9 @@ pub(super) struct SuiteArgs {
     /// Every part with few trials: a look in some minutes. p99 of so few is the longest value seen.
     #[arg(long)]
     pub(super) quick: bool,
+    /// Whether it works here, in less than a minute: one or two trials of parts of each kind. Its figures say nothing.
+    #[arg(long, conflicts_with = "quick")]
+    pub(super) smoke: bool,
     /// Determines all chance of the bench.
     #[arg(long, default_value_t = 1, value_name = "SEED")]
     pub(super) seed: u64,

@@ -7,7 +7,7 @@ use aya::maps::{Map, MapData};
 use jvpn_bench::deployment::Role;
 use jvpn_dataplane::attach::Steering;
 use jvpn_dataplane::config::Config;
-use jvpn_dataplane::port::{Account, Port, RxFrame};
+use jvpn_dataplane::port::{Account, Port, RxFrame, Settling};
 use jvpn_rig::capture::{Capture, Keep, Match};
 use jvpn_rig::tool::ETHTOOL;
 use jvpn_rig::topology::LAN_SERVER;
@@ -118,7 +118,7 @@ fn r0_2_no_frame_of_a_real_port_is_lost() {
                 let lost = statistics.rx_dropped + statistics.rx_ring_full + statistics.invalid;
                 assert_eq!((lost, statistics.fill_ring_empty), (0, 0), "{statistics:?}");
             }
-            let missing = |port: &mut Port| Account::settled(port).elsewhere();
+            let missing = |port: &mut Port| Account::settled(port, Settling::Patient.deadline()).elsewhere();
             assert_eq!(
                 (missing(&mut hand.wan), missing(&mut hand.lan)),
                 (0, 0),

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::tool::IP;
 use jvpn_rig::topology::GATEWAY_WAN;
 use jvpn_rig::{Namespace, Rig, TUNNEL_PORT};
@@ -121,6 +122,10 @@ impl Tunnel for Kernel {
     fn restart_client(&mut self, ground: &Ground<'_>, client: usize) -> Result<()> {
         self.remove(Some(&interface(ground, Some(client))))?;
         self.make_client(ground, client)
+    }
+
+    fn restart_gateway(&mut self, _ground: &Ground<'_>, _pause: Duration) -> Result<()> {
+        bail!("the kernel has no process that could be killed")
     }
 
     fn last_words(&self) -> String {

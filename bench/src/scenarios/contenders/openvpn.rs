@@ -5,6 +5,8 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use jvpn_rig::process::Supervised;
@@ -92,7 +94,8 @@ pub(super) struct Openvpn {
     program: PathBuf,
     dir: PathBuf,
     clients: Vec<Option<Supervised>>,
-    server: Supervised,
+    /// Absent between its death and its new start.
+    server: Option<Supervised>,
 }
 
 fn put(path: &Path, text: &str) -> Result<()> {
@@ -119,7 +122,7 @@ impl Openvpn {
         put(&dir.join("server.conf"), &server_text(&format!("jo{}g", ground.rig.id()), &dir, &trusted))?;
         let server = start_end(program, &dir, "server", ground, ground.rig.gateway())?;
         let clients = ground.clients.iter().map(|_| None).collect();
-        let mut tunnel = Self { program: program.to_owned(), dir, clients, server };
+        let mut tunnel = Self { program: program.to_owned(), dir, clients, server: Some(server) };
         (0..ground.clients.len()).try_for_each(|number| tunnel.start_client(ground, number))?;
         Ok(tunnel)
     }
@@ -146,7 +149,7 @@ fn start_end(
 
 impl Tunnel for Openvpn {
     fn gateway_pids(&self) -> Vec<u32> {
-        vec![self.server.pid()]
+        self.server.iter().map(Supervised::pid).collect()
     }
 
     fn client_pids(&self) -> Vec<u32> {
@@ -154,8 +157,7 @@ impl Tunnel for Openvpn {
     }
 
     fn check(&mut self) -> Result<()> {
-        self.server.check()?;
-        self.clients.iter_mut().flatten().try_for_each(Supervised::check)
+        self.server.iter_mut().chain(self.clients.iter_mut().flatten()).try_for_each(Supervised::check)
     }
 
     fn restart_client(&mut self, ground: &Ground<'_>, client: usize) -> Result<()> {
@@ -165,15 +167,23 @@ impl Tunnel for Openvpn {
         self.start_client(ground, client)
     }
 
+    fn restart_gateway(&mut self, ground: &Ground<'_>, pause: Duration) -> Result<()> {
+        if let Some(process) = self.server.take() {
+            process.kill()?;
+        }
+        thread::sleep(pause);
+        self.server = Some(start_end(&self.program, &self.dir, "server", ground, ground.rig.gateway())?);
+        Ok(())
+    }
+
     fn last_words(&self) -> String {
-        let all = [&self.server].into_iter().chain(self.clients.iter().flatten());
+        let all = self.server.iter().chain(self.clients.iter().flatten());
         all.map(Supervised::last_words).collect::<Vec<_>>().join("\n")
     }
 
     fn stop(self: Box<Self>) -> Result<()> {
         let Self { clients, server, .. } = *self;
-        clients.into_iter().flatten().try_for_each(|process| process.stop().map(drop))?;
-        server.stop().map(drop)
+        clients.into_iter().flatten().chain(server).try_for_each(|process| process.stop().map(drop))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,6 +16,7 @@ use serde_json::Value;
 use super::Kind;
 use super::tunnel::{Client, Ground, MTU, PATIENCE, Tunnel, answers, write_private};
 use crate::deployment::{self, Deployment, Places, Role, Settings};
+use crate::scenarios::recovery::life::supervise;
 use crate::swarm::gateway::{self, Peer};
 
 /// The gateway's policy: the default one.
@@ -183,6 +185,12 @@ impl Tunnel for Ours {
         }
         self.start_client(ground, client)?;
         answers(ground.client(client)?, PATIENCE, ground.interrupt)
+    }
+
+    fn restart_gateway(&mut self, ground: &Ground<'_>, pause: Duration) -> Result<()> {
+        self.deployment.kill(Role::DataPlane)?;
+        thread::sleep(pause);
+        supervise(&mut self.deployment, ground.rig, ground.interrupt)
     }
 
     fn last_words(&self) -> String {

@@ -1,7 +1,9 @@
 //! No tunnel: the client's inner address is an address of its own, and every host on the way routes it. What is measured
 //! then is the links, the hosts' stacks and the generators: the reference for everybody else.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
 use jvpn_rig::Namespace;
 use jvpn_rig::tool::IP;
 use jvpn_rig::topology::{GATEWAY_WAN, ROUTER_WAN};
@@ -83,6 +85,10 @@ impl Tunnel for Plain {
 
     fn restart_client(&mut self, _ground: &Ground<'_>, _client: usize) -> Result<()> {
         Ok(())
+    }
+
+    fn restart_gateway(&mut self, _ground: &Ground<'_>, _pause: Duration) -> Result<()> {
+        bail!("routes have no process that could be killed")
     }
 
     fn last_words(&self) -> String {

@@ -103,6 +103,13 @@ pub(in crate::scenarios) trait Tunnel: Send {
     /// It does not come up.
     fn restart_client(&mut self, ground: &Ground<'_>, client: usize) -> Result<()>;
 
+    /// Kills the gateway's process that carries the traffic, as a crash would, and after `pause` starts it again with the
+    /// configuration of before, as its own service would; waits until it has taken that.
+    ///
+    /// # Errors
+    /// It does not come up, or no process does its work.
+    fn restart_gateway(&mut self, ground: &Ground<'_>, pause: Duration) -> Result<()>;
+
     /// The last words of its processes.
     fn last_words(&self) -> String;
 

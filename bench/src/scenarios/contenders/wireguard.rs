@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -179,7 +180,8 @@ pub(super) struct Wireguard {
     keys: Keys,
     client_keys: Vec<Keys>,
     clients: Vec<Option<Supervised>>,
-    gateway: Supervised,
+    /// Absent between its death and its new start.
+    gateway: Option<Supervised>,
     _sockets: Sockets,
 }
 
@@ -205,27 +207,33 @@ impl Wireguard {
         let client_keys = ground.clients.iter().map(|_| Keys::generate()).collect::<Result<Vec<_>>>()?;
         let numbers = (0..ground.clients.len()).map(Some).chain([None]);
         let sockets = Sockets(numbers.map(|number| socket_of(&interface(ground, number))).collect());
-        let known: Vec<_> =
-            client_keys.iter().cloned().zip(ground.clients.iter().map(|client| client.inner)).collect();
-        let name = interface(ground, None);
-        let gateway = start_end(
-            (kind, program),
-            ground,
-            (ground.rig.gateway(), &name),
-            &gateway_text(&keys, TUNNEL_PORT, &known),
-            &gateway_network(&name, &ground.clients),
-        )?;
         let mut tunnel = Self {
             kind,
             program: program.to_owned(),
             keys,
             client_keys,
             clients: ground.clients.iter().map(|_| None).collect(),
-            gateway,
+            gateway: None,
             _sockets: sockets,
         };
+        tunnel.start_gateway(ground)?;
         (0..ground.clients.len()).try_for_each(|number| tunnel.start_client(ground, number))?;
         Ok(tunnel)
+    }
+
+    fn start_gateway(&mut self, ground: &Ground<'_>) -> Result<()> {
+        let inner = ground.clients.iter().map(|client| client.inner);
+        let known: Vec<_> = self.client_keys.iter().cloned().zip(inner).collect();
+        let name = interface(ground, None);
+        let process = start_end(
+            (self.kind, &self.program),
+            ground,
+            (ground.rig.gateway(), &name),
+            &gateway_text(&self.keys, TUNNEL_PORT, &known),
+            &gateway_network(&name, &ground.clients),
+        )?;
+        self.gateway = Some(process);
+        Ok(())
     }
 
     fn start_client(&mut self, ground: &Ground<'_>, number: usize) -> Result<()> {
@@ -269,7 +277,7 @@ fn start_end(
 
 impl Tunnel for Wireguard {
     fn gateway_pids(&self) -> Vec<u32> {
-        vec![self.gateway.pid()]
+        self.gateway.iter().map(Supervised::pid).collect()
     }
 
     fn client_pids(&self) -> Vec<u32> {
@@ -277,8 +285,7 @@ impl Tunnel for Wireguard {
     }
 
     fn check(&mut self) -> Result<()> {
-        self.gateway.check()?;
-        self.clients.iter_mut().flatten().try_for_each(Supervised::check)
+        self.gateway.iter_mut().chain(self.clients.iter_mut().flatten()).try_for_each(Supervised::check)
     }
 
     fn restart_client(&mut self, ground: &Ground<'_>, client: usize) -> Result<()> {
@@ -288,15 +295,23 @@ impl Tunnel for Wireguard {
         self.start_client(ground, client)
     }
 
+    fn restart_gateway(&mut self, ground: &Ground<'_>, pause: Duration) -> Result<()> {
+        if let Some(process) = self.gateway.take() {
+            process.kill()?;
+        }
+        thread::sleep(pause);
+        // Its keys and peers were in its memory alone, its interface went with it: `wg-quick` under systemd sets all anew.
+        self.start_gateway(ground)
+    }
+
     fn last_words(&self) -> String {
-        let all = [&self.gateway].into_iter().chain(self.clients.iter().flatten());
+        let all = self.gateway.iter().chain(self.clients.iter().flatten());
         all.map(Supervised::last_words).collect::<Vec<_>>().join("\n")
     }
 
     fn stop(self: Box<Self>) -> Result<()> {
         let Self { clients, gateway, _sockets, .. } = *self;
-        clients.into_iter().flatten().try_for_each(|process| process.stop().map(drop))?;
-        gateway.stop().map(drop)
+        clients.into_iter().flatten().chain(gateway).try_for_each(|process| process.stop().map(drop))
     }
 }
 
@@ -348,7 +363,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.sock");
         let listener = UnixListener::bind(&path).unwrap();
-        let server = std::thread::spawn(move || {
+        let server = thread::spawn(move || {
             let (first, _) = listener.accept().unwrap();
             drop(first);
             let (mut second, _) = listener.accept().unwrap();

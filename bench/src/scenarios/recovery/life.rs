@@ -35,7 +35,7 @@ use crate::swarm::gateway::{self, Peer};
 /// Mappings of the NATs in front of the clients: none expires within a trial.
 const NAT_TTL: Duration = Duration::from_secs(120);
 /// Between death and new start of a gateway's process: what systemd waits where nothing else is said (RestartSec).
-const SUPERVISOR: Duration = Duration::from_millis(100);
+pub(super) const SUPERVISOR: Duration = Duration::from_millis(100);
 /// How often a client that waits for its turn looks whether there is one.
 const LOOK: Duration = Duration::from_millis(200);
 /// A trial strikes after so long at least, and up to so much later: timers of the client are in any phase.
@@ -300,7 +300,11 @@ impl<'a> Life<'a> {
 
 /// Starts what does not run. On a busy machine the control plane may end too: when the data plane's connection is closed
 /// and its process still seems to be there, it ends by itself and leaves the new start to its supervisor.
-fn supervise(deployment: &mut Deployment, rig: &Rig, interrupt: &Interrupt) -> Result<()> {
+pub(in crate::scenarios) fn supervise(
+    deployment: &mut Deployment,
+    rig: &Rig,
+    interrupt: &Interrupt,
+) -> Result<()> {
     let start = |deployment: &mut Deployment| {
         [Role::DataPlane, Role::ControlPlane].into_iter().try_for_each(|role| match deployment.pid(role) {
             Some(_) => Ok(()),

@@ -25,7 +25,7 @@ pub mod beside;
 mod cause;
 pub mod compare;
 mod delays;
-mod life;
+pub(super) mod life;
 mod measure;
 mod pace;
 mod paths;
@@ -215,8 +215,8 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let slowest = Mutex::new(run.slowest());
     let begun = Instant::now();
     let result = measure_all(options, &mut journal, &mut run, &usage, &slowest, interrupt);
+    run.usage = usage::joined(std::mem::take(&mut run.usage), usage.samples(), run.took_s);
     run.took_s += begun.elapsed().as_secs_f64();
-    run.usage = usage.samples();
     run.timelines =
         slowest.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect();
     journal.release();
@@ -248,14 +248,26 @@ pub fn estimate(options: &Options) -> Result<Duration> {
     Ok(pairs.map(left).sum())
 }
 
-/// The page of a run without its head, from what lies in its directory.
+/// The page of a run without its head, from what lies in its directory; the peers' result, too, if one lies there.
 ///
 /// # Errors
 /// It is no directory of a run.
 pub fn page_body(dir: &Path, report: &Report) -> Result<String> {
     let mut body = String::new();
-    report::body(&mut body, report, &Run::load(dir)?, "");
+    report::body(&mut body, report, &Run::load(dir)?, &beside::section(dir));
     Ok(body)
+}
+
+/// The same, with the result that lies there.
+///
+/// # Errors
+/// It is no directory of a run that was judged.
+pub fn page_of(dir: &Path) -> Result<String> {
+    let path = dir.join("result.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let report: Report =
+        serde_json::from_str(&text).with_context(|| format!("{} is no recovery result", path.display()))?;
+    page_body(dir, &report)
 }
 
 /// Judges what lies in a directory once more, from its raw files, and writes result and report anew.

@@ -101,6 +101,15 @@ fn watch(pids: &Pids, samples: &Mutex<Vec<Sample>>, stop: &AtomicBool) {
     }
 }
 
+/// What was seen before, and what was seen since the run went on, which was `offset_s` after its beginning.
+pub(super) fn joined(mut before: Vec<Sample>, since: Vec<Sample>, offset_s: f64) -> Vec<Sample> {
+    before.extend(since.into_iter().map(|sample| Sample { at_s: sample.at_s + offset_s, ..sample }));
+    while before.len() > KEPT_MAX {
+        thin(&mut before);
+    }
+    before
+}
+
 /// Every second look goes, of all processes.
 fn thin(samples: &mut Vec<Sample>) {
     let mut seen = std::collections::BTreeMap::<String, u32>::new();
@@ -134,10 +143,23 @@ mod tests {
         assert_eq!(look(0), None);
     }
 
+    fn sample(process: &str, at_s: f64) -> Sample {
+        Sample { at_s, process: process.into(), rss_kib: 1, cpu_percent: 0.0 }
+    }
+
+    /// R8.4: what was seen before an interruption stays when a run goes on, also if nothing was left to be run.
+    #[test]
+    fn r8_4_a_run_that_goes_on_keeps_what_was_seen() {
+        let before = vec![sample("a", 1.0), sample("a", 2.0)];
+        assert_eq!(joined(before.clone(), Vec::new(), 3.0), before);
+        let all = joined(before, vec![sample("a", 1.0)], 3.0);
+        assert_eq!(all.iter().map(|one| one.at_s).collect::<Vec<_>>(), [1.0, 2.0, 4.0]);
+        let many = (0..KEPT_MAX).map(|_| sample("a", 1.0)).collect::<Vec<_>>();
+        assert!(joined(many.clone(), many, 1.0).len() <= KEPT_MAX);
+    }
+
     #[test]
     fn thinning_keeps_every_process() {
-        let sample =
-            |process: &str, at_s| Sample { at_s, process: process.into(), rss_kib: 1, cpu_percent: 0.0 };
         let mut samples: Vec<_> = (0..6).flat_map(|n| ["a", "b"].map(|p| sample(p, f64::from(n)))).collect();
         thin(&mut samples);
         assert_eq!(samples.len(), 6);

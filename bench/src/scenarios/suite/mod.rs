@@ -1,4 +1,4 @@
-//! Everything that is aimed at, measured by one command and judged in one result: recovery with the default policy and
+//! What is aimed at in recovery, measured by one command and judged in one result: recovery with the default policy and
 //! with the preset `fintech`, what a reattach costs, and a storm.
 //!
 //! Each part is a run of its own in a directory of its own, resumable as such; what they say together is `result.json`,
@@ -11,11 +11,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use jvpn_rig::Interrupt;
 use jvpn_rig::emulator::Profile;
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::progress::Progress;
 use super::recovery::aims::{self, AimRow};
@@ -42,11 +42,14 @@ pub struct Options {
     pub out_dir: PathBuf,
 }
 
+/// The part that `peers --recovery` has the same causes and round-trip time as.
+pub const BESIDE_PEERS: &str = "default-50";
+
 /// The result.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// `suite`.
-    scenario: &'static str,
+    scenario: String,
     /// Layout of this file.
     form: u32,
     /// `false`: a part is INVALID.
@@ -57,19 +60,19 @@ pub struct Report {
     problems: Vec<String>,
     /// Why it ended before its time.
     broken_off: Option<String>,
-    /// `full` or `quick`.
+    /// How much was measured.
     size: Size,
     seed: u64,
     clients: u8,
     took_s: f64,
-    environment: Environment,
+    environment: Value,
     parts: Vec<PartReport>,
     /// Every row of the table of aims.
     aims: Vec<AimRow>,
 }
 
 /// What a part left.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PartReport {
     /// Its directory.
     name: String,
@@ -92,6 +95,7 @@ pub struct PartReport {
 /// # Errors
 /// As said; what was measured before is kept, and `resume` goes on with it.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    may_go_on(options)?;
     // Of its own beside that of each part: its report is written when they are done, or have filled the disk.
     let reserve = Reserve::take(&options.out_dir)?;
     let begun = Instant::now();
@@ -100,7 +104,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let progress = Progress::start();
     progress.say(&format!("{} parts, about {} in all", parts.len(), minutes(left.iter().sum())));
     let mut report = Report {
-        scenario: "suite",
+        scenario: "suite".to_owned(),
         form: 1,
         valid: true,
         complete: false,
@@ -110,7 +114,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         seed: options.seed,
         clients: options.clients,
         took_s: 0.0,
-        environment: Environment::collect(),
+        environment: json!(Environment::collect()),
         parts: Vec::new(),
         aims: Vec::new(),
     };
@@ -141,6 +145,46 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         bail!("INVALID: see `problems` in {}/result.json", options.out_dir.display());
     }
     Ok(())
+}
+
+/// Whether what is in the directory is a part of what is asked for: a part that another size has finished would be taken
+/// over as it is.
+fn may_go_on(options: &Options) -> Result<()> {
+    let Ok(earlier) = read(&options.out_dir) else { return Ok(()) };
+    let size = earlier.get("size").cloned().unwrap_or_default();
+    ensure!(
+        !options.resume || size == json!(options.size),
+        "{} has a suite of size {size}, this one is {}: take the same, or another --out",
+        options.out_dir.display(),
+        json!(options.size)
+    );
+    Ok(())
+}
+
+fn read(dir: &Path) -> Result<Value> {
+    let path = dir.join("result.json");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no result", path.display()))
+}
+
+/// Whether a directory has the result of a suite.
+#[must_use]
+pub fn is_one(dir: &Path) -> bool {
+    read(dir).is_ok_and(|result| result.get("scenario").and_then(Value::as_str) == Some("suite"))
+}
+
+/// Writes the pages of a suite anew from its result and those of its parts: something lies beside a part now.
+///
+/// # Errors
+/// A result is missing or damaged, or a page cannot be written.
+pub fn write_pages(dir: &Path) -> Result<()> {
+    let mut whole: Report =
+        serde_json::from_value(read(dir)?).with_context(|| format!("{} has no suite", dir.display()))?;
+    for part in whole.parts.iter_mut().filter(|part| !part.causes.is_empty()) {
+        part.body =
+            recovery::page_of(&dir.join(&part.name)).with_context(|| format!("part {}", part.name))?;
+    }
+    report::write(dir, &whole)
 }
 
 fn minutes(time: Duration) -> String {
@@ -189,8 +233,7 @@ impl Part {
         if !options.resume {
             return Ok(false);
         }
-        let Ok(text) = fs::read_to_string(self.dir(options)?.join("result.json")) else { return Ok(false) };
-        let Ok(result) = serde_json::from_str::<Value>(&text) else { return Ok(false) };
+        let Ok(result) = read(&self.dir(options)?) else { return Ok(false) };
         let here = Environment::collect();
         let same = |name: &str, wanted: Option<&str>| {
             result.pointer(&format!("/environment/{name}")).and_then(Value::as_str) == wanted
@@ -221,7 +264,7 @@ impl Part {
             }
             Work::Cost { sessions, .. } => {
                 if !self.is_done(options)? {
-                    plan::cost(*sessions, &dir, interrupt)?;
+                    plan::cost(*sessions, options.size, &dir, interrupt)?;
                 }
                 self.taken_over(&dir, cost_aims)
             }
@@ -240,10 +283,7 @@ impl Part {
         dir: &Path,
         aims: impl Fn(&Value) -> Vec<AimRow>,
     ) -> Result<(PartReport, Vec<AimRow>)> {
-        let path = dir.join("result.json");
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let result: Value =
-            serde_json::from_str(&text).with_context(|| format!("{} is no result", path.display()))?;
+        let result = read(dir)?;
         let flag = |name: &str| result.get(name).and_then(Value::as_bool) != Some(false);
         let failures = result.get("failures").and_then(Value::as_array).into_iter().flatten();
         let part = PartReport {

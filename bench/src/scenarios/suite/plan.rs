@@ -6,20 +6,22 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::ValueEnum;
 use jvpn_rig::Interrupt;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Options;
 use crate::scenarios::recovery::{Cause, DEFAULT_PRESET};
 use crate::scenarios::{cost, sessions};
 
 /// How much is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Size {
     /// As the aims ask for it.
     Full,
     /// A look: every part, few trials. Its p99 is the longest value seen.
     Quick,
+    /// Whether it works, in less than a minute: parts of each kind, one or two trials. Its figures say nothing.
+    Smoke,
 }
 
 /// One part.
@@ -45,27 +47,33 @@ pub(super) fn parts(size: Size) -> Vec<Part> {
         Part { name, what, work: Work::Recovery { preset, causes, rtts_ms, trials } }
     };
     let blackhole = [Cause::SilentBlackhole];
-    let (kills, single): (Vec<_>, Vec<_>) = Cause::ALL.into_iter().partition(|cause| cause.is_common());
+    let all: &[Cause] = match size {
+        Size::Full | Size::Quick => &Cause::ALL,
+        Size::Smoke => &[Cause::SilentBlackhole, Cause::LinkDown, Cause::DataPlaneKill],
+    };
+    let (kills, single): (Vec<_>, Vec<_>) = all.iter().copied().partition(|cause| cause.is_common());
     // A kill strikes every client: each incident has as many trials as there are clients.
     let [many, some, many_kills, some_kills] = match size {
         Size::Full => [200, 30, 50, 10],
         Size::Quick => [5, 3, 3, 3],
+        Size::Smoke => [2, 1, 1, 1],
     };
     let others: &[u64] = match size {
         Size::Full => &[0, 5, 150],
-        Size::Quick => &[0],
+        Size::Quick | Size::Smoke => &[0],
     };
     let near: &[u64] = match size {
         Size::Full => &[0, 5],
-        Size::Quick => &[0],
+        Size::Quick | Size::Smoke => &[0],
     };
     let (sessions, storm_estimate) = match size {
         Size::Full => (10_000, Duration::from_secs(90)),
         Size::Quick => (1_000, Duration::from_secs(30)),
+        Size::Smoke => (100, Duration::from_secs(10)),
     };
     let cost_sessions = u32::try_from(sessions).unwrap_or(1_000);
-    let cost_estimate = Duration::from_secs(30);
-    vec![
+    let cost_estimate = Duration::from_secs(if size == Size::Smoke { 5 } else { 30 });
+    let mut parts = vec![
         recovery("default-50", "default policy, 50 ms", DEFAULT_PRESET, &single, &[50], many),
         recovery("fintech-50", "preset fintech, 50 ms", "fintech", &blackhole, &[50], many),
         recovery("kills-50", "the gateway's processes die, 50 ms", DEFAULT_PRESET, &kills, &[50], many_kills),
@@ -89,15 +97,20 @@ pub(super) fn parts(size: Size) -> Vec<Part> {
             what: "all sessions lose their path at once",
             work: Work::Storm { sessions, estimate: storm_estimate },
         },
-    ]
+    ];
+    if size == Size::Smoke {
+        // The same work once more.
+        parts.retain(|part| !part.name.ends_with("-others"));
+    }
+    parts
 }
 
 /// Measures what a reattach costs, beside the Diffie-Hellman bound.
-pub(super) fn cost(sessions: u32, dir: &Path, interrupt: &Interrupt) -> Result<()> {
+pub(super) fn cost(sessions: u32, size: Size, dir: &Path, interrupt: &Interrupt) -> Result<()> {
     let options = cost::Options {
         sessions: vec![sessions],
         rounds: 5,
-        per_round: 200,
+        per_round: if size == Size::Smoke { 20 } else { 200 },
         storm: 0,
         json: None,
         out_dir: dir.to_owned(),
@@ -112,7 +125,7 @@ pub(super) fn storm(sessions: usize, options: &Options, dir: &Path, interrupt: &
         policy: None,
         births_per_second: 450,
         marker_interval: None,
-        steady: Duration::from_secs(5),
+        steady: Duration::from_secs(if options.size == Size::Smoke { 1 } else { 5 }),
         storms: vec![sessions::Storm::LinkDown],
         adoption_bound: Duration::from_secs(2),
         seed: options.seed,

@@ -5,9 +5,13 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{PartReport, Report};
+use super::{PartReport, Report, Size};
 use crate::page::{self, escape, put};
 use crate::scenarios::recovery::report::{aims, aims_markdown, figures_markdown};
+
+/// Said of a run that was to show whether it works.
+const SMOKE: &str =
+    "One or two trials of parts of each kind: whether the bench works here. The figures say nothing.";
 
 pub(super) fn write(dir: &Path, report: &Report) -> Result<()> {
     put(&dir.join("report.html"), &html(report))?;
@@ -30,6 +34,9 @@ fn html(report: &Report) -> String {
     if !report.complete {
         let why = report.broken_off.as_deref().unwrap_or("a part is not whole");
         let _ = writeln!(out, "<p class=\"part\">A part of what was asked for: {}</p>", escape(why));
+    }
+    if report.size == Size::Smoke {
+        let _ = writeln!(out, "<p class=\"part\">{SMOKE}</p>");
     }
     out.push_str("<h2>Aims</h2>\n");
     aims(&mut out, &report.aims);
@@ -67,6 +74,9 @@ fn markdown(report: &Report) -> String {
     }
     if !report.complete {
         out.push_str("\nA part of what was asked for.\n");
+    }
+    if report.size == Size::Smoke {
+        let _ = writeln!(out, "\n{SMOKE}");
     }
     out.push_str(&aims_markdown(&report.aims));
     for part in report.parts.iter().filter(|part| !part.causes.is_empty()) {

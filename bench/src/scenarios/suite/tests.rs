@@ -35,13 +35,14 @@ fn r8_1_the_suite_covers_every_aim() {
     let time = |size| -> Duration {
         plan::parts(size).iter().map(|part| part.estimate(&options(dir.path(), size)).unwrap()).sum()
     };
+    assert!(time(Size::Smoke) < Duration::from_secs(60), "{:?}", time(Size::Smoke));
     assert!(time(Size::Quick) < Duration::from_secs(600), "{:?}", time(Size::Quick));
     assert!(time(Size::Full) < Duration::from_secs(3 * 3_600), "{:?}", time(Size::Full));
 }
 
 fn report(parts: Vec<PartReport>, aims: Vec<AimRow>) -> Report {
     Report {
-        scenario: "suite",
+        scenario: "suite".to_owned(),
         form: 1,
         valid: true,
         complete: false,
@@ -51,7 +52,7 @@ fn report(parts: Vec<PartReport>, aims: Vec<AimRow>) -> Report {
         seed: 1,
         clients: 4,
         took_s: 61.0,
-        environment: Environment::collect(),
+        environment: json!(Environment::collect()),
         parts,
         aims,
     }
@@ -89,6 +90,13 @@ fn r8_4_the_whole_is_what_its_parts_are() {
     assert_eq!(concluded(vec![part(true, true), part(false, true)]), (false, true));
     let html = fs::read_to_string(dir.path().join("report.html")).unwrap();
     assert!(html.contains("INVALID") && html.contains("a doubled event") && html.contains("its page"));
+    assert!(!html.contains("say nothing"));
+    let smoke = Report { size: Size::Smoke, ..report(Vec::new(), Vec::new()) };
+    let lab = tempfile::tempdir().unwrap();
+    smoke.write(lab.path()).unwrap();
+    for page in ["report.html", "summary.md"] {
+        assert!(fs::read_to_string(lab.path().join(page)).unwrap().contains("figures say nothing"), "{page}");
+    }
     let summary = fs::read_to_string(dir.path().join("summary.md")).unwrap();
     assert!(summary.contains("| gateway work per reattach, 1000 sessions |"), "{summary}");
 }
@@ -111,4 +119,17 @@ fn r8_4_a_finished_part_is_not_done_again() {
     assert!(!cost.is_done(&options).unwrap());
     fs::write(&path, "{").unwrap();
     assert!(!cost.is_done(&options).unwrap());
+}
+
+/// R8.4: what a suite of another size has finished is not taken over.
+#[test]
+fn r8_4_a_suite_of_another_size_does_not_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let resumed = |size| Options { resume: true, ..options(dir.path(), size) };
+    may_go_on(&resumed(Size::Full)).unwrap();
+    report(Vec::new(), Vec::new()).write(dir.path()).unwrap();
+    may_go_on(&resumed(Size::Quick)).unwrap();
+    let error = may_go_on(&resumed(Size::Full)).unwrap_err().to_string();
+    assert!(error.contains("quick") && error.contains("full") && error.contains("--out"), "{error}");
+    may_go_on(&options(dir.path(), Size::Full)).unwrap();
 }

@@ -11,20 +11,17 @@ use jvpn_rig::tool::IP;
 use jvpn_rig::{Interrupt, Uplink};
 
 use super::super::cause::Cause;
+use super::super::life::SUPERVISOR;
 use super::super::measure;
 use super::super::script::{self, Struck};
 use super::super::tenant::flows;
 use super::result::Trial;
-use super::{is_silent, lock, sleep, uplinks};
+use super::{is_silent, lock, sleep, together, uplinks};
 use crate::peers::probes::unix_ns;
 use crate::peers::streams::{LaneRecord, Record, Streams};
 use crate::scenarios::contenders::Kind;
 use crate::scenarios::contenders::tunnel::{Ground, Tunnel};
 
-/// How long a tunnel may take to be whole again before the next trial; after that its client is started again.
-const WHOLE_PATIENCE: Duration = Duration::from_secs(10);
-/// The same behind a new start.
-const START_PATIENCE: Duration = Duration::from_secs(20);
 /// Recording goes on for so long after traffic flows again.
 const TAIL: Duration = Duration::from_millis(250);
 /// How long TCP may take to deliver what it owes: its retransmission timer has doubled meanwhile, up to two minutes.
@@ -155,6 +152,7 @@ pub(super) struct Stage<'a> {
 }
 
 impl Stage<'_> {
+    /// A client's own incident.
     pub(super) fn trial(&self, place: &mut Place, incident: u32, settle: Duration) -> Result<Trial> {
         self.make_ready(place)?;
         let number = place.site.number();
@@ -169,6 +167,28 @@ impl Stage<'_> {
             // Before that nobody could have sent anything.
             at_ns = unix_ns();
         }
+        self.finish(place, (incident, bound), at_ns)
+    }
+
+    /// An incident of all clients: the gateway's process dies, and is started again as by a supervisor.
+    pub(super) fn common_trial(
+        &self,
+        places: &mut [Place],
+        incident: u32,
+        settle: Duration,
+    ) -> Result<Vec<Trial>> {
+        together(places, &|place| self.make_ready(place))?;
+        places.iter().for_each(|place| self.streams.begin(place.site.number()));
+        sleep(settle, self.ground.interrupt)?;
+        let at_ns = unix_ns();
+        lock(self.tunnel).restart_gateway(self.ground, SUPERVISOR)?;
+        // No path is struck, so it does not matter which one is bound.
+        together(places, &|place| self.finish(place, (incident, Uplink::A), at_ns))
+    }
+
+    /// Waits until it is over, and says what was seen.
+    fn finish(&self, place: &mut Place, (incident, bound): (u32, Uplink), at_ns: u64) -> Result<Trial> {
+        let number = place.site.number();
         let came_back = self.await_flow(place, bound, at_ns)?;
         sleep(TAIL + self.rtt, self.ground.interrupt)?;
         let record = self.streams.record(number);
@@ -185,16 +205,20 @@ impl Stage<'_> {
         let number = place.site.number();
         let client = usize::from(number);
         let is_new = lock(self.tunnel).before_incident(self.ground, client, self.cause.switches_max())?;
-        if is_new || !self.await_whole(number, WHOLE_PATIENCE)? {
+        let patience = self.ground.patience;
+        // Half of it for coming back between two trials, then its client is started again.
+        if is_new || !self.await_whole(number, patience / 2)? {
             if !is_new {
+                // Whoever has died says more than silence.
+                lock(self.tunnel).check().context("before a trial")?;
                 lock(self.tunnel).restart_client(self.ground, client)?;
             }
-            let is_whole = self.await_whole(number, START_PATIENCE)?;
-            ensure!(is_whole, "client {number}: nothing flows {START_PATIENCE:?} after a new start");
+            let is_whole = self.await_whole(number, patience)?;
+            ensure!(is_whole, "client {number}: nothing flows {patience:?} after a new start");
             place.has_stream = false;
         }
         if !place.has_stream || self.streams.tcp(number).is_err() {
-            self.streams.open_tcp(number, START_PATIENCE)?;
+            self.streams.open_tcp(number, patience)?;
             place.has_stream = true;
             // Something is to have gone through it before the trial.
             sleep(TAIL + self.rtt, self.ground.interrupt)?;
@@ -207,7 +231,7 @@ impl Stage<'_> {
         if self.cause == Cause::AddressChange {
             return place.change_address();
         }
-        ensure!(!self.cause.is_common(), "{} is no cause for a peer", self.cause);
+        ensure!(!self.cause.is_common(), "{} strikes no client alone", self.cause);
         let mut managed = Managed { place, bound, interrupt: self.ground.interrupt };
         script::strike(&mut managed, self.cause, incident)
     }

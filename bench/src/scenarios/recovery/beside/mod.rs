@@ -4,21 +4,23 @@
 //! | Module | What for |
 //! |---|---|
 //! | `incident` | a trial: what is done, who is told of it, what was seen |
+//! | `neighbour` | a recovery run or a suite that gets the result beside its own |
 //! | `result` | quantiles, `result.json`, tables, bars |
 //!
 //! The reasons are in `docs/decisions/0043-beside-the-peers.md`.
 
 mod incident;
+mod neighbour;
 mod result;
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use jvpn_rig::emulator::{Path as EmulatedPath, Profile};
 use jvpn_rig::site::{Paths, Site};
 use jvpn_rig::{Interrupt, Rig, Uplink};
@@ -36,11 +38,13 @@ use crate::scenarios::progress::Progress;
 use crate::swarm::network::inner_address;
 use crate::timeline;
 use incident::{Place, Stage};
+use neighbour::Neighbour;
 pub(super) use result::section;
 use result::{Asked, Run, Trial};
 
-/// The causes that mean something to a tunnel whose ends nobody kills.
-pub const CAUSES: [Cause; 7] = [
+/// The causes that mean something to a tunnel, whoever's. A control plane beside a data plane only ours has: of the others
+/// one process is the gateway, and its death is [`Cause::DataPlaneKill`].
+pub const CAUSES: [Cause; 8] = [
     Cause::SilentBlackhole,
     Cause::LinkDown,
     Cause::NatRebinding,
@@ -48,7 +52,18 @@ pub const CAUSES: [Cause; 7] = [
     Cause::LossSpike,
     Cause::Flapping,
     Cause::OneDirectionDead,
+    Cause::DataPlaneKill,
 ];
+
+/// Why a cause means nothing to this contender.
+const fn reason_against(cause: Cause, contender: Kind) -> Option<&'static str> {
+    match (cause, contender) {
+        (Cause::DataPlaneKill, Kind::KernelWireguard) => {
+            Some("the kernel does its work, and there is no process to kill")
+        }
+        _ => None,
+    }
+}
 
 /// Whether a second path works and nobody says that the first does not.
 const fn is_silent(cause: Cause) -> bool {
@@ -59,6 +74,8 @@ const fn is_silent(cause: Cause) -> bool {
 const NAT_TTL: Duration = Duration::from_secs(600);
 /// What a trial takes beside the outage, start and end of the contender included.
 const TRIAL: Duration = Duration::from_secs(3);
+/// What clients of a peer may take to notice that their gateway has begun anew; for the ETA alone.
+const PEER_RESTART: Duration = Duration::from_secs(30);
 /// A trial strikes after so long at least, and up to so much later, ms: timers are in any phase.
 const SETTLE_MS: (u64, u64) = (150, 250);
 
@@ -75,13 +92,15 @@ pub struct Options {
     pub rtt: Duration,
     /// After so long a trial counts as one that did not come back.
     pub cap: Duration,
+    /// How long a contender may take to come up; after that it hangs.
+    pub patience: Duration,
     /// A script moves the route away from a silent path after so long.
     pub script_after: Option<Duration>,
     /// Clients of each contender at once.
     pub clients: u8,
     /// Determines all chance of the bench.
     pub seed: u64,
-    /// A recovery run that gets the result put beside its own.
+    /// A recovery run, a suite or a part of one that gets the result put beside its own.
     pub beside: Option<PathBuf>,
     /// Where everything goes. Absolute.
     pub out_dir: PathBuf,
@@ -93,12 +112,7 @@ pub struct Options {
 /// The network cannot be set up, ours failed or did not come back, or interrupted; what was
 /// measured is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    let beside = options.beside.as_deref();
-    ensure!(
-        beside.is_none_or(|dir| dir.join("run.json").is_file()),
-        "{} has no recovery run to put this beside",
-        beside.unwrap_or(Path::new("")).display()
-    );
+    let beside = options.beside.as_deref().map(Neighbour::find).transpose()?;
     let mut dir = RunDir::begin(&options.out_dir)?;
     let progress = Progress::start();
     let rig = Rig::create()?;
@@ -109,11 +123,11 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let result = measure(&rig, options, &mut run, &progress, interrupt);
     let result = result.and(rig.remove());
     let report = run.conclude(result.as_ref().err());
-    let written = report.write(&mut dir, beside);
+    let written = report.write(&mut dir, beside.as_ref().map(|beside| beside.run.as_path()));
     report.lines().iter().for_each(|line| timeline::print(line));
     let result = dir.after(result, written);
-    if let Some(dir) = beside.filter(|_| result.is_ok()) {
-        super::judge(dir).with_context(|| format!("the recovery run in {}", dir.display()))?;
+    if let Some(beside) = beside.filter(|_| result.is_ok()) {
+        beside.show()?;
     }
     result?;
     match report.problem() {
@@ -149,6 +163,11 @@ fn measure(
             if run.is_out(found.contender) {
                 continue;
             }
+            if let Some(why) = reason_against(cause, found.contender) {
+                progress.say(&format!("{cause}: {} left out, {why}", found.contender));
+                run.leave_out(found.contender, cause, why);
+                continue;
+            }
             let left = estimate(options, run, cause, found.contender).as_secs();
             progress.say(&format!(
                 "{cause}: {} ({} trials), about {left} s left in all",
@@ -180,16 +199,32 @@ fn estimate(options: &Options, run: &Run, cause: Cause, contender: Kind) -> Dura
     let order =
         options.causes.iter().flat_map(|cause| run.found.iter().map(|found| (*cause, found.contender)));
     let rest = order.skip_while(|pair| *pair != (cause, contender)).filter(|(_, kind)| !run.is_out(*kind));
-    let incidents = options.trials.div_ceil(u32::from(options.clients).max(1));
     let each = |(cause, kind): (Cause, Kind)| {
         let silence = match (is_silent(cause) && kind.is_peer(), options.script_after) {
             (true, None) => options.cap,
             (true, Some(after)) => after,
+            // Its clients find out by their own timers.
+            (false, _) if cause.is_common() && kind.is_peer() => options.cap.min(PEER_RESTART),
             (false, _) => Duration::ZERO,
         };
-        silence + script::length(cause) + TRIAL
+        let rounds = if cause.is_common() {
+            incidents(options, cause)
+        } else {
+            options.trials.div_ceil(u32::from(options.clients).max(1))
+        };
+        (silence + script::length(cause) + TRIAL) * rounds
     };
-    rest.map(|pair| each(pair) * incidents).sum()
+    rest.filter(|(cause, kind)| reason_against(*cause, *kind).is_none()).map(each).sum()
+}
+
+/// Incidents that make up the trials: one that strikes all clients is a trial of each. Three at least, else its interval
+/// would be one of two values.
+fn incidents(options: &Options, cause: Cause) -> u32 {
+    if cause.is_common() {
+        options.trials.div_ceil(u32::from(options.clients).max(1)).max(options.trials.min(3))
+    } else {
+        options.trials
+    }
 }
 
 /// One contender and one cause.
@@ -220,7 +255,7 @@ impl Work<'_> {
             clients: places.iter().map(client).collect(),
             out_dir: self.options.out_dir.clone(),
             interrupt: self.interrupt,
-            patience: tunnel::PATIENCE,
+            patience: self.options.patience,
             is_recovery: true,
         };
         let tunnel = Mutex::new(tunnel::start(self.found, &ground)?);
@@ -240,18 +275,25 @@ impl Work<'_> {
         tunnel: &Mutex<Box<dyn Tunnel>>,
         keep: &mut (dyn FnMut(Trial) -> Result<()> + Send),
     ) -> Result<()> {
+        let stage = Stage {
+            streams: self.streams,
+            ground,
+            tunnel,
+            contender: self.found.contender,
+            cause: self.cause,
+            rtt: self.options.rtt,
+            cap: self.options.cap,
+            script_after: self.options.script_after,
+        };
+        if self.cause.is_common() {
+            for incident in 1..=incidents(self.options, self.cause) {
+                let settle = settle(self.options.seed, self.cause, incident, 0);
+                stage.common_trial(places, incident, settle)?.into_iter().try_for_each(&mut *keep)?;
+            }
+            return Ok(());
+        }
         let (keep, next) = (Mutex::new(keep), Mutex::new(0_u32));
         let one = |place: &mut Place| -> Result<()> {
-            let stage = Stage {
-                streams: self.streams,
-                ground,
-                tunnel,
-                contender: self.found.contender,
-                cause: self.cause,
-                rtt: self.options.rtt,
-                cap: self.options.cap,
-                script_after: self.options.script_after,
-            };
             loop {
                 let incident = {
                     let mut next = lock(&next);
@@ -270,26 +312,33 @@ impl Work<'_> {
                 (lock(&keep))(trial?)?;
             }
         };
-        let results: Vec<Result<()>> = thread::scope(|scope| {
-            let threads: Vec<_> = places
-                .iter_mut()
-                .enumerate()
-                .map(|(number, place)| {
-                    let one = &one;
-                    scope.spawn(move || {
-                        // Clients do not begin in step.
-                        thread::sleep(Duration::from_millis(37) * u32::try_from(number).unwrap_or(0));
-                        one(place)
-                    })
-                })
-                .collect();
-            let join = |thread: thread::ScopedJoinHandle<'_, Result<()>>| {
-                thread.join().unwrap_or_else(|_| Err(anyhow!("a client's thread panicked")))
-            };
-            threads.into_iter().map(join).collect()
-        });
-        results.into_iter().collect()
+        together(places, &one).map(drop)
     }
+}
+
+/// All clients at once, each in a thread of its own.
+fn together<T: Send>(
+    places: &mut [Place],
+    one: &(impl Fn(&mut Place) -> Result<T> + Sync),
+) -> Result<Vec<T>> {
+    let results: Vec<Result<T>> = thread::scope(|scope| {
+        let threads: Vec<_> = places
+            .iter_mut()
+            .enumerate()
+            .map(|(number, place)| {
+                scope.spawn(move || {
+                    // Clients do not begin in step.
+                    thread::sleep(Duration::from_millis(37) * u32::try_from(number).unwrap_or(0));
+                    one(place)
+                })
+            })
+            .collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, Result<T>>| {
+            thread.join().unwrap_or_else(|_| Err(anyhow!("a client's thread panicked")))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    results.into_iter().collect()
 }
 
 fn settle(seed: u64, cause: Cause, incident: u32, client: u8) -> Duration {

@@ -1,5 +1,6 @@
 //! From trials to quantiles, `result.json`, tables, and bars for a report.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -92,7 +93,16 @@ pub(super) struct Run {
     pub(super) found: Vec<Found>,
     missing: Vec<Missing>,
     failed: Vec<Failed>,
+    left_out: Vec<LeftOut>,
     pub(super) trials: Vec<Trial>,
+}
+
+/// A cause that means nothing to a contender.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct LeftOut {
+    contender: Kind,
+    cause: Cause,
+    why: String,
 }
 
 /// A contender that hung or died outside a trial; what it had done by then counts.
@@ -110,7 +120,12 @@ impl Run {
         found: Vec<Found>,
         missing: Vec<Missing>,
     ) -> Self {
-        Self { asked, environment, found, missing, failed: Vec::new(), trials: Vec::new() }
+        let (failed, left_out, trials) = Default::default();
+        Self { asked, environment, found, missing, failed, left_out, trials }
+    }
+
+    pub(super) fn leave_out(&mut self, contender: Kind, cause: Cause, why: &str) {
+        self.left_out.push(LeftOut { contender, cause, why: why.to_owned() });
     }
 
     pub(super) fn fail(&mut self, contender: Kind, cause: Cause, error: &anyhow::Error) {
@@ -132,11 +147,11 @@ impl Run {
             }
         }
         let wanted = u64::from(self.asked.trials);
-        let is_whole = causes.len() == self.asked.causes.len() * self.found.len()
+        let is_whole = causes.len() + self.left_out.len() == self.asked.causes.len() * self.found.len()
             && causes.iter().all(|one| one.trials >= wanted);
         Report {
             scenario: "peers-recovery".to_owned(),
-            form: 1,
+            form: 2,
             complete: error.is_none() && is_whole,
             broken_off: error.map(|error| format!("{error:#}")),
             asked: self.asked,
@@ -144,6 +159,7 @@ impl Run {
             contenders: json!(self.found),
             missing: json!(self.missing),
             failed: self.failed,
+            left_out: self.left_out,
             causes,
         }
     }
@@ -156,13 +172,15 @@ pub(super) struct Row {
     contender: Kind,
     rtt_ms: u64,
     trials: u64,
+    /// One may strike all clients at once.
+    incidents: u64,
     /// Those that were back before the cap.
     came_back: u64,
     outage_p50_ms: f64,
     outage_p95_ms: f64,
     outage_p99_ms: f64,
     outage_max_ms: f64,
-    /// 95 % confidence interval.
+    /// 95 % confidence interval, by incidents.
     outage_p50_ci95_ms: [f64; 2],
     tcp_survived: u64,
     tcp_stall_p50_ms: f64,
@@ -186,6 +204,7 @@ pub(super) struct Report {
     contenders: Value,
     missing: Value,
     failed: Vec<Failed>,
+    left_out: Vec<LeftOut>,
     causes: Vec<Row>,
 }
 
@@ -198,7 +217,11 @@ fn summarise(trials: &[&Trial], asked: &Asked) -> Option<Row> {
     };
     let outages_ms: Vec<_> = trials.iter().map(|trial| trial.outage_ms).collect();
     let outages = sorted(|trial| trial.outage_ms);
-    let incidents: Vec<_> = outages_ms.iter().map(|value| vec![*value]).collect();
+    let mut by_incident: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    for trial in trials {
+        by_incident.entry(trial.incident).or_default().push(trial.outage_ms);
+    }
+    let incidents: Vec<_> = by_incident.into_values().collect();
     let [outage_p50_ci95_ms] = bootstrap(&incidents, [0.5], asked.seed);
     let [outage_p50_ms, outage_p95_ms, outage_p99_ms, outage_max_ms] =
         [0.5, 0.95, 0.99, 1.0].map(|share| quantile(&outages, share));
@@ -211,6 +234,7 @@ fn summarise(trials: &[&Trial], asked: &Asked) -> Option<Row> {
         contender: first.contender,
         rtt_ms: asked.rtt_ms,
         trials: trials.len() as u64,
+        incidents: incidents.len() as u64,
         came_back: count(|trial| trial.came_back),
         outage_p50_ms,
         outage_p95_ms,
@@ -247,7 +271,11 @@ impl Report {
         if let Some(longest) = outages.last_mut().filter(|_| row.came_back < row.trials) {
             longest.push_str(", did not come back");
         }
-        let head = [row.cause.name().to_owned(), row.contender.to_string(), row.trials.to_string()];
+        let trials = match row.incidents {
+            incidents if incidents == row.trials => row.trials.to_string(),
+            incidents => format!("{} in {incidents}", row.trials),
+        };
+        let head = [row.cause.name().to_owned(), row.contender.to_string(), trials];
         let tail = [
             format!("{} of {}", row.came_back, row.trials),
             format!("{} of {}", row.tcp_survived, row.trials),
@@ -292,6 +320,9 @@ impl Report {
             let why = failed.why.lines().next().unwrap_or_default();
             format!("{}: FAILED at {}: {why}", failed.contender, failed.cause)
         }));
+        lines.extend(
+            self.left_out.iter().map(|one| format!("{}: no {}: {}", one.contender, one.cause, one.why)),
+        );
         if !self.complete {
             let why = self.broken_off.as_deref().unwrap_or("less was measured than was asked for");
             lines.push(format!("a part of what was asked for: {why}"));
@@ -412,13 +443,17 @@ pub(in super::super) fn section(dir: &Path) -> String {
     let path = dir.join(BESIDE);
     let Ok(text) = fs::read_to_string(&path) else { return String::new() };
     let Ok(report) = serde_json::from_str::<Report>(&text) else {
-        return format!("<h2>Beside the peers</h2>\n<p class=\"bad\">{BESIDE} is damaged.</p>\n");
+        return format!(
+            "<h2>Beside the peers</h2>\n<p class=\"bad\">{BESIDE} is damaged, or of another version of the bench.</p>\n"
+        );
     };
-    format!("<h2>Beside the peers</h2>\n{}", report.body())
+    let mut out = format!("<h2>Beside the peers</h2>\n{}", report.body());
+    page::table(&mut out, &report.table());
+    out
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn trial(contender: Kind, incident: u32, outage_ms: f64) -> Trial {
@@ -438,7 +473,7 @@ mod tests {
         }
     }
 
-    fn report(ours: &[f64], theirs: &[f64]) -> Report {
+    pub(in super::super) fn report(ours: &[f64], theirs: &[f64]) -> Report {
         let asked = Asked {
             trials: 3,
             rtt_ms: 50,
@@ -489,6 +524,35 @@ mod tests {
         let lost = report(&[300.0, 90_000.0, 320.0], &[1.0, 1.0, 1.0]).problem();
         assert!(lost.is_some_and(|problem| problem.contains("2 of 3")));
         assert!(!report(&[300.0], &[1.0]).complete, "one of three");
+    }
+
+    /// R8.1: what strikes all clients at once is one incident and a trial of each; a cause that means nothing to a
+    /// contender is left out with a reason, and the run is whole without it.
+    #[test]
+    fn r8_1_incidents_are_counted_and_what_is_left_out_has_a_reason() {
+        let whole = report(&[300.0, 310.0, 320.0], &[1.0, 2.0, 3.0]);
+        let asked = Asked { causes: vec![Cause::DataPlaneKill], ..whole.asked };
+        let found = |contender| Found {
+            contender,
+            version: "1".to_owned(),
+            program: None,
+            sha256: None,
+            configuration: "",
+        };
+        let both = vec![found(Kind::Ours), found(Kind::KernelWireguard)];
+        let mut run = Run::new(asked, Environment::collect(), both, Vec::new());
+        for (incident, client) in [(1, 0), (1, 1), (2, 0), (2, 1)] {
+            let one = trial(Kind::Ours, incident, 700.0 + f64::from(client));
+            run.trials.push(Trial { cause: Cause::DataPlaneKill, client, ..one });
+        }
+        run.leave_out(Kind::KernelWireguard, Cause::DataPlaneKill, "there is no process");
+        let found = run.conclude(None);
+        assert!(found.complete && found.causes.len() == 1, "{found:?}");
+        assert_eq!((found.causes[0].trials, found.causes[0].incidents), (4, 2));
+        crate::schemas::tests::fits_tightly(&found);
+        let text = found.markdown();
+        assert!(text.contains("| data_plane_kill | ours | 4 in 2 |"), "{text}");
+        assert!(text.contains("- kernel-wireguard: no data_plane_kill: there is no process"), "{text}");
     }
 
     #[test]
