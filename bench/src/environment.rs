@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
+use jvpn_dataplane::ladder::Step;
+use jvpn_dataplane::port::AfXdpMode;
 use jvpn_rig::tool::ETHTOOL;
 use jvpn_rig::{Namespace, Rig};
 use serde::{Deserialize, Serialize};
@@ -69,6 +71,26 @@ pub struct Port {
     pub queues: u64,
 }
 
+/// How a worker stands on a port: what a data plane says of itself in its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    port: &'static str,
+    step: String,
+    xdp_mode: String,
+    af_xdp_mode: String,
+    queues: u64,
+}
+
+impl Standing {
+    /// On one port, in the data plane's own words.
+    #[must_use]
+    pub fn new(port: &'static str, step: Step, xdp_mode: &str, mode: AfXdpMode, queues: u64) -> Self {
+        let word = |value: serde_json::Result<Value>| shown(value.ok().as_ref());
+        let (step, af_xdp_mode) = (word(serde_json::to_value(step)), word(serde_json::to_value(mode)));
+        Self { port, step, xdp_mode: xdp_mode.to_owned(), af_xdp_mode, queues }
+    }
+}
+
 impl Environment {
     /// Looks at the machine; no gateway runs.
     #[must_use]
@@ -98,16 +120,32 @@ impl Environment {
         }
     }
 
-    /// Adds the gateway's ports of a rig in which no gateway runs, but a worker alone.
+    /// Adds the gateway's ports of a rig in which no gateway runs, but a worker alone, and how that stands on them.
     #[must_use]
-    pub fn with_ports(mut self, gateway: &Namespace) -> Self {
+    pub fn with_ports(mut self, gateway: &Namespace, standing: &[Standing]) -> Self {
+        self.add_ports(standing, |nic| driver(gateway, nic));
+        self
+    }
+
+    fn add_ports(&mut self, standing: &[Standing], driver: impl Fn(&str) -> [String; 2]) {
         let port = |(port, nic): (&str, &str)| {
-            let [driver, driver_version] = driver(gateway, nic);
+            let [driver, driver_version] = driver(nic);
+            let stands = standing.iter().find(|one| one.port == port).cloned().unwrap_or_default();
+            let Standing { step, xdp_mode, af_xdp_mode, queues, .. } = stands;
             let (port, nic) = (port.to_owned(), nic.to_owned());
-            Port { port, nic, driver, driver_version, ..Port::default() }
+            Port { port, nic, driver, driver_version, step, xdp_mode, af_xdp_mode, queues }
         };
         self.ports = GATEWAY_INTERFACES.into_iter().map(port).collect();
-        self
+        if let Some(wan) = self.ports.iter().find(|port| port.port == "wan") {
+            (self.xdp_mode, self.af_xdp_mode) = (wan.xdp_mode.clone(), wan.af_xdp_mode.clone());
+        }
+    }
+
+    /// Takes over what was seen of a gateway, which came up after this machine was looked at.
+    pub fn take_gateway(&mut self, seen: &Self) {
+        (self.xdp_mode, self.af_xdp_mode) = (seen.xdp_mode.clone(), seen.af_xdp_mode.clone());
+        self.ports.clone_from(&seen.ports);
+        self.versions.extend(seen.versions.clone());
     }
 
     /// Adds what the gateway of a rig says of itself, and what the kernel says of its ports.
@@ -118,6 +156,7 @@ impl Environment {
         if let Ok(control_plane) = jvpn_host::status::query(&places.control_plane_socket(), "summary") {
             self.versions.extend(version_of("jvpn-controlplane", &control_plane, "version"));
         }
+        self.versions.extend(deployment.client_version().map(|version| ("jvpn".to_owned(), version)));
         self
     }
 
@@ -217,6 +256,25 @@ mod tests {
         assert_eq!(environment.versions["jvpn-dataplane"], "1.2.3");
         assert_eq!(environment.versions["contract"], "4");
         assert!(!environment.kernel.is_empty() && environment.memory_kib > 0 && environment.cpus > 0);
+    }
+
+    /// R8.4: a worker without a data plane says the same of its ports; what came up later is taken over.
+    #[test]
+    fn r8_4_a_worker_alone_says_how_it_stands() {
+        let standing = [
+            Standing::new("wan", Step::Copy, "native", AfXdpMode::Copy, 1),
+            Standing::new("lan", Step::ZeroCopy, "native", AfXdpMode::ZeroCopy, 1),
+        ];
+        let mut seen = Environment::collect();
+        seen.add_ports(&standing, |nic| [format!("driver of {nic}"), String::new()]);
+        seen.versions.insert("jvpn".to_owned(), "9".to_owned());
+        let mut environment = Environment::collect();
+        environment.take_gateway(&seen);
+        let [wan, lan] = environment.ports.as_slice() else { panic!("two ports") };
+        assert_eq!((wan.step.as_str(), wan.driver.as_str(), wan.queues), ("copy", "driver of wan0", 1));
+        assert_eq!((lan.step.as_str(), lan.af_xdp_mode.as_str()), ("zero-copy", "zero-copy"));
+        assert_eq!((environment.xdp_mode.as_str(), environment.af_xdp_mode.as_str()), ("native", "copy"));
+        assert_eq!((environment.versions["jvpn"].as_str(), environment.versions.len()), ("9", 2));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! it holds no key and opens no tunnel packet. The swarm does, with the agents of `jvpn-client`; and the attackers of
 //! the flood have keys of their own.
 
+pub mod account;
 pub mod browser;
 pub mod check_events;
 pub mod cli;

@@ -125,7 +125,7 @@ pub fn run(args: &MemoryArgs) -> Result<()> {
 fn document(found: &Octets) -> serde_json::Value {
     let Ending { complete, broken_off } = Ending::of(&Ok(()));
     serde_json::json!({
-        "scenario": "memory", "valid": true, "complete": complete, "broken_off": broken_off,
+        "scenario": "memory", "valid": null, "complete": complete, "broken_off": broken_off,
         "environment": Environment::collect(), "memory": found,
     })
 }

@@ -11,6 +11,8 @@ use serde::Serialize;
 use super::measure::processor_time;
 use super::progress::Progress;
 use super::stage::{Plan, Stage};
+use crate::account::Verdict;
+use crate::check_events::findings::Findings;
 use crate::result::{Ending, Environment};
 use crate::run_dir::RunDir;
 use crate::timeline;
@@ -56,8 +58,13 @@ struct Measured {
 struct Report {
     /// `idle`.
     scenario: &'static str,
+    /// Whether the audit log broke no rule.
+    #[serde(flatten)]
+    verdict: Verdict,
     #[serde(flatten)]
     ending: Ending,
+    /// The `[policy]` table.
+    policy: &'static str,
     environment: Environment,
     /// Percent of one core that both processes together may use without a session.
     aim_percent: f64,
@@ -83,14 +90,20 @@ pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Re
         out_dir: options.out_dir.clone(),
     };
     let mut stage = Stage::set_up(plan, interrupt, &progress)?;
-    let mut report =
-        Report { scenario: "idle", environment: stage.environment(), aim_percent: AIM, ..Report::default() };
+    let mut report = Report {
+        scenario: "idle",
+        policy: POLICY,
+        environment: stage.environment(),
+        aim_percent: AIM,
+        ..Report::default()
+    };
     let measured = measure_both(&mut stage, options, &mut report.measured, &mut progress);
-    let measured = stage.explain(measured).and_then(|()| stage.end(&progress).map(drop));
-    report.judge();
-    report.ending = Ending::of(&measured);
-    dir.conclude("Jumping VPN: the gateway with nothing to do", &report, measured)?;
+    let audit = stage.end(measured, &progress);
+    report.judge(&audit);
+    report.ending = Ending::of(&audit);
+    dir.conclude("Jumping VPN: the gateway with nothing to do", &report, audit)?;
     show(&report, json)?;
+    report.verdict.or_fail()?;
     match report.failures.first() {
         Some(failure) => bail!("{failure}; result.json has the figures"),
         None => Ok(()),
@@ -99,7 +112,8 @@ pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Re
 
 impl Report {
     /// Without a session the aim holds or is missed; before that was measured neither.
-    fn judge(&mut self) {
+    fn judge(&mut self, audit: &Result<Findings>) {
+        self.verdict = Verdict::of(audit);
         let total = |one: &Measured| one.control_plane_percent + one.data_plane_percent;
         let first = self.measured.first().map(total);
         self.met = first.is_some_and(|percent| percent < AIM);
@@ -170,9 +184,9 @@ mod tests {
         let of = |percents: &[f64]| {
             let one = |percent: &f64| Measured { control_plane_percent: *percent, ..Measured::default() };
             let measured = percents.iter().map(one).collect();
-            let mut report = Report { scenario: "idle", measured, ..Report::default() };
+            let mut report = Report { scenario: "idle", policy: POLICY, measured, ..Report::default() };
             report.environment = Environment::collect();
-            report.judge();
+            report.judge(&Ok(Findings { good: true, ..Findings::default() }));
             report
         };
         assert!(of(&[0.5, 9.0]).met && of(&[0.5, 9.0]).failures.is_empty());
@@ -182,5 +196,11 @@ mod tests {
         part.ending = Ending::of::<()>(&Err(anyhow!("interrupted")));
         fits_tightly(&part);
         fits_tightly(&of(&[1.5, 2.0]));
+        // What the gateway did in its own account makes the figures worthless, whatever they are.
+        let mut broken = of(&[0.5]);
+        broken.judge(&Ok(Findings { violations_total: 3, ..Findings::default() }));
+        assert_eq!((broken.verdict.valid, broken.met), (Some(false), true));
+        assert!(broken.verdict.or_fail().unwrap_err().to_string().contains("breaks 3 rules"));
+        fits_tightly(&broken);
     }
 }

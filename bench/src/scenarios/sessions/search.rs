@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Options;
 use super::report::Shares;
+use crate::account::Verdict;
 use crate::result::{Ending, Environment};
 use crate::run_dir::RunDir;
 use crate::scenarios::progress::Progress;
@@ -32,7 +33,8 @@ pub(super) struct Report {
     /// `sessions-search`.
     scenario: &'static str,
     /// Whether the audit log broke no rule.
-    valid: bool,
+    #[serde(flatten)]
+    verdict: Verdict,
     #[serde(flatten)]
     ending: Ending,
     /// Sessions that were sustained.
@@ -94,9 +96,7 @@ pub fn search_and_print(options: &Options, json: bool, interrupt: &Interrupt) ->
         }
         timeline::print(&format!("\n  sustained: {} sessions; limit: {}", report.sustained, report.limit));
     }
-    if !report.valid {
-        bail!("INVALID: the audit log breaks rules; see audit.jsonl");
-    }
+    report.verdict.or_fail()?;
     if report.sustained == 0 {
         bail!("not even {FIRST} sessions were sustained: {}", report.limit);
     }
@@ -122,8 +122,8 @@ fn search(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         ..Report::default()
     };
     let tried = try_numbers(&mut stage, options, &mut report, &mut progress);
-    let judged = stage.explain(tried).and_then(|()| stage.end(&progress));
-    report.valid = judged.as_ref().is_ok_and(|audit| audit.good);
+    let judged = stage.end(tried, &progress);
+    report.verdict = Verdict::of(&judged);
     report.ending = Ending::of(&judged);
     dir.conclude("Jumping VPN: the most sessions sustained", &report, judged)?;
     Ok(report)
@@ -281,6 +281,7 @@ mod tests {
         let report = Report {
             scenario: "sessions-search",
             policy: super::super::POLICY.to_owned(),
+            verdict: Verdict { valid: Some(true), problems: Vec::new() },
             environment: Environment::collect(),
             steps: vec![Step::default(), step],
             ..Report::default()

@@ -27,9 +27,11 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::cause::Cause;
 use super::script;
+use crate::account;
 use crate::peers::streams::Streams;
 use crate::result::Environment;
 use crate::run_dir::RunDir;
+use crate::scenarios::contenders::ledger::Ledger;
 use crate::scenarios::contenders::tunnel::{self, Client, Ground, Tunnel};
 use crate::scenarios::contenders::{Found, Kind, muster};
 use crate::scenarios::progress::Progress;
@@ -101,6 +103,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     );
     let mut dir = RunDir::begin(&options.out_dir)?;
     let progress = Progress::start();
+    account::begin(&options.out_dir)?;
     let rig = Rig::create()?;
     // Nobody recovers without a tunnel: the addresses are the uplink's own.
     let wanted: Vec<_> = options.contenders.iter().copied().filter(|kind| *kind != Kind::Plain).collect();
@@ -108,6 +111,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let mut run = Run::new(Asked::of(options), Environment::collect(), found, missing);
     let result = measure(&rig, options, &mut run, &progress, interrupt);
     let result = result.and(rig.remove());
+    run.settle();
     let report = run.conclude(result.as_ref().err());
     let written = report.write(&mut dir, beside);
     report.lines().iter().for_each(|line| timeline::print(line));
@@ -143,6 +147,7 @@ fn measure(
     let streams = Streams::start(rig, &clients)?;
     let path = options.out_dir.join("trials.jsonl");
     let mut raw = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let ledger = run.ledger.clone();
     for cause in options.causes.iter().copied() {
         for found in run.found.clone() {
             interrupt.check()?;
@@ -161,7 +166,8 @@ fn measure(
                 run.trials.push(trial);
                 Ok(())
             };
-            let work = Work { rig, options, streams: &streams, cause, found: &found, interrupt };
+            let work =
+                Work { rig, options, streams: &streams, cause, found: &found, ledger: &ledger, interrupt };
             let result = work.run(&mut places, &mut keep);
             interrupt.check()?;
             if let Err(error) = result {
@@ -199,6 +205,7 @@ struct Work<'a> {
     streams: &'a Streams,
     cause: Cause,
     found: &'a Found,
+    ledger: &'a Ledger,
     interrupt: &'a Interrupt,
 }
 
@@ -221,6 +228,7 @@ impl Work<'_> {
             out_dir: self.options.out_dir.clone(),
             interrupt: self.interrupt,
             is_recovery: true,
+            ledger: self.ledger,
         };
         let tunnel = Mutex::new(tunnel::start(self.found, &ground)?);
         let result = self.strike_all(places, &ground, &tunnel, keep);
