@@ -23,6 +23,7 @@ const NAMED_MAX: usize = 20;
 
 /// Whether figures prove anything, as fields of a result.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Verdict {
     /// `None`: no gateway of ours ran, so nothing was there to judge. `false`: INVALID.
     pub valid: Option<bool>,
@@ -149,19 +150,16 @@ mod tests {
     const STARTED: &str = "{\"ts_ms\":1,\"node_id\":\"n\",\"event_type\":\"NODE_STARTED\",\"session_id\":null,\
                            \"state_version\":null,\"reason_code\":null}\n";
 
-    struct Node(tempfile::TempDir);
-
-    impl Node {
-        fn new(log: &str) -> (Self, Places) {
-            let dir = tempfile::tempdir().unwrap();
-            let places = Places::under(dir.path());
-            fs::create_dir_all(&places.config_dir).unwrap();
-            fs::create_dir_all(places.audit_file().parent().unwrap()).unwrap();
-            fs::write(places.audit_file(), log).unwrap();
-            let config = "node_id = \"n\"\n\n[policy]\npreset = \"edge\"\n\n[tunnel]\nmtu = 1280\n";
-            fs::write(places.config_dir.join(Role::ControlPlane.config_file()), config).unwrap();
-            (Self(dir), places)
-        }
+    /// The places of a gateway that has written this log.
+    fn node(log: &str) -> (tempfile::TempDir, Places) {
+        let dir = tempfile::tempdir().unwrap();
+        let places = Places::under(dir.path());
+        fs::create_dir_all(&places.config_dir).unwrap();
+        fs::create_dir_all(places.audit_file().parent().unwrap()).unwrap();
+        fs::write(places.audit_file(), log).unwrap();
+        let config = "node_id = \"n\"\n\n[policy]\npreset = \"edge\"\n\n[tunnel]\nmtu = 1280\n";
+        fs::write(places.config_dir.join(Role::ControlPlane.config_file()), config).unwrap();
+        (dir, places)
     }
 
     /// R8.4: logs of several gateways stand in one file, each is judged by itself, and a broken rule in any makes the run
@@ -174,15 +172,15 @@ mod tests {
         begin(out.path()).unwrap();
         let mut verdict = Verdict::default();
         assert!(verdict.valid.is_none() && verdict.or_fail().is_ok(), "no gateway is not INVALID");
-        let (_node, places) = Node::new(STARTED);
+        let (_node, places) = node(STARTED);
         assert_eq!(policy(&places).unwrap(), "preset = \"edge\"\n");
         verdict.add(&keep_and_judge(&places, out.path()));
         assert_eq!((verdict.valid, verdict.problems.as_slice()), (Some(true), [].as_slice()));
         // What a crash cut off stays a line of its own.
-        let (_cut, cut) = Node::new(&format!("{STARTED}{{\"ts_ms\":"));
+        let (_cut, cut) = node(&format!("{STARTED}{{\"ts_ms\":"));
         verdict.add(&keep_and_judge(&cut, out.path()));
         assert_eq!(verdict.valid, Some(true), "{verdict:?}");
-        let (_broken, broken) = Node::new(&format!("{STARTED}nonsense\n"));
+        let (_broken, broken) = node(&format!("{STARTED}nonsense\n"));
         verdict.add(&keep_and_judge(&broken, out.path()));
         assert_eq!(verdict.valid, Some(false));
         let said = verdict.or_fail().unwrap_err().to_string();
@@ -198,8 +196,8 @@ mod tests {
     #[test]
     fn r8_4_a_log_that_cannot_be_judged_is_invalid() {
         let out = tempfile::tempdir().unwrap();
-        let (_empty, empty) = Node::new("");
-        let (_gone, gone) = Node::new(STARTED);
+        let (_empty, empty) = node("");
+        let (_gone, gone) = node(STARTED);
         fs::remove_file(gone.audit_file()).unwrap();
         for places in [empty, gone] {
             let verdict = Verdict::of(&keep_and_judge(&places, out.path()));

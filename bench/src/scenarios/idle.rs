@@ -129,23 +129,31 @@ fn measure_both(
     measured: &mut Vec<Measured>,
     progress: &mut Progress,
 ) -> Result<()> {
-    stage.pass(SETTLING)?;
-    measured.push(measure(stage, 0, options.time)?);
     let total = options.sessions;
+    let births = Duration::from_secs_f64(total as f64 / f64::from(BIRTHS_PER_SECOND));
+    let all = (SETTLING + options.time) * 2 + births;
+    progress.say(&format!("without a session; about {:.0} s in all", all.as_secs_f64()));
+    stage.pass(SETTLING)?;
+    measured.push(measure(stage, 0, options.time, progress)?);
     stage.swarm.attach(0..total, BIRTHS_PER_SECOND)?;
     let census = stage.await_members("births", total, PATIENCE, progress, |census| census.attached)?;
     ensure!(census.attached == total, "only {} of {total} sessions were born", census.attached);
     stage.swarm.quiet(true)?;
     stage.pass(SETTLING)?;
-    measured.push(measure(stage, total, options.time)?);
+    measured.push(measure(stage, total, options.time, progress)?);
     Ok(())
 }
 
-fn measure(stage: &mut Stage<'_>, sessions: usize, time: Duration) -> Result<Measured> {
+fn measure(
+    stage: &mut Stage<'_>,
+    sessions: usize,
+    time: Duration,
+    progress: &mut Progress,
+) -> Result<Measured> {
     let (control_plane, data_plane) = stage.gateway_pids()?;
     let used = || Ok::<_, anyhow::Error>([processor_time(control_plane)?, processor_time(data_plane)?]);
     let (before, began) = (used()?, Instant::now());
-    stage.pass(time)?;
+    stage.pass_told(&format!("{sessions} silent sessions"), time, progress)?;
     let (after, took) = (used()?, began.elapsed());
     let percent = |at: usize| {
         let [before, after] = [before, after].map(|times| times.get(at).copied().unwrap_or_default());

@@ -247,6 +247,16 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// A while passes, and whoever waits is told of it.
+    pub(super) fn pass_told(&mut self, what: &str, time: Duration, progress: &mut Progress) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            progress.span(what, start.elapsed(), time);
+            self.look()?;
+        }
+        Ok(())
+    }
+
     /// Counts the members until `enough` of them are as wanted, or patience is over; gives the last census.
     pub(super) fn await_members(
         &mut self,

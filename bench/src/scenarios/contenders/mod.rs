@@ -37,7 +37,7 @@ use serde::Serialize;
 use super::progress::Progress;
 use crate::account::{self, Verdict};
 use crate::page::{put, too_few};
-use crate::result::{Ending, Environment};
+use crate::result::{Ending, Environment, Histograms};
 use crate::run_dir::RunDir;
 use crate::swarm::network::inner_address;
 use crate::timeline;
@@ -209,6 +209,7 @@ fn measure(
     };
     let path = options.out_dir.join("rows.jsonl");
     let mut raw = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut histograms = Histograms::new(&options.out_dir);
     let began = Instant::now();
     let total = report.contenders.len() * options.rounds as usize;
     for round in 1..=options.rounds {
@@ -225,12 +226,14 @@ fn measure(
             let left = began.elapsed().as_secs_f64() / done.max(1) as f64 * (total - done) as f64;
             let left = if done == 0 { String::new() } else { format!(", about {left:.0} s left") };
             progress.say(&format!("round {round} of {}: {kind}{left}", options.rounds));
-            let result = turn(&ground, found, round, options.span, |row| {
+            let span = (round, options.span);
+            let result = turn(&ground, found, span, &mut histograms, |row| {
                 let line = serde_json::to_string(&row).context("a row is no JSON")?;
                 writeln!(raw, "{line}").with_context(|| format!("cannot write {}", path.display()))?;
                 report.rows.push(row);
                 Ok(())
             });
+            histograms.write()?;
             interrupt.check()?;
             match result {
                 Ok(()) => {}
@@ -249,8 +252,8 @@ fn measure(
 fn turn(
     ground: &Ground<'_>,
     found: &Found,
-    round: u32,
-    span: Duration,
+    (round, span): (u32, Duration),
+    histograms: &mut Histograms,
     take: impl FnMut(Row) -> Result<()>,
 ) -> Result<()> {
     let mut tunnel = tunnel::start(found, ground)?;
@@ -262,6 +265,7 @@ fn turn(
         round,
         contender: found.contender,
         interrupt: ground.interrupt,
+        histograms,
     };
     let result = turn.run(take);
     let words = tunnel.last_words();

@@ -1,11 +1,12 @@
 //! What is asked of the emulator, and how far chance may lead away from it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use jvpn_rig::Uplink;
 use jvpn_rig::emulator::{Burst, LanePatch, Share};
 
+use super::super::progress::Progress;
 use super::{Check, Lab, Seen, Volley};
 
 /// Error of clocks, timers and two extra hops, ms.
@@ -17,18 +18,29 @@ const CAPACITY_PPS: f64 = 50_000.0;
 /// The same in a build with every check in it.
 const CAPACITY_DEBUG_PPS: f64 = 15_000.0;
 
-pub(super) fn all(lab: &Lab<'_>) -> Result<Vec<Check>> {
-    let mut checks = Vec::new();
-    for ms in [0, 5, 25, 75] {
-        checks.push(delay(lab, ms)?);
+type Question = fn(&Lab<'_>) -> Result<Vec<Check>>;
+
+/// All of them, one after the other.
+const QUESTIONS: [Question; 11] = [
+    |lab| Ok(vec![delay(lab, 0)?]),
+    |lab| Ok(vec![delay(lab, 5)?]),
+    |lab| Ok(vec![delay(lab, 25)?]),
+    |lab| Ok(vec![delay(lab, 75)?]),
+    |lab| Ok(jitter(lab)?.into()),
+    |lab| Ok(vec![loss(lab)?]),
+    |lab| Ok(bursts(lab)?.into()),
+    |lab| Ok(shuffling(lab)?.into()),
+    |lab| Ok(vec![rate(lab)?]),
+    |lab| Ok(vec![blackhole(lab)?]),
+    |lab| Ok(vec![capacity(lab)?]),
+];
+
+pub(super) fn all(lab: &Lab<'_>, progress: &mut Progress) -> Result<Vec<Check>> {
+    let (mut checks, began) = (Vec::new(), Instant::now());
+    for (number, question) in QUESTIONS.into_iter().enumerate() {
+        checks.extend(question(lab)?);
+        progress.step("checks", number + 1, QUESTIONS.len(), began);
     }
-    checks.extend(jitter(lab)?);
-    checks.push(loss(lab)?);
-    checks.extend(bursts(lab)?);
-    checks.extend(shuffling(lab)?);
-    checks.push(rate(lab)?);
-    checks.push(blackhole(lab)?);
-    checks.push(capacity(lab)?);
     Ok(checks)
 }
 

@@ -14,6 +14,7 @@ use jvpn_rig::site::{Paths, Site};
 use jvpn_rig::{Interrupt, Rig, Uplink, priority};
 use serde::Serialize;
 
+use super::progress::Progress;
 use crate::peers::probes::{Arrival, PROBE_LEN, ProbeSocket};
 use crate::result::{Environment, write_json};
 use crate::timeline::print;
@@ -152,7 +153,7 @@ pub fn run(seed: u64, json: Option<&PathBuf>, interrupt: &Interrupt) -> Result<(
     };
     // Neighbours learn each other's addresses before anything is measured.
     lab.fire(LanePatch::default(), Volley::new(20, Duration::from_millis(5)))?;
-    let checks = checks::all(&lab)?;
+    let checks = checks::all(&lab, &mut Progress::start())?;
     let valid = checks.iter().all(|check| check.holds);
     let result = SelfTest { scenario: "emulator", valid, seed, environment: Environment::collect(), checks };
     show(&result);

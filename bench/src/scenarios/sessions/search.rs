@@ -82,6 +82,18 @@ fn next(good: usize, bad: Option<usize>, limit: usize) -> Option<usize> {
     }
 }
 
+/// How long the rest takes if every number that is tried is sustained.
+fn left(options: &Options, mut good: usize, bad: Option<usize>, limit: usize) -> Duration {
+    let mut time = Duration::ZERO;
+    while let Some(target) = next(good, bad, limit) {
+        let births = (target - good) as f64 / f64::from(options.births_per_second);
+        // What is under way is waited for before it is held and behind it.
+        time += Duration::from_secs_f64(births) + options.steady + 2 * super::SETTLING;
+        good = target;
+    }
+    time
+}
+
 /// Searches for the command line: prints, and fails if the audit log broke a rule or not one session was sustained.
 ///
 /// # Errors
@@ -138,6 +150,8 @@ fn try_numbers(
     let (limit, mut bad) = (report.searched_to, None);
     while let Some(target) = next(report.sustained, bad, limit) {
         let good = report.sustained;
+        let left = left(options, good, bad, limit).as_secs_f64();
+        progress.say(&format!("{target} sessions; about {left:.0} s left in all if every number holds"));
         let step = try_number(stage, options, good, target, progress)?;
         progress.say(&step.line());
         let broken = step.broken.clone();
@@ -179,7 +193,7 @@ fn try_number(
     let mut step = Step { sessions: target, births_s, ..Step::default() };
     // One stumble of a machine is not its limit.
     for _ in 0..HOLDS {
-        hold(stage, options, &mut step)?;
+        hold(stage, options, &mut step, progress)?;
         step.attached = step.attached.min(born.attached);
         step.sessions_ended = stage.swarm.census()?.ended - before.ended;
         step.broken = step.what_is_broken();
@@ -191,12 +205,12 @@ fn try_number(
 }
 
 /// Holds all sessions for a while, and notes what became of them.
-fn hold(stage: &mut Stage<'_>, options: &Options, step: &mut Step) -> Result<()> {
+fn hold(stage: &mut Stage<'_>, options: &Options, step: &mut Step, progress: &mut Progress) -> Result<()> {
     let settled = stage.settle_markers()?;
     stage.swarm.quiet(false)?;
     let held = Instant::now();
     let from = stage.pids.sample(held);
-    stage.pass(options.steady)?;
+    stage.pass_told("held", options.steady, progress)?;
     let (to, seconds) = (stage.pids.sample(held), held.elapsed().as_secs_f64());
     let after = stage.settle_markers()?;
     let memory = |usage: Option<Usage>| usage.map_or(0, |usage| usage.rss_kib);

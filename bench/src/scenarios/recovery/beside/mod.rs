@@ -110,7 +110,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let (found, missing) = muster(&wanted, &rig, &progress);
     let mut run = Run::new(Asked::of(options), Environment::collect(), found, missing);
     let result = measure(&rig, options, &mut run, &progress, interrupt);
-    let result = result.and(rig.remove());
+    let result = result.and(rig.remove()).and(run.write_histograms(&options.out_dir));
     run.settle();
     let report = run.conclude(result.as_ref().err());
     let written = report.write(&mut dir, beside);

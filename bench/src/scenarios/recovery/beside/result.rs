@@ -15,7 +15,7 @@ use super::super::svg::{Axis, COLOURS, Plot};
 use super::Options;
 use crate::account::Verdict;
 use crate::page;
-use crate::result::{Environment, write_json};
+use crate::result::{Environment, Histograms, write_json};
 use crate::run_dir::RunDir;
 use crate::scenarios::contenders::ledger::Ledger;
 use crate::scenarios::contenders::{Found, Kind, Missing, aligned};
@@ -134,6 +134,16 @@ impl Run {
     /// Whether a contender has failed twice: it gets no third chance to hang.
     pub(super) fn is_out(&self, contender: Kind) -> bool {
         self.failed.iter().filter(|failed| failed.contender == contender).count() >= 2
+    }
+
+    /// How long every trial was silent, in files: the cap stands for one that did not come back.
+    pub(super) fn write_histograms(&self, dir: &Path) -> Result<()> {
+        let mut all = Histograms::new(dir);
+        for trial in &self.trials {
+            let name = format!("outage-{}-{}", trial.cause, trial.contender);
+            all.add(&name, Duration::from_secs_f64(trial.outage_ms / 1e3))?;
+        }
+        all.write()
     }
 
     pub(super) fn conclude(self, error: Option<&anyhow::Error>) -> Report {
