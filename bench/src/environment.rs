@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use jvpn_dataplane::ladder::Step;
@@ -185,6 +186,30 @@ impl Environment {
     }
 }
 
+/// Completes the environment of a suite, which runs no gateway itself, by what its parts say of theirs: ports and modes of
+/// the first part that has some, the versions of all.
+pub fn take_parts<'a>(own: &mut Value, dir: &Path, parts: impl Iterator<Item = &'a str>) {
+    let read = |part: &str| -> Option<Value> {
+        let text = fs::read_to_string(dir.join(part).join("result.json")).ok()?;
+        serde_json::from_str::<Value>(&text).ok()?.get("environment").cloned()
+    };
+    let has_ports =
+        |value: &Value| value.get("ports").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    for part in parts.filter_map(read) {
+        if has_ports(&part) && !has_ports(own) {
+            for name in ["ports", "xdp_mode", "af_xdp_mode"] {
+                if let (Some(own), Some(seen)) = (own.get_mut(name), part.get(name)) {
+                    *own = seen.clone();
+                }
+            }
+        }
+        let versions = own.get_mut("versions").and_then(Value::as_object_mut);
+        if let (Some(own), Some(Value::Object(seen))) = (versions, part.get("versions")) {
+            own.extend(seen.clone());
+        }
+    }
+}
+
 fn version_of(program: &str, status: &Value, field: &str) -> Option<(String, String)> {
     status.get(field).map(|version| (program.to_owned(), shown(Some(version))))
 }
@@ -275,6 +300,25 @@ mod tests {
         assert_eq!((lan.step.as_str(), lan.af_xdp_mode.as_str()), ("zero-copy", "zero-copy"));
         assert_eq!((environment.xdp_mode.as_str(), environment.af_xdp_mode.as_str()), ("native", "copy"));
         assert_eq!((environment.versions["jvpn"].as_str(), environment.versions.len()), ("9", 2));
+    }
+
+    /// R8.4: a suite says what its parts ran on.
+    #[test]
+    fn r8_4_a_suite_says_what_its_parts_ran_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = |name: &str, environment: Value| {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            let text = json!({ "environment": environment }).to_string();
+            fs::write(dir.path().join(name).join("result.json"), text).unwrap();
+        };
+        part("cost", json!(Environment::collect()));
+        part("a", json!({"ports": [{"port": "wan"}], "xdp_mode": "native", "versions": {"jvpn": "1"}}));
+        part("b", json!({"ports": [{"port": "lan"}], "xdp_mode": "generic", "versions": {"contract": "6"}}));
+        let mut own = json!(Environment::collect());
+        take_parts(&mut own, dir.path(), ["cost", "not-there", "a", "b"].into_iter());
+        assert_eq!((&own["ports"], &own["xdp_mode"]), (&json!([{"port": "wan"}]), &json!("native")));
+        assert_eq!((&own["versions"]["jvpn"], &own["versions"]["contract"]), (&json!("1"), &json!("6")));
+        assert!(!own["kernel"].as_str().unwrap().is_empty());
     }
 
     #[test]

@@ -90,7 +90,7 @@ struct Octets {
 /// No memory, or an entry is refused.
 pub fn run(args: &MemoryArgs) -> Result<()> {
     let mut dir = RunDir::begin(&args.out)?;
-    let found = measure(args.sessions, args.workers, &mut Progress::start())?;
+    let found = measure(args.sessions, args.workers)?;
     let result = document(&found);
     dir.publish("Jumping VPN: what a session takes in the data plane", &result)?;
     if args.json {
@@ -136,7 +136,7 @@ fn mib(octets: u64) -> f64 {
     octets as f64 / f64::from(1 << 20)
 }
 
-fn measure(sessions: u32, workers: u32, progress: &mut Progress) -> Result<Octets> {
+fn measure(sessions: u32, workers: u32) -> Result<Octets> {
     let slots = (sessions + 1).next_power_of_two();
     let memory = |octets| shared_memory("BENCH", c"jvpn-bench", octets);
     let (bindings, context) = (memory(slots as usize * BINDING_WORDS * 8)?, memory(context_octets(slots))?);
@@ -155,7 +155,7 @@ fn measure(sessions: u32, workers: u32, progress: &mut Progress) -> Result<Octet
     let places = heap::in_use().saturating_sub(empty);
     let mailbox = KeyMailbox::map(keys.as_fd())?;
     let (before, resident) = (heap::in_use(), resident()?);
-    let began = Instant::now();
+    let (mut progress, began) = (Progress::start(), Instant::now());
     for session in 0..sessions {
         progress.step("sessions", session as usize, sessions as usize, began);
         let entry = entry(session)?;
@@ -242,8 +242,8 @@ mod tests {
     /// costs a place and no copy of keys.
     #[test]
     fn r8_2_octets_per_session_are_known() {
-        let of = |sessions, workers| measure(sessions, workers, &mut Progress::start()).unwrap();
-        let (few, many, shared) = (of(500, 1), of(4_000, 1), of(4_000, 4));
+        let (few, many, shared) =
+            (measure(500, 1).unwrap(), measure(4_000, 1).unwrap(), measure(4_000, 4).unwrap());
         crate::schemas::tests::fits_tightly(&document(&few));
         assert!((few.heap - many.heap).abs() < 100.0, "{few:?} {many:?}");
         assert!((shared.heap - many.heap).abs() < 50.0, "{shared:?} {many:?}");

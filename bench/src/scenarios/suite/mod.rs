@@ -15,11 +15,12 @@ use anyhow::{Context, Result, bail};
 use jvpn_rig::Interrupt;
 use jvpn_rig::emulator::Profile;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::progress::Progress;
 use super::recovery::aims::{self, AimRow};
 use super::recovery::{self, CauseResult};
+use crate::environment;
 use crate::reserve::Reserve;
 use crate::result::{Environment, write_json};
 use crate::schemas;
@@ -62,7 +63,7 @@ pub struct Report {
     seed: u64,
     clients: u8,
     took_s: f64,
-    environment: Environment,
+    environment: Value,
     parts: Vec<PartReport>,
     /// Every row of the table of aims.
     aims: Vec<AimRow>,
@@ -110,7 +111,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         seed: options.seed,
         clients: options.clients,
         took_s: 0.0,
-        environment: Environment::collect(),
+        environment: json!(Environment::collect()),
         parts: Vec::new(),
         aims: Vec::new(),
     };
@@ -133,6 +134,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     }
     report.took_s = begun.elapsed().as_secs_f64();
     report.conclude(parts.len());
+    environment::take_parts(&mut report.environment, &options.out_dir, parts.iter().map(|part| part.name));
     drop(reserve);
     report.write(&options.out_dir)?;
     report.show(&options.out_dir);

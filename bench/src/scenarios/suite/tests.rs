@@ -51,7 +51,7 @@ fn report(parts: Vec<PartReport>, aims: Vec<AimRow>) -> Report {
         seed: 1,
         clients: 4,
         took_s: 61.0,
-        environment: Environment::collect(),
+        environment: json!(Environment::collect()),
         parts,
         aims,
     }
