@@ -18,6 +18,7 @@ pub mod lock;
 pub mod model;
 pub mod page;
 pub mod peers;
+pub mod raw;
 pub mod report;
 pub mod reserve;
 pub mod result;
