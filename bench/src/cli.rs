@@ -322,6 +322,8 @@ fn require_root() -> Result<()> {
 
 fn run_demo(args: DemoArgs) -> Result<()> {
     requirements::check()?;
+    // One round shows; many measure.
+    let _lock = (args.repeat > 1).then(|| alone("demo")).transpose()?;
     let interrupt = Interrupt::install()?;
     let out_dir = made(&args.out)?;
     let options = demo::Options {

@@ -49,6 +49,14 @@ pub struct Places {
 }
 
 impl Places {
+    /// Places below one directory, for tests of who reads them.
+    #[cfg(test)]
+    pub(crate) fn under(dir: &Path) -> Self {
+        let [config_dir, control_plane_dir, run_dir] =
+            ["config", "controlplane", "run"].map(|name| dir.join(name));
+        Self { config_dir, control_plane_dir, run_dir }
+    }
+
     /// Where the data plane hands its descriptors over.
     #[must_use]
     pub fn handover_socket(&self) -> PathBuf {
@@ -346,6 +354,14 @@ impl Deployment {
             Role::ControlPlane => &mut self.control_plane,
             Role::DataPlane => &mut self.data_plane,
         }
+    }
+
+    /// What the client's program says it is.
+    #[must_use]
+    pub fn client_version(&self) -> Option<String> {
+        let said =
+            output(Command::new(self.settings.bin_dir.join(Role::Client.program())).arg("--version"), "");
+        said.ok()?.trim().split_once(' ').map(|(_, version)| version.to_owned())
     }
 
     /// Whether all that were started and not ended run.

@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
+use jvpn_dataplane::ladder::Step;
+use jvpn_dataplane::port::AfXdpMode;
 use jvpn_rig::tool::ETHTOOL;
 use jvpn_rig::{Namespace, Rig};
 use serde::{Deserialize, Serialize};
@@ -69,6 +72,26 @@ pub struct Port {
     pub queues: u64,
 }
 
+/// How a worker stands on a port: what a data plane says of itself in its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    port: &'static str,
+    step: String,
+    xdp_mode: String,
+    af_xdp_mode: String,
+    queues: u64,
+}
+
+impl Standing {
+    /// On one port, in the data plane's own words.
+    #[must_use]
+    pub fn new(port: &'static str, step: Step, xdp_mode: &str, mode: AfXdpMode, queues: u64) -> Self {
+        let word = |value: serde_json::Result<Value>| shown(value.ok().as_ref());
+        let (step, af_xdp_mode) = (word(serde_json::to_value(step)), word(serde_json::to_value(mode)));
+        Self { port, step, xdp_mode: xdp_mode.to_owned(), af_xdp_mode, queues }
+    }
+}
+
 impl Environment {
     /// Looks at the machine; no gateway runs.
     #[must_use]
@@ -98,16 +121,32 @@ impl Environment {
         }
     }
 
-    /// Adds the gateway's ports of a rig in which no gateway runs, but a worker alone.
+    /// Adds the gateway's ports of a rig in which no gateway runs, but a worker alone, and how that stands on them.
     #[must_use]
-    pub fn with_ports(mut self, gateway: &Namespace) -> Self {
+    pub fn with_ports(mut self, gateway: &Namespace, standing: &[Standing]) -> Self {
+        self.add_ports(standing, |nic| driver(gateway, nic));
+        self
+    }
+
+    fn add_ports(&mut self, standing: &[Standing], driver: impl Fn(&str) -> [String; 2]) {
         let port = |(port, nic): (&str, &str)| {
-            let [driver, driver_version] = driver(gateway, nic);
+            let [driver, driver_version] = driver(nic);
+            let stands = standing.iter().find(|one| one.port == port).cloned().unwrap_or_default();
+            let Standing { step, xdp_mode, af_xdp_mode, queues, .. } = stands;
             let (port, nic) = (port.to_owned(), nic.to_owned());
-            Port { port, nic, driver, driver_version, ..Port::default() }
+            Port { port, nic, driver, driver_version, step, xdp_mode, af_xdp_mode, queues }
         };
         self.ports = GATEWAY_INTERFACES.into_iter().map(port).collect();
-        self
+        if let Some(wan) = self.ports.iter().find(|port| port.port == "wan") {
+            (self.xdp_mode, self.af_xdp_mode) = (wan.xdp_mode.clone(), wan.af_xdp_mode.clone());
+        }
+    }
+
+    /// Takes over what was seen of a gateway, which came up after this machine was looked at.
+    pub fn take_gateway(&mut self, seen: &Self) {
+        (self.xdp_mode, self.af_xdp_mode) = (seen.xdp_mode.clone(), seen.af_xdp_mode.clone());
+        self.ports.clone_from(&seen.ports);
+        self.versions.extend(seen.versions.clone());
     }
 
     /// Adds what the gateway of a rig says of itself, and what the kernel says of its ports.
@@ -118,6 +157,7 @@ impl Environment {
         if let Ok(control_plane) = jvpn_host::status::query(&places.control_plane_socket(), "summary") {
             self.versions.extend(version_of("jvpn-controlplane", &control_plane, "version"));
         }
+        self.versions.extend(deployment.client_version().map(|version| ("jvpn".to_owned(), version)));
         self
     }
 
@@ -143,6 +183,30 @@ impl Environment {
             .collect();
         self.versions.extend(version_of("jvpn-dataplane", status.document(), "version"));
         self.versions.extend(version_of("contract", status.document(), "contract_version"));
+    }
+}
+
+/// Completes the environment of a suite, which runs no gateway itself, by what its parts say of theirs: ports and modes of
+/// the first part that has some, the versions of all.
+pub fn take_parts<'a>(own: &mut Value, dir: &Path, parts: impl Iterator<Item = &'a str>) {
+    let read = |part: &str| -> Option<Value> {
+        let text = fs::read_to_string(dir.join(part).join("result.json")).ok()?;
+        serde_json::from_str::<Value>(&text).ok()?.get("environment").cloned()
+    };
+    let has_ports =
+        |value: &Value| value.get("ports").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
+    for part in parts.filter_map(read) {
+        if has_ports(&part) && !has_ports(own) {
+            for name in ["ports", "xdp_mode", "af_xdp_mode"] {
+                if let (Some(own), Some(seen)) = (own.get_mut(name), part.get(name)) {
+                    *own = seen.clone();
+                }
+            }
+        }
+        let versions = own.get_mut("versions").and_then(Value::as_object_mut);
+        if let (Some(own), Some(Value::Object(seen))) = (versions, part.get("versions")) {
+            own.extend(seen.clone());
+        }
     }
 }
 
@@ -217,6 +281,44 @@ mod tests {
         assert_eq!(environment.versions["jvpn-dataplane"], "1.2.3");
         assert_eq!(environment.versions["contract"], "4");
         assert!(!environment.kernel.is_empty() && environment.memory_kib > 0 && environment.cpus > 0);
+    }
+
+    /// R8.4: a worker without a data plane says the same of its ports; what came up later is taken over.
+    #[test]
+    fn r8_4_a_worker_alone_says_how_it_stands() {
+        let standing = [
+            Standing::new("wan", Step::Copy, "native", AfXdpMode::Copy, 1),
+            Standing::new("lan", Step::ZeroCopy, "native", AfXdpMode::ZeroCopy, 1),
+        ];
+        let mut seen = Environment::collect();
+        seen.add_ports(&standing, |nic| [format!("driver of {nic}"), String::new()]);
+        seen.versions.insert("jvpn".to_owned(), "9".to_owned());
+        let mut environment = Environment::collect();
+        environment.take_gateway(&seen);
+        let [wan, lan] = environment.ports.as_slice() else { panic!("two ports") };
+        assert_eq!((wan.step.as_str(), wan.driver.as_str(), wan.queues), ("copy", "driver of wan0", 1));
+        assert_eq!((lan.step.as_str(), lan.af_xdp_mode.as_str()), ("zero-copy", "zero-copy"));
+        assert_eq!((environment.xdp_mode.as_str(), environment.af_xdp_mode.as_str()), ("native", "copy"));
+        assert_eq!((environment.versions["jvpn"].as_str(), environment.versions.len()), ("9", 2));
+    }
+
+    /// R8.4: a suite says what its parts ran on.
+    #[test]
+    fn r8_4_a_suite_says_what_its_parts_ran_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = |name: &str, environment: Value| {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            let text = json!({ "environment": environment }).to_string();
+            fs::write(dir.path().join(name).join("result.json"), text).unwrap();
+        };
+        part("cost", json!(Environment::collect()));
+        part("a", json!({"ports": [{"port": "wan"}], "xdp_mode": "native", "versions": {"jvpn": "1"}}));
+        part("b", json!({"ports": [{"port": "lan"}], "xdp_mode": "generic", "versions": {"contract": "6"}}));
+        let mut own = json!(Environment::collect());
+        take_parts(&mut own, dir.path(), ["cost", "not-there", "a", "b"].into_iter());
+        assert_eq!((&own["ports"], &own["xdp_mode"]), (&json!([{"port": "wan"}]), &json!("native")));
+        assert_eq!((&own["versions"]["jvpn"], &own["versions"]["contract"]), (&json!("1"), &json!("6")));
+        assert!(!own["kernel"].as_str().unwrap().is_empty());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! it holds no key and opens no tunnel packet. The swarm does, with the agents of `jvpn-client`; and the attackers of
 //! the flood have keys of their own.
 
+pub mod account;
 pub mod browser;
 pub mod check_events;
 pub mod cli;
@@ -18,6 +19,7 @@ pub mod model;
 pub mod page;
 pub mod peers;
 pub mod pinned;
+pub mod raw;
 pub mod report;
 pub mod reserve;
 pub mod result;

@@ -23,6 +23,9 @@ const ROUNDS_LEAST: u32 = 5;
 /// What is said of fewer.
 const TOO_FEW: &str = "fewer than 5 rounds: not a result";
 
+/// What a page says where no gateway of ours ran.
+const NOT_JUDGED: &str = "No gateway of ours ran: there was no event log to judge.";
+
 /// What a result of so many rounds has to say in its field `too_few`; nothing where there are enough.
 #[must_use]
 pub const fn too_few(rounds: u32) -> Option<&'static str> {
@@ -208,20 +211,12 @@ fn part(result: &Value) -> Option<String> {
 fn html(title: &str, result: &Value, sections: &[Section]) -> String {
     let mut out = head(title);
     let flag = |name: &str| result.get(name).and_then(Value::as_bool);
-    let complaints = texts(result, ["failures", "problems"]);
-    // Writing to a string cannot fail.
-    let _ = match (flag("valid"), complaints.as_slice()) {
-        (Some(true) | None, []) => writeln!(out, "<p class=\"good\">No rule and no bound was broken.</p>"),
-        (valid, complaints) => {
-            let word = if valid == Some(false) { "INVALID: these figures prove nothing." } else { "Failed." };
-            let list: String = complaints.iter().map(|text| format!("<li>{}</li>", escape(text))).collect();
-            writeln!(out, "<div class=\"bad\"><strong>{word}</strong><ul>{list}</ul></div>")
-        }
-    };
+    verdict(&mut out, flag("valid"), &texts(result, ["failures", "problems"]));
     if let Some(part) = part(result) {
         let _ = writeln!(out, "<p class=\"part\">{}</p>", escape(&part));
     }
     if let Some(text) = result.get("too_few").and_then(Value::as_str) {
+        // Writing to a string cannot fail.
         let _ = writeln!(out, "<p class=\"part\">{}</p>", escape(text));
     }
     for section in sections {
@@ -242,11 +237,32 @@ fn html(title: &str, result: &Value, sections: &[Section]) -> String {
     usage(&mut out, result);
     out.push_str("<h2>What it ran on</h2>\n");
     environment(&mut out, result.get("environment").unwrap_or(&Value::Null));
-    if let Some(policy) = result.get("policy").and_then(Value::as_str) {
-        let _ = writeln!(out, "<p>Policy of the gateway:</p><pre>{}</pre>", escape(policy));
-    }
+    policy(&mut out, result.get("policy").and_then(Value::as_str));
     out.push_str("</body></html>\n");
     out
+}
+
+/// The policy of our gateway, if one ran.
+pub(crate) fn policy(out: &mut String, policy: Option<&str>) {
+    if let Some(policy) = policy {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "<p>Policy of the gateway:</p><pre>{}</pre>", escape(policy));
+    }
+}
+
+/// Whether the figures mean something. `None`: no gateway of ours ran, and nobody has looked for broken rules.
+pub(crate) fn verdict(out: &mut String, valid: Option<bool>, complaints: &[impl AsRef<str>]) {
+    // Writing to a string cannot fail.
+    let _ = match (valid, complaints) {
+        (Some(true), []) => writeln!(out, "<p class=\"good\">No rule and no bound was broken.</p>"),
+        (None, []) => writeln!(out, "<p class=\"note\">{NOT_JUDGED}</p>"),
+        (valid, complaints) => {
+            let word = if valid == Some(false) { "INVALID: these figures prove nothing." } else { "Failed." };
+            let item = |text: &dyn AsRef<str>| format!("<li>{}</li>", escape(text.as_ref()));
+            let list: String = complaints.iter().map(|text| item(text)).collect();
+            writeln!(out, "<div class=\"bad\"><strong>{word}</strong><ul>{list}</ul></div>")
+        }
+    };
 }
 
 /// The environment as a table.
@@ -319,8 +335,12 @@ fn usage(out: &mut String, result: &Value) {
 fn markdown(title: &str, result: &Value, sections: &[Section]) -> String {
     let mut out = format!("# {title}\n\n");
     let flag = |name: &str| result.get(name).and_then(Value::as_bool);
-    if flag("valid") == Some(false) {
-        out.push_str("**INVALID**: these figures prove nothing.\n\n");
+    match flag("valid") {
+        Some(true) => {}
+        Some(false) => out.push_str("**INVALID**: these figures prove nothing.\n\n"),
+        None => {
+            let _ = writeln!(out, "{NOT_JUDGED}\n");
+        }
     }
     if let Some(part) = part(result) {
         let _ = writeln!(out, "{part}\n");
@@ -361,6 +381,25 @@ mod tests {
                 assert_eq!(read(file).contains(TOO_FEW), is_said, "{file} of {rounds} rounds");
             }
         }
+    }
+
+    /// R8.4: a page praises nothing that nobody has judged.
+    #[test]
+    fn r8_4_a_page_says_what_was_judged() {
+        let said = |valid: Value, problems: &[&str]| {
+            let result = json!({"valid": valid, "problems": problems, "too_few": null});
+            html("x", &result, &[])
+        };
+        let good = "No rule and no bound was broken.";
+        assert!(said(json!(true), &[]).contains(good));
+        for unknown in [said(json!(null), &[]), html("x", &json!({}), &[])] {
+            assert!(unknown.contains(NOT_JUDGED) && !unknown.contains(good), "{unknown}");
+        }
+        assert!(said(json!(null), &["y"]).contains("Failed.</strong><ul><li>y"));
+        assert!(said(json!(true), &["y"]).contains("Failed."));
+        assert!(
+            said(json!(false), &["y"]).contains("INVALID: these figures prove nothing.</strong><ul><li>y")
+        );
     }
 
     /// R8.4: every run leaves result, page and summary with verdict, figures and environment in one directory.

@@ -1,8 +1,9 @@
 //! What every run of the bench writes down beside its figures: quantiles from a histogram; what it ran on is
 //! [`Environment`].
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -73,6 +74,15 @@ impl Durations {
         }
     }
 
+    /// Writes the distribution as `<name>.hgrm` in a run's directory.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, dir: &Path, name: &str) -> Result<()> {
+        let path = dir.join(format!("{name}.hgrm"));
+        fs::write(&path, self.hgrm()).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// The distribution as `.hgrm` text, values in ms: what HdrHistogram's plotters read.
     #[must_use]
     pub fn hgrm(&self) -> String {
@@ -92,6 +102,44 @@ impl Durations {
         }
         text.push_str(&format!("#[Max = {:.3}, Total count = {}]\n", self.quantiles().max_ms, self.0.len()));
         text
+    }
+}
+
+/// Distributions of a run, each in a file `<name>.hgrm` of its directory. They are raw data: written as soon as they are
+/// whole, and before a run is judged.
+#[derive(Debug)]
+pub struct Histograms {
+    dir: PathBuf,
+    by_name: BTreeMap<String, Durations>,
+}
+
+impl Histograms {
+    /// None yet; for a run with this directory.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), by_name: BTreeMap::new() }
+    }
+
+    /// Adds a duration to the distribution of this name.
+    ///
+    /// # Errors
+    /// As [`Durations::new`].
+    pub fn add(&mut self, name: &str, duration: Duration) -> Result<()> {
+        if !self.by_name.contains_key(name) {
+            self.by_name.insert(name.to_owned(), Durations::new()?);
+        }
+        if let Some(durations) = self.by_name.get_mut(name) {
+            durations.add(duration);
+        }
+        Ok(())
+    }
+
+    /// Writes all of them.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn write(&self) -> Result<()> {
+        self.by_name.iter().try_for_each(|(name, durations)| durations.write(&self.dir, name))
     }
 }
 
@@ -148,5 +196,18 @@ mod tests {
             assert!((value - wanted).abs() <= wanted / 500.0, "{value} is not {wanted}");
         }
         assert!(two.hgrm().lines().count() > 10);
+    }
+
+    /// R8.4: every distribution has a file of its own.
+    #[test]
+    fn r8_4_distributions_are_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut all = Histograms::new(dir.path());
+        for (name, ms) in [("a", 1), ("a", 3), ("b", 7)] {
+            all.add(name, Duration::from_millis(ms)).unwrap();
+        }
+        all.write().unwrap();
+        let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(read("a.hgrm").contains("Total count = 2]") && read("b.hgrm").contains("Max = 7.0"));
     }
 }

@@ -72,7 +72,7 @@ fn r3_2_every_bound_holds_beside_every_attack() {
     assert!(count("reattach-random", "edge", "edge_limited") > 0, "the edge limited nothing");
     // What only XDP saw is on record all the same: as many as were told to the control plane, in few lines.
     assert!(count("reattach-random", "control_plane", "edge_refused") > 0, "nobody told of it");
-    let audit = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
+    let audit = std::fs::read_to_string(dir.path().join("events.jsonl")).unwrap();
     let lines = audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let told: Vec<_> = lines.filter(|line| line["scope"] == "edge").collect();
     assert!(!told.is_empty() && told.len() < 10 * phases.len(), "{} lines", told.len());

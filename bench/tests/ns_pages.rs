@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 
 use jvpn_bench::browser;
 use jvpn_bench::lock::RunLock;
+use jvpn_bench::raw;
 use jvpn_rig::registry::REGISTRY_DIR;
 use serde_json::Value;
 
@@ -46,6 +47,9 @@ fn r8_4_a_second_run_of_any_verb_names_the_first() {
         assert!(said.contains("in progress") && said.contains(&owner), "{verb}: {said}");
         assert!(said.contains(&format!("`{verb}` has done nothing")), "{said}");
     }
+    // The demo measures when it repeats.
+    let output = run(&["demo", "--repeat", "2"], dir.path());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`demo` has done nothing"), "{output:?}");
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was written");
 }
 
@@ -72,6 +76,22 @@ fn r8_4_short_verbs_leave_a_directory() {
         assert_eq!(result["scenario"], args[0]);
         jvpn_bench::schemas::check(&result).unwrap();
         assert_eq!(result["complete"], true, "{args:?}");
+        assert_eq!(raw::missing(dir.path(), args[0]), [""; 0], "{args:?}");
+        // Where no gateway ran, nobody has judged one.
+        let judged = "there was no event log to judge";
+        assert_eq!(read("report.html").contains(judged), result["valid"].is_null(), "{args:?}: {result:#}");
+        assert_eq!(
+            result["valid"].is_null(),
+            ["scaling", "memory"].contains(&args[0]),
+            "{args:?}: {result:#}"
+        );
+        if ["scaling", "idle"].contains(&args[0]) {
+            let wan = &result["environment"]["ports"][0];
+            assert!(
+                wan["step"] != "" && wan["xdp_mode"] != "" && wan["driver"] != "",
+                "{args:?}: {result:#}"
+            );
+        }
         assert!(!result["environment"]["kernel"].as_str().unwrap().is_empty(), "{args:?}");
         assert!(read("report.html").contains("What it ran on"), "{args:?}");
         assert!(read("summary.md").contains("## What it ran on"), "{args:?}");

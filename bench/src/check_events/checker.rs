@@ -112,6 +112,11 @@ impl Checker {
         self.findings.files += 1;
     }
 
+    /// So many lines of the file are not of this log.
+    pub(super) const fn pass_over(&mut self, lines: u64) {
+        self.line = lines;
+    }
+
     pub(super) fn line(&mut self, octets: &[u8]) {
         self.next_line();
         if let Some(value) = object(octets) {

@@ -24,7 +24,7 @@ mod schema;
 mod trail;
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,6 +95,24 @@ pub fn check_files(files: &[PathBuf], expectations: &Expectations) -> Result<Fin
     checker.finish()
 }
 
+/// Judges what stands in a file behind its first `lines`: the log of another node than theirs.
+///
+/// # Errors
+/// The file cannot be read, or there is not a single event behind them.
+pub fn check_behind(path: &Path, lines: u64, expectations: &Expectations) -> Result<Findings> {
+    let name = path.display().to_string();
+    let file = File::open(path).with_context(|| format!("cannot open {name}"))?;
+    let mut input = Lines::new(BufReader::with_capacity(1 << 16, file));
+    for _ in 0..lines {
+        input.next().with_context(|| format!("cannot read {name}"))?;
+    }
+    let mut checker = Checker::new(expectations)?;
+    checker.begin_file(&name);
+    checker.pass_over(lines);
+    feed_lines(&mut checker, &name, input)?;
+    checker.finish()
+}
+
 /// Judges a log while it is written.
 #[derive(Debug)]
 pub struct Judge(Checker);
@@ -136,7 +154,10 @@ pub fn check_text(name: &str, text: &str, expectations: &Expectations) -> Result
 
 fn feed(checker: &mut Checker, name: &str, input: impl Read) -> Result<()> {
     checker.begin_file(name);
-    let mut lines = Lines::new(BufReader::with_capacity(1 << 16, input));
+    feed_lines(checker, name, Lines::new(BufReader::with_capacity(1 << 16, input)))
+}
+
+fn feed_lines(checker: &mut Checker, name: &str, mut lines: Lines<impl BufRead>) -> Result<()> {
     while let Some(piece) = lines.next().with_context(|| format!("cannot read {name}"))? {
         match piece {
             Piece::Line(octets) => checker.line(octets),

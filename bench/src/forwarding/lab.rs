@@ -5,12 +5,13 @@ use super::Direction;
 use super::generator::{Generator, Seat};
 use super::ours::Ours;
 use super::plain::Plain;
-use crate::environment::Environment;
+use crate::environment::{Environment, Standing};
 use anyhow::{Context as _, Result};
 use jvpn_dataplane::tuning::Tuning;
 use jvpn_rig::{Interrupt, Namespace, Rig, wait};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 /// Before the window begins: rings and caches are as they stay.
@@ -59,6 +60,8 @@ pub(super) struct Outcome {
 pub(super) struct Lab {
     rig: Rig,
     interrupt: Interrupt,
+    /// How our worker stood on the gateway's ports, once it did.
+    standing: RefCell<Vec<Standing>>,
 }
 
 /// The running forwarder.
@@ -79,12 +82,12 @@ impl Running {
 
 impl Lab {
     pub(super) fn create(interrupt: Interrupt) -> Result<Self> {
-        Ok(Self { rig: Rig::create()?, interrupt })
+        Ok(Self { rig: Rig::create()?, interrupt, standing: RefCell::default() })
     }
 
-    /// What it runs on.
+    /// What it runs on, with the steps and modes in which our worker ran: known once it did.
     pub(super) fn environment(&self) -> Environment {
-        Environment::collect().with_ports(self.rig.gateway())
+        Environment::collect().with_ports(self.rig.gateway(), &self.standing.borrow())
     }
 
     /// Measures one setting.
@@ -99,7 +102,11 @@ impl Lab {
                 }
             })
         })??;
-        let target = self.rig.gateway().run(|| mac(self.gateway_port(setting.direction)))??;
+        if let Running::Ours(ours) = &running {
+            self.standing.replace(ours.standing());
+        }
+        let port = self.gateway_port(setting.direction);
+        let target = self.rig.gateway().run(|| mac(port))??;
         let (direction, size) = (setting.direction, setting.size);
         let seat = Seat { cpu: setting.generator_cpu, queue: 0, session: 0 };
         let generator = source.0.run(|| Generator::start(source.1, direction, size, target, seat))??;
@@ -136,7 +143,9 @@ impl Lab {
         let (source, sink) = self.sides(direction);
         let tuning = Tuning::default();
         let ours = self.rig.gateway().run(|| Ours::start_many(direction, &tuning, cpus, sessions))??;
-        let target = self.rig.gateway().run(|| mac(self.gateway_port(direction)))??;
+        self.standing.replace(ours.standing());
+        let port = self.gateway_port(direction);
+        let target = self.rig.gateway().run(|| mac(port))??;
         let mut generators = Vec::new();
         for (queue, cpu) in (0..).zip(cpus) {
             let session = u8::try_from(queue)? % sessions;

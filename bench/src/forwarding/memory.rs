@@ -4,6 +4,7 @@
 use crate::environment::Environment;
 use crate::result::Ending;
 use crate::run_dir::RunDir;
+use crate::scenarios::progress::Progress;
 use crate::timeline;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytemuck::Zeroable;
@@ -29,6 +30,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Octets per session that are aimed at, the replay window included.
 const AIM: f64 = 2_560.0;
@@ -128,7 +130,7 @@ pub fn run(args: &MemoryArgs) -> Result<()> {
 fn document(found: &Octets) -> serde_json::Value {
     let Ending { complete, broken_off } = Ending::of(&Ok(()));
     serde_json::json!({
-        "scenario": "memory", "valid": true, "complete": complete, "broken_off": broken_off,
+        "scenario": "memory", "valid": null, "complete": complete, "broken_off": broken_off,
         "environment": Environment::collect(), "memory": found,
     })
 }
@@ -161,7 +163,9 @@ pub fn measure(sessions: u32, workers: u32) -> Result<Octets> {
     let places = heap::in_use().saturating_sub(empty);
     let mailbox = KeyMailbox::map(keys.as_fd())?;
     let (before, resident) = (heap::in_use(), resident()?);
+    let (mut progress, began) = (Progress::start(), Instant::now());
     for session in 0..sessions {
+        progress.step("sessions", session as usize, sessions as usize, began);
         let entry = entry(session)?;
         let (Some(address), Some(len)) = (entry.prefixes.first(), entry.prefix_lens.first()) else {
             bail!("session {session} has no prefix")

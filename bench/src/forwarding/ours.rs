@@ -4,6 +4,7 @@
 use super::Direction;
 use super::edge::{FAR_MAC, GATEWAY_WAN, OPEN_KEY, PEER_PORT, SEAL_KEY, client, config, pipeline, slot};
 use super::lab::pin;
+use crate::environment::Standing;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
@@ -17,7 +18,8 @@ use jvpn_abi::wire::Suite;
 use jvpn_abi::{DropReason, Endpoint};
 use jvpn_dataplane::attach::{Side, Steering};
 use jvpn_dataplane::frame::Mac;
-use jvpn_dataplane::port::{BusyPoll, Port, PortOptions};
+use jvpn_dataplane::ladder::Step;
+use jvpn_dataplane::port::{AfXdpMode, BusyPoll, Port, PortOptions};
 use jvpn_dataplane::slots::{Installer, WorkerQueues};
 use jvpn_dataplane::tables::Tables;
 use jvpn_dataplane::tuning::Tuning;
@@ -36,6 +38,8 @@ use std::thread::JoinHandle;
 /// The running workers.
 pub(super) struct Ours {
     workers: Vec<Running>,
+    /// How the first queue of each port gets at its frames.
+    modes: Vec<(Side, AfXdpMode)>,
     tables: Arc<Tables>,
     _installer: Installer,
     steering: Steering,
@@ -68,6 +72,7 @@ impl Ours {
         for queue in &queues {
             ports.push(open(&mut steering, *queue, tuning)?);
         }
+        let modes = ports.first().map(|(wan, lan)| vec![(Side::Wan, wan.mode()), (Side::Lan, lan.mode())]);
         if direction == Direction::Encrypt {
             route(&steering, sessions)?;
         }
@@ -104,7 +109,19 @@ impl Ours {
             );
             workers.push(Running::start(worker.tuned(tuning), *cpu, links)?);
         }
-        Ok(Self { workers, tables, _installer: installer, steering })
+        Ok(Self { workers, modes: modes.unwrap_or_default(), tables, _installer: installer, steering })
+    }
+
+    /// How each port stands on the ladder, as a data plane would report it.
+    pub(super) fn standing(&self) -> Vec<Standing> {
+        let one = |(port, side)| {
+            let hook = self.steering.of(side).next()?;
+            let (_, mode) = self.modes.iter().find(|(of, _)| *of == side)?;
+            let xdp_mode = hook.link.xdp.unwrap_or("none");
+            let queues = u64::try_from(self.workers.len()).unwrap_or(u64::MAX);
+            Some(Standing::new(port, Step::of(hook.link.xdp, *mode), xdp_mode, *mode, queues))
+        };
+        [("wan", Side::Wan), ("lan", Side::Lan)].into_iter().filter_map(one).collect()
     }
 
     /// The first worker's thread.

@@ -144,7 +144,7 @@ fn document(
     let Ending { complete, broken_off } = Ending::of(measured);
     let least = rows.iter().map(|row| row.rounds.len()).min().unwrap_or_default();
     serde_json::json!({
-        "scenario": "pinning", "valid": true, "complete": complete, "broken_off": broken_off, "rounds": args.rounds,
+        "scenario": "pinning", "valid": null, "complete": complete, "broken_off": broken_off, "rounds": args.rounds,
         "too_few": page::too_few_of(least), "seconds": args.seconds, "size": args.size,
         "environment": environment, "settings": rows, "recommended": best,
     })

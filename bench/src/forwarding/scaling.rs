@@ -117,7 +117,7 @@ fn document(
     let Ending { complete, broken_off } = Ending::of(measured);
     let least = rows.iter().map(|row| row.rounds.len()).min().unwrap_or_default();
     serde_json::json!({
-        "scenario": "scaling", "valid": true, "complete": complete, "broken_off": broken_off, "rounds": args.rounds,
+        "scenario": "scaling", "valid": null, "complete": complete, "broken_off": broken_off, "rounds": args.rounds,
         "too_few": page::too_few_of(least), "window_ms": args.window_ms, "cpus": cpus,
         "environment": environment, "scaling": rows,
     })

@@ -42,7 +42,7 @@ pub(super) fn conclude<R: Judged>(
     dir: &mut RunDir,
     progress: &Progress,
 ) -> Result<R> {
-    let judged = stage.explain(measured).and_then(|()| stage.end(progress));
+    let judged = stage.end(measured, progress);
     let ending = Ending::of(&judged);
     let failure = ending.broken_off.as_ref().map(|why| format!("not complete: {why}"));
     let judged = judged.map(|audit| report.judge(audit));

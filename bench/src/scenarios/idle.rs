@@ -11,6 +11,8 @@ use serde::Serialize;
 use super::measure::processor_time;
 use super::progress::Progress;
 use super::stage::{Plan, Stage};
+use crate::account::Verdict;
+use crate::check_events::findings::Findings;
 use crate::result::{Ending, Environment};
 use crate::run_dir::RunDir;
 use crate::timeline;
@@ -56,8 +58,13 @@ struct Measured {
 struct Report {
     /// `idle`.
     scenario: &'static str,
+    /// Whether the audit log broke no rule.
+    #[serde(flatten)]
+    verdict: Verdict,
     #[serde(flatten)]
     ending: Ending,
+    /// The `[policy]` table.
+    policy: &'static str,
     environment: Environment,
     /// Percent of one core that both processes together may use without a session.
     aim_percent: f64,
@@ -83,14 +90,20 @@ pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Re
         out_dir: options.out_dir.clone(),
     };
     let mut stage = Stage::set_up(plan, interrupt, &progress)?;
-    let mut report =
-        Report { scenario: "idle", environment: stage.environment(), aim_percent: AIM, ..Report::default() };
+    let mut report = Report {
+        scenario: "idle",
+        policy: POLICY,
+        environment: stage.environment(),
+        aim_percent: AIM,
+        ..Report::default()
+    };
     let measured = measure_both(&mut stage, options, &mut report.measured, &mut progress);
-    let measured = stage.explain(measured).and_then(|()| stage.end(&progress).map(drop));
-    report.judge();
-    report.ending = Ending::of(&measured);
-    dir.conclude("Jumping VPN: the gateway with nothing to do", &report, measured)?;
+    let audit = stage.end(measured, &progress);
+    report.judge(&audit);
+    report.ending = Ending::of(&audit);
+    dir.conclude("Jumping VPN: the gateway with nothing to do", &report, audit)?;
     show(&report, json)?;
+    report.verdict.or_fail()?;
     match report.failures.first() {
         Some(failure) => bail!("{failure}; result.json has the figures"),
         None => Ok(()),
@@ -99,7 +112,8 @@ pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Re
 
 impl Report {
     /// Without a session the aim holds or is missed; before that was measured neither.
-    fn judge(&mut self) {
+    fn judge(&mut self, audit: &Result<Findings>) {
+        self.verdict = Verdict::of(audit);
         let total = |one: &Measured| one.control_plane_percent + one.data_plane_percent;
         let first = self.measured.first().map(total);
         self.met = first.is_some_and(|percent| percent < AIM);
@@ -115,23 +129,31 @@ fn measure_both(
     measured: &mut Vec<Measured>,
     progress: &mut Progress,
 ) -> Result<()> {
-    stage.pass(SETTLING)?;
-    measured.push(measure(stage, 0, options.time)?);
     let total = options.sessions;
+    let births = Duration::from_secs_f64(total as f64 / f64::from(BIRTHS_PER_SECOND));
+    let all = (SETTLING + options.time) * 2 + births;
+    progress.say(&format!("without a session; about {:.0} s in all", all.as_secs_f64()));
+    stage.pass(SETTLING)?;
+    measured.push(measure(stage, 0, options.time, progress)?);
     stage.swarm.attach(0..total, BIRTHS_PER_SECOND)?;
     let census = stage.await_members("births", total, PATIENCE, progress, |census| census.attached)?;
     ensure!(census.attached == total, "only {} of {total} sessions were born", census.attached);
     stage.swarm.quiet(true)?;
     stage.pass(SETTLING)?;
-    measured.push(measure(stage, total, options.time)?);
+    measured.push(measure(stage, total, options.time, progress)?);
     Ok(())
 }
 
-fn measure(stage: &mut Stage<'_>, sessions: usize, time: Duration) -> Result<Measured> {
+fn measure(
+    stage: &mut Stage<'_>,
+    sessions: usize,
+    time: Duration,
+    progress: &mut Progress,
+) -> Result<Measured> {
     let (control_plane, data_plane) = stage.gateway_pids()?;
     let used = || Ok::<_, anyhow::Error>([processor_time(control_plane)?, processor_time(data_plane)?]);
     let (before, began) = (used()?, Instant::now());
-    stage.pass(time)?;
+    stage.pass_told(&format!("{sessions} silent sessions"), time, progress)?;
     let (after, took) = (used()?, began.elapsed());
     let percent = |at: usize| {
         let [before, after] = [before, after].map(|times| times.get(at).copied().unwrap_or_default());
@@ -170,9 +192,9 @@ mod tests {
         let of = |percents: &[f64]| {
             let one = |percent: &f64| Measured { control_plane_percent: *percent, ..Measured::default() };
             let measured = percents.iter().map(one).collect();
-            let mut report = Report { scenario: "idle", measured, ..Report::default() };
+            let mut report = Report { scenario: "idle", policy: POLICY, measured, ..Report::default() };
             report.environment = Environment::collect();
-            report.judge();
+            report.judge(&Ok(Findings { good: true, ..Findings::default() }));
             report
         };
         assert!(of(&[0.5, 9.0]).met && of(&[0.5, 9.0]).failures.is_empty());
@@ -182,5 +204,11 @@ mod tests {
         part.ending = Ending::of::<()>(&Err(anyhow!("interrupted")));
         fits_tightly(&part);
         fits_tightly(&of(&[1.5, 2.0]));
+        // What the gateway did in its own account makes the figures worthless, whatever they are.
+        let mut broken = of(&[0.5]);
+        broken.judge(&Ok(Findings { violations_total: 3, ..Findings::default() }));
+        assert_eq!((broken.verdict.valid, broken.met), (Some(false), true));
+        assert!(broken.verdict.or_fail().unwrap_err().to_string().contains("breaks 3 rules"));
+        fits_tightly(&broken);
     }
 }

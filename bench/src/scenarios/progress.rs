@@ -36,4 +36,18 @@ impl Progress {
         let left = each * total.saturating_sub(done) as f64;
         self.say(&format!("{what}: {done} of {total}, about {left:.0} s left"));
     }
+
+    /// One line now and then about a span that is waited out.
+    pub(crate) fn span(&mut self, what: &str, spent: Duration, span: Duration) {
+        if self.said.elapsed() < SILENCE {
+            return;
+        }
+        self.said = Instant::now();
+        let left = span.saturating_sub(spent).as_secs_f64();
+        self.say(&format!(
+            "{what}: {:.0} of {:.0} s, about {left:.0} s left",
+            spent.as_secs_f64(),
+            span.as_secs_f64()
+        ));
+    }
 }

@@ -16,9 +16,8 @@ use serde_json::Value;
 
 use super::progress::Progress;
 use super::sampler::Pids;
+use crate::account;
 use crate::check_events::findings::Findings;
-use crate::check_events::rules::PolicyNumbers;
-use crate::check_events::{self, Expectations};
 use crate::deployment::{self, Deployment, Places, Role, Settings};
 use crate::result::Environment;
 use crate::simulation::dice::Dice;
@@ -119,6 +118,7 @@ impl<'a> Stage<'a> {
             out_dir: plan.out_dir.clone(),
             max_switches_per_min: None,
         };
+        account::begin(&plan.out_dir)?;
         let rig = Rig::create()?;
         progress.say(&format!("network namespaces jvpn-{}-*", rig.id()));
         network::set_up(&rig)?;
@@ -247,6 +247,16 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
+    /// A while passes, and whoever waits is told of it.
+    pub(super) fn pass_told(&mut self, what: &str, time: Duration, progress: &mut Progress) -> Result<()> {
+        let start = Instant::now();
+        while start.elapsed() < time {
+            progress.span(what, start.elapsed(), time);
+            self.look()?;
+        }
+        Ok(())
+    }
+
     /// Counts the members until `enough` of them are as wanted, or patience is over; gives the last census.
     pub(super) fn await_members(
         &mut self,
@@ -299,27 +309,33 @@ impl<'a> Stage<'a> {
         Ok((distinct, views.len() - ids.len(), doubled))
     }
 
-    /// Ends everything in order and has the audit log judged, which is left in the output directory.
-    pub(super) fn end(self, progress: &Progress) -> Result<Findings> {
+    /// Ends everything in order and has the audit log judged, which is left in the output directory. Of a run that was
+    /// broken off it is only left there: what the end is needed for cannot be judged.
+    ///
+    /// # Errors
+    /// What broke it off; something does not end by itself.
+    pub(super) fn end<T>(self, measured: Result<T>, progress: &Progress) -> Result<Findings> {
+        if let Err(error) = self.explain(measured) {
+            if account::keep(&self.places, &self.plan.out_dir).is_err() {
+                progress.say("the gateway has left no audit log");
+            }
+            return Err(error);
+        }
         let Self { swarm, mut deployment, places, rig, plan, _echo, .. } = self;
         progress.say("ending; the audit log is judged");
         let ended = deployment.end(Role::ControlPlane);
         // Goodbyes meet nobody: the log ends with every session as it was.
         let swarm = swarm.stop();
-        let kept = plan.out_dir.join("audit.jsonl");
-        std::fs::copy(places.audit_file(), &kept).context("cannot keep the audit log")?;
+        let audit = account::keep_and_judge(&places, &plan.out_dir);
         deployment.stop().and_then(|()| rig.remove())?;
         swarm?;
         let ended = ended?;
         ensure!(ended.success(), "jvpn-controlplane did not end in order: {ended}");
-        let policy_file = plan.out_dir.join("policy.toml");
-        std::fs::write(&policy_file, &plan.policy).context("cannot write policy.toml")?;
-        let policy = PolicyNumbers::load(&policy_file)?;
-        check_events::check_files(&[kept], &Expectations { policy, ..Expectations::default() })
+        audit
     }
 
     /// Why something went wrong may stand in the last words of the processes.
-    pub(super) fn explain<T>(&self, result: Result<T>) -> Result<T> {
+    fn explain<T>(&self, result: Result<T>) -> Result<T> {
         self.deployment.explain(result, self.interrupt)
     }
 }

@@ -11,6 +11,7 @@ mod welch;
 use crate::environment::Environment;
 use crate::result::Ending;
 use crate::run_dir::RunDir;
+use crate::scenarios::progress::Progress;
 use crate::timeline;
 use anyhow::{Result, bail};
 use jvpn_rig::Interrupt;
@@ -27,6 +28,8 @@ use welch::{Sample, strongest};
 pub const THRESHOLD: f64 = 4.5;
 /// Calls before the first that counts.
 const WARM_UP: usize = 2_000;
+/// Calls between two looks at the clock and at Ctrl-C, which are not timed.
+const TOLD_EVERY: usize = 10_000;
 
 /// What is wrong with an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,12 +111,18 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
 }
 
 fn measure_all(options: &Options, report: &mut Report, interrupt: &Interrupt) -> Result<()> {
-    for mut subject in subjects()? {
-        interrupt.check()?;
+    let (mut progress, began, all) = (Progress::start(), Instant::now(), subjects()?);
+    let total = all.len() * (WARM_UP + options.samples as usize);
+    for (number, mut subject) in all.into_iter().enumerate() {
+        let before = number * (WARM_UP + options.samples as usize);
+        let mut told = |calls: usize| {
+            progress.step("calls", before + calls, total, began);
+            interrupt.check()
+        };
         if !subject.takes_the_right_value() {
             bail!("{} refuses the right value: nothing would be measured", subject.name());
         }
-        let samples = measure(&mut *subject, options);
+        let samples = measure(&mut *subject, options, &mut told)?;
         let t = strongest(&samples);
         let (verdict, is_right) = judge(subject.expected(), t);
         let (name, first_ns, last_ns) =
@@ -137,11 +146,19 @@ fn judge(expected: Expected, t: f64) -> (&'static str, bool) {
     }
 }
 
-fn measure(subject: &mut dyn Subject, options: &Options) -> Vec<Sample> {
+/// Times a subject's calls; `told` is how many there were, now and then.
+fn measure(
+    subject: &mut dyn Subject,
+    options: &Options,
+    told: &mut dyn FnMut(usize) -> Result<()>,
+) -> Result<Vec<Sample>> {
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let mut samples = Vec::with_capacity(options.samples as usize);
     let total = WARM_UP + options.samples as usize;
     for number in 0..total {
+        if number.is_multiple_of(TOLD_EVERY) {
+            told(number)?;
+        }
         let class = if rng.next_u32() & 1 == 0 { Class::First } else { Class::Last };
         subject.prepare(class);
         let start = Instant::now();
@@ -153,7 +170,7 @@ fn measure(subject: &mut dyn Subject, options: &Options) -> Vec<Sample> {
             samples.push(Sample { class, took_ns });
         }
     }
-    samples
+    Ok(samples)
 }
 
 fn mean(samples: &[Sample], class: Class) -> f64 {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use jvpn_bench::raw::RAW;
 use jvpn_bench::schemas::SCHEMAS;
 use serde_json::Value;
 
@@ -34,6 +35,22 @@ fn r8_4_every_result_has_a_schema_and_every_schema_is_linked() {
         let row = row.unwrap_or_else(|| panic!("{RESULTS} has no row of {scenario}"));
         assert!(row.contains(&format!("`{command}`")), "{row}: not `{command}`");
         assert!(schema["$id"].as_str().unwrap().starts_with(&format!("urn:jvpn:{scenario}-result:")));
+    }
+}
+
+/// R8.4: the table of files says what the code says of every scenario.
+#[test]
+fn r8_4_the_raw_files_of_every_verb_are_listed() {
+    let text = read(RESULTS);
+    assert_eq!(RAW.len(), SCHEMAS.len());
+    for ((scenario, files), (of_schema, schema)) in RAW.iter().zip(SCHEMAS) {
+        assert_eq!(scenario, of_schema);
+        let schema: Value = serde_json::from_str(schema).unwrap();
+        let command = schema["title"].as_str().unwrap().strip_prefix("result.json of jvpn-bench ").unwrap();
+        let listed: Vec<_> = files.iter().map(|file| format!("`{file}`")).collect();
+        let listed = if listed.is_empty() { "–".to_owned() } else { listed.join(", ") };
+        let row = format!("| `{command}` | {listed} |");
+        assert!(text.lines().any(|line| line.starts_with(&row)), "{RESULTS} has no row {row}");
     }
 }
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use jvpn_rig::Interrupt;
 use serde::Serialize;
 
@@ -218,9 +218,7 @@ impl Silences {
 
     fn write(&self, dir: &std::path::Path) -> Result<()> {
         for (name, durations) in [("outage", &self.outage), ("reattach", &self.reattach)] {
-            let path = dir.join(format!("{name}.hgrm"));
-            std::fs::write(&path, durations.hgrm())
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            durations.write(dir, name)?;
         }
         Ok(())
     }

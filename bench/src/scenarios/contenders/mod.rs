@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `kind`, `programs` | who takes part; where the programs are, which versions, what is missing and why |
 //! | `tunnel` | a contender that runs: what all have in common |
+//! | `ledger` | what ours ran on, and the judge's verdict on each of its gateways |
 //! | `ours`, `plain`, `kernel`, `wireguard`, `openvpn` | each of them, configured as its user would |
 //! | `rows`, `report`, `page` | what is measured; medians, ratios, aims, tables; bars |
 //!
@@ -12,6 +13,7 @@
 
 mod kernel;
 mod kind;
+pub(super) mod ledger;
 mod openvpn;
 mod ours;
 mod page;
@@ -33,12 +35,14 @@ use jvpn_rig::{Interrupt, Rig, Uplink};
 use serde::Serialize;
 
 use super::progress::Progress;
+use crate::account::{self, Verdict};
 use crate::page::{put, too_few};
-use crate::result::{Ending, Environment};
+use crate::result::{Ending, Environment, Histograms};
 use crate::run_dir::RunDir;
 use crate::swarm::network::inner_address;
 use crate::timeline;
 pub use kind::Kind;
+use ledger::Ledger;
 pub use programs::{Found, Missing};
 pub(super) use report::aligned;
 pub use report::{Median, Report};
@@ -115,13 +119,16 @@ fn kernel_problem(kind: Kind, rig: &Rig) -> Option<String> {
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let mut dir = RunDir::begin(&options.out_dir)?;
     let mut progress = Progress::start();
+    account::begin(&options.out_dir)?;
     let rig = Rig::create()?;
     offloading_uplink(&rig)?;
     let (contenders, missing) = muster(&options.contenders, &rig, &progress);
     let mut report = Report {
         scenario: "peers",
         form: 1,
+        verdict: Verdict::default(),
         ending: Ending::default(),
+        policy: None,
         environment: Environment::collect(),
         conditions: conditions(),
         rounds: options.rounds,
@@ -133,8 +140,11 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         medians: Vec::new(),
         rows: Vec::new(),
     };
-    let result = measure(&rig, options, &mut report, &mut progress, interrupt);
+    let ledger = Ledger::default();
+    let result = measure(&rig, options, &mut report, &mut progress, (&ledger, interrupt));
     let result = result.and(rig.remove());
+    report.verdict = ledger.verdict();
+    report.policy = ledger.complete(&mut report.environment);
     report.ending = Ending::of(&result);
     report.ending.complete &= report.failed.is_empty();
     report.medians = report::medians(&report.rows);
@@ -142,6 +152,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let written = write(&mut dir, &report);
     report.lines().iter().for_each(|line| timeline::print(line));
     dir.after(result, written)?;
+    report.verdict.or_fail()?;
     match report.failed.iter().find(|failed| failed.contender == Kind::Ours) {
         Some(failed) => bail!("{}", failed.line()),
         None => Ok(()),
@@ -186,7 +197,7 @@ fn measure(
     options: &Options,
     report: &mut Report,
     progress: &mut Progress,
-    interrupt: &Interrupt,
+    (ledger, interrupt): (&Ledger, &Interrupt),
 ) -> Result<()> {
     let hops = Uplink::ALL.map(|uplink| (uplink, uplink.router_address())).into();
     let client = Client { namespace: rig.client().clone(), inner: inner_address(0), hops };
@@ -197,9 +208,11 @@ fn measure(
         interrupt,
         patience: options.patience,
         is_recovery: false,
+        ledger,
     };
     let path = options.out_dir.join("rows.jsonl");
     let mut raw = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut histograms = Histograms::new(&options.out_dir);
     let began = Instant::now();
     let total = report.contenders.len() * options.rounds as usize;
     for round in 1..=options.rounds {
@@ -216,16 +229,17 @@ fn measure(
             let left = began.elapsed().as_secs_f64() / done.max(1) as f64 * (total - done) as f64;
             let left = if done == 0 { String::new() } else { format!(", about {left:.0} s left") };
             progress.say(&format!("round {round} of {}: {kind}{left}", options.rounds));
-            let result = turn(&ground, found, round, options.span, |row| {
+            let span = (round, options.span);
+            let result = turn(&ground, found, span, &mut histograms, |row| {
                 let line = serde_json::to_string(&row).context("a row is no JSON")?;
                 writeln!(raw, "{line}").with_context(|| format!("cannot write {}", path.display()))?;
                 report.rows.push(row);
                 Ok(())
             });
+            histograms.write()?;
             interrupt.check()?;
             match result {
-                Ok(None) => {}
-                Ok(Some(modes)) => (report.environment.xdp_mode, report.environment.af_xdp_mode) = modes,
+                Ok(()) => {}
                 Err(error) => {
                     let failed = Failed { contender: kind, round, why: format!("{error:#}") };
                     progress.say(&format!("{}\n{}", failed.line(), failed.why));
@@ -237,16 +251,15 @@ fn measure(
     Ok(())
 }
 
-/// One contender in one round, from its start to its end; gives how XDP and AF_XDP were attached, if it uses them.
+/// One contender in one round, from its start to its end.
 fn turn(
     ground: &Ground<'_>,
     found: &Found,
-    round: u32,
-    span: Duration,
+    (round, span): (u32, Duration),
+    histograms: &mut Histograms,
     take: impl FnMut(Row) -> Result<()>,
-) -> Result<Option<(String, String)>> {
+) -> Result<()> {
     let mut tunnel = tunnel::start(found, ground)?;
-    let modes = tunnel.modes();
     let turn = Turn {
         rig: ground.rig,
         tunnel: &mut *tunnel,
@@ -255,10 +268,11 @@ fn turn(
         round,
         contender: found.contender,
         interrupt: ground.interrupt,
+        histograms,
     };
     let result = turn.run(take);
     let words = tunnel.last_words();
     let stopped = tunnel.stop();
     result.with_context(|| format!("last words:\n{words}"))?;
-    stopped.map(|()| modes)
+    stopped
 }

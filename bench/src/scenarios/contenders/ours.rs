@@ -14,8 +14,11 @@ use jvpn_rig::{TUNNEL_PORT, Uplink, wait};
 use serde_json::Value;
 
 use super::Kind;
+use super::ledger::Ledger;
 use super::tunnel::{Client, Ground, MTU, PATIENCE, Tunnel, answers, write_private};
+use crate::account;
 use crate::deployment::{self, Deployment, Places, Role, Settings};
+use crate::environment::Environment;
 use crate::scenarios::recovery::life::supervise;
 use crate::swarm::gateway::{self, Peer};
 
@@ -41,6 +44,10 @@ struct Agent {
 pub(super) struct Ours {
     agents: Vec<Agent>,
     deployment: Deployment,
+    places: Places,
+    ledger: Ledger,
+    /// Where the audit logs of all turns are kept.
+    out_dir: PathBuf,
     gateway_key: PublicKey,
     program: PathBuf,
 }
@@ -65,11 +72,15 @@ impl Ours {
         gateway::configure(&places, POLICY, &peers)?;
         larger_mtu(&places)?;
         let mut deployment = Deployment::new(&settings, &places);
+        ground.ledger.begin();
         for role in [Role::DataPlane, Role::ControlPlane] {
             deployment.launch(ground.rig, role, ground.interrupt)?;
         }
         let gateway_key = gateway::public_key(&places)?;
-        let mut tunnel = Self { agents, deployment, gateway_key, program };
+        let seen = Environment::collect().with_gateway(ground.rig, &deployment, &places);
+        ground.ledger.saw(seen, account::policy(&places)?);
+        let (ledger, out_dir) = (ground.ledger.clone(), ground.out_dir.clone());
+        let mut tunnel = Self { agents, deployment, places, ledger, out_dir, gateway_key, program };
         (0..ground.clients.len()).try_for_each(|number| tunnel.start_client(ground, number))?;
         Ok(tunnel)
     }
@@ -156,11 +167,6 @@ impl Tunnel for Ours {
         self.agents.iter_mut().filter_map(|agent| agent.process.as_mut()).try_for_each(Supervised::check)
     }
 
-    fn modes(&self) -> Option<(String, String)> {
-        let status = self.deployment.data_plane_status().ok()?;
-        Some((status.xdp_mode(), status.af_xdp_mode()))
-    }
-
     fn bound(&self, client: usize) -> Result<Option<Uplink>> {
         let status = self.status(client)?;
         let device = status.pointer("/path/device").and_then(Value::as_str).unwrap_or_default();
@@ -200,8 +206,11 @@ impl Tunnel for Ours {
     }
 
     fn stop(self: Box<Self>) -> Result<()> {
-        let Self { agents, deployment, .. } = *self;
-        agents.into_iter().filter_map(|agent| agent.process).try_for_each(|one| one.stop().map(drop))?;
-        deployment.stop()
+        let Self { agents, deployment, places, ledger, out_dir, .. } = *self;
+        let agents = agents.into_iter().filter_map(|agent| agent.process);
+        let stopped = agents.map(|one| one.stop().map(drop)).fold(Ok(()), Result::and);
+        let stopped = stopped.and(deployment.stop());
+        ledger.judge(&account::keep_and_judge(&places, &out_dir));
+        stopped
     }
 }

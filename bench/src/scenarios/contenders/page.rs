@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::report::{Median, Report};
 use super::rows::Metric;
 use super::{Failed, Kind};
-use crate::page::{environment, escape, head, table};
+use crate::page::{environment, escape, head, policy, table, verdict};
 use crate::scenarios::recovery::svg::{Axis, COLOURS, Plot};
 
 /// What bars are drawn of: more is better, and a reader looks there first.
@@ -16,6 +16,7 @@ impl Report {
     /// The page.
     pub(super) fn html(&self) -> String {
         let mut out = head("Jumping VPN: ours beside the peers");
+        verdict(&mut out, self.verdict.valid, &self.verdict.problems);
         // Writing to a string cannot fail.
         if !self.ending.complete {
             let why = self.ending.broken_off.as_deref().unwrap_or("less was measured than was asked for");
@@ -47,6 +48,7 @@ impl Report {
         }
         out.push_str("<h2>What it ran on</h2>\n");
         environment(&mut out, &serde_json::to_value(&self.environment).unwrap_or_default());
+        policy(&mut out, self.policy.as_deref());
         out.push_str("</body></html>\n");
         out
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::programs::{Found, Missing};
 use super::rows::{Metric, Row, Way, What};
 use super::{Failed, Kind};
+use crate::account::Verdict;
 use crate::result::{Ending, Environment};
 
 /// Ours may use so much of the gateway's processor time of the peer that uses least.
@@ -41,9 +42,14 @@ pub struct Report {
     pub scenario: &'static str,
     /// Layout of this file.
     pub form: u32,
+    /// Whether the audit logs of all our gateways broke no rule.
+    #[serde(flatten)]
+    pub verdict: Verdict,
     /// Whole, or broken off. Not whole either: a contender has failed.
     #[serde(flatten)]
     pub ending: Ending,
+    /// The `[policy]` table of ours.
+    pub policy: Option<String>,
     /// Machine and versions.
     pub environment: Environment,
     /// What holds for all.
@@ -189,6 +195,7 @@ impl Report {
             "{} build, kernel {}, {} × {}; medians of {} rounds, spans of {} ms",
             machine.build, machine.kernel, machine.cpus, machine.cpu, self.rounds, self.span_ms
         )];
+        lines.extend(self.verdict.problems.iter().map(|problem| format!("INVALID: {problem}")));
         lines.extend(self.too_few.map(str::to_owned));
         lines.extend(self.conditions.iter().cloned());
         let found =
@@ -275,6 +282,8 @@ mod tests {
         let report = Report {
             scenario: "peers",
             form: 1,
+            verdict: Verdict { valid: Some(false), problems: vec!["a rule is <broken>".to_owned()] },
+            policy: Some("preset = \"edge\"".to_owned()),
             ending: Ending::of::<()>(&Err(anyhow::anyhow!("interrupted"))),
             environment: Environment::collect(),
             conditions: vec!["the same links for all".to_owned()],
@@ -290,6 +299,7 @@ mod tests {
         crate::schemas::tests::fits_tightly(&report);
         let text = report.markdown();
         for part in [
+            "INVALID: a rule is <broken>",
             "fewer than 5 rounds: not a result",
             "| TCP, 1 stream | up | 20 | – | – |",
             "gotatun: left out, not there",
@@ -301,6 +311,8 @@ mod tests {
         assert!(report.lines().len() >= 7);
         let html = report.html();
         for part in [
+            "INVALID: these figures prove nothing.</strong><ul><li>a rule is &lt;broken&gt;",
+            "<pre>preset = &quot;edge&quot;</pre>",
             "interrupted",
             "openvpn: FAILED in round 2",
             "<svg",

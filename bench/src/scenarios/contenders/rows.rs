@@ -13,6 +13,7 @@ use super::Kind;
 use super::tunnel::{Client, Tunnel, answers};
 use crate::peers::bulk::{self, Direction};
 use crate::peers::{latency, search};
+use crate::result::Histograms;
 use crate::scenarios::throughput::cpu::Cpu;
 
 /// How long a tunnel may take to answer between two measurements before it counts as dead.
@@ -185,6 +186,8 @@ pub(super) struct Turn<'a> {
     pub(super) round: u32,
     pub(super) contender: Kind,
     pub(super) interrupt: &'a Interrupt,
+    /// Round trips, of all rounds together.
+    pub(super) histograms: &'a mut Histograms,
 }
 
 impl Turn<'_> {
@@ -275,18 +278,23 @@ impl Turn<'_> {
         ))
     }
 
-    fn round_trips(&self, what: What, found: &latency::RoundTrips) -> Result<Row> {
+    fn round_trips(&mut self, what: What, found: &latency::RoundTrips) -> Result<Row> {
         ensure!(!found.us.is_empty(), "{what}: none of {} came back", found.sent);
+        let name = if what == What::RttIdle { "rtt-idle" } else { "rtt-load" };
+        for us in &found.us {
+            let trip = Duration::from_secs_f64(us / 1e6);
+            self.histograms.add(&format!("{name}-{}", self.contender), trip)?;
+        }
         let [p50, p99] = [0.5, 0.99].map(|share| found.quantile(share));
         Ok(self.row(what, Way::Both, [(Metric::RttP50Us, p50), (Metric::RttP99Us, p99)]))
     }
 
-    fn idle(&self) -> Result<Row> {
+    fn idle(&mut self) -> Result<Row> {
         let found = latency::measure(self.rig, self.client.inner, self.span, self.interrupt)?;
         self.round_trips(What::RttIdle, &found)
     }
 
-    fn loaded(&self) -> Result<Row> {
+    fn loaded(&mut self) -> Result<Row> {
         let (rig, span, interrupt) = (self.rig, self.span, self.interrupt);
         let found = thread::scope(|scope| -> Result<_> {
             let load = scope.spawn(move || {

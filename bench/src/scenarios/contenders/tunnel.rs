@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use jvpn_rig::topology::LAN_SERVER;
 use jvpn_rig::{Interrupt, Namespace, Rig, Uplink};
 
+use super::ledger::Ledger;
 use super::programs::Found;
 use super::{Kind, kernel, openvpn, ours, plain, wireguard};
 use crate::peers::icmp;
@@ -46,6 +47,8 @@ pub(in crate::scenarios) struct Ground<'a> {
     /// Whether ours goes back to a better path by itself and looks at the other one every ten seconds, as it does by
     /// default, or does what the recovery bench wants of it (`docs/decisions/0035-recovery-bench.md`).
     pub(in crate::scenarios) is_recovery: bool,
+    /// Where ours notes what it ran on and how it was judged.
+    pub(in crate::scenarios) ledger: &'a Ledger,
 }
 
 impl Ground<'_> {
@@ -74,11 +77,6 @@ pub(in crate::scenarios) trait Tunnel: Send {
     /// # Errors
     /// One has ended; with its last words.
     fn check(&mut self) -> Result<()>;
-
-    /// How XDP is attached and how AF_XDP gets at the frames, of a contender that uses them.
-    fn modes(&self) -> Option<(String, String)> {
-        None
-    }
 
     /// The uplink that a client's session is bound to; `None` if it follows the routing table.
     ///

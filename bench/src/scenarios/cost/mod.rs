@@ -80,7 +80,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         x25519.iter().find(|one| one.name == backend).context("the backend was not measured")?.clone();
     let mut report = Report {
         scenario: "cost",
-        valid: true,
+        valid: None,
         ending: Ending::default(),
         environment: report::environment(),
         seed: SEED,

@@ -55,7 +55,7 @@ pub struct Report {
     /// `cost`.
     pub scenario: &'static str,
     /// Nothing was lost, nothing doubled, versions as expected: else there is no report.
-    pub valid: bool,
+    pub valid: Option<bool>,
     /// Whole or broken off.
     #[serde(flatten)]
     pub ending: Ending,
@@ -236,7 +236,7 @@ mod tests {
         };
         let mut report = Report {
             scenario: "cost",
-            valid: true,
+            valid: None,
             ending: Ending::of(&Ok(())),
             environment: environment(),
             seed: 1,

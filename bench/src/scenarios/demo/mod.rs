@@ -4,16 +4,18 @@ mod attacks;
 mod lab;
 mod recoveries;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jvpn_rig::{Interrupt, Rig};
 
-use crate::check_events::rules::PolicyNumbers;
-use crate::check_events::{Expectations, check_files};
+use crate::account::{self, EVENTS};
+use crate::check_events::check_files;
 use crate::deployment::{self, Deployment, Places, Settings};
 use crate::environment::Environment;
-use crate::report::summarise;
+use crate::report::{Recovery, summarise};
+use crate::result::Histograms;
 use crate::run_dir::RunDir;
 use crate::timeline::{self, Timeline};
 use lab::Lab;
@@ -78,13 +80,14 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         let mut lab = Lab::new(rig, deployment, log, observers, timeline, interrupt, switches_per_minute);
         let result = run_steps(&mut lab, options);
         // Written also when a step failed: that is when it is needed.
-        lab.log.write_to(&options.out_dir.join("events.jsonl"))?;
+        lab.log.write_to(&options.out_dir.join(EVENTS))?;
+        write_histograms(&lab.report.recoveries, &options.out_dir)?;
         if let Err(error) = result {
             return Err(
                 error.context(format!("last words of the processes:\n{}", lab.deployment.last_words()))
             );
         }
-        judge_audit(&mut lab, &places, switches_per_minute)?;
+        judge_audit(&mut lab, &places)?;
         conclude(lab, options, &places, &mut dir)
     })();
     let ended = end(options, rig.take(), deployment);
@@ -119,14 +122,20 @@ fn run_steps(lab: &mut Lab<'_>, options: &Options) -> Result<()> {
 }
 
 /// The gateway's own account against the rules, by a judge that shares no code with it.
-fn judge_audit(lab: &mut Lab<'_>, places: &Places, switches_per_minute: u32) -> Result<()> {
-    let policy =
-        PolicyNumbers { max_switches_per_min: Some(switches_per_minute), ..PolicyNumbers::default() };
-    let expectations = Expectations { policy, ..Expectations::default() };
-    let findings = check_files(&[places.audit_file()], &expectations)?;
+fn judge_audit(lab: &mut Lab<'_>, places: &Places) -> Result<()> {
+    let findings = check_files(&[places.audit_file()], &account::expectations(places)?)?;
     lab.report.audit_events = findings.events;
     lab.report.audit_violations = findings.violations.iter().map(ToString::to_string).collect();
     Ok(())
+}
+
+/// How long each recovery took an application, by cause.
+fn write_histograms(recoveries: &[Recovery], dir: &Path) -> Result<()> {
+    let mut outages = Histograms::new(dir);
+    for Recovery { cause, outage_ms, .. } in recoveries {
+        outages.add(&format!("outage-{cause}"), Duration::from_millis(*outage_ms))?;
+    }
+    outages.write()
 }
 
 fn conclude(lab: Lab<'_>, options: &Options, places: &Places, dir: &mut RunDir) -> Result<()> {
@@ -137,7 +146,7 @@ fn conclude(lab: Lab<'_>, options: &Options, places: &Places, dir: &mut RunDir) 
     let result = serde_json::json!({
         "scenario": "demo", "valid": failures.is_empty(), "complete": true, "broken_off": null,
         "rounds": options.rounds, "failures": failures,
-        "preset": "edge", "environment": environment, "report": report, "recoveries": report.recoveries,
+        "preset": "edge", "policy": account::policy(places)?, "environment": environment, "report": report, "recoveries": report.recoveries,
     });
     dir.publish("Jumping VPN: the demo", &result)?;
     timeline::closing_table(&report, &summarise(&report.recoveries), &failures);

@@ -18,6 +18,7 @@ use jvpn_rig::{Interrupt, Rig, Uplink};
 use serde::Serialize;
 
 use self::ends::{Ends, Seen, Volley};
+use super::progress::Progress;
 use crate::result::{Ending, Environment};
 use crate::run_dir::RunDir;
 use crate::timeline::print;
@@ -183,15 +184,27 @@ fn complaint(check: &Check) -> String {
     format!("{name}: asked {asked:.3} {unit}, measured {measured:.3}, tolerance {tolerance:.3}")
 }
 
+/// A group of checks.
+type Part = fn(&Lab<'_>) -> Result<Vec<Check>>;
+
 fn measure(seed: u64, checks: &mut Vec<Check>, interrupt: &Interrupt) -> Result<()> {
     let rig = Rig::create()?;
     let paths = Paths::create(&rig)?;
     let lab = Lab::create(&rig, &paths, seed, interrupt)?;
     // Neighbours learn each other's addresses before anything is measured.
     lab.fire_same(&LanePatch::default(), Volley::new(20, Duration::from_millis(5)))?;
+    let progress = Progress::start();
+    progress.say("lanes, both ways, take the most of it; about half a minute in all");
     lanes::measure(&lab, checks)?;
-    for part in [link::measure, floor::measure, nat::measure, script::measure] {
+    let parts: [(&str, Part); 4] = [
+        ("a link that is down", link::measure),
+        ("MTU floor", floor::measure),
+        ("NAT", nat::measure),
+        ("a script", script::measure),
+    ];
+    for (name, part) in parts {
         interrupt.check()?;
+        progress.say(&format!("{name}; {} checks are behind", checks.len()));
         checks.extend(part(&lab)?);
     }
     drop(lab);

@@ -15,9 +15,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use jvpn_rig::{Interrupt, Rig};
 
+use crate::account;
 use crate::deployment::{self, Deployment, Role, Settings};
 use crate::result::Environment;
 use crate::run_dir::RunDir;
@@ -84,6 +85,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         out_dir: options.out_dir.clone(),
         max_switches_per_min: None,
     };
+    account::begin(&options.out_dir)?;
     let rig = Rig::create()?;
     progress.say(&format!("network namespaces jvpn-{}-*", rig.id()));
     network::set_up(&rig)?;
@@ -101,11 +103,12 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         report = begun(&lab, options)?;
         measure(lab, options, &mut report, &progress)
     })();
-    // Also when something failed: that is when it is needed.
-    let kept = fs::copy(places.audit_file(), options.out_dir.join("audit.jsonl"));
     let measured = deployment.explain(measured, interrupt);
-    let ended = deployment.stop().and_then(|()| rig.remove());
-    let measured = measured.and(ended).and(kept.context("cannot keep the audit log").map(drop));
+    let stopped = deployment.stop();
+    // Kept also when something failed: that is when it is needed.
+    let judged = account::keep_and_judge(&places, &options.out_dir);
+    let measured = measured.and(stopped.and_then(|()| rig.remove()));
+    let measured = measured.and_then(|()| report.judge(&judged));
     if report.scenario.is_empty() {
         // Nothing was set up that could be measured.
         return measured.map(|()| report);
@@ -259,11 +262,12 @@ pub fn run_and_print(options: &Options, show: Show, interrupt: &Interrupt) -> Re
         Show::Table => {
             report.print();
             let dir = options.out_dir.display();
-            timeline::print(&format!("\n  result: {dir}/result.json, audit: {dir}/audit.jsonl"));
+            timeline::print(&format!("\n  result: {dir}/result.json, events: {dir}/{}", account::EVENTS));
         }
     }
     if !report.failures.is_empty() {
-        bail!("{} bounds did not hold: {}", report.failures.len(), report.failures.join("; "));
+        let word = if report.valid { "" } else { "INVALID: " };
+        bail!("{word}{} bounds did not hold: {}", report.failures.len(), report.failures.join("; "));
     }
     Ok(())
 }

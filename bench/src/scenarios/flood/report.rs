@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde::Serialize;
 
+use crate::account::Verdict;
+use crate::check_events::findings::Findings;
 use crate::result::{Ending, Environment, Quantiles};
 use crate::scenarios::measure::Memory;
 use crate::timeline::print;
@@ -14,7 +16,7 @@ use crate::timeline::print;
 pub struct Report {
     /// `flood`.
     pub scenario: &'static str,
-    /// `false`: an observer was not whole, so the figures prove nothing.
+    /// `false`: an observer was not whole, or the audit log breaks a rule, so the figures prove nothing.
     pub valid: bool,
     /// Whole or broken off.
     #[serde(flatten)]
@@ -176,6 +178,20 @@ pub struct AuditLines {
 }
 
 impl Report {
+    /// Notes what the gateway's audit log says of it: a broken rule makes it INVALID.
+    ///
+    /// # Errors
+    /// The log could not be judged.
+    pub(super) fn judge(&mut self, judged: &Result<Findings>) -> Result<()> {
+        let verdict = Verdict::of(judged);
+        if let Err(error) = judged {
+            bail!("the audit log was not judged: {error:#}");
+        }
+        self.valid &= verdict.problems.is_empty();
+        self.failures.extend(verdict.problems);
+        Ok(())
+    }
+
     /// Notes how it ended. What was broken off was not judged: its figures prove nothing yet.
     pub(super) fn close(&mut self, measured: &Result<()>) {
         self.ending = Ending::of(measured);
@@ -258,6 +274,14 @@ mod tests {
             phases: vec![phase(None), phase(Some(Sent::default()))],
             ..Report::default()
         };
+        report.judge(&Ok(Findings { good: true, ..Findings::default() })).unwrap();
+        let mut broken = report.clone();
+        broken.judge(&Ok(Findings { violations_total: 2, ..Findings::default() })).unwrap();
+        assert_eq!(
+            (broken.valid, broken.failures.as_slice()),
+            (false, ["the audit log breaks 2 rules".to_owned()].as_slice())
+        );
+        assert!(report.judge(&Err(anyhow::anyhow!("no log"))).is_err());
         report.close(&Ok(()));
         assert!(report.valid && report.ending.complete && report.failures.is_empty());
         fits_tightly(&report);

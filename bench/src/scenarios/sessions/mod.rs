@@ -6,7 +6,7 @@ mod search;
 
 pub use search::search_and_print;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -42,6 +42,8 @@ const BIRTHS_EXTRA: Duration = Duration::from_secs(60);
 /// How long a storm may take, and so much more for each session.
 const STORM_PATIENCE: Duration = Duration::from_secs(60);
 const STORM_PATIENCE_EACH: Duration = Duration::from_millis(2);
+/// About what it takes until no marker is under way.
+const SETTLING: Duration = Duration::from_secs(1);
 /// Between two storms sessions get their tokens back (5 per second each), and candidates their tickets.
 const STORM_PAUSE: Duration = Duration::from_secs(3);
 
@@ -140,7 +142,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     };
     let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
     let start = Instant::now();
-    let mut run = Run { stage, options, start };
+    let mut run = Run { stage, options, start, storms: 0 };
     let measured = run.measure(&mut report, &mut progress);
     report.samples = sampler.samples();
     drop(sampler);
@@ -155,24 +157,66 @@ fn dh_bound(seed: u64) -> Result<Bound> {
     Ok(Bound { backend, reattach_us: ours.reattach_ns / 1_000.0 })
 }
 
+/// What is still to come, and how long it should take.
+struct Outlook {
+    rest: VecDeque<(String, Duration)>,
+    total: usize,
+}
+
+impl Outlook {
+    fn new(options: &Options, bound: Bound) -> Self {
+        let total = options.sessions as f64;
+        let births = Duration::from_secs_f64(total / f64::from(options.births_per_second));
+        // A storm takes as long as is aimed at.
+        let aim = STORM_PAUSE + Duration::from_secs_f64(2.0 * bound.reattach_us * total / 1e6 + 1.0);
+        let storm = |storm: &Storm| (format!("storm: {}", storm.name()), aim);
+        let kill = STORM_PAUSE + MARKER_INTERVAL_MIN + options.adoption_bound() + options.marker_interval();
+        let mut rest = VecDeque::from([("births".to_owned(), births)]);
+        rest.push_back(("in peace".to_owned(), options.steady + 2 * SETTLING));
+        rest.extend(options.storms.iter().map(storm));
+        let kill_word = "the control plane is killed, and started again";
+        rest.push_back((kill_word.to_owned(), kill + 2 * SETTLING));
+        rest.extend(options.storms.contains(&Storm::LinkDown).then(|| storm(&Storm::LinkDown)));
+        Self { total: rest.len(), rest }
+    }
+
+    /// The next part begins.
+    fn next(&mut self, progress: &Progress) {
+        let left: Duration = self.rest.iter().map(|(_, time)| *time).sum();
+        let number = self.total - self.rest.len() + 1;
+        if let Some((what, _)) = self.rest.pop_front() {
+            let left = left.as_secs_f64();
+            progress.say(&format!("{what} ({number} of {}, about {left:.0} s left in all)", self.total));
+        }
+    }
+}
+
 struct Run<'a> {
     stage: Stage<'a>,
     options: &'a Options,
     start: Instant,
+    /// Storms so far.
+    storms: u32,
 }
 
 impl Run<'_> {
     fn measure(&mut self, report: &mut Report, progress: &mut Progress) -> Result<()> {
+        let mut outlook = Outlook::new(self.options, report.bound);
         report.empty = self.sample();
+        outlook.next(progress);
         report.births = self.births(progress)?;
+        outlook.next(progress);
         report.steady = self.steady(report, progress)?;
         for storm in &self.options.storms {
+            outlook.next(progress);
             let storm = self.storm(*storm, report.bound, progress)?;
             report.storms.push(storm);
         }
+        outlook.next(progress);
         report.kill = self.kill(progress)?;
         // The successor goes on: it serves a storm as its predecessor did.
         if self.options.storms.contains(&Storm::LinkDown) {
+            outlook.next(progress);
             let mut after = self.storm(Storm::LinkDown, report.bound, progress)?;
             after.name = "link-down, after the kill";
             report.storms.push(after);
@@ -205,6 +249,7 @@ impl Run<'_> {
         let took = began.elapsed();
         let mut each = Durations::new()?;
         self.stage.swarm.view()?.iter().filter_map(|view| view.birth).for_each(|birth| each.add(birth));
+        each.write(&self.options.out_dir, "births")?;
         progress.say(&format!("{} sessions are ATTACHED", census.attached));
         Ok(Births {
             asked_per_second: pace,
@@ -216,13 +261,12 @@ impl Run<'_> {
         })
     }
 
-    fn steady(&mut self, report: &Report, progress: &Progress) -> Result<Steady> {
-        progress.say(&format!("holding them for {} s", self.options.steady.as_secs()));
+    fn steady(&mut self, report: &Report, progress: &mut Progress) -> Result<Steady> {
         let before = self.stage.settle_markers()?;
         let counters = self.stage.data_plane_counters()?;
         self.stage.swarm.quiet(false)?;
         let (from, began) = (self.sample(), Instant::now());
-        self.stage.pass(self.options.steady)?;
+        self.stage.pass_told("in peace", self.options.steady, progress)?;
         let (to, seconds) = (self.sample(), began.elapsed().as_secs_f64());
         let after = self.stage.settle_markers()?;
         self.stage.swarm.quiet(false)?;
@@ -246,7 +290,6 @@ impl Run<'_> {
     fn storm(&mut self, storm: Storm, bound: Bound, progress: &mut Progress) -> Result<StormReport> {
         let total = self.options.sessions;
         self.stage.pass(STORM_PAUSE)?;
-        progress.say(&format!("storm: {}", storm.name()));
         let _earlier = self.stage.swarm.take_recoveries()?;
         self.stage.swarm.mark()?;
         let (before, from) = (self.stage.summary()?, self.sample());
@@ -276,13 +319,14 @@ impl Run<'_> {
             each.add(at.since(began));
             last = last.max(at.since(began));
         }
+        self.storms += 1;
+        each.write(&self.options.out_dir, &format!("storm-{}", self.storms))?;
         let report = StormReport {
             name: storm.name(),
             recovered: census.recovered,
             missing: total - census.recovered.min(census.attached).min(total),
             all_attached_s: last.as_secs_f64(),
             each: each.quantiles(),
-            hgrm: each.hgrm(),
             attempts_mean: attempts as f64 / recoveries.len().max(1) as f64,
             bound_s: bound.reattach_us * total as f64 / 1e6,
             ..StormReport::default()
@@ -294,7 +338,6 @@ impl Run<'_> {
     fn kill(&mut self, progress: &mut Progress) -> Result<Kill> {
         let total = self.options.sessions;
         self.stage.pass(STORM_PAUSE)?;
-        progress.say("the control plane is killed, and started again");
         let before = self.stage.settle_markers()?;
         self.stage.swarm.quiet(false)?;
         // Markers are spread over their interval: all are under way when it dies.
@@ -305,7 +348,7 @@ impl Run<'_> {
         let at_return = self.stage.swarm.census()?;
         let summary = self.stage.summary()?;
         // Every session sends and hears at least once afterwards.
-        self.stage.pass(self.options.marker_interval())?;
+        self.stage.pass_told("every session is heard once more", self.options.marker_interval(), progress)?;
         let after = self.stage.settle_markers()?;
         self.stage.swarm.quiet(false)?;
         let sent = after.sent - before.sent;
@@ -334,8 +377,34 @@ impl Run<'_> {
 /// As [`run`], or the run is INVALID or broke a bound.
 pub fn run_and_print(options: &Options, json: bool, interrupt: &Interrupt) -> Result<()> {
     let report = run(options, interrupt)?;
-    for (number, storm) in report.storms.iter().enumerate() {
-        std::fs::write(options.out_dir.join(format!("storm-{}.hgrm", number + 1)), &storm.hgrm)?;
-    }
     closing::show(&report, json, &options.out_dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R8.4: every part of a run is told with what is left, and at the last one nothing else is.
+    #[test]
+    fn r8_4_what_is_left_becomes_less() {
+        let options = Options {
+            sessions: 9_000,
+            policy: None,
+            births_per_second: 450,
+            marker_interval: None,
+            steady: Duration::from_secs(10),
+            storms: Storm::ALL.into(),
+            adoption_bound: Duration::from_secs(2),
+            seed: 1,
+            out_dir: PathBuf::new(),
+        };
+        let bound = Bound { backend: "one", reattach_us: 100.0 };
+        let mut outlook = Outlook::new(&options, bound);
+        let seconds: Vec<_> = outlook.rest.iter().map(|(_, time)| time.as_secs_f64().round()).collect();
+        assert_eq!(seconds, [20.0, 12.0, 6.0, 6.0, 10.0, 6.0]);
+        (0..outlook.total).for_each(|_| outlook.next(&Progress::start()));
+        assert!(outlook.rest.is_empty());
+        let few = Options { storms: vec![Storm::Rebinding], ..options };
+        assert_eq!(Outlook::new(&few, bound).total, 4, "no storm behind the kill");
+    }
 }

@@ -184,9 +184,6 @@ pub struct StormReport {
     pub counters: BTreeMap<String, u64>,
     /// Processor seconds.
     pub cpu_s: Shares,
-    /// The distribution; a file of its own.
-    #[serde(skip)]
-    pub hgrm: String,
 }
 
 /// The control plane is killed.

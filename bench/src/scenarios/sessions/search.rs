@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Options;
 use super::report::Shares;
+use crate::account::Verdict;
 use crate::result::{Ending, Environment};
 use crate::run_dir::RunDir;
 use crate::scenarios::progress::Progress;
@@ -32,7 +33,8 @@ pub(super) struct Report {
     /// `sessions-search`.
     scenario: &'static str,
     /// Whether the audit log broke no rule.
-    valid: bool,
+    #[serde(flatten)]
+    verdict: Verdict,
     #[serde(flatten)]
     ending: Ending,
     /// Sessions that were sustained.
@@ -80,6 +82,18 @@ fn next(good: usize, bad: Option<usize>, limit: usize) -> Option<usize> {
     }
 }
 
+/// How long the rest takes if every number that is tried is sustained.
+fn left(options: &Options, mut good: usize, bad: Option<usize>, limit: usize) -> Duration {
+    let mut time = Duration::ZERO;
+    while let Some(target) = next(good, bad, limit) {
+        let births = (target - good) as f64 / f64::from(options.births_per_second);
+        // What is under way is waited for before it is held and behind it.
+        time += Duration::from_secs_f64(births) + options.steady + 2 * super::SETTLING;
+        good = target;
+    }
+    time
+}
+
 /// Searches for the command line: prints, and fails if the audit log broke a rule or not one session was sustained.
 ///
 /// # Errors
@@ -94,9 +108,7 @@ pub fn search_and_print(options: &Options, json: bool, interrupt: &Interrupt) ->
         }
         timeline::print(&format!("\n  sustained: {} sessions; limit: {}", report.sustained, report.limit));
     }
-    if !report.valid {
-        bail!("INVALID: the audit log breaks rules; see audit.jsonl");
-    }
+    report.verdict.or_fail()?;
     if report.sustained == 0 {
         bail!("not even {FIRST} sessions were sustained: {}", report.limit);
     }
@@ -122,8 +134,8 @@ fn search(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         ..Report::default()
     };
     let tried = try_numbers(&mut stage, options, &mut report, &mut progress);
-    let judged = stage.explain(tried).and_then(|()| stage.end(&progress));
-    report.valid = judged.as_ref().is_ok_and(|audit| audit.good);
+    let judged = stage.end(tried, &progress);
+    report.verdict = Verdict::of(&judged);
     report.ending = Ending::of(&judged);
     dir.conclude("Jumping VPN: the most sessions sustained", &report, judged)?;
     Ok(report)
@@ -138,6 +150,8 @@ fn try_numbers(
     let (limit, mut bad) = (report.searched_to, None);
     while let Some(target) = next(report.sustained, bad, limit) {
         let good = report.sustained;
+        let left = left(options, good, bad, limit).as_secs_f64();
+        progress.say(&format!("{target} sessions; about {left:.0} s left in all if every number holds"));
         let step = try_number(stage, options, good, target, progress)?;
         progress.say(&step.line());
         let broken = step.broken.clone();
@@ -179,7 +193,7 @@ fn try_number(
     let mut step = Step { sessions: target, births_s, ..Step::default() };
     // One stumble of a machine is not its limit.
     for _ in 0..HOLDS {
-        hold(stage, options, &mut step)?;
+        hold(stage, options, &mut step, progress)?;
         step.attached = step.attached.min(born.attached);
         step.sessions_ended = stage.swarm.census()?.ended - before.ended;
         step.broken = step.what_is_broken();
@@ -191,12 +205,12 @@ fn try_number(
 }
 
 /// Holds all sessions for a while, and notes what became of them.
-fn hold(stage: &mut Stage<'_>, options: &Options, step: &mut Step) -> Result<()> {
+fn hold(stage: &mut Stage<'_>, options: &Options, step: &mut Step, progress: &mut Progress) -> Result<()> {
     let settled = stage.settle_markers()?;
     stage.swarm.quiet(false)?;
     let held = Instant::now();
     let from = stage.pids.sample(held);
-    stage.pass(options.steady)?;
+    stage.pass_told("held", options.steady, progress)?;
     let (to, seconds) = (stage.pids.sample(held), held.elapsed().as_secs_f64());
     let after = stage.settle_markers()?;
     let memory = |usage: Option<Usage>| usage.map_or(0, |usage| usage.rss_kib);
@@ -281,6 +295,7 @@ mod tests {
         let report = Report {
             scenario: "sessions-search",
             policy: super::super::POLICY.to_owned(),
+            verdict: Verdict { valid: Some(true), problems: Vec::new() },
             environment: Environment::collect(),
             steps: vec![Step::default(), step],
             ..Report::default()

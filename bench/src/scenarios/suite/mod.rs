@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use super::progress::Progress;
 use super::recovery::aims::{self, AimRow};
 use super::recovery::{self, CauseResult};
+use crate::environment;
 use crate::reserve::Reserve;
 use crate::result::{Environment, write_json};
 use crate::schemas;
@@ -137,6 +138,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     }
     report.took_s = begun.elapsed().as_secs_f64();
     report.conclude(parts.len());
+    environment::take_parts(&mut report.environment, &options.out_dir, parts.iter().map(|part| part.name));
     drop(reserve);
     report.write(&options.out_dir)?;
     report.show(&options.out_dir);

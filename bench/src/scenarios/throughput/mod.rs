@@ -11,6 +11,8 @@ use jvpn_rig::tool::ETHTOOL;
 use jvpn_rig::{Interrupt, Rig, wait};
 use serde::Serialize;
 
+use super::progress::Progress;
+use crate::account::{self, Verdict};
 use crate::deployment::{self, Deployment, Places, Role, Settings};
 use crate::page;
 use crate::peers::bulk::{self, Direction};
@@ -28,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const PAYLOADS: [usize; 2] = [1_400, 64];
 /// Numbers of TCP streams.
 const STREAMS: [usize; 2] = [1, 4];
+
+/// Measurements of a round: with offloads and without, each up and down.
+const EACH_ROUND: usize = 2 * 2 * (PAYLOADS.len() + STREAMS.len());
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -93,9 +98,14 @@ pub struct Median {
 pub struct Report {
     /// `throughput`.
     pub scenario: &'static str,
+    /// Whether the gateway's audit log broke no rule.
+    #[serde(flatten)]
+    pub verdict: Verdict,
     /// Whole or broken off.
     #[serde(flatten)]
     pub ending: Ending,
+    /// The gateway's `[policy]` table.
+    pub policy: String,
     /// Rounds; the median counts.
     pub rounds: u32,
     /// Said of a run of fewer rounds than make a result.
@@ -125,24 +135,30 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let places = deployment::prepare(&rig, &settings)?;
     large_mtu(&places)?;
     offloading_uplink(&rig)?;
+    account::begin(&options.out_dir)?;
     let mut deployment = Deployment::new(&settings, &places);
-    let mut report = Report::new(options);
+    let mut report = Report::new(options, account::policy(&places)?);
+    let mut progress = Progress::start();
     let measured = (|| {
         deployment.launch(&rig, Role::DataPlane, interrupt)?;
         deployment.launch(&rig, Role::ControlPlane, interrupt)?;
         report.environment = Environment::collect().with_gateway(&rig, &deployment, &places);
-        let measured = measure(&rig, &mut deployment, &places, options, interrupt, &mut report);
+        let ground = Ground { rig: &rig, places: &places, options, interrupt };
+        let measured = measure(ground, &mut deployment, &mut report, &mut progress);
         deployment.explain(measured, interrupt)
     })();
-    let ended = deployment.stop().and_then(|()| rig.remove());
-    let measured = measured.and(ended);
+    let stopped = deployment.stop();
+    // Whole rounds of a run that was broken off count, so its gateway is judged as well.
+    report.verdict.add(&account::keep_and_judge(&places, &options.out_dir));
+    let measured = measured.and(stopped).and(rig.remove());
     report.conclude(&measured);
     dir.conclude("Jumping VPN: throughput of one tunnel", &report, measured)?;
     for line in report.lines() {
         timeline::print(&line);
     }
     timeline::print(&format!("\n  result: {}/result.json", options.out_dir.display()));
-    options.json.as_ref().map_or(Ok(()), |path| write_json(path, &report))
+    options.json.as_ref().map_or(Ok(()), |path| write_json(path, &report))?;
+    report.verdict.or_fail()
 }
 
 fn large_mtu(places: &Places) -> Result<()> {
@@ -163,21 +179,29 @@ fn offloading_uplink(rig: &Rig) -> Result<()> {
     ETHTOOL.run(Some(rig.client()), &args).map(drop)
 }
 
+/// Where it is measured.
+#[derive(Clone, Copy)]
+struct Ground<'a> {
+    rig: &'a Rig,
+    places: &'a Places,
+    options: &'a Options,
+    interrupt: &'a Interrupt,
+}
+
 fn measure(
-    rig: &Rig,
+    ground: Ground<'_>,
     deployment: &mut Deployment,
-    places: &Places,
-    options: &Options,
-    interrupt: &Interrupt,
     report: &mut Report,
+    progress: &mut Progress,
 ) -> Result<()> {
+    let Ground { rig, places, options, interrupt } = ground;
     let path = places.config_dir.join(Role::Client.config_file());
     let text = std::fs::read_to_string(&path)?;
-    let (began, turns) = (Instant::now(), options.rounds * 2);
+    let began = Instant::now();
     for round in 1..=options.rounds {
         // Turn by turn, and the other way round in every other round: neither always meets the warmer machine.
         let order = if round % 2 == 1 { [Offload::On, Offload::Off] } else { [Offload::Off, Offload::On] };
-        for (place, offload) in (1..).zip(order) {
+        for offload in order {
             let on = offload == Offload::On;
             std::fs::write(&path, format!("{text}\n[offload]\ntunnel = {on}\nudp = {on}\n"))?;
             deployment.launch(rig, Role::Client, interrupt)?;
@@ -193,17 +217,12 @@ fn measure(
             let data_plane = deployment.data_plane_status()?;
             report.environment.xdp_mode = data_plane.xdp_mode();
             report.environment.af_xdp_mode = data_plane.af_xdp_mode();
+            let rows = &mut report.rows;
             let mut turn =
-                Turn { rig, deployment, options, interrupt, round, offload, rows: &mut report.rows };
+                Turn { rig, deployment, options, interrupt, round, offload, rows, progress, began };
             turn.tcp()?;
             turn.udp()?;
             deployment.end(Role::Client)?;
-            let (done, name) = ((round - 1) * 2 + place, if on { "on" } else { "off" });
-            let left = began.elapsed() / done * (turns - done);
-            let all = options.rounds;
-            let line =
-                format!("round {round} of {all}, offloads {name}: done, about {} s left", left.as_secs());
-            timeline::print(&line);
         }
     }
     Ok(())
@@ -218,6 +237,8 @@ struct Turn<'a> {
     round: u32,
     offload: Offload,
     rows: &'a mut Vec<Row>,
+    progress: &'a mut Progress,
+    began: Instant,
 }
 
 impl Turn<'_> {
@@ -267,6 +288,8 @@ impl Turn<'_> {
     ) {
         let (round, offload) = (self.round, self.offload);
         self.rows.push(Row { round, offload, what, direction, mbit_s, packets_s, cpu_per_gb: cpu });
+        let total = self.options.rounds as usize * EACH_ROUND;
+        self.progress.step("measurements", self.rows.len(), total, self.began);
     }
 }
 
@@ -300,9 +323,11 @@ fn medians(rows: &[Row]) -> Vec<Median> {
 }
 
 impl Report {
-    fn new(options: &Options) -> Self {
+    fn new(options: &Options, policy: String) -> Self {
         Self {
             scenario: "throughput",
+            verdict: Verdict::default(),
+            policy,
             ending: Ending::default(),
             rounds: options.rounds,
             too_few: None,
@@ -334,6 +359,7 @@ impl Report {
             self.environment.af_xdp_mode
         )];
         lines.extend(self.too_few.map(str::to_owned));
+        lines.extend(self.verdict.problems.iter().map(|problem| format!("INVALID: {problem}")));
         lines.push(format!(
             "{:<10}{:<6}{:>9}{:>11}{:>10}{:>14}{:>13}{:>14}",
             "what", "way", "offloads", "Mbit/s", "kpps", "gateway s/GB", "client s/GB", "machine s/GB"
@@ -376,7 +402,9 @@ mod tests {
         let rows = [row(1, 30.0), row(2, 10.0), Row { offload: Offload::Off, ..row(3, 1.0) }, row(3, 20.0)];
         let out_dir = PathBuf::new();
         let options = Options { rounds: 3, span: Duration::ZERO, out_dir, json: None };
-        let mut report = Report { rows: rows.into(), ..Report::new(&options) };
+        let new = || Report::new(&options, "preset = \"edge\"\n".to_owned());
+        let mut report = Report { rows: rows.into(), ..new() };
+        report.verdict.valid = Some(true);
         report.conclude(&Ok(()));
         let medians = &report.medians;
         assert_eq!(medians.len(), 2);
@@ -385,7 +413,7 @@ mod tests {
         fits_tightly(&report);
         // A round that was broken off does not count.
         for (last, is_said) in [(5, true), (6, false)] {
-            let mut part = Report { rounds: 9, rows: vec![row(last, 1.0)], ..Report::new(&options) };
+            let mut part = Report { rounds: 9, rows: vec![row(last, 1.0)], ..new() };
             part.conclude(&Err(anyhow!("interrupted")));
             assert!(!part.ending.complete && part.too_few.is_some() == is_said, "{last}");
             fits_tightly(&part);

@@ -29,9 +29,11 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::cause::Cause;
 use super::script;
+use crate::account;
 use crate::peers::streams::Streams;
 use crate::result::Environment;
 use crate::run_dir::RunDir;
+use crate::scenarios::contenders::ledger::Ledger;
 use crate::scenarios::contenders::tunnel::{self, Client, Ground, Tunnel};
 use crate::scenarios::contenders::{Found, Kind, muster};
 use crate::scenarios::progress::Progress;
@@ -115,13 +117,15 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     let beside = options.beside.as_deref().map(Neighbour::find).transpose()?;
     let mut dir = RunDir::begin(&options.out_dir)?;
     let progress = Progress::start();
+    account::begin(&options.out_dir)?;
     let rig = Rig::create()?;
     // Nobody recovers without a tunnel: the addresses are the uplink's own.
     let wanted: Vec<_> = options.contenders.iter().copied().filter(|kind| *kind != Kind::Plain).collect();
     let (found, missing) = muster(&wanted, &rig, &progress);
     let mut run = Run::new(Asked::of(options), Environment::collect(), found, missing);
     let result = measure(&rig, options, &mut run, &progress, interrupt);
-    let result = result.and(rig.remove());
+    let result = result.and(rig.remove()).and(run.write_histograms(&options.out_dir));
+    run.settle();
     let report = run.conclude(result.as_ref().err());
     let written = report.write(&mut dir, beside.as_ref().map(|beside| beside.run.as_path()));
     report.lines().iter().for_each(|line| timeline::print(line));
@@ -157,6 +161,7 @@ fn measure(
     let streams = Streams::start(rig, &clients)?;
     let path = options.out_dir.join("trials.jsonl");
     let mut raw = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let ledger = run.ledger.clone();
     for cause in options.causes.iter().copied() {
         for found in run.found.clone() {
             interrupt.check()?;
@@ -180,7 +185,8 @@ fn measure(
                 run.trials.push(trial);
                 Ok(())
             };
-            let work = Work { rig, options, streams: &streams, cause, found: &found, interrupt };
+            let work =
+                Work { rig, options, streams: &streams, cause, found: &found, ledger: &ledger, interrupt };
             let result = work.run(&mut places, &mut keep);
             interrupt.check()?;
             if let Err(error) = result {
@@ -234,6 +240,7 @@ struct Work<'a> {
     streams: &'a Streams,
     cause: Cause,
     found: &'a Found,
+    ledger: &'a Ledger,
     interrupt: &'a Interrupt,
 }
 
@@ -257,6 +264,7 @@ impl Work<'_> {
             interrupt: self.interrupt,
             patience: self.options.patience,
             is_recovery: true,
+            ledger: self.ledger,
         };
         let tunnel = Mutex::new(tunnel::start(self.found, &ground)?);
         let result = self.strike_all(places, &ground, &tunnel, keep);

@@ -14,9 +14,11 @@ use super::super::cause::Cause;
 use super::super::stats::{bootstrap, quantile};
 use super::super::svg::{Axis, COLOURS, Plot};
 use super::Options;
+use crate::account::Verdict;
 use crate::page;
-use crate::result::{Environment, write_json};
+use crate::result::{Environment, Histograms, write_json};
 use crate::run_dir::RunDir;
+use crate::scenarios::contenders::ledger::Ledger;
 use crate::scenarios::contenders::{Found, Kind, Missing, aligned};
 
 /// Name of the result beside that of a recovery run.
@@ -90,6 +92,10 @@ impl Asked {
 pub(super) struct Run {
     asked: Asked,
     environment: Environment,
+    policy: Option<String>,
+    verdict: Verdict,
+    /// What our own gateways were, and how they were judged.
+    pub(super) ledger: Ledger,
     pub(super) found: Vec<Found>,
     missing: Vec<Missing>,
     failed: Vec<Failed>,
@@ -120,12 +126,19 @@ impl Run {
         found: Vec<Found>,
         missing: Vec<Missing>,
     ) -> Self {
+        let (policy, verdict, ledger) = (None, Verdict::default(), Ledger::default());
         let (failed, left_out, trials) = Default::default();
-        Self { asked, environment, found, missing, failed, left_out, trials }
+        Self { asked, environment, policy, verdict, ledger, found, missing, failed, left_out, trials }
     }
 
     pub(super) fn leave_out(&mut self, contender: Kind, cause: Cause, why: &str) {
         self.left_out.push(LeftOut { contender, cause, why: why.to_owned() });
+    }
+
+    /// Takes what is known of our own gateways, once none runs.
+    pub(super) fn settle(&mut self) {
+        self.verdict = self.ledger.verdict();
+        self.policy = self.ledger.complete(&mut self.environment);
     }
 
     pub(super) fn fail(&mut self, contender: Kind, cause: Cause, error: &anyhow::Error) {
@@ -135,6 +148,16 @@ impl Run {
     /// Whether a contender has failed twice: it gets no third chance to hang.
     pub(super) fn is_out(&self, contender: Kind) -> bool {
         self.failed.iter().filter(|failed| failed.contender == contender).count() >= 2
+    }
+
+    /// How long every trial was silent, in files: the cap stands for one that did not come back.
+    pub(super) fn write_histograms(&self, dir: &Path) -> Result<()> {
+        let mut all = Histograms::new(dir);
+        for trial in &self.trials {
+            let name = format!("outage-{}-{}", trial.cause, trial.contender);
+            all.add(&name, Duration::from_secs_f64(trial.outage_ms / 1e3))?;
+        }
+        all.write()
     }
 
     pub(super) fn conclude(self, error: Option<&anyhow::Error>) -> Report {
@@ -152,6 +175,8 @@ impl Run {
         Report {
             scenario: "peers-recovery".to_owned(),
             form: 2,
+            verdict: self.verdict,
+            policy: self.policy,
             complete: error.is_none() && is_whole,
             broken_off: error.map(|error| format!("{error:#}")),
             asked: self.asked,
@@ -197,6 +222,9 @@ pub(super) struct Row {
 pub(super) struct Report {
     scenario: String,
     form: u32,
+    #[serde(flatten)]
+    verdict: Verdict,
+    policy: Option<String>,
     complete: bool,
     broken_off: Option<String>,
     asked: Asked,
@@ -309,6 +337,7 @@ impl Report {
             ),
             format!("the route goes with a link that is down; {script}"),
         ];
+        lines.extend(self.verdict.problems.iter().map(|problem| format!("INVALID: {problem}")));
         lines.extend(all(&self.contenders).iter().map(|one| {
             format!("{}: {}; {}", text(one, "contender"), text(one, "version"), text(one, "configuration"))
         }));
@@ -354,6 +383,9 @@ impl Report {
 
     /// Why the run fails: a peer may do what it likes, ours may not.
     pub(super) fn problem(&self) -> Option<String> {
+        if let Err(invalid) = self.verdict.or_fail() {
+            return Some(invalid.to_string());
+        }
         let failed = self.failed.iter().find(|failed| failed.contender == Kind::Ours);
         if let Some(failed) = failed {
             return Some(format!("ours failed at {}: {}", failed.cause, failed.why));
@@ -379,7 +411,8 @@ impl Report {
     fn html(&self) -> String {
         let mut out = page::head("Jumping VPN: recovery beside the peers");
         // Writing to a string cannot fail.
-        if let Some(problem) = self.problem() {
+        page::verdict(&mut out, self.verdict.valid, &self.verdict.problems);
+        if let Some(problem) = self.problem().filter(|_| self.verdict.valid != Some(false)) {
             let _ = writeln!(out, "<p class=\"bad\">{}</p>", page::escape(&problem));
         }
         if !self.complete {
@@ -392,6 +425,7 @@ impl Report {
         page::table(&mut out, &self.table());
         out.push_str("<h2>What it ran on</h2>\n");
         page::environment(&mut out, &self.environment);
+        page::policy(&mut out, self.policy.as_deref());
         out.push_str("</body></html>\n");
         out
     }
@@ -524,6 +558,11 @@ pub(super) mod tests {
         let lost = report(&[300.0, 90_000.0, 320.0], &[1.0, 1.0, 1.0]).problem();
         assert!(lost.is_some_and(|problem| problem.contains("2 of 3")));
         assert!(!report(&[300.0], &[1.0]).complete, "one of three");
+        let mut broken = found;
+        broken.verdict = Verdict { valid: Some(false), problems: vec!["a rule is broken".to_owned()] };
+        assert_eq!(broken.problem().as_deref(), Some("INVALID: a rule is broken"));
+        assert!(broken.html().contains("prove nothing.</strong><ul><li>a rule is broken"));
+        assert!(broken.markdown().contains("- INVALID: a rule is broken"));
     }
 
     /// R8.1: what strikes all clients at once is one incident and a trial of each; a cause that means nothing to a
