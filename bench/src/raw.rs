@@ -9,6 +9,7 @@ pub const RAW: &[(&str, &[&str])] = &[
     ("churn", &["events.jsonl", "outage.hgrm", "reattach.hgrm"]),
     ("cost", &[]),
     ("demo", &["events.jsonl", "outage-*.hgrm"]),
+    ("emulator", &[]),
     ("flood", &["events.jsonl", "outage-*.hgrm"]),
     ("idle", &["events.jsonl"]),
     ("l2fwd", &[]),
