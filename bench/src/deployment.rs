@@ -162,6 +162,8 @@ pub struct Deployment {
     settings: Settings,
     places: Places,
     launched: Vec<Role>,
+    /// Whether somebody was told that something is wrong.
+    is_told: bool,
 }
 
 /// The directory that has the programs: `JVPN_BIN_DIR`, else where this program was built.
@@ -225,7 +227,8 @@ impl Deployment {
     #[must_use]
     pub fn new(settings: &Settings, places: &Places) -> Self {
         let (settings, places) = (settings.clone(), places.clone());
-        Self { client: None, control_plane: None, data_plane: None, settings, places, launched: Vec::new() }
+        let (client, control_plane, data_plane) = (None, None, None);
+        Self { client, control_plane, data_plane, settings, places, launched: Vec::new(), is_told: false }
     }
 
     /// Starts gateway and client.
@@ -246,6 +249,12 @@ impl Deployment {
     /// # Errors
     /// It runs already, or it ends or does not answer; the text has its last words.
     pub fn launch(&mut self, rig: &Rig, role: Role, interrupt: &Interrupt) -> Result<()> {
+        let launched = self.launch_one(rig, role, interrupt);
+        self.is_told |= launched.is_err();
+        launched
+    }
+
+    fn launch_one(&mut self, rig: &Rig, role: Role, interrupt: &Interrupt) -> Result<()> {
         let program = role.program();
         ensure!(self.process(role).is_none(), "{program} runs already");
         let mut command = Command::new(self.settings.bin_dir.join(program));
@@ -369,7 +378,11 @@ impl Deployment {
     /// # Errors
     /// One has ended by itself.
     pub fn check(&mut self) -> Result<()> {
-        Role::ALL.into_iter().try_for_each(|role| self.place(role).as_mut().map_or(Ok(()), Supervised::check))
+        let checked = Role::ALL
+            .into_iter()
+            .try_for_each(|role| self.place(role).as_mut().map_or(Ok(()), Supervised::check));
+        self.is_told |= checked.is_err();
+        checked
     }
 
     /// Adds what the processes said last to what went wrong; nothing to an interruption, which is nobody's fault.
@@ -423,7 +436,7 @@ impl Deployment {
     /// # Errors
     /// As [`Self::stop`].
     pub fn end_all(&mut self) -> Result<()> {
-        Role::ALL.into_iter().try_for_each(|role| {
+        let ended = Role::ALL.into_iter().try_for_each(|role| {
             if self.process(role).is_none() {
                 return Ok(());
             }
@@ -436,7 +449,9 @@ impl Deployment {
                 self.last_log(role).display()
             );
             Ok(())
-        })
+        });
+        self.is_told |= ended.is_err();
+        ended
     }
 
     /// They go on when this value goes; gives the commands to look at them.
@@ -469,11 +484,12 @@ impl Deployment {
 /// What nobody ended is ended in order here, so that no data plane goes without a verdict on its frames.
 ///
 /// # Panics
-/// If the verdict is bad: whoever let go of the value has nobody to tell. Not while another panic is on its way.
+/// If the verdict is bad and nobody was told that something is wrong. Not while another panic, or an error of this value,
+/// is on its way: what went wrong first explains the rest.
 impl Drop for Deployment {
     fn drop(&mut self) {
         // Meanwhile the processes end with their values, in the same order.
-        if std::thread::panicking() {
+        if std::thread::panicking() || self.is_told {
             return;
         }
         if let Err(error) = self.end_all() {

@@ -434,7 +434,9 @@ impl<'a> Gateway<'a> {
             routes: &self.routes,
             misses: &misses,
             bells: &bells,
-            unfinished_checksums: plan::leave_checksums(self.config.lan.interfaces()),
+            // Without AF_XDP the kernel finishes what it hands over.
+            unfinished_checksums: self.steering.is_attached(Side::Lan)
+                && plan::leave_checksums(self.config.lan.interfaces()),
         };
         let ports = self.ports.take().context("the ports are in use")?;
         // A socket finds the way by itself.

@@ -67,7 +67,7 @@ fn r0_5_plan_for_a_veth_on_the_lan() {
     let plan = decide(&facts, &Wishes { generic: true, ..wishes });
     let lost = find(&plan, "generic XDP").unwrap();
     assert_eq!(lost.urgency, Urgency::Must);
-    assert!(lost.commands[0].contains("tso off gso off"));
+    assert!(lost.commands[0].contains("tso off gso off tx-udp-segmentation off"));
 }
 
 /// Eight queues on node 1 with isolated CPUs there: each worker is near its device on an isolated CPU with memory of that

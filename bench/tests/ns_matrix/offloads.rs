@@ -83,7 +83,7 @@ fn r9_1_tcp_of_a_server_with_offloads_arrives_by_generic_xdp() {
     let commands =
         advice.iter().flat_map(|one| one["commands"].as_array().unwrap()).filter_map(Value::as_str);
     let command = commands.clone().find(|command| command.contains("gso off")).unwrap();
-    assert_eq!(command, "ethtool -K <peer of lan0> tso off gso off");
+    assert_eq!(command, "ethtool -K <peer of lan0> tso off gso off tx-udp-segmentation off");
     let log = fs::read_to_string(lab.out.path().join("jvpn-dataplane.log")).unwrap();
     assert!(log.contains(command), "{log}");
     let words: Vec<&str> = command.split_whitespace().collect();

@@ -10,6 +10,8 @@ const PROTOCOL_UDP: u8 = 17;
 /// Where the field is behind the IP header.
 const TCP_FIELD_AT: usize = 16;
 const UDP_FIELD_AT: usize = 6;
+/// Where UDP has its length.
+const UDP_LENGTH_AT: usize = 4;
 
 /// Computes the checksum of TCP or UDP that was left out, and says whether it was. The packet is the one that was parsed.
 ///
@@ -35,6 +37,15 @@ pub fn finish_checksum(packet: &mut [u8], inner: &Inner) -> bool {
     let field = inner.header_len + field_at..inner.header_len + field_at + 2;
     if field.end > inner.len || packet.get(field.clone()) != Some(&left_out.to_be_bytes()[..]) {
         return false;
+    }
+    // UDP's own length may be less than what IP carries (RFC 768, draft-ietf-tsvwg-udp-options): its checksum covers that
+    // much, and no kernel leaves such a one out.
+    if inner.protocol == PROTOCOL_UDP {
+        let length = inner.header_len + UDP_LENGTH_AT..inner.header_len + UDP_LENGTH_AT + 2;
+        let carried = u16::try_from(inner.len - inner.header_len).ok().map(u16::to_be_bytes);
+        if packet.get(length) != carried.as_ref().map(|octets| &octets[..]) {
+            return false;
+        }
     }
     finish(packet, inner, field)
 }
@@ -147,6 +158,20 @@ mod tests {
         let mut packet = whole.clone();
         finish_checksum(&mut packet, &Inner::parse(&whole).unwrap());
         assert_eq!(packet, whole);
+    }
+
+    /// A datagram that is shorter than what IP carries: its checksum covers its own length, and is true as it is.
+    #[test]
+    fn r0_5_a_datagram_with_a_surplus_behind_it_stays() {
+        let octets = [
+            0x45, 0, 0, 0x20, 0, 0, 0, 0, 0x40, 0x11, 0x7d, 0xd4, 0xc0, 0xa8, 0x32, 2, 0x0a, 0x4d, 0,
+            2, // IPv4
+            0, 0x35, 0x13, 0x88, 0, 0x0a, 0xfd, 0x16, 0xf2, 0x0c, 0xde,
+            0xad, // UDP of 10 octets, two more
+        ];
+        let mut packet = octets.to_vec();
+        assert!(!finish_checksum(&mut packet, &Inner::parse(&octets).unwrap()));
+        assert_eq!(packet, octets);
     }
 
     #[test]

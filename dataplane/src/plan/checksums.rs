@@ -41,7 +41,7 @@ pub(super) fn advice(interface: &Interface, generic: bool) -> Vec<Advice> {
             "generic XDP: the *peer* of {name} must cut large packets itself, else they are dropped, and TCP crawls \
              (in front of native XDP the kernel cuts them)"
         ),
-        [format!("ethtool -K <peer of {name}> tso off gso off")],
+        [format!("ethtool -K <peer of {name}> tso off gso off tx-udp-segmentation off")],
     );
     if generic { vec![large, checksums] } else { vec![checksums] }
 }
@@ -52,7 +52,7 @@ pub fn warn_of_generic(interface: &str) {
     if ethtool.driver(interface).as_deref() == Some("veth") {
         tracing::warn!(
             interface,
-            "generic XDP on a veth: 'ethtool -K <peer of {interface}> tso off gso off', else what its peer sends by TCP crawls"
+            "generic XDP on a veth: 'ethtool -K <peer of {interface}> tso off gso off tx-udp-segmentation off', else what its peer sends by TCP crawls"
         );
     }
 }

@@ -72,16 +72,22 @@ impl Ours {
         gateway::configure(&places, POLICY, &peers)?;
         larger_mtu(&places)?;
         let mut deployment = Deployment::new(&settings, &places);
-        ground.ledger.begin();
         for role in [Role::DataPlane, Role::ControlPlane] {
             deployment.launch(ground.rig, role, ground.interrupt)?;
         }
+        // One that never ran leaves nothing to judge.
+        ground.ledger.begin();
         let gateway_key = gateway::public_key(&places)?;
         let seen = Environment::collect().with_gateway(ground.rig, &deployment, &places);
         ground.ledger.saw(seen, account::policy(&places)?);
         let (ledger, out_dir) = (ground.ledger.clone(), ground.out_dir.clone());
         let mut tunnel = Self { agents, deployment, places, ledger, out_dir, gateway_key, program };
-        (0..ground.clients.len()).try_for_each(|number| tunnel.start_client(ground, number))?;
+        let started = (0..ground.clients.len()).try_for_each(|number| tunnel.start_client(ground, number));
+        if let Err(error) = started {
+            // Its gateway ran and is judged; why no client came up explains more than how it ended.
+            drop(Box::new(tunnel).stop());
+            return Err(error);
+        }
         Ok(tunnel)
     }
 
