@@ -24,12 +24,13 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Begins a run: makes the directory if it is not there, takes an older run's result away, and keeps room.
+    /// Begins a run: makes the directory if it is not there, keeps room, and takes an older run's result away.
     ///
     /// # Errors
     /// It cannot be made, or has no room.
     pub fn begin(dir: &Path) -> Result<Self> {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let reserve = Some(Reserve::take(dir)?);
         for name in [RESULT, REJECTED, "report.html", "summary.md"] {
             match fs::remove_file(dir.join(name)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -39,7 +40,7 @@ impl RunDir {
                 _ => {}
             }
         }
-        Ok(Self { reserve: Some(Reserve::take(dir)?), dir: dir.to_owned() })
+        Ok(Self { reserve, dir: dir.to_owned() })
     }
 
     /// Where it is.

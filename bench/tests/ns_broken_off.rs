@@ -145,7 +145,7 @@ fn r8_4_a_full_disk_leaves_a_whole_result_or_none() {
     disk.fill("filler");
     let said = ended(child, lines);
     assert!(said.contains("the disk is full") && said.contains("result.json"), "{said}");
-    assert_eq!(fs::read(out.join("result.json")).unwrap(), whole, "what was there is there");
+    assert!(!out.join("result.json").exists(), "that of an older run does not stand for this one");
     let left: Vec<_> = fs::read_dir(&out).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name == "result.json.next" || name == "reserve"), "{left:?}");
 }
