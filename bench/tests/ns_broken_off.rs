@@ -116,7 +116,7 @@ fn scenario(args: &[&str]) -> String {
 }
 
 /// R8.4: a disk that gets full in mid-run: the room that was kept takes result and pages. One that is full at the beginning
-/// is said before anything is measured. One that has no room for the result even so leaves none, and the one before it.
+/// is said before anything is measured. One that has no room for the result even so leaves none, nor that of an older run.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP, a tmpfs"]
 fn r8_4_a_full_disk_leaves_a_whole_result_or_none() {
