@@ -62,7 +62,7 @@ const CASES: [(&str, &str, &str); 12] = [
     ("churn --sessions 24 --minutes 30 --moves-per-second 4", "seconds of churn", "samples"),
     ("sessions --sessions 40 --steady 1", "all attached after", "storms"),
     ("sessions --search --sessions 4000 --steady 1", "1000 sessions: born", "steps"),
-    ("throughput --rounds 101 --span-ms 200", "round 1 of 101, offloads on: done", "rows"),
+    ("throughput --rounds 101 --span-ms 200", "measurements: ", "rows"),
     ("peers --recovery --contender ours --cause link_down --rtt 0 --trials 999", "of client", "causes"),
 ];
 
