@@ -38,7 +38,7 @@ pub fn finish_checksum(packet: &mut [u8], inner: &Inner) -> bool {
     if field.end > inner.len || packet.get(field.clone()) != Some(&left_out.to_be_bytes()[..]) {
         return false;
     }
-    // UDP's own length may be less than what IP carries (RFC 768, draft-ietf-tsvwg-udp-options): its checksum covers that
+    // UDP's own length may be less than what IP carries (RFC 768): its checksum covers that
     // much, and no kernel leaves such a one out.
     if inner.protocol == PROTOCOL_UDP {
         let length = inner.header_len + UDP_LENGTH_AT..inner.header_len + UDP_LENGTH_AT + 2;
@@ -89,6 +89,9 @@ mod tests {
         let mut segment = vec![0; if protocol == PROTOCOL_TCP { 20 } else { 8 }];
         if protocol == PROTOCOL_TCP {
             segment[12] = 0x50;
+        } else {
+            let length = (segment.len() + payload.len()) as u16;
+            segment[UDP_LENGTH_AT..UDP_LENGTH_AT + 2].copy_from_slice(&length.to_be_bytes());
         }
         segment.extend(payload);
         let mut unfinished = if is_v6 { v6(9, protocol, &segment) } else { v4(9, protocol, &segment) };
@@ -150,10 +153,10 @@ mod tests {
     /// The one packet of 65,536 whose true checksum equals the sum of the pseudo-header is found and comes out as it was.
     #[test]
     fn r0_5_a_true_checksum_that_looks_left_out_stays() {
-        // What is behind the header makes the rest sum up to minus twice the pseudo-header's sum.
+        // What is behind the header makes the rest, UDP's length of 10 with it, sum up to minus twice the pseudo-header's sum.
         let (unfinished, _) = both(false, PROTOCOL_UDP, &[0, 0]);
         let pseudo = u32::from(u16::from_be_bytes([unfinished[26], unfinished[27]]));
-        let (unfinished, whole) = both(false, PROTOCOL_UDP, &fold(2 * pseudo).to_be_bytes());
+        let (unfinished, whole) = both(false, PROTOCOL_UDP, &fold(2 * pseudo + 10).to_be_bytes());
         assert_eq!(unfinished, whole, "the case is not the one that is meant");
         let mut packet = whole.clone();
         finish_checksum(&mut packet, &Inner::parse(&whole).unwrap());
