@@ -363,7 +363,7 @@ fn two_of_each_side(workers: usize) {
         Ok(lab.deployment.check().is_err().then_some(()))
     });
     ended.unwrap();
-    let status = lab.deployment.end(Role::DataPlane).unwrap();
+    let status = lab.deployment.ended(Role::DataPlane).unwrap();
     assert_eq!(status.code(), Some(1), "{status}");
     let log = lab.log_of_data_plane();
     assert!(log.contains("no_interface_left") && log.contains("Wan"), "{log}");

@@ -30,15 +30,15 @@ fn r0_2_a_data_plane_that_is_let_go_is_judged() {
     let mut lab = Lab::prepare(|_| (), |_, text| text);
     let pid = launched(&mut lab);
     assert_eq!(let_go(&mut lab), None);
-    assert!(lab.log_of_data_plane().contains("frames at the end worker=1 side=lan"));
+    assert!(lab.log_of_data_plane().contains("frames at the end worker=1 workers=2 side=lan"));
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it has ended");
 
     launched(&mut lab);
     // A third worker, behind everything that the data plane has still to write.
     let log =
         fs::OpenOptions::new().write(true).open(lab.settings.out_dir.join("jvpn-dataplane.log")).unwrap();
-    let account = "\nINFO frames at the end worker=2 side=wan total=4096 rx=0 fill=2048 tx=0 completion=0 free=2047 \
-                   elsewhere=1 ring_full=0\n";
+    let account = "\nINFO frames at the end worker=2 workers=2 side=wan total=4096 rx=0 fill=2048 tx=0 \
+                   completion=0 free=2047 elsewhere=1 unseen=0 in_haste=false\n";
     log.write_all_at(account.as_bytes(), 1 << 20).unwrap();
     let said = let_go(&mut lab).expect("a frame is missing");
     assert!(said.contains("1 frames are missing"), "{said}");
