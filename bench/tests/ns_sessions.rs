@@ -126,7 +126,7 @@ fn r8_2_a_short_search_sustains_what_it_says() {
     assert_eq!(sustained, Some(number(&result["sustained"])), "{result:#}");
     let limit = result["limit"].as_str().unwrap();
     assert_eq!(limit.contains("no more than 300"), sustained == Some(300), "{limit}");
-    let audit = std::fs::read_to_string(dir.path().join("audit.jsonl")).unwrap();
+    let audit = std::fs::read_to_string(dir.path().join("events.jsonl")).unwrap();
     assert!(audit.matches("\"SESSION_CREATED\"").count() >= 300, "births are on record");
     for page in ["report.html", "summary.md"] {
         assert!(
