@@ -132,8 +132,7 @@ fn both_families(role: Role, text: String) -> String {
 fn echo(from: &Namespace, to: &str) -> bool {
     let mut ping = std::process::Command::new("ping");
     ping.args(["-c", "1", "-w", "20", "-i", "0.2", to]).stdout(std::process::Stdio::null());
-    from.apply_to(&mut ping);
-    ping.status().unwrap().success()
+    from.run(|| ping.status()).unwrap().unwrap().success()
 }
 
 /// 256 KiB there and back over one connection.

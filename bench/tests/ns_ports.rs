@@ -537,8 +537,7 @@ fn over_macvlan(role: Role, text: String, mode: &str) -> String {
 fn run_data_plane(lab: &Lab) -> Output {
     let mut command = Command::new(lab.settings.bin_dir.join(Role::DataPlane.program()));
     command.arg("--config").arg(lab.places.config_dir.join(Role::DataPlane.config_file()));
-    lab.rig.gateway().apply_to(&mut command);
-    command.output().unwrap()
+    lab.rig.gateway().run(|| command.output()).unwrap().unwrap()
 }
 
 /// R9.1: `require-native` refuses to fall, says where and why, and leaves nothing attached.

@@ -82,8 +82,7 @@ impl Lab {
         fs::write(&second, text).unwrap();
         let mut command = Command::new(deployment::find_programs().unwrap().join("jvpn-dataplane"));
         command.arg("--config").arg(second);
-        self.rig.gateway().apply_to(&mut command);
-        let Output { status, stderr, .. } = command.output().unwrap();
+        let Output { status, stderr, .. } = self.rig.gateway().run(|| command.output()).unwrap().unwrap();
         let said = String::from_utf8_lossy(&stderr).into_owned();
         assert!(!status.success(), "{said}");
         said

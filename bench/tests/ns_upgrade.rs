@@ -27,8 +27,7 @@ fn replace_program(lab: &Lab) -> Output {
     let mut command = Command::new(deployment::find_programs().unwrap().join("jvpn-dataplane"));
     command.args(["replace-program", "--config"]);
     command.arg(lab.places.config_dir.join(Role::DataPlane.config_file()));
-    lab.rig.gateway().apply_to(&mut command);
-    command.output().unwrap()
+    lab.rig.gateway().run(|| command.output()).unwrap().unwrap()
 }
 
 /// The pins of this lab's data plane.
@@ -210,8 +209,7 @@ fn second_data_plane_is_refused(lab: &Lab) {
     let program = program_id(lab);
     let mut command = Command::new(deployment::find_programs().unwrap().join("jvpn-dataplane"));
     command.arg("--config").arg(second);
-    lab.rig.gateway().apply_to(&mut command);
-    let output = command.output().unwrap();
+    let output = lab.rig.gateway().run(|| command.output()).unwrap().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("belongs to another data plane, process "), "{said}");
     assert_eq!(program_id(lab), program, "the first one's program is in place");

@@ -6,9 +6,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -53,18 +51,11 @@ impl Namespace {
         &self.name
     }
 
-    /// Has the command run inside, with nothing but the network changed.
-    pub fn apply_to(&self, command: &mut Command) {
-        let file = Arc::clone(&self.file);
-        // SAFETY: between fork and exec the closure makes one system call on a descriptor that it owns; it
-        // neither allocates nor takes a lock.
-        unsafe {
-            command.pre_exec(move || enter(&file));
-        }
-    }
-
     /// Runs `work` inside, on a thread of its own. Sockets that it opens stay in the namespace and may be
-    /// handed out.
+    /// handed out; programs that it starts run there.
+    ///
+    /// A program is started so, and not by entering between fork and exec: that would copy the page tables of the whole
+    /// process, whose other threads then stand still for milliseconds, each at its next write. Measurements run in them.
     ///
     /// # Errors
     /// The thread cannot be made or cannot enter; `work`'s own result is inside.

@@ -1,6 +1,9 @@
 //! Calls of `ip`, `nft`, `conntrack` and `ethtool`: the error carries the command and what the program said.
 
+use std::env;
 use std::io::{ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -35,9 +38,13 @@ impl Tool {
     /// The program, to be run in the caller's namespace.
     #[must_use]
     pub fn command(self) -> Command {
-        let mut command = Command::new(self.program);
-        let path = std::env::var("PATH").unwrap_or_default();
-        command.env("PATH", format!("{path}:{ADMIN_PATHS}")).env("LC_ALL", "C");
+        let path = env::var("PATH").unwrap_or_default();
+        let path = format!("{path}:{ADMIN_PATHS}");
+        // By its whole path: a search in a changed PATH is made after a fork, and a fork is what the rig avoids (see
+        // `Namespace::run`).
+        let program = find(self.program, &path).unwrap_or_else(|| PathBuf::from(self.program));
+        let mut command = Command::new(program);
+        command.env("PATH", path).env("LC_ALL", "C");
         command
     }
 
@@ -56,14 +63,15 @@ impl Tool {
     pub fn run_with_input(self, namespace: Option<&Namespace>, args: &[&str], input: &str) -> Result<String> {
         let mut command = self.command();
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if let Some(namespace) = namespace {
-            namespace.apply_to(&mut command);
-        }
         let shown = || {
             let place = namespace.map_or(String::new(), |ns| format!(" in namespace {}", ns.name()));
             format!("`{} {}`{place}", self.program, args.join(" "))
         };
-        let mut child = command.spawn().map_err(|e| {
+        let spawned = match namespace {
+            Some(namespace) => namespace.run(|| command.spawn())?,
+            None => command.spawn(),
+        };
+        let mut child = spawned.map_err(|e| {
             if e.kind() == ErrorKind::NotFound {
                 anyhow!("{} is missing: apt-get install {}", self.program, self.package)
             } else {
@@ -81,5 +89,25 @@ impl Tool {
             bail!("{} failed ({}): {}{input}", shown(), output.status, said.trim());
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// The first file of this name in the directories of `path` that may be executed.
+fn find(program: &str, path: &str) -> Option<PathBuf> {
+    env::split_paths(path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(program)).find(|file| {
+        file.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R8.1: a program of the rig is named by its whole path, so that starting it forks nothing.
+    #[test]
+    fn r8_1_a_program_is_found_before_it_is_started() {
+        assert_eq!(find("sh", "relative:/nowhere:/bin").as_deref(), Some("/bin/sh".as_ref()));
+        assert_eq!(find("sh", "relative:/nowhere"), None);
+        assert_eq!(find("passwd", "/etc"), None, "a file that nobody may execute");
     }
 }

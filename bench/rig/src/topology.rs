@@ -319,8 +319,7 @@ impl Rig {
     ) -> Result<Supervised> {
         let mut command = command;
         command.env(RIG_MARK, &self.id).stdin(Stdio::null());
-        namespace.apply_to(&mut command);
-        let mut process = Supervised::start(name, command, log)?;
+        let mut process = namespace.run(|| Supervised::start(name, command, log))??;
         if let Err(error) = self.registry.add_process(process.pid()) {
             // One that ended at once says why better than that it is not there any more.
             process.check()?;

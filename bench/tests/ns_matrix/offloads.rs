@@ -77,8 +77,8 @@ fn r9_1_tcp_of_a_server_with_offloads_arrives_by_generic_xdp() {
     assert!(is_on(&features, "tcp-segmentation-offload"), "{features}");
     let mut plan = Command::new(deployment::find_programs().unwrap().join("jvpn-dataplane"));
     plan.arg("plan").arg(lab.places.config_dir.join(Role::DataPlane.config_file())).arg("--json");
-    lab.rig.gateway().apply_to(&mut plan);
-    let plan: Value = serde_json::from_slice(&plan.output().unwrap().stdout).unwrap();
+    let plan = lab.rig.gateway().run(|| plan.output()).unwrap().unwrap();
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
     let advice = plan["plan"]["advice"].as_array().unwrap();
     let commands =
         advice.iter().flat_map(|one| one["commands"].as_array().unwrap()).filter_map(Value::as_str);

@@ -190,11 +190,15 @@ impl Lab {
         command
     }
 
+    /// Starts it in the gateway's namespace.
+    pub(crate) fn start(&self, command: &mut std::process::Command) -> std::process::Child {
+        self.rig.gateway().run(|| command.spawn()).unwrap().unwrap()
+    }
+
     /// Runs `jvpn` in the client's namespace to its end, and gives its standard output.
     pub(crate) fn jvpn(&self, args: &[&str]) -> String {
         let mut command = std::process::Command::new(self.bin_dir.join("jvpn"));
-        self.rig.client().apply_to(command.args(args));
-        let output = command.output().unwrap();
+        let output = self.rig.client().run(|| command.args(args).output()).unwrap().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "jvpn {args:?}: {errors}");
         String::from_utf8(output.stdout).unwrap()

@@ -76,11 +76,10 @@ fn r7_3_a_start_that_waits_for_a_queue_heeds_a_signal() {
     let lab = Lab::prepare();
     let _held = lab.rig.gateway().run(|| Port::open("wan0", 0).unwrap()).unwrap();
     let mut command = lab.program(Role::DataPlane);
-    lab.rig.gateway().apply_to(&mut command);
     let out = tempfile::tempdir().unwrap();
     let log = out.path().join("log");
     let file = fs::File::create(&log).unwrap();
-    let mut child = command.stdout(file.try_clone().unwrap()).stderr(file).spawn().unwrap();
+    let mut child = lab.start(command.stdout(file.try_clone().unwrap()).stderr(file));
     let said = || fs::read_to_string(&log).unwrap();
     let waits =
         jvpn_rig::wait::until("it says what it waits for", crate::lab::PATIENCE, &lab.interrupt, || {
@@ -109,9 +108,8 @@ fn r7_3_a_data_plane_that_stands_still_holds_up_nobody() {
     let data_plane =
         nix::unistd::Pid::from_raw(i32::try_from(lab.deployment.pid(Role::DataPlane).unwrap()).unwrap());
     let mut command = lab.program(Role::ControlPlane);
-    lab.rig.gateway().apply_to(&mut command);
     kill(data_plane, Signal::SIGSTOP).unwrap();
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = lab.start(command.stdout(Stdio::null()).stderr(Stdio::null()));
     let socket = lab.places.control_plane_socket();
     let answers = jvpn_rig::wait::until("it answers", crate::lab::PATIENCE, &lab.interrupt, || {
         Ok(jvpn_host::status::query(&socket, "status").ok())

@@ -84,8 +84,7 @@ impl Kernel {
         self.made.push((namespace.clone(), name.to_owned()));
         let mut command = Command::new(&self.program);
         command.args(["setconf", name]).arg(&file);
-        namespace.apply_to(&mut command);
-        let said = programs::output(&mut command, PATIENCE)?;
+        let said = namespace.run(|| programs::output(&mut command, PATIENCE))??;
         ensure!(said.is_success, "wg setconf: {}", said.text.trim());
         IP.run_with_input(Some(namespace), &["-batch", "-"], network).map(drop)
     }
