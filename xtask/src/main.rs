@@ -215,7 +215,7 @@ const BENCH_HELP: &str = "\
 cargo xtask bench [args]
 
 Set-up, release build, the emulator's self-test, then in place of this process `jvpn-bench suite <args>`: what is aimed at
-in recovery, what a reattach costs and a storm, in target/bench. Says before it begins how long it takes (about an hour).
+in recovery, what a reattach costs and a storm, in target/bench. Says before it begins how long it takes (about 50 minutes).
 Needs root. What is aimed at in forwarding has verbs of its own: `cargo xtask bench l2fwd`, peers, memory, idle.
   --quick         every part with few trials: some minutes
   --smoke         whether it works here: less than a minute, no figures
