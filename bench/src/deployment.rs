@@ -270,7 +270,9 @@ impl Deployment {
         wait::until(&format!("{program} answers"), START_PATIENCE, interrupt, || {
             process.check()?;
             self.check()?;
-            Ok(jvpn_host::status::query(&socket, role.question()).ok())
+            // A start that waits for its queues answers too, and says so.
+            let answer = jvpn_host::status::query(&socket, role.question()).ok();
+            Ok(answer.filter(|answer| answer.get("starting").is_none()))
         })
         .with_context(|| format!("its last words:\n{}", process.last_words()))?;
         *self.place(role) = Some(process);

@@ -17,6 +17,7 @@ use crate::journal::{Completeness, Journal, JournalError};
 use crate::store::Scan;
 use crate::store::writer::StoreWriter;
 use crate::tables::{Contexts, Greeted, JournalHandout, Legacy, Offer, Tables, TablesError};
+use crate::tries::Tries;
 use crate::udp::{self, MAX_DATAGRAM};
 use jvpn_abi::BootTime;
 use jvpn_abi::tables::Context;
@@ -31,8 +32,6 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// How often an absent data plane is tried.
-const RECONNECT_EVERY: Duration = Duration::from_millis(50);
 /// A data plane that has not answered a greeting for so long is worth a line in the log: it answers in milliseconds, unless
 /// it is stopped.
 const SILENCE_TOLD_AFTER: Duration = Duration::from_secs(2);
@@ -94,7 +93,7 @@ pub struct Shell {
     journal: Option<Journal>,
     legacy: Option<Legacy>,
     last_contexts: Option<Mapping<Context>>,
-    next_connect: BootTime,
+    tries: Tries,
     /// When the edge is asked what it refused. Its buckets are full until something has passed them, so a datagram that
     /// comes here starts this, and silence ends it.
     edge_due: Option<BootTime>,
@@ -134,7 +133,7 @@ impl Shell {
             journal: None,
             legacy: None,
             last_contexts: None,
-            next_connect: BootTime(0),
+            tries: Tries::default(),
             edge_due: None,
             waiting_told: false,
             silence_due: None,
@@ -185,7 +184,7 @@ impl Shell {
                 Departure::Ended => {
                     tracing::info!("the data plane's process has ended");
                     self.leaving = None;
-                    self.next_connect = now;
+                    self.tries.data_plane_ended(now);
                 }
                 Departure::UnderWay => return Ok(()),
                 Departure::Stays => return Err(RunError::Abandoned),
@@ -206,9 +205,7 @@ impl Shell {
                 }
                 Ok(())
             }
-            Err(TablesError::Handover(error))
-                if !matches!(error, jvpn_tables::handover::HandoverError::Version { .. }) =>
-            {
+            Err(error) if error.is_absence() => {
                 (self.greeted, self.silence_due) = (None, None);
                 if !self.waiting_told {
                     tracing::info!(%error, "waiting for the data plane (start jvpn-dataplane)");
@@ -222,10 +219,9 @@ impl Shell {
 
     /// Greets a data plane if it is time and none is greeted.
     fn greet(&mut self, now: BootTime) -> Result<(), TablesError> {
-        if self.greeted.is_some() || now < self.next_connect {
+        if self.greeted.is_some() || !self.tries.take(now) {
             return Ok(());
         }
-        self.next_connect = now.after(RECONNECT_EVERY);
         let wish = self.config.policy.max_sessions.saturating_add(JOURNAL_SPARE);
         let offer = self.journal.as_ref().map_or(Offer::Wish(wish), Offer::Mine);
         self.greeted = Some(Greeted::greet(&self.config.dataplane_socket, self.legacy.as_ref(), offer)?);
@@ -320,7 +316,7 @@ impl Shell {
             (Some(_), _, _) => {}
             (None, Some(leaving), _) => until = until.min(leaving.until()),
             (None, None, Some(_)) => until = self.silence_due.map_or(until, |due| until.min(due)),
-            (None, None, None) => until = until.min(self.next_connect),
+            (None, None, None) => until = until.min(self.tries.next()),
         }
         if let Some(due) = self.edge_due {
             until = until.min(due);

@@ -21,4 +21,5 @@ pub mod node_state;
 pub mod reports;
 pub mod store;
 pub mod tables;
+mod tries;
 pub mod udp;

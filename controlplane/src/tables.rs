@@ -4,8 +4,10 @@
 //! believed only within its bounds.
 
 mod contexts;
+mod error;
 
 pub use contexts::Contexts;
+pub use error::TablesError;
 
 use crate::edge::{Edge, EdgeRefusals};
 use crate::ending::Leaving;
@@ -13,48 +15,22 @@ use crate::engine::{HandleChange, Kept, TableCommand, TableEvent};
 use crate::journal::Journal;
 use crate::reports::{Reading, request_unbind};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap as EdgeHandles, Map, MapData, MapError};
+use aya::maps::{HashMap as EdgeHandles, Map, MapData};
+use error::watch;
 use jvpn_abi::edge::HandleEntry;
 use jvpn_abi::tables::{BindingEntry, BindingWord, Context, InstallEntry, InstallOp, MAX_WORKERS, Reports};
 use jvpn_abi::wire::SlotId;
 use jvpn_abi::wire::data::MAX_SLOTS;
 use jvpn_abi::{BootTime, CONTRACT_VERSION};
 use jvpn_session::messages::Prefix;
-use jvpn_tables::handover::{Connection, HandoverError, Hello, WELCOME_FIXED_FDS, Welcome};
+use jvpn_tables::handover::{Connection, Hello, WELCOME_FIXED_FDS, Welcome};
 use jvpn_tables::keys::KeyMailbox;
-use jvpn_tables::{
-    Bindings, Doorbell, InnerPrefix, Mapping, PrefixError, PrefixWriter, Prefixes, TableError,
-};
+use jvpn_tables::{Bindings, Doorbell, InnerPrefix, Mapping, PrefixError, PrefixWriter, Prefixes};
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use zeroize::Zeroize;
-
-/// Why the data plane's tables could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum TablesError {
-    /// The handover failed.
-    #[error(transparent)]
-    Handover(#[from] HandoverError),
-    /// A table could not be mapped.
-    #[error(transparent)]
-    Mapping(#[from] TableError),
-    /// A table of the XDP programs is not the map that it should be.
-    #[error("table ROUTES, HANDLES or EDGE: {0}")]
-    Routes(#[from] MapError),
-    /// The data plane says something impossible.
-    #[error("the data plane offers {0}; are both processes of one release?")]
-    Implausible(String),
-    /// Its exit could not be watched.
-    #[error("cannot watch the data plane's process {pid}: {cause}")]
-    Watch {
-        /// Its process ID.
-        pid: i32,
-        /// What the system said.
-        cause: std::io::Error,
-    },
-}
 
 /// What an earlier data plane left and its successor gets.
 #[derive(Debug)]
@@ -126,12 +102,7 @@ impl Greeted {
     /// If nobody is there, or others wait there already.
     pub fn greet(path: &Path, legacy: Option<&Legacy>, journal: Offer<'_>) -> Result<Self, TablesError> {
         let connection = Connection::connect(path)?;
-        let pid = connection.peer_pid()?;
-        let watch = |cause: rustix::io::Errno| TablesError::Watch { pid, cause: cause.into() };
-        let process = rustix::process::Pid::from_raw(pid)
-            .ok_or(rustix::io::Errno::SRCH)
-            .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()))
-            .map_err(watch)?;
+        let process = watch(connection.peer_pid()?)?;
         let mut fds: Vec<BorrowedFd<'_>> = Vec::new();
         fds.extend(legacy.iter().flat_map(|left| [left.context.as_fd(), left.udp.as_fd()]));
         let hello = Hello::new(legacy.is_some(), legacy.is_some(), legacy.map_or(0, |left| left.slots));

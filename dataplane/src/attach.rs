@@ -1,6 +1,7 @@
 //! Loads the XDP object, sizes and fills its tables, attaches both programs, and says how they are really attached.
 
 use crate::config::{Config, Limits};
+use crate::ending::Ending;
 use crate::frame::Mac;
 use crate::hook::{Hook, PROGRAMS, write_plain_ports, write_ports};
 use crate::ladder::{Mode, Standing, Step, Why};
@@ -280,11 +281,9 @@ impl Steering {
         self.pins.is_some()
     }
 
-    /// Leaves the programs attached when this is dropped, for the next process.
-    pub const fn keep(&mut self) {
-        if let Some(pins) = &mut self.pins {
-            pins.keep();
-        }
+    /// What dropping this does: the programs stay attached for the next process, or go, whoever attached them.
+    pub fn end(&mut self, ending: Ending) {
+        self.pins.iter_mut().for_each(|pins| pins.end(ending));
     }
 
     /// Puts a socket into the XSKMAP of a side, at the place of its interface and queue

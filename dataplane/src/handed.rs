@@ -49,6 +49,15 @@ pub(crate) struct Journal {
     pub(crate) kept: bool,
 }
 
+/// Whose JOURNAL the control plane writes that it is handed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// This one: it has brought none.
+    Ours,
+    /// The one that it has brought.
+    ItsOwn,
+}
+
 impl Journal {
     /// The one that the control plane brought, or a fresh one of the size it wishes.
     pub(crate) fn take(handed: Option<OwnedFd>, records: u32) -> Result<Self, TableError> {
@@ -56,12 +65,21 @@ impl Journal {
         let octets = records as usize * size_of::<JournalRecord>();
         match handed {
             Some(fd) if is_sealed(fd.as_fd()) && holds(fd.as_fd(), octets) => {
-                Ok(Self { fd, records, kept: true })
+                return Ok(Self { fd, records, kept: true });
             }
-            Some(_) | None => {
-                Ok(Self { fd: shared_memory("JOURNAL", c"jvpn-journal", octets)?, records, kept: false })
-            }
+            Some(_) => tracing::warn!(
+                records,
+                "the JOURNAL that the control plane brought is not sealed against shrinking, or shorter than it says: the \
+                 next control plane gets an empty one and goes on from its store"
+            ),
+            None => {}
         }
+        Ok(Self { fd: shared_memory("JOURNAL", c"jvpn-journal", octets)?, records, kept: false })
+    }
+
+    /// A control plane has it now. Whoever writes to its own does not write to this one, unless it is the same.
+    pub(crate) const fn handed_out(&mut self, writes: Writes) {
+        self.kept |= matches!(writes, Writes::Ours);
     }
 }
 
@@ -104,5 +122,21 @@ mod tests {
         assert!(Journal::take(Some(memory(octets(8))), 8).unwrap().kept);
         let fresh = Journal::take(Some(memory(octets(7))), 8).unwrap();
         assert!(!fresh.kept && holds(fresh.fd.as_fd(), octets(8)));
+    }
+
+    /// R7.3: the next control plane goes on from a JOURNAL that somebody wrote to, and is not told that of one that nobody
+    /// did: whoever brought one that did not fit goes on writing to that.
+    #[test]
+    fn r7_3_a_journal_that_nobody_writes_to_is_not_kept() {
+        let octets = 8 * size_of::<JournalRecord>();
+        for (brought, writes, kept) in [
+            (None, Writes::Ours, true),
+            (Some(memory(octets)), Writes::ItsOwn, true),
+            (Some(memory(octets - 1)), Writes::ItsOwn, false),
+        ] {
+            let mut journal = Journal::take(brought, 8).unwrap();
+            journal.handed_out(writes);
+            assert_eq!(journal.kept, kept, "{writes:?}");
+        }
     }
 }

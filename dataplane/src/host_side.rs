@@ -5,6 +5,7 @@
 //! It is done with the system's own `ip`, `ethtool` and `nft`, once at the start: an operator can read and repeat it.
 
 use crate::config::{Config, HostPort};
+use crate::ending::Ending;
 use crate::frame::Mac;
 use crate::host_links::{self, MARK, Place};
 use crate::host_routes::HostWay;
@@ -83,9 +84,9 @@ impl VethPair {
         Ok(made)
     }
 
-    /// From now on dropping leaves the pair, for the next process.
-    pub const fn keep(&mut self) {
-        self.kept = true;
+    /// What dropping does from now on: the pair stays for the next process, or goes.
+    pub const fn end(&mut self, ending: Ending) {
+        self.kept = matches!(ending, Ending::ForNext);
     }
 }
 

@@ -7,6 +7,7 @@
 //!
 //! `pin_dir/<network namespace>-<WAN interface index>/link-wan`, `…/link-lan`, `…/v<contract version>/<table>`
 
+use crate::ending::Ending;
 use anyhow::{Context as _, Result};
 use aya::programs::links::PinnedLink;
 use std::ffi::CString;
@@ -77,6 +78,14 @@ impl Pins {
     /// From now on dropping removes everything.
     pub const fn own(&mut self) {
         self.kept = false;
+    }
+
+    /// What dropping does from now on, as this process ends so.
+    pub const fn end(&mut self, ending: Ending) {
+        match ending {
+            Ending::InOrder => self.own(),
+            Ending::ForNext => self.keep(),
+        }
     }
 
     /// Where the link of a port is pinned.
@@ -270,4 +279,30 @@ fn linked_interface(path: &Path) -> io::Result<u32> {
     let shown = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
     let index = shown.lines().find_map(|line| line.strip_prefix("ifindex:")?.trim().parse().ok());
     index.ok_or_else(|| io::Error::other(format!("{} is not an XDP link", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R1.2: whatever this process found or made goes when it ends in order, and stays for the next one if it is told to
+    /// leave it, also while it does not own it yet.
+    #[test]
+    fn r1_2_the_end_decides_what_stays_pinned() {
+        let root = tempfile::tempdir().unwrap();
+        for is_found in [true, false] {
+            for (ending, stays) in [(Ending::ForNext, true), (Ending::InOrder, false)] {
+                let mut pins = Pins::make(root.path(), 7).unwrap();
+                let dir = pins.dir.clone();
+                fs::write(pins.link_path("wan"), "").unwrap();
+                if is_found {
+                    // As a start does that has not taken over yet.
+                    pins.keep();
+                }
+                pins.end(ending);
+                drop(pins);
+                assert_eq!(dir.exists(), stays, "{ending:?}, found: {is_found}");
+            }
+        }
+    }
 }

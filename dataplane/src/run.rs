@@ -4,8 +4,10 @@ use crate::attach::{Side, Steering};
 use crate::claim::Claims;
 use crate::config::Config;
 use crate::crew::{Bells, Crew, Threads, install_loop, named};
+use crate::ending::{Ending, Stops};
 use crate::frame::Mac;
-use crate::handed::{self, Journal};
+use crate::handed::{self, Journal, Writes};
+use crate::hearing::Hearing;
 use crate::hops::{HopWatch, WanHops};
 use crate::host_links;
 use crate::host_routes::HostRoutes;
@@ -18,22 +20,21 @@ use crate::plan::{self, Seat, Wishes};
 use crate::port::{Patience, PortError, Settling};
 use crate::sides::{self, HostSide, Lan, Sides, Wan};
 use crate::slots::Installer;
-use crate::status::{StatusSource, status};
+use crate::status::{StatusSource, starting, status};
 use crate::tables::Tables;
 use crate::udp;
 use crate::watch::Watch;
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{KeyRing, Reports};
-use jvpn_host::signals;
 use jvpn_host::status::StatusListener;
+use jvpn_host::{clock, signals};
 use jvpn_tables::handover::{Connection, HandoverListener, Hello, Welcome};
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::{Secrecy, is_same_memory, secret_memory, shared_memory};
 use jvpn_tables::{Doorbell, Prefixes};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -43,7 +44,7 @@ const MISSES: usize = 256;
 /// How long a control plane may take to say HELLO, s.
 const HELLO_PATIENCE_S: u16 = 2;
 
-/// Runs the data plane until SIGINT or SIGTERM.
+/// Runs the data plane until it is told to end.
 ///
 /// # Errors
 /// If something it needs is missing; the message says what to do.
@@ -56,10 +57,14 @@ pub fn run(config: &Config) -> Result<()> {
     let status_listener = StatusListener::bind(&config.status_socket, 0o600)
         .with_context(|| format!("status socket {}", config.status_socket.display()))?;
     let seats = seats(config)?;
-    let stops = [shutdown.as_fd(), restart.as_fd()];
-    let mut gateway = match Gateway::prepare(config, seats, &Patience::new(&stops)) {
-        Err(error) if matches!(error.downcast_ref(), Some(PortError::Stopped)) => {
-            tracing::info!("ending before the queues were free");
+    let stops = Stops { in_order: shutdown.as_fd(), for_next: restart.as_fd() };
+    let stop_fds = stops.fds();
+    let answer =
+        |interface: &str, queue: u32| status_listener.serve_waiting(|_request| starting(interface, queue));
+    let patience = Patience::new(&stop_fds).answering(status_listener.listener().as_fd(), &answer);
+    let mut gateway = match Gateway::prepare(config, seats, &patience, stops) {
+        Err(error) if is_stopped(&error) => {
+            tracing::info!("ended before the queues were free");
             return Ok(());
         }
         prepared => prepared?,
@@ -67,8 +72,7 @@ pub fn run(config: &Config) -> Result<()> {
     // Only now: a greeting that waits is one that its sender may give up.
     listener.listen()?;
     tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
-    let outcome =
-        gateway.serve(&listener, &status_listener, [&shutdown, &restart], (allowed.as_raw(), &claims));
+    let outcome = gateway.serve(&listener, &status_listener, stops, (allowed.as_raw(), &claims));
     if let Some(threads) = gateway.threads.take() {
         threads.stop(*outcome.as_ref().unwrap_or(&Settling::Patient));
     }
@@ -76,6 +80,21 @@ pub fn run(config: &Config) -> Result<()> {
     // Last: what a successor may claim is no longer touched.
     drop(claims);
     outcome.map(drop)
+}
+
+/// Whether a start has failed because this process was told to end.
+fn is_stopped(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(PortError::Stopped))
+}
+
+/// Sees to it that what is to stay stays, and the rest goes with these values.
+fn leave(steering: &mut Steering, host: &mut HostSide, ending: Ending) {
+    match ending {
+        Ending::ForNext => tracing::info!("ending for a restart: XDP stays attached"),
+        Ending::InOrder => tracing::info!("ending: detaching XDP and closing sockets"),
+    }
+    steering.end(ending);
+    host.end(ending);
 }
 
 /// Claims every interface that this data plane has or makes, before anything is touched, and removes what dead ones left.
@@ -116,8 +135,7 @@ fn seats(config: &Config) -> Result<Vec<Seat>> {
 struct Rang {
     listener: bool,
     status: bool,
-    shutdown: bool,
-    restart: bool,
+    told: bool,
     links: bool,
     connection_closed: bool,
 }
@@ -137,6 +155,7 @@ struct Gateway<'a> {
     shared: Option<SharedMemory>,
     threads: Option<Threads>,
     connection: Option<Connection>,
+    hearing: Hearing,
     seats: Vec<Seat>,
     watch: Watch,
 }
@@ -153,16 +172,24 @@ struct SharedMemory {
 
 impl<'a> Gateway<'a> {
     /// Attaches XDP, then opens the sockets (attach before bind).
-    fn prepare(config: &'a Config, seats: Vec<Seat>, patience: &Patience<'_>) -> Result<Self> {
+    fn prepare(
+        config: &'a Config,
+        seats: Vec<Seat>,
+        patience: &Patience<'_>,
+        stops: Stops<'_>,
+    ) -> Result<Self> {
         let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
         let watch = Watch::new().context("rtnetlink")?;
-        let host = sides::make_pair(config, seats.len())?;
+        let mut host = sides::make_pair(config, seats.len())?;
         let mut steering = Steering::attach(config, &queues)?;
         let prefixes_fd = shared_memory("PREFIXES", c"jvpn-prefixes", Prefixes::octets(config.slots))?;
         let prefixes = Arc::new(Prefixes::map(prefixes_fd.as_fd(), config.slots)?);
         let routes: Arc<dyn Routes> = Arc::<Prefixes>::clone(&prefixes);
-        let Sides { wan, lan, seats, udp, host } =
-            Sides::open(config, &mut steering, host, &routes, &seats, patience)?;
+        let opened = Sides::open(config, &mut steering, &mut host, &routes, &seats, patience);
+        if opened.as_ref().err().is_some_and(is_stopped) {
+            leave(&mut steering, &mut host, stops.told().unwrap_or(Ending::InOrder));
+        }
+        let Sides { wan, lan, seats, udp, host } = opened?;
         steering.take_over()?;
         Ok(Self {
             config,
@@ -176,6 +203,7 @@ impl<'a> Gateway<'a> {
             shared: None,
             threads: None,
             connection: None,
+            hearing: Hearing::default(),
             seats,
             watch,
         })
@@ -186,22 +214,18 @@ impl<'a> Gateway<'a> {
         &mut self,
         listener: &HandoverListener,
         status_listener: &StatusListener,
-        signals: [&UnixStream; 2],
+        stops: Stops<'_>,
         (allowed_uid, claims): (u32, &Claims),
     ) -> Result<Settling> {
         // What changed before anybody listened.
         self.look_at_links()?;
         loop {
-            let rang = self.wait(listener, status_listener, signals);
-            if rang.restart {
-                tracing::info!("ending for a restart: XDP stays attached");
-                self.steering.keep();
-                self.host.keep();
-                return Ok(Settling::InHaste);
-            }
-            if rang.shutdown {
-                tracing::info!("ending: detaching XDP and closing sockets");
-                return Ok(Settling::Patient);
+            let rang = self.wait(listener, status_listener, stops);
+            if rang.told
+                && let Some(ending) = stops.told()
+            {
+                leave(&mut self.steering, &mut self.host, ending);
+                return Ok(ending.settling());
             }
             if rang.connection_closed {
                 tracing::warn!("the control plane is gone; forwarding goes on with what is bound");
@@ -231,17 +255,13 @@ impl<'a> Gateway<'a> {
         Ok(())
     }
 
-    fn wait(
-        &self,
-        listener: &HandoverListener,
-        status: &StatusListener,
-        [shutdown, restart]: [&UnixStream; 2],
-    ) -> Rang {
+    fn wait(&self, listener: &HandoverListener, status: &StatusListener, stops: Stops<'_>) -> Rang {
+        let (wish, at_most) = self.hearing.wish(clock::now());
         let mut fds = vec![
-            PollFd::new(listener.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), wish),
             PollFd::new(status.listener().as_fd(), PollFlags::POLLIN),
-            PollFd::new(shutdown.as_fd(), PollFlags::POLLIN),
-            PollFd::new(restart.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stops.in_order, PollFlags::POLLIN),
+            PollFd::new(stops.for_next, PollFlags::POLLIN),
             PollFd::new(self.watch.as_fd(), PollFlags::POLLIN),
         ];
         if let Some(connection) = &self.connection {
@@ -250,18 +270,26 @@ impl<'a> Gateway<'a> {
         if let Some(log) = self.steering.log_fd() {
             fds.push(PollFd::new(log, PollFlags::POLLIN));
         }
-        if poll(&mut fds, PollTimeout::NONE).is_err() {
+        if poll(&mut fds, at_most).is_err() {
             return Rang::default();
         }
         let any = |index: usize| fds.get(index).is_some_and(|fd| fd.any().unwrap_or(false));
         // After its HELLO a control plane sends nothing more: anything on the connection is its end.
         let connection_closed = self.connection.is_some() && any(5);
         let links = any(4);
-        Rang { listener: any(0), status: any(1), shutdown: any(2), restart: any(3), links, connection_closed }
+        Rang { listener: any(0), status: any(1), told: any(2) || any(3), links, connection_closed }
     }
 
     fn accept(&mut self, listener: &HandoverListener, allowed_uid: u32) -> Result<()> {
-        let Some((connection, who)) = listener.accept()? else { return Ok(()) };
+        let accepted = match listener.accept() {
+            Err(error) if error.is_shortage() => {
+                self.hearing.rest(clock::now(), &error);
+                return Ok(());
+            }
+            accepted => accepted?,
+        };
+        let Some((connection, who)) = accepted else { return Ok(()) };
+        self.hearing.took_one();
         if who.uid() != allowed_uid && who.uid() != 0 {
             tracing::warn!(
                 uid = who.uid(),
@@ -285,6 +313,10 @@ impl<'a> Gateway<'a> {
                 self.connection = Some(connection);
                 Ok(())
             }
+            // Some workers run and others do not, and none of them can be asked for its queues.
+            Err(error) if self.ports.is_none() && self.threads.is_none() => Err(error.context(
+                "the workers could not be started; ending, so that the next start has their queues",
+            )),
             // Whatever a control plane says or hands over, it cannot end the data plane.
             Err(error) => {
                 tracing::warn!("control plane refused: {error:#}");
@@ -296,6 +328,7 @@ impl<'a> Gateway<'a> {
     fn welcome(&mut self, connection: &Connection) -> Result<()> {
         connection.set_patience(HELLO_PATIENCE_S)?;
         let (hello, mut fds) = connection.receive_hello()?;
+        let writes = if hello.has_journal != 0 { Writes::ItsOwn } else { Writes::Ours };
         let journal = if hello.has_journal != 0 { fds.pop() } else { None };
         let udp = if hello.has_udp != 0 { fds.pop() } else { None };
         let context = if hello.has_context != 0 { fds.pop() } else { None };
@@ -345,8 +378,7 @@ impl<'a> Gateway<'a> {
         connection.send_welcome(&welcome, &send)?;
         drop(send);
         if let Some(shared) = &mut self.shared {
-            // It has it now, and may write to it.
-            shared.journal.kept = true;
+            shared.journal.handed_out(writes);
         }
         Ok(())
     }
@@ -404,8 +436,9 @@ impl<'a> Gateway<'a> {
             reports.as_fd(),
             self.steering.table("GATE")?.as_fd(),
         )?);
-        self.threads = Some(self.spawn(&tables, mailbox)?);
         let journal = Journal::take(journal, hello.journal_records)?;
+        // Last: what fails before it is tried again with the next greeting.
+        self.threads = Some(self.spawn(&tables, mailbox)?);
         self.shared = Some(SharedMemory { context, context_kept, reports, keys, journal, tables });
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use crate::attach::{Side, Steering};
 use crate::config::Config;
+use crate::ending::Ending;
 use crate::frame::Mac;
 use crate::host_routes::HostWay;
 use crate::host_side::{Tun, VethPair, clear_pair};
@@ -79,10 +80,10 @@ pub enum HostSide {
 }
 
 impl HostSide {
-    /// Leaves a pair for the next process. A TUN device goes with its descriptors all the same.
-    pub const fn keep(&mut self) {
+    /// Whether a pair stays for the next process. A TUN device goes with its descriptors all the same.
+    pub const fn end(&mut self, ending: Ending) {
         match self {
-            Self::Pair(pair) => pair.keep(),
+            Self::Pair(pair) => pair.end(ending),
             Self::None | Self::Tun(_) => {}
         }
     }
@@ -124,14 +125,14 @@ pub fn make_pair(config: &Config, workers: usize) -> Result<HostSide> {
 
 impl Sides {
     /// Opens both sides behind the programs that are attached, a queue of each interface for every seat. Where the kernel
-    /// refuses some of them, half as many seats are tried.
+    /// refuses some of them, half as many seats are tried. `host` is taken when they are open.
     ///
     /// # Errors
     /// If a queue stays in use beyond `patience`, or a port would have to fall further than it may.
     pub fn open(
         config: &Config,
         steering: &mut Steering,
-        mut host: HostSide,
+        host: &mut HostSide,
         routes: &Arc<dyn Routes>,
         seats: &[Seat],
         patience: &Patience<'_>,
@@ -162,16 +163,16 @@ impl Sides {
             },
             None => {
                 // The TUN device takes the name of the pair's end.
-                drop(std::mem::replace(&mut host, HostSide::None));
+                drop(std::mem::replace(host, HostSide::None));
                 let mut tun = Tun::make(config, seats.len())?;
                 let end =
                     |device| PlainPort::new(TunEnd::new(device, Arc::clone(routes)), config.tuning.batch);
                 let queues = std::mem::take(&mut tun.queues).into_iter().map(end).collect();
-                host = HostSide::Tun(tun);
+                *host = HostSide::Tun(tun);
                 Lan::Plain(queues)
             }
         };
-        Ok(Self { wan, lan, seats, udp, host })
+        Ok(Self { wan, lan, seats, udp, host: std::mem::replace(host, HostSide::None) })
     }
 }
 

@@ -58,6 +58,19 @@ pub fn status(source: &StatusSource<'_>) -> Value {
     })
 }
 
+/// The document of a start that waits for a queue.
+#[must_use]
+pub fn starting(interface: &str, queue: u32) -> Value {
+    json!({
+        "process": "jvpn-dataplane",
+        "pid": std::process::id(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "contract_version": jvpn_abi::CONTRACT_VERSION,
+        "control_plane_connected": false,
+        "starting": format!("waits for queue {queue} of {interface}"),
+    })
+}
+
 /// A side: what its first interface is, the lowest step of all, and each of them.
 fn side(steering: &Steering, side: Side) -> Value {
     let first = steering.of(side).next();

@@ -257,3 +257,19 @@ fn r8_2_without_a_free_window_nothing_is_installed() {
     assert_eq!((done.handed, done.refused), (0, 1), "the worker still holds both");
     assert_eq!(bench.context().tag.load(Ordering::SeqCst), 0, "nobody adopts what is left");
 }
+
+/// R2.4, R7.3: a lock that a dead worker left is freed when its binding is adopted; one that a worker of this process may
+/// hold is not, whatever is asked for.
+#[test]
+fn r2_4_a_lock_that_a_worker_may_hold_is_not_freed() {
+    let mut bench = Bench::attached();
+    assert!(bench.install(InstallOp::AddKey, common::next_key));
+    let locks =
+        |bench: &Bench| [0, 1].map(|at: usize| bench.context().keys[at].window_lock.load(Ordering::SeqCst));
+    bench.context().keys.iter().for_each(|key| key.window_lock.store(1, Ordering::SeqCst));
+    assert!(bench.install(InstallOp::Adopt, |_| ()));
+    assert_eq!(locks(&bench), [1, 1]);
+    bench.restart();
+    assert!(bench.install(InstallOp::Adopt, |_| ()));
+    assert_eq!(locks(&bench), [0, 0]);
+}

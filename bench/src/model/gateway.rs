@@ -442,6 +442,9 @@ impl Step<'_> {
             if let Some(session) = self.session(number) {
                 session.draining = None;
                 session.offered = None;
+                if let Some(binding) = &mut session.binding {
+                    binding.adopting = false;
+                }
                 self.attempt_failed(number);
             }
         }

@@ -5,16 +5,17 @@
 
 use bytemuck::{Pod, Zeroable};
 use jvpn_abi::CONTRACT_VERSION;
-use nix::cmsg_space;
+use jvpn_abi::tables::MAX_WORKERS;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
-    UnixCredentials, accept4, bind, connect, getsockopt, listen, recvmsg, sendmsg, setsockopt, socket,
-    sockopt,
+    AddressFamily, Backlog, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, UnixCredentials, accept4,
+    bind, connect, getsockopt, listen, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -22,8 +23,10 @@ use std::time::Duration;
 
 /// Tells a handover message from a stray client.
 const MAGIC: u32 = 0x6a76_706e;
-/// Most descriptors in one message.
-pub const MAX_FDS: usize = 96;
+/// Most descriptors that the kernel carries in one message (include/net/scm.h, SCM_MAX_FD). There is room for all of them:
+/// of a message that does not fit the kernel hands out what does, and that would have to be closed as well.
+const SCM_MAX_FD: usize = 253;
+const _: () = assert!(WELCOME_FIXED_FDS + MAX_WORKERS <= SCM_MAX_FD);
 
 /// Connections that may wait for a data plane.
 const BACKLOG: i32 = 4;
@@ -58,6 +61,16 @@ pub enum HandoverError {
     /// The other process closed the connection.
     #[error("the other process closed the handover connection")]
     Closed,
+}
+
+impl HandoverError {
+    /// Whether the process or the host is out of descriptors or memory: a moment later the same may succeed.
+    #[must_use]
+    pub fn is_shortage(&self) -> bool {
+        const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        matches!(self, Self::System { cause, .. }
+            if cause.raw_os_error().is_some_and(|number| SHORTAGES.contains(&number)))
+    }
 }
 
 /// Control plane to data plane.
@@ -257,7 +270,7 @@ impl HandoverListener {
     /// Takes a waiting connection, if there is one, and says who it is.
     ///
     /// # Errors
-    /// If the system refuses; `WouldBlock` is `None`.
+    /// If the system refuses: see [`HandoverError::is_shortage`]. Nobody there, or not any more, is `None`.
     pub fn accept(&self) -> Result<Option<(Connection, UnixCredentials)>, HandoverError> {
         let failed = |step| {
             move |cause: nix::Error| HandoverError::System {
@@ -268,7 +281,7 @@ impl HandoverListener {
         };
         let raw = match accept4(self.fd.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             Ok(raw) => raw,
-            Err(nix::Error::EAGAIN | nix::Error::ECONNABORTED) => return Ok(None),
+            Err(nix::Error::EAGAIN | nix::Error::ECONNABORTED | nix::Error::EINTR) => return Ok(None),
             Err(error) => return Err(failed("accept")(error)),
         };
         // SAFETY: accept4 just returned this descriptor; nobody else owns it.
@@ -377,7 +390,7 @@ impl Connection {
             .map_err(|cause| self.failed("set its patience", cause))
     }
 
-    fn failed(&self, step: &'static str, cause: nix::Error) -> HandoverError {
+    fn failed(&self, step: &'static str, cause: impl Into<io::Error>) -> HandoverError {
         HandoverError::System { path: self.path.clone(), step, cause: cause.into() }
     }
 
@@ -391,34 +404,34 @@ impl Connection {
             .map_err(|cause| self.failed("send", cause))
     }
 
-    fn receive<M: Message>(&self, how: MsgFlags) -> Result<(M, Vec<OwnedFd>), HandoverError> {
+    /// Takes one message. Whatever came with one that is refused is closed.
+    fn receive<M: Message>(&self, how: RecvFlags) -> Result<(M, Vec<OwnedFd>), HandoverError> {
         let mut message = M::zeroed();
-        let mut space = cmsg_space!([RawFd; MAX_FDS]);
-        let (octets, fds, cut) = {
-            let mut data = [IoSliceMut::new(bytemuck::bytes_of_mut(&mut message))];
-            let flags = MsgFlags::MSG_CMSG_CLOEXEC | how;
-            let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut data, Some(&mut space), flags)
-                .map_err(|cause| self.failed("receive", cause))?;
-            let mut fds = Vec::new();
-            let messages = received.cmsgs().map_err(|cause| self.failed("read descriptors", cause))?;
-            for control in messages {
-                if let ControlMessageOwned::ScmRights(raw) = control {
-                    // SAFETY: the kernel just installed these descriptors in this process; nobody else owns them.
-                    fds.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
-                }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut data = [IoSliceMut::new(bytemuck::bytes_of_mut(&mut message))];
+        let received = recvmsg(&self.fd, &mut data, &mut control, RecvFlags::CMSG_CLOEXEC | how)
+            .map_err(|cause| self.failed("receive", cause))?;
+        let mut fds: Vec<OwnedFd> = Vec::new();
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = part {
+                fds.extend(rights);
             }
-            let cut = received.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC);
-            (received.bytes, fds, cut)
-        };
-        if octets == 0 {
+        }
+        if received.bytes == 0 {
             return Err(HandoverError::Closed);
         }
-        if octets >= 8 {
+        if received.bytes >= 8 {
             // A peer of another version may send another length: its version is the better complaint.
             message.check()?;
         }
-        if octets != size_of::<M>() || cut {
+        if received.bytes != size_of::<M>() || received.flags.contains(ReturnFlags::TRUNC) {
             return Err(HandoverError::Malformed("it has another length than this version's"));
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) {
+            return Err(HandoverError::Malformed(
+                "not all of its descriptors could be taken (is the limit of open files, RLIMIT_NOFILE, reached?)",
+            ));
         }
         Ok((message, fds))
     }
@@ -436,7 +449,7 @@ impl Connection {
     /// # Errors
     /// If it is malformed or of another version.
     pub fn receive_hello(&self) -> Result<(Hello, Vec<OwnedFd>), HandoverError> {
-        let (hello, fds) = self.receive::<Hello>(MsgFlags::empty())?;
+        let (hello, fds) = self.receive::<Hello>(RecvFlags::empty())?;
         let announced =
             [hello.has_context, hello.has_udp, hello.has_journal].map(|flag| flag.min(1) as usize);
         if fds.len() != announced.iter().sum::<usize>() {
@@ -458,7 +471,7 @@ impl Connection {
     /// # Errors
     /// If it is malformed or of another version.
     pub fn receive_welcome(&self) -> Result<(Welcome, Vec<OwnedFd>), HandoverError> {
-        self.welcome(MsgFlags::empty())
+        self.welcome(RecvFlags::empty())
     }
 
     /// As [`Self::receive_welcome`], of what is there: `None` until the other side has answered.
@@ -466,13 +479,13 @@ impl Connection {
     /// # Errors
     /// As [`Self::receive_welcome`].
     pub fn try_receive_welcome(&self) -> Result<Option<(Welcome, Vec<OwnedFd>)>, HandoverError> {
-        match self.welcome(MsgFlags::MSG_DONTWAIT) {
+        match self.welcome(RecvFlags::DONTWAIT) {
             Err(HandoverError::System { cause, .. }) if is_passing(&cause) => Ok(None),
             received => received.map(Some),
         }
     }
 
-    fn welcome(&self, how: MsgFlags) -> Result<(Welcome, Vec<OwnedFd>), HandoverError> {
+    fn welcome(&self, how: RecvFlags) -> Result<(Welcome, Vec<OwnedFd>), HandoverError> {
         let (welcome, fds) = self.receive::<Welcome>(how)?;
         if fds.len() != WELCOME_FIXED_FDS + welcome.workers as usize {
             return Err(HandoverError::Malformed(

@@ -374,6 +374,10 @@ impl Engine {
                 session.draining = None;
                 world.drop_offer(session);
                 world.void_rekey(session);
+                if let Some(binding) = &mut session.binding {
+                    // Whoever was taking it back is gone; the next one is asked anew, and has its own time.
+                    binding.adopting = None;
+                }
                 if session.attempt.is_some() {
                     world.refuse_attempt(session);
                     let epoch = session.core.epoch();

@@ -14,7 +14,7 @@ use super::handshake::UNAVAILABLE_RETRY_MS;
 use super::quality::round_trip;
 use super::reattach::{Asked, Known, refusal};
 use super::session::{Answered, Binding, FormerKey, GenerationSecrets, Session};
-use super::world::World;
+use super::world::{DataPlane, World};
 use bytemuck::Zeroable;
 use jvpn_abi::tables::{BindingWord, InstallEntry, InstallOp};
 use jvpn_abi::wire::reattach::REJECT_LEN;
@@ -454,10 +454,15 @@ impl World {
         self.step(session, Event::Rekeyed, now, view);
     }
 
-    /// The overlap is over: the workers drop the key before. Said again if they do not report.
+    /// The overlap is over: the workers drop the key before. Said again if they do not report. Without a data plane nobody
+    /// has it, and the next one does not get it.
     pub(super) fn drop_previous(&mut self, session: &mut Session, now: BootTime) {
         let (id, seq) = (session.id(), self.install_seq + 1);
         let Some(binding) = &mut session.binding else { return };
+        if self.data_plane == DataPlane::Lost {
+            binding.previous = None;
+            return;
+        }
         let Some(previous) = &mut binding.previous else { return };
         if let Some(earlier) = previous.dropping.replace(seq) {
             self.installing.remove(&earlier);

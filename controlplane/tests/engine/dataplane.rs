@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::rig::{Answers, PATH_A, PATH_B, Rig};
 use jvpn_abi::Reason;
 use jvpn_abi::tables::InstallOp;
-use jvpn_controlplane::engine::TableEvent;
+use jvpn_controlplane::engine::{INSTALL_TIMEOUT, TableEvent};
 use jvpn_session::Policy;
 use std::time::Duration;
 
@@ -158,6 +158,33 @@ fn r7_3_a_binding_that_is_not_adopted_is_lost() {
         client.switch(&mut rig, PATH_B());
         assert_eq!(rig.state(&client).0, "ATTACHED");
     }
+}
+
+/// R1.2, R7.3: a successor that dies before it has taken the bindings back costs none of them: the next one is asked anew,
+/// however long it takes to come, and what the dead one was asked means nothing any more.
+#[test]
+fn r7_3_a_successor_that_dies_at_once_costs_no_binding() {
+    let mut rig = Rig::new(Policy::default());
+    let client = rig.attached(0);
+    let (before, bound) = (rig.status(&client), rig.tables.bound.clone());
+    lose(&mut rig);
+    rig.tables.install = Answers::Held;
+    up(&mut rig, true);
+    assert!(!rig.tables.held.is_empty(), "it was asked");
+    lose(&mut rig);
+    rig.wait(INSTALL_TIMEOUT * 3);
+    assert_eq!(rig.state(&client).0, "ATTACHED", "nobody was there to refuse it");
+    rig.let_go();
+    assert!(rig.tables.bound.is_empty(), "the dead one's report binds nothing");
+    rig.tables.install = Answers::AtOnce;
+    up(&mut rig, true);
+    assert_eq!(rig.tables.bound, bound);
+    let after = rig.status(&client);
+    assert_eq!(
+        (after.state_version, after.epoch, after.slot),
+        (before.state_version, before.epoch, before.slot)
+    );
+    rig.check_audit();
 }
 
 /// A reattach that arrives while a binding is being adopted goes its ordinary way.

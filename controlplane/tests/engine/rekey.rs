@@ -315,6 +315,29 @@ fn r7_3_a_data_plane_that_restarts_in_a_rekey_gets_both_keys() {
     rig.check_audit();
 }
 
+/// R5.2, R7.3: an overlap that ends while no data plane is there ends then: nobody is told anything, and the next one gets
+/// the key in use alone.
+#[test]
+fn r5_2_an_overlap_that_ends_without_a_data_plane_is_over() {
+    let (mut rig, mut client) = rig();
+    rekey(&mut rig, &mut client);
+    let index = client.slot().index();
+    rig.tables.bound.clear();
+    rig.tables.routes.clear();
+    rig.event(TableEvent::DataPlaneLost);
+    rig.tables.forget_keys();
+    let said = rig.tables.log.len();
+    rig.wait(OVERLAP * 5);
+    let told: Vec<_> = rig.tables.log.iter().skip(said).filter(|line| !line.starts_with("Journal")).collect();
+    assert_eq!(told, Vec::<&String>::new(), "nobody is there to be told");
+    rig.event(TableEvent::DataPlaneUp { slots: 64, context_kept: true });
+    assert_eq!((rig.tables.entries[&index].key_number, rig.tables.contexts.0[&index].other_key), (1, None));
+    assert_eq!(rig.state(&client), ("ATTACHED", Reason::RekeyOk));
+    rekey(&mut rig, &mut client);
+    assert_eq!(rig.status(&client).key_number, Some(2));
+    rig.check_audit();
+}
+
 /// R7.3: a flip that the data plane could not report before its end is seen when it is back.
 #[test]
 fn r7_3_an_unreported_flip_is_seen() {

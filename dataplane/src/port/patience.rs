@@ -1,5 +1,5 @@
-//! Waiting for a queue that the kernel has not taken from a dead process yet: not for ever, not in silence, and not when
-//! this process is told to end.
+//! Waiting for a queue that the kernel has not taken from a dead process yet: not for ever, not in silence, not when this
+//! process is told to end, and with an answer for whoever asks meanwhile.
 
 use super::PortError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,10 +16,11 @@ const RELEASE_INTERVAL_MS: u8 = 5;
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
 /// What a start has left of its time to wait for queues, all of them together.
-#[derive(Debug)]
 pub struct Patience<'a> {
     /// Readable when this process is to end.
     stops: &'a [BorrowedFd<'a>],
+    /// Readable when somebody asks, and the answer: it is told the interface and the queue that is waited for.
+    asked: Option<(BorrowedFd<'a>, &'a dyn Fn(&str, u32))>,
     release: Duration,
     told_after: Duration,
     /// Since the first try that found a queue in use.
@@ -27,12 +28,25 @@ pub struct Patience<'a> {
     told: Cell<bool>,
 }
 
+impl std::fmt::Debug for Patience<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Patience").field("since", &self.since).finish_non_exhaustive()
+    }
+}
+
 impl<'a> Patience<'a> {
     /// As long as the kernel may need, unless one of `stops` becomes readable.
     #[must_use]
     pub const fn new(stops: &'a [BorrowedFd<'a>]) -> Self {
         let (since, told) = (Cell::new(None), Cell::new(false));
-        Self { stops, release: RELEASE_PATIENCE, told_after: TOLD_AFTER, since, told }
+        Self { stops, asked: None, release: RELEASE_PATIENCE, told_after: TOLD_AFTER, since, told }
+    }
+
+    /// The same, and `answer` is called whenever `asked` is readable.
+    #[must_use]
+    pub const fn answering(mut self, asked: BorrowedFd<'a>, answer: &'a dyn Fn(&str, u32)) -> Self {
+        self.asked = Some((asked, answer));
+        self
     }
 
     /// Tries until the queue is free; memory that is refused is asked for again for as long as `memory`.
@@ -49,8 +63,8 @@ impl<'a> Patience<'a> {
         loop {
             let (interface, queue) = match attempt() {
                 Err(PortError::Busy { interface, queue }) => (interface, queue),
-                Err(PortError::Umem { .. }) if begun.elapsed() < memory => {
-                    if self.pause() {
+                Err(PortError::Umem { interface, queue, .. }) if begun.elapsed() < memory => {
+                    if self.pause(&interface, queue) {
                         return Err(PortError::Stopped);
                     }
                     continue;
@@ -73,25 +87,35 @@ impl<'a> Patience<'a> {
                      tuning.queues"
                 );
             }
-            if self.pause() {
+            if self.pause(&interface, queue) {
                 return Err(PortError::Stopped);
             }
         }
     }
 
     /// Waits until it is time for another try; whether this process is to end instead.
-    fn pause(&self) -> bool {
-        let mut fds: Vec<PollFd<'_>> =
-            self.stops.iter().map(|stop| PollFd::new(*stop, PollFlags::POLLIN)).collect();
-        // EINTR only means another try.
+    fn pause(&self, interface: &str, queue: u32) -> bool {
+        let awaited = self.stops.iter().copied().chain(self.asked.map(|(asked, _)| asked));
+        let mut fds: Vec<PollFd<'_>> = awaited.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         let woken = poll(&mut fds, PollTimeout::from(RELEASE_INTERVAL_MS));
-        woken.is_ok_and(|ready| ready > 0)
+        // EINTR only means another try.
+        if !woken.is_ok_and(|ready| ready > 0) {
+            return false;
+        }
+        if fds.iter().take(self.stops.len()).any(|fd| fd.any().unwrap_or(false)) {
+            return true;
+        }
+        if let Some((_, answer)) = self.asked {
+            answer(interface, queue);
+        }
+        false
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read as _, Write as _};
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
 
@@ -136,5 +160,23 @@ mod tests {
         });
         assert!(matches!(stopped, Err(PortError::Stopped)), "{stopped:?}");
         assert!(begun.elapsed() < RELEASE_PATIENCE / 2);
+    }
+
+    /// R7.3: whoever asks while a queue is waited for is answered with what is waited for, and the wait goes on.
+    #[test]
+    fn r7_3_the_wait_for_a_queue_answers_who_asks() {
+        let ((asked, asker), (_stop, signal)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let stops = [signal.as_fd()];
+        let answers = Cell::new(0);
+        let answer = |interface: &str, queue: u32| {
+            assert_eq!((interface, queue), ("wan0", 3));
+            // The question is taken off, else it would be asked for ever.
+            assert_eq!((&asked).read(&mut [0; 8]).unwrap(), 1);
+            answers.set(answers.get() + 1);
+        };
+        let patience = Patience::new(&stops).answering(asked.as_fd(), &answer);
+        (&asker).write_all(b"?").unwrap();
+        let opened = patience.open(Duration::ZERO, || if answers.get() == 0 { Err(busy()) } else { Ok(()) });
+        assert!(opened.is_ok() && answers.get() == 1, "{opened:?}");
     }
 }

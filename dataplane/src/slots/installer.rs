@@ -148,8 +148,7 @@ impl Installer {
             InstallOp::Adopt => {
                 let expanded = SlotContext::expand(entry, self.wan)?;
                 let window = self.adopt(context, word, (slot.index(), number))?;
-                // A worker that died inside the window's lock left it locked; no worker of this process holds it yet.
-                context.keys.iter().for_each(release_abandoned_lock);
+                self.release_locks(context, slot.index(), word);
                 self.forget_lost_hop(context);
                 Some(expanded.with_keys(KeySet::expand(entry, window)?))
             }
@@ -177,6 +176,17 @@ impl Installer {
         };
         self.hand_out(entry.seq, slot.index(), handout.map(Arc::new));
         Ok(())
+    }
+
+    /// A worker that died inside a window's lock left it locked. What a worker of this process has keys of is in its hands:
+    /// freed, two of them would be in one window at a time.
+    fn release_locks(&self, context: &Context, slot_index: u32, word: BindingWord) {
+        let known = self.known(slot_index).filter(|known| known.word == word);
+        for (state, phase) in context.keys.iter().zip([false, true]) {
+            if known.as_ref().is_none_or(|known| known.keys(phase).is_none()) {
+                release_abandoned_lock(state);
+            }
+        }
     }
 
     /// The next hop of a binding whose address is proven, as CONTEXT names it; 0 = it has to be learned.

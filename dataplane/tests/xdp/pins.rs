@@ -4,6 +4,7 @@
 use super::*;
 use jvpn_dataplane::attach::{Side, Steering};
 use jvpn_dataplane::config::Config;
+use jvpn_dataplane::ending::Ending;
 use jvpn_dataplane::port::Presence;
 use jvpn_dataplane::watch::Watch;
 use std::path::{Path, PathBuf};
@@ -81,7 +82,7 @@ fn r1_2_interfaces_in_another_order_are_attached_after_a_restart() {
             pinned(&root.0).into_iter().filter(|name| name.starts_with("link-")).collect();
         let expected = ["link-lan", "link-wan", "link-wan1", "link-wan2"];
         assert_eq!(links, expected[..=wan.len()], "{wan:?}");
-        steering.keep();
+        steering.end(Ending::ForNext);
     }
 }
 

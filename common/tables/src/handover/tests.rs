@@ -116,3 +116,33 @@ fn another_version_is_named_and_garbage_refused() {
     control.send_hello(&Hello::new(true, true, 0), &[]).unwrap();
     assert!(matches!(data.receive_hello(), Err(HandoverError::Malformed(_))), "descriptors are missing");
 }
+
+/// R1.8: descriptors that nobody announced are closed with the refusal, however many there are: none is left behind for
+/// each greeting.
+#[test]
+fn r1_8_descriptors_of_a_refused_message_are_closed() {
+    for count in [1, 96, 97, SCM_MAX_FD] {
+        let (control, data, _) = pair();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        control.send_hello(&Hello::new(false, false, 0), &vec![writer.as_fd(); count]).unwrap();
+        drop(writer);
+        let refused = data.receive_hello().unwrap_err();
+        assert!(refused.to_string().contains("number of descriptors"), "{count}: {refused}");
+        // The end of the pipe is seen when the last copy of its other end is closed.
+        assert_eq!(nix::unistd::read(&reader, &mut [0; 1]), Ok(0), "{count}");
+    }
+}
+
+/// R7.3: what passes by itself is told from what does not.
+#[test]
+fn r7_3_a_shortage_is_known() {
+    let of = |number| HandoverError::System {
+        path: PathBuf::from("/run/jvpn/handover.sock"),
+        step: "accept",
+        cause: io::Error::from_raw_os_error(number),
+    };
+    assert!([libc::EMFILE, libc::ENFILE, libc::ENOMEM].into_iter().all(|number| of(number).is_shortage()));
+    assert!([libc::EBADF, libc::EINVAL].into_iter().all(|number| !of(number).is_shortage()));
+    assert!(!HandoverError::Closed.is_shortage());
+}
