@@ -15,12 +15,15 @@ const RELEASE_INTERVAL_MS: u8 = 5;
 /// What is waited for so long is worth a line in the log.
 const TOLD_AFTER: Duration = Duration::from_secs(1);
 
+/// Tells whoever asks which queue of which interface is waited for.
+type Answer<'a> = &'a dyn Fn(&str, u32);
+
 /// What a start has left of its time to wait for queues, all of them together.
 pub struct Patience<'a> {
     /// Readable when this process is to end.
     stops: &'a [BorrowedFd<'a>],
-    /// Readable when somebody asks, and the answer: it is told the interface and the queue that is waited for.
-    asked: Option<(BorrowedFd<'a>, &'a dyn Fn(&str, u32))>,
+    /// Readable when somebody asks, and the answer.
+    asked: Option<(BorrowedFd<'a>, Answer<'a>)>,
     release: Duration,
     told_after: Duration,
     /// Since the first try that found a queue in use.
@@ -44,7 +47,7 @@ impl<'a> Patience<'a> {
 
     /// The same, and `answer` is called whenever `asked` is readable.
     #[must_use]
-    pub const fn answering(mut self, asked: BorrowedFd<'a>, answer: &'a dyn Fn(&str, u32)) -> Self {
+    pub const fn answering(mut self, asked: BorrowedFd<'a>, answer: Answer<'a>) -> Self {
         self.asked = Some((asked, answer));
         self
     }
