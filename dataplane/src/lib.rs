@@ -10,6 +10,7 @@ pub mod config;
 pub(crate) mod crew;
 pub mod frame;
 pub mod gauges;
+mod halving;
 mod handed;
 pub mod hook;
 pub mod hops;
