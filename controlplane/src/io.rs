@@ -236,6 +236,8 @@ impl Shell {
         handout: JournalHandout,
         now: BootTime,
     ) -> Result<(), RunError> {
+        // It has what it was handed. A socket that it did not take would go on taking datagrams.
+        self.legacy = None;
         if self.journal.is_some() {
             tracing::info!("connected to the next data plane; clearing what is bound");
             tables.clear(None)?;

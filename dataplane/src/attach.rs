@@ -162,25 +162,16 @@ impl Steering {
     fn check_queues(&self, config: &Config, queues: &[u32]) -> Result<()> {
         for hook in self.hooks.iter().filter(|hook| hook.is_attached()) {
             let (name, link) = (&hook.interface, &hook.link);
-            let highest = hook.side.queues(config, queues).into_iter().max().unwrap_or(0);
             let Some(mode) = link.xdp else {
                 bail!("the kernel does not show an XDP program on {name} after attaching one")
             };
-            tracing::info!(interface = %name, mode, mac = ?link.mac, queues = link.rx_queues, "XDP attached");
+            tracing::info!(interface = %name, mode, mac = ?link.mac, queues = hook.queues, "XDP attached");
             // Of one that was asked for the plan has spoken; our own pair has its offloads off at both ends.
             let is_fallen = mode == "generic" && config.mode != Mode::Generic;
             if is_fallen && hook.side == Side::Lan && config.lan.host.is_none() {
                 crate::plan::warn_of_generic(name);
             }
-            if link.rx_queues <= highest {
-                bail!(
-                    "{name} has {} receive queues for {} workers up to queue {highest}; set workers = {} or raise them with 'ethtool -L {name} combined {}'",
-                    link.rx_queues,
-                    queues.len(),
-                    link.rx_queues,
-                    highest + 1
-                );
-            }
+            hook.check_queues(&hook.side.queues(config, queues))?;
         }
         Ok(())
     }

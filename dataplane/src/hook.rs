@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::frame::Mac;
 use crate::ladder::{Mode, Standing};
 use crate::netlink::{Link, Netlink};
+use crate::plan::{self, Setting};
 use crate::port::{AfXdpMode, PortTally, PortTraffic, Presence, Watched};
 use anyhow::{Context as _, Result, bail};
 use aya::Ebpf;
@@ -28,6 +29,8 @@ pub struct Hook {
     pub interface: String,
     /// What the kernel says about it.
     pub link: Link,
+    /// Its receive queues that are in use: the kernel takes a socket for no other.
+    pub queues: u32,
     /// Where it stands on the ladder.
     pub standing: Standing,
     /// How its sockets work.
@@ -78,11 +81,13 @@ impl Hook {
             };
             let watched = Arc::new(Watched::default());
             watched.set(if link.up { Presence::Up } else { Presence::Down });
+            let queues = plan::queues_in_use(interface, &link);
             hooks.push(Self {
                 side,
                 number,
                 interface: interface.clone(),
                 link,
+                queues,
                 standing: Standing::top(),
                 af_xdp: AfXdpMode::None,
                 watched,
@@ -108,6 +113,30 @@ impl Hook {
         !matches!(self.hold, Hold::Nothing | Hold::Unwanted)
     }
 
+    /// Counts its queues again: a setting may have changed them.
+    pub(crate) fn count_queues(&mut self) {
+        self.queues = plan::queues_in_use(&self.interface, &self.link);
+    }
+
+    /// Whether workers can have these queues, or the first of them may: the others are done without, if the kernel refuses
+    /// them.
+    ///
+    /// # Errors
+    /// Names the queue that cannot be had, and what to do.
+    pub(crate) fn check_queues(&self, queues: &[u32]) -> Result<()> {
+        let Some(queue) = lacking(queues, self.link.rx_queues, self.queues) else { return Ok(()) };
+        let name = &self.interface;
+        let commands = plan::channels([name.as_str()], queue + 1);
+        let command = commands.first().map(Setting::command).unwrap_or_default();
+        bail!(
+            "{name} has {} receive queues in use ({} at most) for {} workers, one of which is to serve queue {queue}: \
+             fewer workers, other tuning.queues, or more queues by '{command}'",
+            self.queues,
+            self.link.rx_queues,
+            queues.len()
+        )
+    }
+
     /// What all workers sent and received by it.
     fn traffic(&self) -> Option<PortTraffic> {
         self.tallies.iter().map(|tally| tally.shown()).reduce(|sum, one| sum + one)
@@ -121,7 +150,7 @@ impl Hook {
             "state": self.watched.presence(),
             "xdp_mode": self.link.xdp.unwrap_or("none"),
             "af_xdp_mode": self.af_xdp,
-            "queues": self.link.rx_queues,
+            "queues": self.queues,
             "step": self.standing.step,
             "falls": self.standing.falls,
             "traffic": self.traffic(),
@@ -137,6 +166,12 @@ impl Hook {
             Side::Lan => (lan_place(self.number), PortEntry { mac, vlan: 0, kernel_index }),
         }
     }
+}
+
+/// The queue that keeps workers from an interface that was made with so many queues, of which so many are in use.
+fn lacking(queues: &[u32], made: u32, used: u32) -> Option<u32> {
+    let never = queues.iter().copied().max().filter(|queue| *queue >= made);
+    never.or_else(|| queues.first().copied().filter(|queue| *queue >= used))
 }
 
 /// The host's device for a VLAN on an interface.
@@ -181,4 +216,24 @@ pub fn write_plain_ports(bpf: &mut Ebpf, devices: &[u32]) -> Result<()> {
         table.set(u32::try_from(number).unwrap_or(0), index, 0).context("PLAIN_PORTS")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R9.1: a queue that cannot be had ends the start, and so does the first worker's that is not in use, since nothing is
+    /// left then; of the others half are done without.
+    #[test]
+    fn r9_1_queues_that_nobody_can_have_end_the_start() {
+        assert_eq!(lacking(&[0, 1, 2, 3], 8, 4), None);
+        assert_eq!(lacking(&[0, 1, 2, 3], 8, 2), None, "half of them will do");
+        assert_eq!(lacking(&[0, 8], 8, 4), Some(8));
+        assert_eq!(
+            lacking(&[4, 5], 8, 4),
+            Some(4),
+            "an interface without a queue would fall to plain sockets"
+        );
+        assert_eq!(lacking(&[0], 1, 0), Some(0));
+    }
 }

@@ -10,6 +10,7 @@ use crate::frame::Mac;
 use crate::host_links::{self, MARK, Place};
 use crate::host_routes::HostWay;
 use crate::netlink::Link;
+use crate::plan;
 use anyhow::{Context, Result, bail};
 use std::fmt::Write as _;
 use std::fs;
@@ -66,6 +67,11 @@ impl VethPair {
             args.extend(OFFLOADS.iter().flat_map(|feature| [*feature, "off"]));
             tool("ethtool", &args, "")?;
         }
+        let count = u32::try_from(queues).unwrap_or(u32::MAX);
+        let used = |end: &String| link_of(end).map(|link| plan::queues_in_use(end, &link));
+        if used(ours)?.min(used(theirs)?) < count {
+            use_queues([ours, theirs], count);
+        }
         // The host's stack has no business on our end.
         sysctl(&format!("net/ipv6/conf/{ours}/disable_ipv6"), "1");
         let host_end = link_of(theirs)?;
@@ -87,6 +93,14 @@ impl VethPair {
     /// What dropping does from now on: the pair stays for the next process, or goes.
     pub const fn end(&mut self, ending: Ending) {
         self.kept = matches!(ending, Ending::ForNext);
+    }
+}
+
+/// Has both ends of a pair use so many of their queues, one after the other. The host's may never send to more queues than
+/// ours has, which has XDP: ours is the first to use more and the last to use fewer.
+pub(crate) fn use_queues(ends: [&String; 2], count: u32) {
+    if let Err(error) = plan::settle(&plan::channels(ends.map(String::as_str), count)) {
+        tracing::warn!(?ends, count, %error, "the pair keeps its queues");
     }
 }
 

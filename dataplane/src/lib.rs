@@ -11,6 +11,7 @@ pub(crate) mod crew;
 pub mod ending;
 pub mod frame;
 pub mod gauges;
+mod halving;
 mod handed;
 mod hearing;
 pub mod hook;

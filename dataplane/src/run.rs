@@ -395,8 +395,12 @@ impl<'a> Gateway<'a> {
                 if self.steering.is_attached(Side::Wan) {
                     udp::put_on(&fd, &self.wan_devices())
                         .context("putting the control plane's socket on the WAN's interfaces of today")?;
-                } else if let Err(error) = self.steering.guard_control(&fd) {
-                    tracing::warn!("no edge limits in front of the control plane's socket: {error:#}");
+                } else {
+                    udp::filter_on(&fd, &self.wan_devices())
+                        .context("the filter of today's interfaces in front of the control plane's socket")?;
+                    if let Err(error) = self.steering.guard_control(&fd) {
+                        tracing::warn!("no edge limits in front of the control plane's socket: {error:#}");
+                    }
                 }
                 self.udp = Some(fd);
             }
@@ -404,6 +408,13 @@ impl<'a> Gateway<'a> {
             (Some(_) | None, Some(_)) => {}
             (Some(_), None) => {
                 bail!("the control plane handed over a socket on another port than {}", self.config.wan.port)
+            }
+            // The place in front of the workers' sockets cannot be taken any more.
+            (None, None) if !self.steering.is_attached(Side::Wan) => {
+                bail!(
+                    "without AF_XDP, UDP port {} goes with a control plane that held it and is gone: restart the data plane",
+                    self.config.wan.port
+                )
             }
             (None, None) => {
                 let opened = udp::open_on(&self.wan_devices(), self.config.wan.port).with_context(|| {

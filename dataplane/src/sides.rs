@@ -4,12 +4,14 @@ use crate::attach::{Side, Steering};
 use crate::config::Config;
 use crate::ending::Ending;
 use crate::frame::Mac;
+use crate::halving::{Both, Lack, Opener, Outcome, Refusal, Spare, Taken, open_both};
+use crate::hook::Hook;
 use crate::host_routes::HostWay;
-use crate::host_side::{Tun, VethPair, clear_pair};
+use crate::host_side::{self, Tun, VethPair, clear_pair};
 use crate::ladder::{Mode, Step, Why};
 use crate::lan::LanView;
 use crate::pipeline::Routes;
-use crate::plan::{self, Seat, Setting};
+use crate::plan::{self, Seat};
 use crate::port::plain::PlainPort;
 use crate::port::tun_end::TunEnd;
 use crate::port::udp_end::UdpEnd;
@@ -26,9 +28,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the memory of sockets that were closed for a try with fewer is waited for: the kernel takes it back in the
-/// background (net/xdp/xsk_buff_pool.c, xp_release_deferred), and what still counts towards RLIMIT_MEMLOCK would make the
-/// next try fail as well.
+/// How long memory is waited for that sockets held which are closed, of a try with more or of a data plane that was killed:
+/// the kernel takes it back in the background (net/xdp/xsk_buff_pool.c, xp_release_deferred), and meanwhile it counts
+/// towards RLIMIT_MEMLOCK.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The queues of the WAN, by worker.
@@ -125,7 +127,8 @@ pub fn make_pair(config: &Config, workers: usize) -> Result<HostSide> {
 
 impl Sides {
     /// Opens both sides behind the programs that are attached, a queue of each interface for every seat. Where the kernel
-    /// refuses some of them, half as many seats are tried. `host` is taken when they are open.
+    /// refuses some of them, spare queues are left and half as many seats are tried before a side goes without AF_XDP.
+    /// `host` is taken when they are open.
     ///
     /// # Errors
     /// If a queue stays in use beyond `patience`, or a port would have to fall further than it may.
@@ -137,7 +140,7 @@ impl Sides {
         seats: &[Seat],
         patience: &Patience<'_>,
     ) -> Result<Self> {
-        let (wan, lan, seats) = sockets_of_both(config, steering, seats, patience)?;
+        let Both { wan, lan, seats } = open_both(&mut Kernel { config, steering, patience }, seats)?;
         let devices: Vec<String> = steering.of(Side::Wan).map(|hook| hook.kernel.name.clone()).collect();
         let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
         let open = if wan.is_some() { udp::open_on } else { udp::open_shared };
@@ -176,121 +179,106 @@ impl Sides {
     }
 }
 
-/// The sockets of a side, by worker. `None` if it has to do without.
-type Members = Option<Vec<Vec<Member<Port>>>>;
+/// The sockets of a side, by worker.
+type Sockets = Vec<Vec<Member<Port>>>;
 
-/// What became of the sockets of a side.
-enum Opened {
-    /// They are there, or the side has to do without.
-    All(Members),
-    /// The kernel refused a worker's that is not the first.
-    NotAll(String),
+/// Opens AF_XDP sockets.
+struct Kernel<'a, 'b> {
+    config: &'a Config,
+    steering: &'a mut Steering,
+    patience: &'a Patience<'b>,
 }
 
-fn sockets_of_both(
-    config: &Config,
-    steering: &mut Steering,
-    seats: &[Seat],
-    patience: &Patience<'_>,
-) -> Result<(Members, Members, Vec<Seat>)> {
-    let mut seats = seats.to_vec();
-    let mut memory_patience = Duration::ZERO;
-    loop {
-        let wan = match af_xdp(config, steering, Side::Wan, (&seats, memory_patience), patience)? {
-            Opened::All(members) => members,
-            Opened::NotAll(said) => {
-                fewer(config, steering, Side::Wan, &mut seats, &said);
-                memory_patience = MEMORY_PATIENCE;
-                continue;
+impl Opener for Kernel<'_, '_> {
+    type Sockets = Sockets;
+
+    fn open(&mut self, side: Side, seats: &[Seat], spare: Spare) -> Result<Outcome<Sockets>> {
+        af_xdp(self.config, self.steering, side, (seats, spare), self.patience)
+    }
+
+    /// What the device puts into the other queues is dropped there, so it is told, if it may be, to use no more; else the
+    /// command is. Our own pair asks nobody.
+    fn take_fewer(&mut self, side: Side, queues: usize, said: &str) {
+        let said = format!("{queues} queues instead: {said}");
+        let count = u32::try_from(queues).unwrap_or(1);
+        let pair = self.config.lan.host.as_ref();
+        if let Some(host) = pair {
+            host_side::use_queues([&host.interface, self.config.lan.interface()], count);
+        }
+        let others = self.steering.hooks().iter().filter(|hook| hook.side == Side::Wan || pair.is_none());
+        let names = others.map(|hook| hook.interface.as_str());
+        let settings = plan::channels(names, count);
+        let is_asked = self.config.tuning.channels == Channels::Set;
+        if !is_asked || plan::settle(&settings).is_err() {
+            for setting in settings {
+                tracing::warn!("'{}' has the device use no queue that nobody serves", setting.command());
             }
-        };
-        match af_xdp(config, steering, Side::Lan, (&seats, memory_patience), patience)? {
-            Opened::All(lan) => return Ok((wan, lan, seats)),
-            // Those of the WAN are closed before they are opened anew.
-            Opened::NotAll(said) => fewer(config, steering, Side::Lan, &mut seats, &said),
         }
-        memory_patience = MEMORY_PATIENCE;
-    }
-}
-
-/// Half the queues, and why. What the device puts into the others is dropped there, so it is told, if it may be, to use no
-/// more; else the command is.
-fn fewer(config: &Config, steering: &mut Steering, side: Side, seats: &mut Vec<Seat>, said: &str) {
-    seats.truncate(half(seats.len()));
-    let left = seats.len();
-    let said = format!("{left} queues instead: {said}");
-    let count = u32::try_from(left).unwrap_or(1);
-    let names = steering.hooks().iter().map(|hook| hook.interface.clone());
-    let settings: Vec<Setting> = names.map(|interface| Setting::Channels { interface, count }).collect();
-    let is_asked = config.tuning.channels == Channels::Set;
-    if !is_asked || plan::settle(&settings).is_err() {
-        for setting in settings {
-            tracing::warn!("'{}' has the device use no queue that nobody serves", setting.command());
+        for side in [Side::Wan, Side::Lan] {
+            self.steering.of_mut(side).for_each(Hook::count_queues);
+        }
+        for hook in self.steering.of_mut(side) {
+            let step = hook.standing.step;
+            hook.standing.fall(&hook.interface, step, Why::FewerQueues, said.clone());
         }
     }
-    for hook in steering.of_mut(side) {
-        let step = hook.standing.step;
-        hook.standing.fall(&hook.interface, step, Why::FewerQueues, said.clone());
+
+    fn go_without(&mut self, side: Side, said: &str) -> Result<()> {
+        if self.config.mode == Mode::RequireNative {
+            bail!("{said}; and mode = \"require-native\" allows nothing slower");
+        }
+        // A program without sockets would only drop.
+        self.steering.detach(side, Why::NoSocket, said)
     }
 }
 
-/// Half of the queues, and at least one.
-const fn half(queues: usize) -> usize {
-    if queues > 1 { queues / 2 } else { 1 }
-}
-
-/// Opens the AF_XDP sockets of a side and puts them into its XSKMAP. Memory that is refused is asked for again for a while.
+/// Opens the AF_XDP sockets of a side and puts them into its XSKMAP.
 fn af_xdp(
     config: &Config,
     steering: &mut Steering,
     side: Side,
-    (seats, memory_patience): (&[Seat], Duration),
+    (seats, spare): (&[Seat], Spare),
     patience: &Patience<'_>,
-) -> Result<Opened> {
+) -> Result<Outcome<Sockets>> {
     if !steering.is_attached(side) {
-        return Ok(Opened::All(None));
+        return Ok(Outcome::Without);
     }
     let map = match side {
         Side::Wan => "WAN_XSKS",
         Side::Lan => "LAN_XSKS",
     };
     let of_seats = side.queues(config, &seats.iter().map(|seat| seat.queue).collect::<Vec<_>>());
-    let mut workers = Vec::new();
+    let (mut workers, mut spares) = (Vec::new(), 0);
     for (worker, (seat, queue)) in seats.iter().zip(&of_seats).enumerate() {
-        let wanted = wanted(config, steering, side, (worker, seats.len(), *queue));
+        let wanted = wanted(config, steering, side, (worker, seats.len(), *queue), spare);
         let mut members = Vec::new();
         for Wanted { hook, queue, is_spare } in wanted {
             let Some(of) = steering.of(side).nth(hook) else { continue };
             let mut options = port_options(config, seat.node, of.link.xdp);
             // A spare queue is not worth a wait.
-            options.memory_patience = if is_spare { Duration::ZERO } else { memory_patience };
+            options.memory_patience = if is_spare { Duration::ZERO } else { MEMORY_PATIENCE };
             match Port::open_patiently(&of.interface, queue, &options, patience) {
                 Ok(port) => {
                     let place = socket_place(of.number, queue).context("a queue beyond the table")?;
                     let (number, mac, watched) = (of.number, of.link.mac, Arc::clone(&of.watched));
                     steering.set_socket(map, place, port.raw_fd())?;
+                    spares += usize::from(is_spare);
                     members.push(Member { port, number, mac, watched, tally: Arc::default() });
                 }
                 Err(error @ (PortError::Busy { .. } | PortError::Stopped)) => return Err(error.into()),
                 Err(error) if is_spare => {
                     tracing::warn!(interface = %of.interface, queue, "no socket for this queue: {error}");
                 }
-                Err(error) if worker > 0 => return Ok(Opened::NotAll(error.to_string())),
-                Err(error) if config.mode == Mode::RequireNative => {
-                    bail!("{error}; and mode = \"require-native\" allows nothing slower")
-                }
                 Err(error) => {
-                    // A program without sockets would only drop.
-                    drop((members, workers));
-                    steering.detach(side, Why::NoSocket, &error.to_string())?;
-                    return Ok(Opened::All(None));
+                    let lack = if error.is_shortage() { Lack::Memory } else { Lack::Queue };
+                    return Ok(Outcome::Refused(Refusal { worker, spares, lack, said: error.to_string() }));
                 }
             }
         }
         workers.push(members);
     }
     note_modes(steering, side, &workers);
-    Ok(Opened::All(Some(workers)))
+    Ok(Outcome::Taken(Taken { sockets: workers, spares }))
 }
 
 /// A socket to be opened: of which interface of the side, in the order in which they are attached.
@@ -307,13 +295,13 @@ fn wanted(
     steering: &Steering,
     side: Side,
     (worker, workers, queue): (usize, usize, u32),
+    spare: Spare,
 ) -> Vec<Wanted> {
     let first = steering.of(side).enumerate().map(|(hook, _)| Wanted { hook, queue, is_spare: false });
-    // Queues that were named are all that is wanted; and a refusal once is a refusal for the rest.
-    let is_exact = !config.tuning.queues.is_empty()
-        || steering.of(side).any(|of| of.standing.falls.iter().any(|fall| fall.why == Why::FewerQueues));
+    // Queues that were named are all that is wanted.
+    let is_exact = !config.tuning.queues.is_empty() || spare == Spare::Left;
     let spare = steering.of(side).enumerate().filter(|_| !is_exact).flat_map(|(hook, of)| {
-        let queues = share(worker, workers, of.link.rx_queues);
+        let queues = share(worker, workers, of.queues);
         queues.map(move |queue| Wanted { hook, queue, is_spare: true })
     });
     first.chain(spare).take(SOCKETS_MAX).collect()
@@ -442,12 +430,5 @@ mod tests {
             }
         }
         assert_eq!(share(0, 1, 1_000).count(), MAX_WORKERS - 1);
-    }
-
-    /// R9.1: halving ends at one queue.
-    #[test]
-    fn r9_1_halves_down_to_one_queue() {
-        let steps: Vec<usize> = std::iter::successors(Some(12), |n| (*n > 1).then(|| half(*n))).collect();
-        assert_eq!(steps, [12, 6, 3, 1]);
     }
 }

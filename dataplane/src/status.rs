@@ -78,7 +78,7 @@ fn side(steering: &Steering, side: Side) -> Value {
     json!({
         "xdp_mode": first.and_then(|hook| hook.link.xdp).unwrap_or("none"),
         "af_xdp_mode": first.map(|hook| hook.af_xdp),
-        "queues": steering.of(side).map(|hook| hook.link.rx_queues).min(),
+        "queues": steering.of(side).map(|hook| hook.queues).min(),
         "step": steering.of(side).map(|hook| hook.standing.step).max(),
         "falls": falls,
         "interfaces": steering.of(side).map(Hook::shown).collect::<Vec<_>>(),

@@ -46,13 +46,45 @@ pub fn open_on(interfaces: &[&str], port: u16) -> io::Result<OwnedFd> {
 /// As [`open`], for a port that workers share. To be opened before theirs: the first of the group gets what is not DATA.
 ///
 /// # Errors
-/// As [`open`]: a control plane that outlived an earlier data plane holds the port.
+/// As [`open`]: a control plane that outlived an earlier data plane holds the port, on these very interfaces.
 pub fn open_shared(interfaces: &[&str], port: u16) -> io::Result<OwnedFd> {
     // Who shares may join a group that is there already. Whether there is one is asked for alone.
-    drop(open_on(interfaces, port)?);
+    match open_on(interfaces, port) {
+        // Sockets of one group are on the same device, and one that is put on another leaves its group for good: the workers'
+        // could not be with that of the control plane, which gets another one in its place.
+        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) && is_elsewhere(interfaces, port) => {
+            tracing::info!(
+                ?interfaces,
+                port,
+                "the socket of the control plane is on other interfaces: a new one"
+            );
+        }
+        alone => drop(alone?),
+    }
     let opened = open_either(interfaces, port, Sharing::WithWorkers)?;
     opened.socket.attach_filter(&refuse_data(strangers(interfaces)?))?;
     Ok(opened.socket.into())
+}
+
+/// Whether the socket that holds the port is on a device where sockets on `interfaces` are on none, or the other way round. On
+/// another device than theirs it would not be in the way. Sockets on a device that is none of theirs tell: they are refused
+/// beside one that is on none.
+fn is_elsewhere(interfaces: &[&str], port: u16) -> bool {
+    const ANOTHER: &str = "lo";
+    let is_on_none = match open_either(&[ANOTHER], port, Sharing::Alone) {
+        Ok(_) => false,
+        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => true,
+        Err(_) => return false,
+    };
+    !interfaces.contains(&ANOTHER) && is_on_none == (interfaces.len() == 1)
+}
+
+/// Puts the filter of these interfaces in front of a control plane's socket that shares its port. It stays on its device.
+///
+/// # Errors
+/// If an interface is gone or the system refuses.
+pub fn filter_on(fd: &OwnedFd, interfaces: &[&str]) -> io::Result<()> {
+    SockRef::from(fd).attach_filter(&refuse_data(strangers(interfaces)?))
 }
 
 /// A worker's socket on a shared port.
@@ -239,6 +271,7 @@ fn refuse_data(mut program: Vec<SockFilter>) -> Vec<SockFilter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sched::{CloneFlags, unshare};
     use std::net::UdpSocket;
     use std::time::Duration;
 
@@ -274,6 +307,43 @@ mod tests {
         let taken = open("lo", port).unwrap_err();
         assert_eq!(taken.raw_os_error(), Some(libc::EADDRINUSE), "a group is no place for another gateway");
         assert!(open_shared(&["lo"], port).is_err());
+    }
+
+    /// R1.2: a control plane's socket that is on another interface than the workers' is no part of their group: it is replaced,
+    /// whichever of the two was on one device. Where both are on the same the old one is kept.
+    #[test]
+    fn r1_2_a_shared_socket_follows_the_interfaces() {
+        let in_a_namespace = std::thread::spawn(|| {
+            let made = unshare(CloneFlags::CLONE_NEWNET).is_ok()
+                && ip(&["link", "add", "a", "type", "veth", "peer", "name", "b"])
+                && ["a", "b", "lo"].into_iter().all(|name| ip(&["link", "set", name, "up"]));
+            if !made {
+                jvpn_testing::left_out("a network namespace of its own needs CAP_SYS_ADMIN, and ip");
+                return;
+            }
+            let in_use =
+                |opened: io::Result<OwnedFd>| opened.unwrap_err().raw_os_error() == Some(libc::EADDRINUSE);
+            for (before, now) in
+                [(&["a"][..], &["a", "b"][..]), (&["a", "b"][..], &["a"][..]), (&["a"][..], &["b"][..])]
+            {
+                let old = open_shared(before, 0).unwrap();
+                let port = port_of(&old).unwrap();
+                let workers = open_for_data(before, port).unwrap();
+                assert!(in_use(open_shared(before, port)), "{before:?} again");
+                drop(workers);
+                let new =
+                    open_shared(now, port).unwrap_or_else(|error| panic!("{before:?} to {now:?}: {error}"));
+                drop(old);
+                assert!(port_of(&new) == Some(port) && in_use(open_shared(now, port)), "{now:?} again");
+            }
+            let old = open_shared(&["a", "b"], 0).unwrap();
+            assert!(in_use(open_shared(&["b", "a"], port_of(&old).unwrap())), "in another order");
+        });
+        in_a_namespace.join().unwrap();
+    }
+
+    fn ip(args: &[&str]) -> bool {
+        std::process::Command::new("ip").args(args).status().is_ok_and(|status| status.success())
     }
 
     /// DATA never reaches the control plane's socket; its marked samples and control datagrams do.

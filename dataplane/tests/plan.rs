@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 use jvpn_dataplane::plan::{
-    Advice, AfXdpSupport, Facts, Plan, Role, Setting, Urgency, Wishes, XdpSupport, decide, driver_notes,
-    seats, text,
+    Advice, AfXdpSupport, Facts, Plan, Role, Senders, Setting, Urgency, Wishes, XdpSupport, decide,
+    driver_notes, seats, text,
 };
 use jvpn_dataplane::tuning::{Channels, FlowHash, HugePages, Numa, Tuning};
 
@@ -151,6 +151,43 @@ fn r0_5_queues_and_workers_that_do_not_fit() {
     let shared = decide(&small, &wishes(&small));
     assert_eq!(cpus(&shared), [16, 17, 16, 17, 16, 17, 16, 17]);
     assert!(find(&shared, "8 workers share 2 CPUs").unwrap().commands[0].contains("combined 2"));
+}
+
+/// R0.5: commands count queues as the driver does: a veth has no combined channels, and refuses to be told of them.
+#[test]
+fn r0_5_commands_are_those_that_the_driver_takes() {
+    let mut facts = veth();
+    for interface in &mut facts.interfaces {
+        interface.rx_queues = 4;
+        interface.channels = machine(include_str!("machines/veth.json")).interfaces[0].channels;
+    }
+    let few = decide(&facts, &Wishes { workers: 2, ..wishes(&facts) });
+    assert_eq!(find(&few, "wan0 has 4 receive queues").unwrap().commands[0], "ethtool -L wan0 rx 2 tx 2");
+    let many = decide(&facts, &Wishes { workers: 6, ..wishes(&facts) });
+    assert_eq!(find(&many, "serve queue 5").unwrap().commands, ["ethtool -L wan0 rx 6 tx 6"]);
+    let shared = find(&many, "6 workers share 2 CPUs").unwrap();
+    assert_eq!(shared.commands, ["ethtool -L wan0 rx 2 tx 2", "ethtool -L lan0 rx 2 tx 2"]);
+    let tuning = Tuning { channels: Channels::Set, ..Tuning::default() };
+    let settings = decide(&facts, &Wishes { workers: 2, tuning, ..wishes(&facts) }).settings;
+    assert_eq!(settings[0].command(), "ethtool -L wan0 rx 2 tx 2");
+}
+
+/// R0.5: a tap's guest, and whoever sends by a bridge in front of generic XDP, must cut large packets: nobody else does.
+#[test]
+fn r0_5_large_packets_of_guests_are_warned_of() {
+    let mut facts = veth();
+    let lan = &mut facts.interfaces[1];
+    (lan.driver, lan.senders) = (Some("tun".to_owned()), Senders::Software);
+    let advice = decide(&facts, &wishes(&facts));
+    let advice = find(&advice, "lan0 is a tap").unwrap();
+    assert_eq!(advice.urgency, Urgency::Must);
+    assert!(advice.commands[0].contains("tso off gso off"), "{advice:?}");
+    facts.interfaces[1].driver = Some("bridge".to_owned());
+    let advice = decide(&facts, &wishes(&facts));
+    assert_eq!(find(&advice, "that send by lan0").unwrap().urgency, Urgency::Must, "it has no other XDP");
+    facts.interfaces.swap(0, 1);
+    let advice = decide(&facts, &wishes(&facts));
+    assert!(find(&advice, "that send by lan0").is_none(), "on the WAN nothing depends on it");
 }
 
 /// R0.5: what the data plane sets itself: UDP by ports where it is known that it is not, on the WAN alone; channels only

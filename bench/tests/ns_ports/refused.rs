@@ -15,16 +15,32 @@ fn with_little_memory(real: &std::path::Path, octets: u64) -> TempDir {
     for role in [Role::Client, Role::ControlPlane] {
         symlink(real.join(role.program()), dir.path().join(role.program())).unwrap();
     }
+    limit(real, dir.path(), octets);
+    dir
+}
+
+/// Whether this process may give another so much memory to lock; said if not.
+fn may_give(octets: u64) -> bool {
+    let limit = format!("--memlock={octets}:{octets}");
+    let tried = Command::new("prlimit").args([limit.as_str(), "true"]).output();
+    let may = tried.is_ok_and(|output| output.status.success());
+    if !may {
+        jvpn_testing::left_out("needs CAP_SYS_RESOURCE, or a higher limit of locked memory");
+    }
+    may
+}
+
+/// From its next start on the data plane of `dir` may lock so many octets.
+fn limit(real: &std::path::Path, dir: &std::path::Path, octets: u64) {
     let program = Role::DataPlane.program();
     let script = format!(
         "#!/bin/sh\nexec prlimit --memlock={octets}:{octets} setpriv --bounding-set=-ipc_lock,-sys_resource \
          '{}' \"$@\"\n",
         real.join(program).display()
     );
-    let path = dir.path().join(program);
+    let path = dir.join(program);
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    dir
 }
 
 /// A LAN whose frames come by queue 0 alone.
@@ -84,7 +100,7 @@ fn r9_1_refused_queues_leave_half_of_the_workers() {
         assert_eq!(status["ports"][side]["step"], "copy", "AF_XDP all the same: {status:#}");
     }
     let log = lab.log_of_data_plane();
-    for part in ["why=FewerQueues", said, "'ethtool -L lan0 combined 1' has the device use no queue"] {
+    for part in ["why=FewerQueues", said, "'ethtool -L lan0 rx 1 tx 1' has the device use no queue"] {
         assert!(log.contains(part), "'{part}' is missing: {log}");
     }
     for _ in 0..4 {
@@ -118,6 +134,75 @@ fn r0_2_queues_that_are_not_in_use_count_for_nothing() {
     }
     let status = lab.data_plane();
     assert!(status["xdp_counters"]["no_socket"].is_null(), "a queue without a worker: {status:#}");
+    assert_eq!(status["ports"]["lan"]["queues"], 1, "those in use: {status:#}");
+    let log = lab.log_of_data_plane();
+    assert!(!log.contains("no socket for this queue"), "nobody asks for a queue that is not in use: {log}");
+    lab.deployment.end_all().unwrap();
+}
+
+/// A gateway whose data plane may lock so much memory for frames.
+fn gateway_with_memory(octets: u64, edit: fn(Role, String) -> String) -> (Lab, TempDir) {
+    let mut lab = Lab::prepare(by_the_first_queue, edit);
+    let bin_dir = with_little_memory(&lab.settings.bin_dir, octets);
+    lab.settings.bin_dir = bin_dir.path().to_owned();
+    lab.deployment = Deployment::new(&lab.settings, &lab.places);
+    for role in [Role::DataPlane, Role::ControlPlane] {
+        lab.deployment.launch(&lab.rig, role, &lab.interrupt).unwrap();
+    }
+    (lab, bin_dir)
+}
+
+/// R9.1: the kernel lets the process lock the frames of two queues. The WAN could have both, but then the LAN would have
+/// none: both sides keep AF_XDP with one worker.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_memory_for_two_queues_is_one_for_each_side() {
+    if !may_give(2 * UMEM) {
+        return;
+    }
+    let (mut lab, _bin_dir) = gateway_with_memory(2 * UMEM, other_cores);
+    let status = lab.data_plane();
+    one_worker_is_left(&lab, &status);
+    assert_eq!(refusal(&status, "wan"), (vec!["no_zero_copy"], ""), "{status:#}");
+    let (whys, said) = refusal(&status, "lan");
+    assert_eq!(whys, ["fewer_queues", "no_zero_copy"], "{status:#}");
+    for part in ["1 queues instead", "lan0 queue 0", "RLIMIT_MEMLOCK"] {
+        assert!(said.contains(part), "'{part}' is missing: {said}");
+    }
+    let steps = ["wan", "lan"].map(|side| &status["ports"][side]["step"]);
+    assert_eq!(steps, [&Value::from("copy"), &Value::from("copy")], "{status:#}");
+    lab.deployment.end_all().unwrap();
+}
+
+fn into_the_host(role: Role, text: String) -> String {
+    match role {
+        Role::DataPlane => other_cores(role, text).replace(
+            "interface = \"lan0\"\n",
+            "interface = \"jvpn-lan\"\n\n[lan.host]\ninterface = \"jvpn-host\"\naddresses = [\"10.78.0.1/32\"]\n",
+        ),
+        Role::ControlPlane | Role::Client => text,
+    }
+}
+
+/// R9.1: the same with a LAN that is the host: its pair uses as many queues as have a worker, and all of them again when a
+/// later start has the memory.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_the_pair_has_a_queue_for_each_worker_that_is_left() {
+    if !may_give(4 * UMEM) {
+        return;
+    }
+    let (mut lab, bin_dir) = gateway_with_memory(2 * UMEM, into_the_host);
+    let status = lab.data_plane();
+    one_worker_is_left(&lab, &status);
+    assert_eq!(status["ports"]["lan"]["queues"], 1, "the host sends to no other: {status:#}");
+    limit(&deployment::find_programs().unwrap(), bin_dir.path(), 4 * UMEM);
+    lab.deployment.end_for_restart().unwrap();
+    lab.deployment.launch(&lab.rig, Role::DataPlane, &lab.interrupt).unwrap();
+    let status = lab.data_plane();
+    assert_eq!(status["workers"].as_array().map(Vec::len), Some(2), "{status:#}");
+    assert_eq!(status["ports"]["lan"]["queues"], 2, "{status:#}");
+    assert_eq!(refusal(&status, "lan"), (vec!["no_zero_copy"], ""), "{status:#}");
     lab.deployment.end_all().unwrap();
 }
 
@@ -126,13 +211,7 @@ fn r0_2_queues_that_are_not_in_use_count_for_nothing() {
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r9_1_memory_for_one_queue_is_used_for_one() {
-    let mut lab = Lab::prepare(by_the_first_queue, other_cores);
-    let bin_dir = with_little_memory(&lab.settings.bin_dir, UMEM);
-    lab.settings.bin_dir = bin_dir.path().to_owned();
-    lab.deployment = Deployment::new(&lab.settings, &lab.places);
-    for role in [Role::DataPlane, Role::ControlPlane] {
-        lab.deployment.launch(&lab.rig, role, &lab.interrupt).unwrap();
-    }
+    let (mut lab, _bin_dir) = gateway_with_memory(UMEM, other_cores);
     let status = lab.data_plane();
     one_worker_is_left(&lab, &status);
     let (whys, said) = refusal(&status, "wan");

@@ -9,6 +9,7 @@ pub mod frames;
 mod guard;
 mod lookup;
 mod names;
+mod starting;
 
 use crate::agent::{Agent, AgentConfig, Event, GatewayEndpoints};
 use crate::config::{Config, GatewayEndpoint, Offload};
@@ -36,6 +37,7 @@ use jvpn_session::messages::{HandshakeGrant, Prefix};
 use names::Names;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use serde_json::{Value, json};
+use starting::Waiting;
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::IpAddr;
@@ -197,7 +199,7 @@ impl Shell {
             GatewayEndpoint::Address(_) => None,
             GatewayEndpoint::Name { host, port } => Some(Names::new(host.clone(), *port)?),
         };
-        let guard = Guard::start(config, allowed(endpoints, &[]), &[signals.as_fd(), restarts.as_fd()])?;
+        let (status, guard, waiting) = shut(config, endpoints, status, [&signals, &restarts])?;
         let links = Links::open(config.routing(), addresses(endpoints), config.interface.table)?;
         let watch = Watch::open()?;
         let tunnel = Tun::open(&config.interface.name, config.offload.tunnel)?;
@@ -244,12 +246,13 @@ impl Shell {
             interface: config.interface.name.clone(),
             look_again: None,
             silence: Silence::Untold,
-            running: Running::Yes,
-            askers: Vec::new(),
+            running: if waiting.ending.is_empty() { Running::Yes } else { Running::No(Ending::Wish) },
+            askers: waiting.ending,
         };
         shell.subscribe()?;
         shell.guard.begun();
         shell.refresh_links(clock::now());
+        starting::answer(waiting.curious, &shell.document(clock::now()));
         Ok(shell)
     }
 
@@ -416,7 +419,7 @@ impl Shell {
             "status" => Some(document.clone()),
             // Answered when it has ended.
             "down" => None,
-            other => Some(json!({ "error": format!("unknown request '{other}'; known: status, down") })),
+            other => Some(unknown(other)),
         });
         if !askers.is_empty() {
             tracing::info!("asked to end over the status socket");
@@ -531,12 +534,32 @@ impl Shell {
             json!({ "ok": false, "left": left })
         };
         drop((links, status));
-        for asker in askers {
-            if let Err(error) = asker.answer(&document) {
-                tracing::debug!(%error, "who asked for the end is gone");
-            }
+        starting::answer(askers, &document);
+    }
+}
+
+/// Shuts the host if that is wanted, which may take long. Who asks something meanwhile is heard: `jvpn down` ends the start.
+fn shut(
+    config: &Config,
+    endpoints: GatewayEndpoints,
+    status: StatusListener,
+    [signals, restarts]: [&UnixStream; 2],
+) -> anyhow::Result<(StatusListener, Guard, Waiting)> {
+    let (guard, waiting) = starting::listening(&status, |wish| {
+        Guard::start(config, allowed(endpoints, &[]), &[signals.as_fd(), restarts.as_fd(), wish])
+    })
+    .context("cannot listen while starting")?;
+    match guard {
+        Ok(guard) => Ok((status, guard, waiting)),
+        Err(error) => {
+            waiting.give_up(status, config);
+            Err(error)
         }
     }
+}
+
+fn unknown(request: &str) -> Value {
+    json!({ "error": format!("unknown request '{request}'; known: status, down") })
 }
 
 /// Where the agent's own datagrams go.

@@ -10,6 +10,15 @@ const PROTOCOL_UDP: u8 = 17;
 /// Where the field is behind the IP header.
 const TCP_FIELD_AT: usize = 16;
 const UDP_FIELD_AT: usize = 6;
+/// Extension headers that senders put in front of both (RFC 8200 §4.1), of the same form all: the kind of the next, and
+/// octets in units of 8 beyond the first 8.
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const DESTINATION_OPTIONS: u8 = 60;
+/// Most of them that are looked past: RFC 8200 §4.1 has four of these kinds in one packet.
+const EXTENSIONS_MAX: usize = 4;
+/// Where a routing header has the stations that are left.
+const SEGMENTS_LEFT_AT: usize = 3;
 /// Where UDP has its length.
 const UDP_LENGTH_AT: usize = 4;
 
@@ -19,7 +28,8 @@ const UDP_LENGTH_AT: usize = 4;
 /// nothing then. Senders finish checksums before they cut a packet, so pieces are left alone.
 #[inline]
 pub fn finish_checksum(packet: &mut [u8], inner: &Inner) -> bool {
-    let field_at = match inner.protocol {
+    let Some((protocol, at)) = transport(packet, inner) else { return false };
+    let field_at = match protocol {
         PROTOCOL_TCP => TCP_FIELD_AT,
         PROTOCOL_UDP => UDP_FIELD_AT,
         _ => return false,
@@ -33,27 +43,58 @@ pub fn finish_checksum(packet: &mut [u8], inner: &Inner) -> bool {
     }
     let Some(addresses) = packet.get(addresses) else { return false };
     // The length never exceeds a frame.
-    let left_out = !fold(pseudo_sum(addresses, inner.protocol, inner.len - inner.header_len));
-    let field = inner.header_len + field_at..inner.header_len + field_at + 2;
+    let left_out = !fold(pseudo_sum(addresses, protocol, inner.len - at));
+    let field = at + field_at..at + field_at + 2;
     if field.end > inner.len || packet.get(field.clone()) != Some(&left_out.to_be_bytes()[..]) {
         return false;
     }
     // UDP's own length may be less than what IP carries (RFC 768): its checksum covers that
     // much, and no kernel leaves such a one out.
-    if inner.protocol == PROTOCOL_UDP {
-        let length = inner.header_len + UDP_LENGTH_AT..inner.header_len + UDP_LENGTH_AT + 2;
-        let carried = u16::try_from(inner.len - inner.header_len).ok().map(u16::to_be_bytes);
+    if protocol == PROTOCOL_UDP {
+        let length = at + UDP_LENGTH_AT..at + UDP_LENGTH_AT + 2;
+        let carried = u16::try_from(inner.len - at).ok().map(u16::to_be_bytes);
         if packet.get(length) != carried.as_ref().map(|octets| &octets[..]) {
             return false;
         }
     }
-    finish(packet, inner, field)
+    finish(packet, at..inner.len, field)
+}
+
+/// What the packet carries, and where that begins, within its length.
+#[inline]
+fn transport(packet: &[u8], inner: &Inner) -> Option<(u8, usize)> {
+    match (inner.family, inner.protocol) {
+        (Family::V6, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) => behind_extensions(packet, inner),
+        (Family::V4 | Family::V6, protocol) => Some((protocol, inner.header_len)),
+    }
+}
+
+/// The same where extension headers stand in front. `None` if they do not end within the packet, or if the pseudo-header has
+/// another destination than the packet: that of a routing header which is not used up (RFC 8200 §8.1).
+#[cold]
+#[inline(never)]
+fn behind_extensions(packet: &[u8], inner: &Inner) -> Option<(u8, usize)> {
+    let (mut kind, mut at) = (inner.protocol, inner.header_len);
+    for _ in 0..EXTENSIONS_MAX {
+        let header = packet.get(at..inner.len)?.first_chunk::<8>()?;
+        if kind == ROUTING && header[SEGMENTS_LEFT_AT] != 0 {
+            return None;
+        }
+        (kind, at) = (header[0], at + 8 * (usize::from(header[1]) + 1));
+        if at > inner.len {
+            return None;
+        }
+        if !matches!(kind, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
+            return Some((kind, at));
+        }
+    }
+    None
 }
 
 #[inline(never)]
-fn finish(packet: &mut [u8], inner: &Inner, field: std::ops::Range<usize>) -> bool {
+fn finish(packet: &mut [u8], segment: std::ops::Range<usize>, field: std::ops::Range<usize>) -> bool {
     // The field is part of the sum: what stands in it is the pseudo-header's share.
-    let Some(segment) = packet.get(inner.header_len..inner.len) else { return false };
+    let Some(segment) = packet.get(segment) else { return false };
     let checksum = match fold(sum_words(segment)) {
         // To UDP zero means that there is none (RFC 768); in TCP both are the same number.
         0 => 0xffff,
@@ -144,6 +185,13 @@ mod tests {
             let mut packet = if is_v6 { v6(9, protocol, &octets) } else { v4(9, protocol, &octets) };
             let inner = Inner::parse(&packet).unwrap();
             finish_checksum(&mut packet, &inner);
+            for kind in [HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS] {
+                let mut packet = v6(9, kind, &octets);
+                // Without a payload and with options for every hop it would be a jumbogram.
+                if let Some(inner) = Inner::parse(&packet) {
+                    finish_checksum(&mut packet, &inner);
+                }
+            }
             if let Some(inner) = Inner::parse(&octets) {
                 finish_checksum(&mut octets.clone(), &inner);
             }
@@ -175,6 +223,53 @@ mod tests {
         let mut packet = octets.to_vec();
         assert!(!finish_checksum(&mut packet, &Inner::parse(&octets).unwrap()));
         assert_eq!(packet, octets);
+    }
+
+    /// The same packet of IPv6 with extension headers of these kinds in front of its payload.
+    fn extended(packet: &[u8], kinds: &[u8]) -> Vec<u8> {
+        let nexts = kinds.iter().skip(1).copied().chain([packet[6]]);
+        // Padding (RFC 8200 section 4.2), which is no stations left in a routing header.
+        let headers: Vec<u8> = nexts.flat_map(|next| [next, 0, 1, 0, 0, 0, 0, 0]).collect();
+        v6(packet[7], kinds[0], &[headers.as_slice(), &packet[40..]].concat())
+    }
+
+    /// R0.5: extension headers of IPv6 in front of TCP and UDP are looked past: the pseudo-header does not have them.
+    #[test]
+    fn r0_5_what_is_behind_extension_headers_is_computed() {
+        let chains: [&[u8]; 5] = [
+            &[HOP_BY_HOP],
+            &[ROUTING],
+            &[DESTINATION_OPTIONS],
+            &[HOP_BY_HOP, DESTINATION_OPTIONS],
+            &[HOP_BY_HOP, DESTINATION_OPTIONS, ROUTING, DESTINATION_OPTIONS],
+        ];
+        for (protocol, chain) in [PROTOCOL_TCP, PROTOCOL_UDP].into_iter().flat_map(|p| chains.map(|c| (p, c)))
+        {
+            let (unfinished, whole) = both(true, protocol, b"payload");
+            let (mut packet, whole) = (extended(&unfinished, chain), extended(&whole, chain));
+            let inner = Inner::parse(&packet).unwrap();
+            assert!(finish_checksum(&mut packet, &inner), "{protocol} behind {chain:?}");
+            assert_eq!(packet, whole, "{protocol} behind {chain:?}");
+            assert!(!finish_checksum(&mut packet, &inner) || packet == whole, "what is true stays");
+        }
+    }
+
+    /// Where the pseudo-header or the end of the headers is not known nothing is touched.
+    #[test]
+    fn r0_5_extension_headers_that_say_too_little_are_left_alone() {
+        const FRAGMENT: u8 = 44;
+        let (unfinished, _) = both(true, PROTOCOL_TCP, b"payload");
+        let mut routed = extended(&unfinished, &[ROUTING]);
+        routed[40 + SEGMENTS_LEFT_AT] = 1;
+        let piece = extended(&unfinished, &[HOP_BY_HOP, FRAGMENT]);
+        let many = extended(&unfinished, &[DESTINATION_OPTIONS; EXTENSIONS_MAX + 1]);
+        let mut long = extended(&unfinished, &[HOP_BY_HOP]);
+        long[41] = 255;
+        for packet in [routed, piece, many, long] {
+            let mut same = packet.clone();
+            assert!(!finish_checksum(&mut same, &Inner::parse(&packet).unwrap()), "{packet:?}");
+            assert_eq!(same, packet);
+        }
     }
 
     #[test]

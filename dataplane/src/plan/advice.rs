@@ -4,6 +4,7 @@ use super::checksums;
 use super::decide::{Role, Seat, Wishes};
 use super::drivers::{XdpSupport, driver_notes};
 use super::facts::{Facts, Interface};
+use super::settle::Setting;
 use crate::tuning::HugePages;
 use serde::Serialize;
 
@@ -58,7 +59,8 @@ pub(super) fn collect(facts: &Facts, wishes: &Wishes, seats: &[Seat], umem_octet
             hashing(interface, &mut all);
         }
         if role != Some(Role::Wan) {
-            all.extend(checksums::advice(interface, wishes.generic));
+            let is_native = driver_notes(interface.driver.as_deref()).xdp == XdpSupport::Native;
+            all.extend(checksums::advice(interface, wishes.generic || !is_native));
         }
         interrupts(interface, seats, &mut all);
         device(interface, &mut all);
@@ -80,7 +82,7 @@ fn queues(interface: &Interface, wishes: &Wishes, seats: &[Seat], all: &mut Vec<
         all.push(Advice::new(
             Urgency::Must,
             format!("{name} has {count} receive queues, but a worker is to serve queue {highest}"),
-            [format!("ethtool -L {name} combined {}", highest + 1)],
+            [Setting::of_channels(interface, highest + 1).command()],
         ));
     } else if count as usize > workers {
         // Queues that were named are all that is served; else the others are spread over the workers.
@@ -95,11 +97,16 @@ fn queues(interface: &Interface, wishes: &Wishes, seats: &[Seat], all: &mut Vec<
                 "{name} has {count} receive queues, {workers} of which have a worker of their own: {what}"
             ),
             [
-                format!("ethtool -L {name} combined {workers}"),
+                Setting::of_channels(interface, as_queues(workers)).command(),
                 format!("ethtool -X {name} equal {workers}   # if the driver cannot have fewer"),
             ],
         ));
     }
+}
+
+/// There are never more than fit: [`MAX_WORKERS`](jvpn_abi::tables::MAX_WORKERS).
+fn as_queues(workers: usize) -> u32 {
+    u32::try_from(workers).unwrap_or(u32::MAX)
 }
 
 /// The kernel's own answers, on several uplinks.
@@ -283,7 +290,7 @@ fn processors(facts: &Facts, wishes: &Wishes, seats: &[Seat], all: &mut Vec<Advi
             facts
                 .interfaces
                 .iter()
-                .map(|interface| format!("ethtool -L {} combined {}", interface.name, distinct.len())),
+                .map(|interface| Setting::of_channels(interface, as_queues(distinct.len())).command()),
         ));
     }
     let missing: Vec<usize> =

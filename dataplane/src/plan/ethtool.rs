@@ -1,6 +1,6 @@
 //! `ethtool`'s questions, by ioctl (linux/ethtool.h). One unsafe call.
 
-use super::facts::{Channels, Offloads, Rss};
+use super::facts::{ChannelKind, Channels, Offloads, Rss};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
@@ -22,6 +22,10 @@ const RXH_PORTS: u32 = (1 << 6) | (1 << 7);
 const RXH_ADDRESSES: u32 = (1 << 4) | (1 << 5);
 /// Words of a question: more than the longest answer that is asked for (`struct ethtool_drvinfo`, 196 octets).
 const WORDS: usize = 64;
+
+/// Words in front of two fields of `struct ethtool_drvinfo`, which have 32 octets each.
+const DRIVER_AT: usize = 1;
+const BUS_AT: usize = 25;
 
 /// A kind of flow that devices spread over their queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -49,6 +53,12 @@ impl Flow {
             Self::Udp6 => UDP_V6_FLOW,
         }
     }
+}
+
+/// `struct ethtool_channels`.
+const fn in_use(answer: &[u32; WORDS]) -> Channels {
+    let [_, max_rx, _, _, max_combined, rx, _, _, combined, ..] = *answer;
+    Channels { max_combined, combined, max_rx, rx }
 }
 
 /// A socket to ask by.
@@ -88,10 +98,19 @@ impl Ethtool {
     }
 
     pub(super) fn driver(&self, name: &str) -> Option<String> {
+        self.driver_info(name, DRIVER_AT)
+    }
+
+    /// Where a device hangs: the address on its bus. Devices that are software have none, or a word in its place.
+    pub(super) fn bus(&self, name: &str) -> Option<String> {
+        self.driver_info(name, BUS_AT)
+    }
+
+    fn driver_info(&self, name: &str, at: usize) -> Option<String> {
         let mut words = [0; WORDS];
         words[0] = ETHTOOL_GDRVINFO;
         let answer = self.ask(name, words)?;
-        let octets: Vec<u8> = answer.iter().skip(1).take(8).flat_map(|word| word.to_ne_bytes()).collect();
+        let octets: Vec<u8> = answer.iter().skip(at).take(8).flat_map(|word| word.to_ne_bytes()).collect();
         let text = octets.split(|&octet| octet == 0).next().unwrap_or_default();
         Some(String::from_utf8_lossy(text).into_owned()).filter(|text| !text.is_empty())
     }
@@ -99,8 +118,7 @@ impl Ethtool {
     pub(super) fn channels(&self, name: &str) -> Option<Channels> {
         let mut words = [0; WORDS];
         words[0] = ETHTOOL_GCHANNELS;
-        let [_, max_rx, _, _, max_combined, rx, _, _, combined, ..] = self.ask(name, words)?;
-        Some(Channels { max_combined, combined, max_rx, rx })
+        self.ask(name, words).map(|answer| in_use(&answer))
     }
 
     /// Has a device spread a kind of flow by addresses and ports.
@@ -118,8 +136,10 @@ impl Ethtool {
         words[0] = ETHTOOL_GCHANNELS;
         let mut words = self.call(name, words)?;
         words[0] = ETHTOOL_SCHANNELS;
-        let max_combined = words[4];
-        let used = if max_combined > 0 { &mut words[8..9] } else { &mut words[5..7] };
+        let used = match in_use(&words).kind() {
+            ChannelKind::Combined => &mut words[8..9],
+            ChannelKind::Separate => &mut words[5..7],
+        };
         used.fill(count);
         self.call(name, words).map(drop)
     }

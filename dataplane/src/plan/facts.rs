@@ -110,6 +110,21 @@ pub struct Interface {
     pub xdp: Option<String>,
     /// The bond or bridge that it belongs to.
     pub master: Option<String>,
+    /// Who sends what arrives by it.
+    pub senders: Senders,
+}
+
+/// Who sends what arrives by an interface: whether there is a device behind it that finishes checksums and cuts packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Senders {
+    /// Nobody looked.
+    #[default]
+    Unknown,
+    /// Stations behind a card.
+    Wire,
+    /// Software on the same machine: another namespace, a guest, the host of a guest; or nobody knows.
+    Software,
 }
 
 /// `ethtool -l`.
@@ -124,6 +139,25 @@ pub struct Channels {
     pub max_rx: u32,
     /// Receive channels in use.
     pub rx: u32,
+}
+
+/// What a device counts its queues by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChannelKind {
+    /// Channels of both directions, as cards have them.
+    #[default]
+    Combined,
+    /// Each direction by itself: veth has no others.
+    Separate,
+}
+
+impl Channels {
+    /// What is to be set.
+    #[must_use]
+    pub const fn kind(self) -> ChannelKind {
+        if self.max_combined == 0 && self.max_rx > 0 { ChannelKind::Separate } else { ChannelKind::Combined }
+    }
 }
 
 /// Whether UDP flows are spread by ports; `None` if the driver does not say.

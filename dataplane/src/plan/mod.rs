@@ -23,10 +23,11 @@ pub use decide::{Plan, PortPlan, Role, Seat, Wishes, decide, seats};
 pub use drivers::{AfXdpSupport, DriverNotes, XdpSupport, driver_notes};
 pub use ethtool::Flow;
 pub use facts::{
-    BusyPollSettings, Channels, Cpus, Facts, HugePagePool, Interface, Irq, MemoryLock, Node, Offloads, Rss,
+    BusyPollSettings, ChannelKind, Channels, Cpus, Facts, HugePagePool, Interface, Irq, MemoryLock, Node,
+    Offloads, Rss, Senders,
 };
-pub use probe::facts;
-pub use settle::{Setting, settings, settle, warn};
+pub use probe::{facts, queues_in_use};
+pub use settle::{Setting, channels, settings, settle, warn};
 pub use show::text;
 
 pub use advice::{Advice, Urgency};

@@ -1,9 +1,10 @@
 //! Reads the facts: sysfs, procfs, ethtool's ioctl, rtnetlink. What cannot be read stays unknown; nothing is changed.
 
+use super::checksums;
 use super::cpus::parse_cpu_list;
 use super::ethtool::Ethtool;
 use super::facts::{BusyPollSettings, Channels, Cpus, Facts, HugePagePool, Interface, Irq, MemoryLock, Node};
-use crate::netlink::Netlink;
+use crate::netlink::{Link, Netlink};
 use nix::sched::{CpuSet, sched_getaffinity};
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::statfs::{FsType, statfs};
@@ -112,8 +113,56 @@ fn memory_lock() -> MemoryLock {
     MemoryLock { limit_octets, cap_ipc_lock: effective & (1 << CAP_IPC_LOCK) != 0 }
 }
 
-/// Receive queues in use of those that the device was made with, which is what netlink says: the kernel takes a socket for no
-/// other (net/xdp/xsk.c, xsk_reg_pool_at_qid).
+/// Receive queues of an interface that are in use: the kernel takes a socket for no other (net/xdp/xsk.c,
+/// xsk_reg_pool_at_qid).
+#[must_use]
+pub fn queues_in_use(name: &str, link: &Link) -> u32 {
+    let channels = Ethtool::open().ok().and_then(|ethtool| ethtool.channels(name));
+    in_use(present(name, link), channels)
+}
+
+/// Receive queues that sysfs has, which are those in use, where it shows this very device: it shows the network namespace
+/// that it was mounted in. Else those that the device was made with, which is what netlink says.
+fn present(name: &str, link: &Link) -> u32 {
+    let base = Path::new("/sys/class/net").join(name);
+    let shown = Shown { index: number(base.join("ifindex")), queues: count_queues(&base, "rx-") };
+    shown.or_made(link)
+}
+
+/// What sysfs has of a device of this name.
+struct Shown {
+    index: Option<u32>,
+    queues: u32,
+}
+
+impl Shown {
+    fn or_made(&self, link: &Link) -> u32 {
+        if self.index == Some(link.index) && self.queues > 0 { self.queues } else { link.rx_queues }
+    }
+}
+
+/// The devices below this one in the same network namespace, as sysfs has them where it shows that one.
+pub(super) fn lower_devices(name: &str) -> Vec<String> {
+    let base = Path::new("/sys/class/net").join(name);
+    let link = Netlink::new().and_then(|mut netlink| netlink.link(name));
+    if !link.is_ok_and(|link| number(base.join("ifindex")) == Some(link.index)) {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(base).map(|found| found.flatten().collect::<Vec<_>>()).unwrap_or_default();
+    let lower = |entry: &fs::DirEntry| Some(entry.file_name().to_str()?.strip_prefix("lower_")?.to_owned());
+    entries.iter().filter_map(lower).collect()
+}
+
+fn count_queues(base: &Path, kind: &str) -> u32 {
+    fs::read_dir(base.join("queues"))
+        .map(|found| {
+            let ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(kind);
+            found.flatten().filter(ours).count()
+        })
+        .map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Those that ethtool says are in use, of so many.
 fn in_use(made: u32, channels: Option<Channels>) -> u32 {
     let used = channels.map_or(0, |of| of.combined.saturating_add(of.rx));
     if used > 0 { made.min(used) } else { made }
@@ -122,23 +171,14 @@ fn in_use(made: u32, channels: Option<Channels>) -> u32 {
 fn interface(ethtool: &Ethtool, name: &str) -> io::Result<Interface> {
     let base = Path::new("/sys/class/net").join(name);
     let link = Netlink::new()?.link(name)?;
-    let queues = |kind: &str| {
-        fs::read_dir(base.join("queues"))
-            .map(|found| {
-                let ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(kind);
-                found.flatten().filter(ours).count()
-            })
-            .map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX))
-    };
     let followed = |path: &str| fs::read_link(base.join(path)).ok()?.file_name()?.to_str().map(str::to_owned);
     let channels = ethtool.channels(name);
     Ok(Interface {
         name: name.to_owned(),
         driver: ethtool.driver(name).or_else(|| followed("device/driver")),
         mtu: link.mtu,
-        // sysfs shows the network namespace that it was mounted in, netlink that of the process.
-        rx_queues: in_use(queues("rx-").max(link.rx_queues), channels),
-        tx_queues: queues("tx-"),
+        rx_queues: in_use(present(name, &link), channels),
+        tx_queues: count_queues(&base, "tx-"),
         channels,
         rss: ethtool.rss(name),
         irqs: irqs(&base, name, followed("device").as_deref()),
@@ -148,6 +188,7 @@ fn interface(ethtool: &Ethtool, name: &str) -> io::Result<Interface> {
         gro_flush_timeout_ns: number(base.join("gro_flush_timeout")),
         xdp: link.xdp.map(str::to_owned),
         master: followed("master"),
+        senders: checksums::senders(ethtool, name),
     })
 }
 
@@ -188,5 +229,14 @@ mod tests {
         assert_eq!([None, of(0, 0)].map(|channels| in_use(16, channels)), [16, 16]);
         assert_eq!([of(6, 0), of(0, 1), of(4, 2)].map(|channels| in_use(16, channels)), [6, 1, 6]);
         assert_eq!(in_use(8, of(64, 0)), 8, "no more than there are");
+    }
+
+    /// R0.2: a tap is made with 256 queues and has one; the device of another network namespace says nothing.
+    #[test]
+    fn r0_2_sysfs_counts_the_queues_of_this_very_device() {
+        let link = Link { index: 7, rx_queues: 256, ..Link::default() };
+        let shown = |index, queues| Shown { index, queues }.or_made(&link);
+        assert_eq!(shown(Some(7), 1), 1);
+        assert_eq!([shown(Some(8), 1), shown(None, 0), shown(Some(7), 0)], [256; 3]);
     }
 }

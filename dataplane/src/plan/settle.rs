@@ -3,7 +3,7 @@
 
 use super::decide::{Plan, Role, Wishes};
 use super::ethtool::{Ethtool, Flow};
-use super::facts::{Facts, Interface};
+use super::facts::{ChannelKind, Facts, Interface};
 use super::{Urgency, decide};
 use crate::tuning::{Channels, FlowHash};
 use serde::Serialize;
@@ -26,10 +26,18 @@ pub enum Setting {
         interface: String,
         /// Channels.
         count: u32,
+        /// Of this kind.
+        kind: ChannelKind,
     },
 }
 
 impl Setting {
+    /// As many channels of an interface as that.
+    pub(super) fn of_channels(interface: &Interface, count: u32) -> Self {
+        let kind = interface.channels.unwrap_or_default().kind();
+        Self::Channels { interface: interface.name.clone(), count, kind }
+    }
+
     /// The same by hand.
     #[must_use]
     pub fn command(&self) -> String {
@@ -37,14 +45,19 @@ impl Setting {
             Self::FlowHash { interface, flow } => {
                 format!("ethtool -N {interface} rx-flow-hash {} sdfn", flow.name())
             }
-            Self::Channels { interface, count } => format!("ethtool -L {interface} combined {count}"),
+            Self::Channels { interface, count, kind: ChannelKind::Combined } => {
+                format!("ethtool -L {interface} combined {count}")
+            }
+            Self::Channels { interface, count, kind: ChannelKind::Separate } => {
+                format!("ethtool -L {interface} rx {count} tx {count}")
+            }
         }
     }
 
     fn make(&self, ethtool: &Ethtool) -> io::Result<()> {
         match self {
             Self::FlowHash { interface, flow } => ethtool.spread_by_ports(interface, *flow),
-            Self::Channels { interface, count } => ethtool.set_channels(interface, *count),
+            Self::Channels { interface, count, .. } => ethtool.set_channels(interface, *count),
         }
     }
 }
@@ -58,7 +71,7 @@ pub fn settings(facts: &Facts, wishes: &Wishes) -> Vec<Setting> {
         let role = wishes.ports.iter().find(|(_, name)| *name == interface.name).map(|(role, _)| *role);
         let count = u32::try_from(wishes.workers).unwrap_or(0);
         if wishes.tuning.channels == Channels::Set && role.is_some() && differs(interface, count) {
-            all.push(Setting::Channels { interface: interface.name.clone(), count });
+            all.push(Setting::of_channels(interface, count));
         }
         if wishes.tuning.flow_hash == FlowHash::Set && role == Some(Role::Wan) && interface.rx_queues > 1 {
             let known = [(Flow::Udp4, interface.rss.udp4_ports), (Flow::Udp6, interface.rss.udp6_ports)];
@@ -68,6 +81,16 @@ pub fn settings(facts: &Facts, wishes: &Wishes) -> Vec<Setting> {
         }
     }
     all
+}
+
+/// The setting of so many channels on each of these interfaces, by what their drivers count.
+#[must_use]
+pub fn channels<'a>(interfaces: impl IntoIterator<Item = &'a str>, count: u32) -> Vec<Setting> {
+    let ethtool = Ethtool::open().ok();
+    let kind =
+        |name: &str| ethtool.as_ref().and_then(|ethtool| ethtool.channels(name)).unwrap_or_default().kind();
+    let of = |name: &str| Setting::Channels { interface: name.to_owned(), count, kind: kind(name) };
+    interfaces.into_iter().map(of).collect()
 }
 
 fn differs(interface: &Interface, count: u32) -> bool {

@@ -59,6 +59,8 @@ pub enum PortError {
         queue: u32,
         /// What the system said.
         message: String,
+        /// Its error number, if the kernel gave one.
+        code: Option<i32>,
     },
     /// The queue is in use, and stayed so.
     #[error(
@@ -87,6 +89,14 @@ pub enum PortError {
         /// What the system said.
         message: String,
     },
+}
+
+impl PortError {
+    /// Whether memory is what is missing: it may come back, or do for fewer queues.
+    #[must_use]
+    pub const fn is_shortage(&self) -> bool {
+        matches!(self, Self::Umem { code: Some(libc::ENOBUFS | libc::ENOMEM), .. })
+    }
 }
 
 /// A received frame. Must be recycled.
@@ -158,13 +168,9 @@ impl Port {
         let name = interface.parse().map_err(|_| failed("the name has a zero octet".to_owned()))?;
         // SAFETY: this UMEM was just made and has no other socket on this interface and queue.
         let made = unsafe { Socket::new(config, &umem, &name, queue) };
-        let (tx, rx, rings) = made.map_err(|error| {
-            let cause =
-                std::error::Error::source(&error).and_then(|source| source.downcast_ref::<io::Error>());
-            match cause.and_then(io::Error::raw_os_error) {
-                Some(libc::EBUSY) => PortError::Busy { interface: interface.to_owned(), queue },
-                Some(_) | None => failed(with_source(&error)),
-            }
+        let (tx, rx, rings) = made.map_err(|error| match kernel_code(&error) {
+            Some(libc::EBUSY) => PortError::Busy { interface: interface.to_owned(), queue },
+            Some(_) | None => failed(with_source(&error)),
         })?;
         let (mut fill, completion) =
             rings.ok_or_else(|| failed("the kernel gave no fill ring".to_owned()))?;
@@ -200,6 +206,7 @@ impl Port {
             interface: interface.to_owned(),
             queue,
             message: with_source(error),
+            code: kernel_code(error),
         };
         let ring = QueueSize::new(RING).map_err(|error| failed(&error))?;
         let size = FrameSize::new(FRAME_OCTETS).map_err(|error| failed(&error))?;
@@ -397,6 +404,11 @@ fn into_slice<'a>(mut data: xsk_rs::umem::frame::DataMut<'a>) -> &'a mut [u8] {
     let octets = data.contents_mut();
     // SAFETY: the octets live in the UMEM for 'a, and the only other way to them is the token that 'a borrows.
     unsafe { std::slice::from_raw_parts_mut(octets.as_mut_ptr(), octets.len()) }
+}
+
+/// The kernel's error number behind an error of the library.
+fn kernel_code(error: &dyn std::error::Error) -> Option<i32> {
+    error.source()?.downcast_ref::<io::Error>()?.raw_os_error()
 }
 
 fn with_source(error: &dyn std::error::Error) -> String {

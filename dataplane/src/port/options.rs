@@ -17,7 +17,7 @@ pub struct PortOptions {
     pub busy_poll: Option<BusyPoll>,
     /// Whether the driver is asked for zero-copy. It is not behind generic XDP: zero-copy goes past that.
     pub zero_copy: ZeroCopy,
-    /// How long memory that is refused is asked for again: the kernel may not have taken back that of a socket which was
+    /// How long memory that is missing is asked for again: the kernel may not have taken back that of a socket which was
     /// just closed.
     pub memory_patience: Duration,
 }

@@ -1,5 +1,6 @@
-//! Waiting for a queue that the kernel has not taken from a dead process yet: not for ever, not in silence, not when this
-//! process is told to end, and with an answer for whoever asks meanwhile.
+//! Waiting for a queue that the kernel has not taken from a dead process yet, and for memory that it has not taken back:
+//! not for ever, not in silence, not when this process is told to end, and with an answer for whoever asks meanwhile. Each
+//! has a time of its own: what one costs is not missing to the other.
 
 use super::PortError;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -18,7 +19,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// Tells whoever asks which queue of which interface is waited for.
 type Answer<'a> = &'a dyn Fn(&str, u32);
 
-/// What a start has left of its time to wait for queues, all of them together.
+/// What a start has left of its time to wait for queues, all of them together. Memory has its time for each queue.
 pub struct Patience<'a> {
     /// Readable when this process is to end.
     stops: &'a [BorrowedFd<'a>],
@@ -26,14 +27,14 @@ pub struct Patience<'a> {
     asked: Option<(BorrowedFd<'a>, Answer<'a>)>,
     release: Duration,
     told_after: Duration,
-    /// Since the first try that found a queue in use.
-    since: Cell<Option<Instant>>,
+    /// What queues that were in use have cost.
+    waited: Cell<Duration>,
     told: Cell<bool>,
 }
 
 impl std::fmt::Debug for Patience<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Patience").field("since", &self.since).finish_non_exhaustive()
+        f.debug_struct("Patience").field("waited", &self.waited).finish_non_exhaustive()
     }
 }
 
@@ -41,8 +42,8 @@ impl<'a> Patience<'a> {
     /// As long as the kernel may need, unless one of `stops` becomes readable.
     #[must_use]
     pub const fn new(stops: &'a [BorrowedFd<'a>]) -> Self {
-        let (since, told) = (Cell::new(None), Cell::new(false));
-        Self { stops, asked: None, release: RELEASE_PATIENCE, told_after: TOLD_AFTER, since, told }
+        let (waited, told) = (Cell::new(Duration::ZERO), Cell::new(false));
+        Self { stops, asked: None, release: RELEASE_PATIENCE, told_after: TOLD_AFTER, waited, told }
     }
 
     /// The same, and `answer` is called whenever `asked` is readable.
@@ -52,7 +53,7 @@ impl<'a> Patience<'a> {
         self
     }
 
-    /// Tries until the queue is free; memory that is refused is asked for again for as long as `memory`.
+    /// Tries until the queue is free; memory that is missing is asked for again for as long as `memory`.
     ///
     /// # Errors
     /// Those of `attempt`: [`PortError::Busy`] or [`PortError::Umem`] once the time is over. [`PortError::Stopped`] if this
@@ -62,38 +63,44 @@ impl<'a> Patience<'a> {
         memory: Duration,
         mut attempt: impl FnMut() -> Result<T, PortError>,
     ) -> Result<T, PortError> {
-        let begun = Instant::now();
+        let mut waited_for_memory = Duration::ZERO;
         loop {
-            let (interface, queue) = match attempt() {
-                Err(PortError::Busy { interface, queue }) => (interface, queue),
-                Err(PortError::Umem { interface, queue, .. }) if begun.elapsed() < memory => {
+            let tried = Instant::now();
+            match attempt() {
+                Err(PortError::Busy { interface, queue }) => {
+                    let waited = self.waited.get();
+                    if waited >= self.release {
+                        return Err(PortError::Busy { interface, queue });
+                    }
+                    if waited >= self.told_after && !self.told.replace(true) {
+                        self.tell(&interface, queue);
+                    }
                     if self.pause(&interface, queue) {
                         return Err(PortError::Stopped);
                     }
-                    continue;
+                    self.waited.set(waited + tried.elapsed());
+                }
+                Err(error) if error.is_shortage() && waited_for_memory < memory => {
+                    if let PortError::Umem { interface, queue, .. } = &error
+                        && self.pause(interface, *queue)
+                    {
+                        return Err(PortError::Stopped);
+                    }
+                    waited_for_memory += tried.elapsed();
                 }
                 outcome => return outcome,
-            };
-            let since = self.since.get().unwrap_or_else(Instant::now);
-            self.since.set(Some(since));
-            let waited = since.elapsed();
-            if waited >= self.release {
-                return Err(PortError::Busy { interface, queue });
-            }
-            if waited >= self.told_after && !self.told.replace(true) {
-                tracing::warn!(
-                    interface,
-                    queue,
-                    patience_s = self.release.as_secs(),
-                    "this queue is still in use: waiting for the kernel to take it from a data plane that was killed. If \
-                     another program has it ('ss --xdp -pe' shows which), end that one, or name other queues in \
-                     tuning.queues"
-                );
-            }
-            if self.pause(&interface, queue) {
-                return Err(PortError::Stopped);
             }
         }
+    }
+
+    fn tell(&self, interface: &str, queue: u32) {
+        tracing::warn!(
+            interface,
+            queue,
+            patience_s = self.release.as_secs(),
+            "this queue is still in use: waiting for the kernel to take it from a data plane that was killed. If another \
+             program has it ('ss --xdp -pe' shows which), end that one, or name other queues in tuning.queues"
+        );
     }
 
     /// Waits until it is time for another try; whether this process is to end instead.
@@ -145,6 +152,54 @@ mod tests {
             Err::<(), _>(busy())
         });
         assert!(matches!(next, Err(PortError::Busy { .. })) && tries == 1, "the time of all is over");
+    }
+
+    fn short() -> PortError {
+        let message = "no buffer space".to_owned();
+        PortError::Umem { interface: "wan0".to_owned(), queue: 3, message, code: Some(libc::ENOBUFS) }
+    }
+
+    /// R9.1: queues and memory have a time of their own each: neither is missing what the other has cost.
+    #[test]
+    fn r9_1_queues_and_memory_have_their_own_time() {
+        const MEMORY: Duration = Duration::from_millis(100);
+        let patience = Patience::new(&[]);
+        let begun = Instant::now();
+        let (mut tries, mut short_since) = (0, None);
+        let refused = patience.open(MEMORY, || {
+            tries += 1;
+            if tries <= 10 {
+                return Err::<(), _>(busy());
+            }
+            short_since.get_or_insert_with(Instant::now);
+            Err(short())
+        });
+        assert!(matches!(refused, Err(PortError::Umem { .. })), "{refused:?}");
+        let short_since = short_since.unwrap();
+        assert!(
+            short_since.elapsed() >= MEMORY * 9 / 10,
+            "from when it was missing: {:?}",
+            short_since.elapsed()
+        );
+        let in_use = short_since.duration_since(begun);
+        assert!(patience.waited.get() <= in_use, "{:?}, not {in_use:?}", patience.waited.get());
+    }
+
+    /// R9.1: what is no want of memory does not come by waiting.
+    #[test]
+    fn r9_1_only_memory_is_waited_for() {
+        let patience = Patience::new(&[]);
+        let mut tries = 0;
+        let refused = patience.open(RELEASE_PATIENCE, || {
+            tries += 1;
+            Err::<(), _>(PortError::Umem {
+                interface: "wan0".to_owned(),
+                queue: 0,
+                message: "no such address family".to_owned(),
+                code: Some(libc::EAFNOSUPPORT),
+            })
+        });
+        assert!(matches!(refused, Err(PortError::Umem { .. })) && tries == 1, "{refused:?}");
     }
 
     /// R7.3: whoever is told to end meanwhile ends, long before the time is over.

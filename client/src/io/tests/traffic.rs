@@ -1,6 +1,6 @@
 //! What goes into the tunnel, what may leave beside it, and what is as before when the client is gone or killed.
 
-use super::{ASK_AGAIN, PATIENCE, Rig, attached_over, echo, ip};
+use super::{ASK_AGAIN, PATIENCE, Rig, attached_over, echo, ip, query_within};
 use crate::config::Config;
 use crate::host;
 use std::io::ErrorKind;
@@ -159,6 +159,25 @@ fn a_client_that_cannot_start_leaves_no_kill_switch() {
 /// and the host is open.
 #[test]
 fn r7_3_a_signal_while_the_kill_switch_is_set_up_is_heeded() {
+    told_to_end_while_nft_hangs(|_, child| {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+        nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+    });
+}
+
+/// R7.1, R7.3: the same by `jvpn down`, which is answered when the host is open; who asks for the status does not end it.
+#[test]
+fn r7_3_a_wish_to_end_while_the_kill_switch_is_set_up_is_heeded() {
+    told_to_end_while_nft_hangs(|rig, child| {
+        let curious = query_within(&rig.socket(), "status", Duration::from_millis(300));
+        assert!(curious.is_err() && child.try_wait().unwrap().is_none(), "it starts: {curious:?}");
+        assert!(query_within(&rig.socket(), "dawn", PATIENCE).unwrap()["error"].is_string());
+        assert_eq!(rig.down()["ok"], true);
+        assert_eq!(send_beside(BESIDE), Ok(()), "open when it is said to be");
+    });
+}
+
+fn told_to_end_while_nft_hangs(tell: impl FnOnce(&Rig, &mut std::process::Child)) {
     let Some(rig) = Rig::new() else { return };
     rig.configure("[traffic]\nkill_switch = true\n");
     let folder = rig.folder.path();
@@ -169,7 +188,7 @@ fn r7_3_a_signal_while_the_kill_switch_is_set_up_is_heeded() {
     );
     std::fs::write(&slow, script).unwrap();
     std::fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let child = rig.command().env("PATH", format!("{}:{path}", folder.display())).spawn().unwrap();
+    let mut child = rig.command().env("PATH", format!("{}:{path}", folder.display())).spawn().unwrap();
     let begun = Instant::now();
     while !folder.join("nft.done").exists() {
         assert!(begun.elapsed() < PATIENCE, "nft was not called");
@@ -177,8 +196,7 @@ fn r7_3_a_signal_while_the_kill_switch_is_set_up_is_heeded() {
     }
     assert!(output("nft", "list tables").contains("jvpn-jvpn0"), "it is shut already");
     let told = Instant::now();
-    let id = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGTERM).unwrap();
+    tell(&rig, &mut child);
     let ended = child.wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
     assert!(told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
