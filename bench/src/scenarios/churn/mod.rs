@@ -181,8 +181,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let mut silences = Silences::new()?;
     let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
     let churned = churn(&mut stage, options, &mut report, &mut silences, &mut progress);
-    report.samples = sampler.samples();
-    drop(sampler);
+    report.samples = sampler.finish();
     (report.outage, report.reattach) = (silences.outage.quantiles(), silences.reattach.quantiles());
     let churned = churned.and(silences.write(&options.out_dir));
     closing::conclude(report, stage, churned, &mut dir, &progress)

@@ -170,8 +170,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     };
     let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
     let churned = churn(&mut stage, options, &mut report, &mut progress);
-    report.samples = sampler.samples();
-    drop(sampler);
+    report.samples = sampler.finish();
     closing::conclude(report, stage, churned, &mut dir, &progress)
 }
 
