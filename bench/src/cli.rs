@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
+use crate::compare;
 use crate::forwarding::l2fwd::{self, L2fwdArgs};
 use crate::forwarding::memory::{self, MemoryArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
@@ -78,11 +79,16 @@ enum Verb {
     /// Tells before it begins how long it takes. Missed aims are marked MISSED and do not fail the run; a broken rule makes
     /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on.
     Suite(SuiteArgs),
-    /// Says of two results of `recovery` or of `suite` which is better, cause by cause, or that they differ by no more than
-    /// noise; and what of them cannot be compared.
+    /// Says of two results of one verb which is better, figure by figure, or that they differ by no more than noise; and what
+    /// of them cannot be compared.
+    ///
+    /// Results of `recovery` and `suite` are compared cause by cause, those of other verbs by the rounds of each figure.
+    /// Where each run has one figure nothing tells the noise. Two that were measured under different conditions are
+    /// refused.
     #[command(after_help = "Examples:\n  \
         jvpn-bench compare target/bench-before target/bench            two suites, part by part\n  \
-        jvpn-bench compare target/bench/default-50 target/recovery")]
+        jvpn-bench compare target/bench/default-50 target/recovery\n  \
+        jvpn-bench compare target/l2fwd-before target/l2fwd            round by round")]
     Compare(CompareArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
     Model(ModelArgs),
@@ -211,7 +217,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Recovery(RecoveryArgs { judge: Some(dir), .. }) => recovery::judge_and_fail(&dir),
         Verb::Recovery(args) => run_recovery(&args),
         Verb::Suite(args) => run_suite(&args),
-        Verb::Compare(args) => recovery::compare::run(&args.before, &args.after),
+        Verb::Compare(args) => compare::run(&args.before, &args.after),
         Verb::Throughput(args) => run_throughput(args),
         Verb::Peers(args) => run_peers(*args),
     }?;
