@@ -41,6 +41,7 @@ use crate::swarm::network::inner_address;
 use crate::timeline;
 use incident::{Place, Stage};
 use neighbour::Neighbour;
+pub use result::problem_of;
 pub(super) use result::section;
 use result::{Asked, Run, Trial};
 
