@@ -77,7 +77,8 @@ enum Verb {
     /// incidents; fewer than 4 clients (3) make less than 200 (30) trials of them.
     ///
     /// Tells before it begins how long it takes. Missed aims are marked MISSED and do not fail the run; a broken rule makes
-    /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on.
+    /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on, and with `--peers` also
+    /// with a whole one that has no bars beside peers yet.
     Suite(SuiteArgs),
     /// Says of two results of one verb which is better, figure by figure, or that they differ by no more than noise; and what
     /// of them cannot be compared.
@@ -446,6 +447,7 @@ fn run_suite(args: &SuiteArgs) -> Result<()> {
         },
         seed: args.seed,
         clients: args.clients,
+        peers: args.peers,
         resume: args.resume,
         out_dir: made(&args.out)?,
     };
@@ -515,7 +517,7 @@ fn run_peers(args: PeersArgs) -> Result<()> {
             beside: args.beside,
             out_dir: made(&args.out)?,
         };
-        return recovery::beside::run(&options, &interrupt);
+        return recovery::beside::run_and_fail(&options, &interrupt);
     }
     let span = Duration::from_millis(args.span_ms);
     let options = contenders::Options {
@@ -560,7 +562,7 @@ mod tests {
         assert!(sessions(&["--sessions", "65533"]).is_ok() && sessions(&["--sessions", "65534"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "churn", "--minutes", "0.5", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "churn", "--moves-per-second", "0"]).is_err());
-        assert!(Cli::try_parse_from(["jvpn-bench", "suite", "--quick", "--resume"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "suite", "--quick", "--resume", "--peers"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "suite", "--quick", "--smoke"]).is_err(), "which?");
         assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.5"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.1"]).is_err());
