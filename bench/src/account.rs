@@ -121,6 +121,13 @@ pub fn keep_and_judge(places: &Places, dir: &Path) -> Result<Findings> {
     check_behind(&dir.join(EVENTS), before, &expectations(places)?)
 }
 
+/// Whether a gateway has written a line of its audit log. One that was ended while it started may not have: it had no
+/// session, and has nothing to account for.
+#[must_use]
+pub fn has_a_line(places: &Places) -> bool {
+    fs::read(places.audit_file()).is_ok_and(|log| log.contains(&b'\n'))
+}
+
 /// How the log of this gateway is to be judged.
 ///
 /// # Errors

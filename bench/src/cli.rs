@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use jvpn_rig::{Interrupt, registry, requirements};
 
 use crate::check_events::command::{self as check_events, CheckEventsArgs};
+use crate::compare;
 use crate::forwarding::l2fwd::{self, L2fwdArgs};
 use crate::forwarding::memory::{self, MemoryArgs};
 use crate::forwarding::pinning::{self, PinningArgs};
@@ -76,13 +77,19 @@ enum Verb {
     /// incidents; fewer than 4 clients (3) make less than 200 (30) trials of them.
     ///
     /// Tells before it begins how long it takes. Missed aims are marked MISSED and do not fail the run; a broken rule makes
-    /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on.
+    /// it INVALID, and the exit code is 1. An interrupted suite keeps what it has; `--resume` goes on, and with `--peers` also
+    /// with a whole one that has no bars beside peers yet.
     Suite(SuiteArgs),
-    /// Says of two results of `recovery` or of `suite` which is better, cause by cause, or that they differ by no more than
-    /// noise; and what of them cannot be compared.
+    /// Says of two results of one verb which is better, figure by figure, or that they differ by no more than noise; and what
+    /// of them cannot be compared.
+    ///
+    /// Results of `recovery` and `suite` are compared cause by cause, those of other verbs by the rounds of each figure.
+    /// Where each run has one figure nothing tells the noise. Two that were measured under different conditions are
+    /// refused.
     #[command(after_help = "Examples:\n  \
         jvpn-bench compare target/bench-before target/bench            two suites, part by part\n  \
-        jvpn-bench compare target/bench/default-50 target/recovery")]
+        jvpn-bench compare target/bench/default-50 target/recovery\n  \
+        jvpn-bench compare target/l2fwd-before target/l2fwd            round by round")]
     Compare(CompareArgs),
     /// Explores the model of client, gateway, network and attacker, and hunts the seeded bugs in it.
     Model(ModelArgs),
@@ -211,7 +218,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Recovery(RecoveryArgs { judge: Some(dir), .. }) => recovery::judge_and_fail(&dir),
         Verb::Recovery(args) => run_recovery(&args),
         Verb::Suite(args) => run_suite(&args),
-        Verb::Compare(args) => recovery::compare::run(&args.before, &args.after),
+        Verb::Compare(args) => compare::run(&args.before, &args.after),
         Verb::Throughput(args) => run_throughput(args),
         Verb::Peers(args) => run_peers(*args),
     }?;
@@ -440,6 +447,7 @@ fn run_suite(args: &SuiteArgs) -> Result<()> {
         },
         seed: args.seed,
         clients: args.clients,
+        peers: args.peers,
         resume: args.resume,
         out_dir: made(&args.out)?,
     };
@@ -509,7 +517,7 @@ fn run_peers(args: PeersArgs) -> Result<()> {
             beside: args.beside,
             out_dir: made(&args.out)?,
         };
-        return recovery::beside::run(&options, &interrupt);
+        return recovery::beside::run_and_fail(&options, &interrupt);
     }
     let span = Duration::from_millis(args.span_ms);
     let options = contenders::Options {
@@ -554,7 +562,7 @@ mod tests {
         assert!(sessions(&["--sessions", "65533"]).is_ok() && sessions(&["--sessions", "65534"]).is_err());
         assert!(Cli::try_parse_from(["jvpn-bench", "churn", "--minutes", "0.5", "--json"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "churn", "--moves-per-second", "0"]).is_err());
-        assert!(Cli::try_parse_from(["jvpn-bench", "suite", "--quick", "--resume"]).is_ok());
+        assert!(Cli::try_parse_from(["jvpn-bench", "suite", "--quick", "--resume", "--peers"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "suite", "--quick", "--smoke"]).is_err(), "which?");
         assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.5"]).is_ok());
         assert!(Cli::try_parse_from(["jvpn-bench", "soak", "--minutes", "0.1"]).is_err());

@@ -9,6 +9,7 @@ pub mod account;
 pub mod browser;
 pub mod check_events;
 pub mod cli;
+pub mod compare;
 pub mod deployment;
 pub mod environment;
 pub mod events;

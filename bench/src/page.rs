@@ -24,7 +24,11 @@ const ROUNDS_LEAST: u32 = 5;
 const TOO_FEW: &str = "fewer than 5 rounds: not a result";
 
 /// What a page says where no gateway of ours ran.
-const NOT_JUDGED: &str = "No gateway of ours ran: there was no event log to judge.";
+const NOT_JUDGED: &str = "No gateway of ours ran, or none for long: there was no event log to judge.";
+
+/// What a page says instead of plots of memory and processor time.
+pub(crate) const NO_LINES: &str =
+    "Nothing to plot: it was over before a process could be looked at twice, a tenth of a second apart.";
 
 /// What a result of so many rounds has to say in its field `too_few`; nothing where there are enough.
 #[must_use]
@@ -302,10 +306,15 @@ fn usage(out: &mut String, result: &Value) {
         };
         samples.iter().filter_map(point).collect()
     };
-    if samples.len() < 2 {
+    if !result.get("samples").is_some_and(Value::is_array) {
         return;
     }
     out.push_str("<h2>Memory and processor time</h2>\n");
+    if samples.len() < 2 {
+        // Writing to a string cannot fail.
+        let _ = writeln!(out, "<p class=\"note\">{NO_LINES}</p>");
+        return;
+    }
     let percent = |points: Vec<(f64, f64)>| -> Vec<(f64, f64)> {
         let share = |pair: &[(f64, f64)]| {
             let [(from, before), (to, after)] = pair else { return None };
@@ -321,7 +330,7 @@ fn usage(out: &mut String, result: &Value) {
     ];
     for (label, lines) in plots {
         let all = || lines.iter().flatten();
-        let (end, most) = all().fold((1.0_f64, 1.0_f64), |(t, v), (at, value)| (t.max(*at), v.max(*value)));
+        let (end, most) = all().fold((0.1_f64, 1.0_f64), |(t, v), (at, value)| (t.max(*at), v.max(*value)));
         let axes = (Axis::linear("s from the beginning", 0.0, end), Axis::linear(label, 0.0, most * 1.05));
         let mut plot = Plot::new((900.0, 230.0), axes.0, axes.1);
         for ((process, points), colour) in processes.iter().zip(&lines).zip(COLOURS) {
@@ -400,6 +409,17 @@ mod tests {
         assert!(
             said(json!(false), &["y"]).contains("INVALID: these figures prove nothing.</strong><ul><li>y")
         );
+    }
+
+    /// R8.4: where a plot is missing a page says why; where none belongs it says nothing.
+    #[test]
+    fn r8_4_a_missing_plot_has_a_reason() {
+        let one =
+            json!({"at_s": 0.0, "control_plane": {"anonymous_kib": 1024, "cpu_s": 0.0, "descriptors": 5}});
+        for samples in [json!([]), json!([one])] {
+            assert!(html("x", &json!({"samples": samples}), &[]).contains(NO_LINES));
+        }
+        assert!(!html("x", &json!({}), &[]).contains("Memory and processor time"));
     }
 
     /// R8.4: every run leaves result, page and summary with verdict, figures and environment in one directory.

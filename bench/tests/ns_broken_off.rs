@@ -2,12 +2,19 @@
 //! nothing is there that looks like a result. Needs root and the binaries; run serially by `cargo xtask test`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+#[path = "ns_broken_off/disk.rs"]
+mod disk;
+#[path = "ns_broken_off/ends.rs"]
+mod ends;
+
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Instant;
 
+use disk::Disk;
+use ends::{interrupt, rigs_of};
 use jvpn_bench::schemas;
 use serde_json::Value;
 
@@ -21,11 +28,6 @@ fn start(args: &[&str], out: &Path) -> (Child, Lines) {
     (command.spawn().unwrap(), BufReader::new(reader).lines())
 }
 
-fn interrupt(child: &Child) {
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-}
-
 /// Waits for the process to end by an error, not by a signal; gives what it said until then.
 fn ended(mut child: Child, lines: Lines) -> String {
     let said: Vec<_> = lines.map_while(Result::ok).collect();
@@ -37,16 +39,6 @@ fn result(out: &Path) -> Value {
     let result = serde_json::from_slice(&fs::read(out.join("result.json")).unwrap()).unwrap();
     schemas::check(&result).unwrap();
     result
-}
-
-/// Rigs that a process has left.
-fn rigs_of(owner: u32) -> Vec<PathBuf> {
-    let rigs = fs::read_dir("/run/jvpn-rig").into_iter().flatten().flatten().map(|rig| rig.path());
-    let is_owned = |rig: &PathBuf| {
-        let registry = fs::read_to_string(rig.join("registry")).unwrap_or_default();
-        registry.lines().any(|line| line.starts_with(&format!("owner {owner} ")))
-    };
-    rigs.filter(is_owned).collect()
 }
 
 /// A verb with its arguments, what it says when something is measured, and where that stands in its result. Each has more to
@@ -121,7 +113,7 @@ fn scenario(args: &[&str]) -> String {
 #[ignore = "needs root: network namespaces, XDP, AF_XDP, a tmpfs"]
 fn r8_4_a_full_disk_leaves_a_whole_result_or_none() {
     let disk = Disk::mount("24m");
-    let out = disk.0.path().join("out");
+    let out = disk.path().join("out");
     let args = ["scaling", "--rounds", "3", "--window-ms", "100", "--workers", "1", "--sizes", "64"];
     let (mut child, mut lines) = start(&args, &out);
     assert!(lines.any(|line| line.unwrap().contains("measurements: 1 of")));
@@ -134,7 +126,7 @@ fn r8_4_a_full_disk_leaves_a_whole_result_or_none() {
 
     let (child, lines) = start(&args, &out);
     let said = ended(child, lines);
-    fs::remove_file(disk.0.path().join("filler")).unwrap();
+    disk.clear("filler");
     assert!(said.contains("has no 16 MiB") && said.contains("--out"), "{said}");
     assert_eq!(fs::read(out.join("result.json")).unwrap(), whole, "what was there is there");
 
@@ -148,31 +140,4 @@ fn r8_4_a_full_disk_leaves_a_whole_result_or_none() {
     assert!(!out.join("result.json").exists(), "that of an older run does not stand for this one");
     let left: Vec<_> = fs::read_dir(&out).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name == "result.json.next" || name == "reserve"), "{left:?}");
-}
-
-/// A small disk.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    fn mount(size: &str) -> Self {
-        let disk = Self(tempfile::tempdir().unwrap());
-        let options = format!("size={size}");
-        let mut mount = Command::new("mount");
-        let status = mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(disk.0.path()).status();
-        assert!(status.unwrap().success());
-        disk
-    }
-
-    /// Leaves no room.
-    fn fill(&self, name: &str) {
-        let mut file = fs::File::create(self.0.path().join(name)).unwrap();
-        while file.write_all(&[0; 4_096]).is_ok() {}
-        while file.write_all(&[0]).is_ok() {}
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
 }

@@ -2,11 +2,18 @@
 //! files break a rule. Needs root and the binaries; run serially by `cargo xtask test`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+#[path = "ns_broken_off/disk.rs"]
+mod disk;
+#[path = "ns_broken_off/ends.rs"]
+mod ends;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use disk::Disk;
+use ends::{interrupt, rigs_of};
 use jvpn_bench::browser;
 use jvpn_bench::scenarios::recovery::Cause;
 use jvpn_bench::schemas;
@@ -176,7 +183,7 @@ fn look_at(report: &Path, name: &str) {
 #[ignore = "needs root: network namespaces, XDP, AF_XDP, a tmpfs"]
 fn r8_4_a_full_disk_in_mid_run_loses_nothing() {
     let disk = Disk::mount("40m");
-    let out = disk.0.path().join("out");
+    let out = disk.path().join("out");
     let args = ["--cause", "link_down", "--rtt", "0", "--clients", "2"];
     let start = |more: &[&str]| {
         let mut command = bench(&["recovery", "--out"]);
@@ -191,10 +198,7 @@ fn r8_4_a_full_disk_in_mid_run_loses_nothing() {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         std::thread::yield_now();
     }
-    let filler = disk.0.path().join("filler");
-    let mut file = fs::File::create(&filler).unwrap();
-    while std::io::Write::write_all(&mut file, &[0; 4_096]).is_ok() {}
-    while std::io::Write::write_all(&mut file, &[0]).is_ok() {}
+    disk.fill("filler");
     let ended = child.wait_with_output().unwrap();
     assert!(!ended.status.success() && said(&ended).contains("the disk is full"), "{}", said(&ended));
     let part = result(&out);
@@ -202,8 +206,7 @@ fn r8_4_a_full_disk_in_mid_run_loses_nothing() {
     assert!(part["broken_off"].as_str().unwrap().contains("disk is full"));
     let kept = part["causes"][0]["incidents"].as_u64().unwrap();
     assert!(kept >= 2 && !out.join("reserve").exists());
-    drop(file);
-    fs::remove_file(&filler).unwrap();
+    disk.clear("filler");
     let more = (kept + 2).to_string();
     let resumed = start(&["--resume", "--trials", &more]).output().unwrap();
     assert!(resumed.status.success(), "{}", said(&resumed));
@@ -212,26 +215,6 @@ fn r8_4_a_full_disk_in_mid_run_loses_nothing() {
         (&whole["complete"], &whole["causes"][0]["incidents"]),
         (&Value::from(true), &Value::from(kept + 2))
     );
-}
-
-/// A small disk.
-struct Disk(tempfile::TempDir);
-
-impl Disk {
-    fn mount(size: &str) -> Self {
-        let disk = Self(tempfile::tempdir().unwrap());
-        let options = format!("size={size}");
-        let mut mount = Command::new("mount");
-        let status = mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(disk.0.path()).status();
-        assert!(status.unwrap().success());
-        disk
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _unmounted = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
 }
 
 /// R8.4: Ctrl-C keeps what was measured, says that it is a part, leaves nothing behind; `--resume` goes on; a second run
@@ -256,10 +239,10 @@ fn r8_4_an_interrupted_run_goes_on_and_two_at_once_do_not() {
         assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
         std::thread::yield_now();
     }
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    interrupt(&child);
     for _ in lines {}
     assert!(!child.wait().unwrap().success());
+    assert_eq!(rigs_of(child.id()), Vec::<PathBuf>::new());
     let part = result(dir.path());
     assert_eq!((&part["complete"], &part["valid"]), (&Value::from(false), &Value::from(true)));
     assert!(part["broken_off"].as_str().unwrap().contains("interrupted"));

@@ -2,11 +2,16 @@
 //! at. Needs root and the binaries; run serially by `cargo xtask test`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
+#[path = "ns_broken_off/ends.rs"]
+mod ends;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use ends::{interrupt, rigs_of};
 use jvpn_bench::{browser, schemas};
 use serde_json::Value;
 
@@ -28,16 +33,6 @@ fn result(out: &Path) -> Value {
 
 fn parts(result: &Value) -> Vec<&str> {
     result["parts"].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap()).collect()
-}
-
-/// Rigs that a process has left.
-fn rigs_of(owner: u32) -> Vec<PathBuf> {
-    let rigs = fs::read_dir("/run/jvpn-rig").into_iter().flatten().flatten().map(|rig| rig.path());
-    let is_owned = |rig: &PathBuf| {
-        let registry = fs::read_to_string(rig.join("registry")).unwrap_or_default();
-        registry.lines().any(|line| line.starts_with(&format!("owner {owner} ")))
-    };
-    rigs.filter(is_owned).collect()
 }
 
 /// As small as it gets, on a machine that does other things, too.
@@ -86,6 +81,9 @@ fn r8_4_a_suite_goes_on_and_its_report_has_every_plot() {
     }
     assert!(fs::read_to_string(out.join("summary.md")).unwrap().contains("## Aims"));
     let alone = plots(&out, "suite");
+    with_peers(dir.path(), &out);
+    assert_eq!(plots(&out, "suite-peers"), alone + 2, "bars for two causes of the peers");
+    assert_eq!(fs::read_to_string(&journal).unwrap(), before, "nothing of ours is done again");
     beside_a_peer(dir.path(), &out);
     assert_eq!(plots(&out, "suite-beside"), alone + 2, "bars for two causes of the peers");
     let compared =
@@ -107,8 +105,7 @@ fn interrupted(out: &Path) {
     };
     let is_in_it = is_there("part 3 of 5: kills-50") && is_there("data_plane_kill at 50 ms");
     assert!(is_in_it, "{before:#?}");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    interrupt(&child);
     let rest: Vec<_> = lines.collect();
     assert!(!child.wait().unwrap().success(), "{rest:#?}");
     assert!(rest.iter().any(|line| line.contains("part kills-50; go on with --resume")), "{rest:#?}");
@@ -122,6 +119,33 @@ fn interrupted(out: &Path) {
     let page = fs::read_to_string(out.join("report.html")).unwrap();
     assert!(page.contains("A part of what was asked for: kills-50") && page.contains("silent_blackhole"));
     assert!(!out.join("reserve").exists());
+}
+
+/// Completes a suite by the peers that are here: one that dies is among them, and is marked; the suite is whole all the
+/// same.
+fn with_peers(dir: &Path, suite: &Path) {
+    let bin = dir.join("bin");
+    fs::create_dir(&bin).unwrap();
+    let program = bin.join("gotatun");
+    fs::write(&program, "#!/bin/sh\n[ \"$1\" = --version ] && echo gotatun 0.0.1 && exit 0\nexit 1\n")
+        .unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = bench(&SUITE, suite);
+    let completed = command.args(["--resume", "--peers"]).env("JVPN_PEERS_DIR", &bin).output().unwrap();
+    assert!(completed.status.success(), "{}", said(&completed));
+    assert!(said(&completed).contains("part 6 of 6: peers; about"), "{}", said(&completed));
+    let whole = result(suite);
+    assert_eq!((&whole["complete"], &whole["valid"]), (&true.into(), &true.into()));
+    assert_eq!(parts(&whole).last(), Some(&"peers"));
+    let beside = result(&suite.join("peers"));
+    assert!(
+        beside["failed"].as_array().unwrap().iter().any(|one| one["contender"] == "gotatun"),
+        "{beside:#}"
+    );
+    let ours = beside["causes"].as_array().unwrap().iter().filter(|row| row["contender"] == "ours").count();
+    assert_eq!((ours, &beside["asked"]["clients"]), (2, &2.into()));
+    let page = fs::read_to_string(suite.join("report.html")).unwrap();
+    assert!(page.contains("Beside the peers") && page.contains("gotatun: FAILED"), "{page}");
 }
 
 /// Puts two causes of ours, struck as peers are, beside the suite.
@@ -147,12 +171,16 @@ fn plots(out: &Path, name: &str) -> usize {
     let report = out.join("report.html");
     let text = fs::read_to_string(&report).unwrap();
     let count = |word: &str| text.matches(word).count();
-    // Three parts of recovery. A part of a second or two has been looked at once, which is no line; the first one, which was
-    // not measured again, has kept what was seen of it.
-    let all = ["<h3>Distribution</h3><svg", "packet by packet</h2>"];
-    assert!(all.iter().all(|word| count(word) == 3), "{all:?}");
-    let lines = ["resident memory, MiB", "processor, % of a core"];
-    assert!(lines.iter().all(|word| count(word) >= 1), "{lines:?}");
+    // Three parts of recovery, however short. The first one, which was not measured again, has kept what was seen of it.
+    let all = [
+        "<h3>Distribution</h3><svg",
+        "packet by packet</h2>",
+        "resident memory, MiB",
+        "processor, % of a core",
+    ];
+    for word in all {
+        assert_eq!(count(word), 3, "{word}");
+    }
     assert!(["jvpn-dataplane", "new binding", "silent_blackhole"].iter().all(|word| count(word) > 0));
     assert!(!text.contains("NaN"), "a plot lacks a number");
     let Some(browser) = browser::find() else {

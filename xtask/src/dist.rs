@@ -13,6 +13,8 @@ use crate::tree::Tree;
 
 /// Where `cargo xtask bench` leaves its report.
 const SUITE: &str = "bench";
+/// The suite's part that has a result of peers beside it, once they were measured, and that result.
+const BARS: &str = "default-50/peers.json";
 /// What of a report is carried; raw files of its parts stay where they are.
 const REPORT_FILES: [&str; 3] = ["report.html", "result.json", "summary.md"];
 /// Documents at the top.
@@ -57,11 +59,13 @@ pub(crate) fn dist(tree: &Tree, runner: &Runner, asked: &Asked) -> Result<()> {
     let commit = binaries::commit(tree);
     if asked.report != Report::Quick {
         judge(&dir, commit.as_deref())?;
+        println!("report of {}: {}", dir.display(), bars(&dir, commit.as_deref())?);
     }
     let bench = binaries::build_for_rig(tree, runner, "the release's bench")?;
     if asked.report == Report::Quick {
         make_report(runner, &bench, &dir)?;
         judge(&dir, commit.as_deref())?;
+        println!("report of {}: {}", dir.display(), bars(&dir, commit.as_deref())?);
     }
     pack(tree, runner, &dir)
 }
@@ -72,7 +76,8 @@ fn make_report(runner: &Runner, bench: &Path, dir: &Path) -> Result<()> {
         fs::remove_dir_all(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     }
     let mut command = Command::new(bench);
-    runner.logged("suite, quick", command.args(["suite", "--quick", "--out"]).arg(dir))?;
+    // Peers take part as far as they are here; the suite itself says which are not.
+    runner.logged("suite, quick", command.args(["suite", "--quick", "--peers", "--out"]).arg(dir))?;
     Ok(())
 }
 
@@ -92,15 +97,37 @@ fn judge(dir: &Path, commit: Option<&str>) -> Result<()> {
         "{} says whether the bench works, and nothing else: {again}",
         path.display()
     );
-    let Some(commit) = commit else { return Ok(()) };
-    let hash = commit.trim_end_matches("-changed");
+    match other_commit(&text, commit) {
+        Some(why) => bail!("{} {why}: {again}", path.display()),
+        None => Ok(()),
+    }
+}
+
+/// What to say of a result of another commit than the tree's, if that is known.
+fn other_commit(text: &str, commit: Option<&str>) -> Option<String> {
+    let commit = commit?;
     let found = text.lines().find_map(|line| value_of(line.trim(), "commit")).unwrap_or_default();
-    ensure!(
-        found.trim_matches('"') == hash,
-        "{} was measured with commit {found}, this tree is {commit}: {again}",
-        path.display()
-    );
-    Ok(())
+    let is_same = found.trim_matches('"') == commit.trim_end_matches("-changed");
+    (!is_same).then(|| format!("was measured with commit {found}, this tree is {commit}"))
+}
+
+/// Whether the report has bars beside peers: said, and no reason to refuse a report that has none. Bars of another commit
+/// are one: a reader takes both for one run.
+fn bars(dir: &Path, commit: Option<&str>) -> Result<String> {
+    let path = dir.join(BARS);
+    let Ok(text) = fs::read_to_string(&path) else {
+        let add = "`cargo xtask bench --peers --resume` measures those that are here and puts them in";
+        return Ok(format!("no bars beside peers; {add}"));
+    };
+    if let Some(why) = other_commit(&text, commit) {
+        bail!(
+            "{} {why}: measure the peers again, or remove it and run the suite with --resume",
+            path.display()
+        );
+    }
+    let is_whole = top_field(&text, "complete") == Some("true");
+    let part = if is_whole { "" } else { ", which are not whole: its list says who failed" };
+    Ok(format!("bars beside peers{part}"))
 }
 
 /// A field of the outermost object, as `jvpn-bench` writes it: two spaces in front. This program needs no parser for it.
@@ -182,6 +209,28 @@ fn copy_tree(from: &Path, to: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bars are told of, missing ones as well; those of another commit are refused.
+    #[test]
+    fn bars_beside_peers_are_of_the_same_commit_or_not_there() {
+        let dir = std::env::temp_dir().join(format!("jvpn-dist-bars-{}", std::process::id()));
+        let path = dir.join(BARS);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let said = |commit: &str| bars(&dir, Some(commit)).map_err(|error| format!("{error:#}"));
+        assert!(said("abc").unwrap().contains("cargo xtask bench --peers --resume"));
+        let result = |complete: bool| {
+            let text = format!(
+                "{{\n  \"complete\": {complete},\n  \"environment\": {{\n    \"commit\": \"abc\"\n  }}\n}}\n"
+            );
+            fs::write(&path, text).unwrap();
+        };
+        result(true);
+        assert_eq!(said("abc-changed").unwrap(), "bars beside peers");
+        assert!(said("def").is_err_and(|e| e.contains("abc") && e.contains("def") && e.contains("again")));
+        result(false);
+        assert!(said("abc").unwrap().contains("not whole"));
+        fs::remove_dir_all(&dir).unwrap();
+    }
 
     #[test]
     fn only_a_valid_whole_report_of_this_commit_is_released() {

@@ -220,6 +220,8 @@ Needs root. What is aimed at in forwarding has verbs of its own: `cargo xtask be
   --quick         every part with few trials: some minutes
   --smoke         whether it works here: less than a minute, no figures
   --resume        go on with an interrupted suite
+  --peers         last of all the peers that are here (`cargo xtask setup --peers`), as bars in the report: half an hour and
+                  more; with --resume it completes a suite that is done
   --out DIR       result.json, report.html, summary.md, and a directory for each part (target/bench); the self-test's
                   are in DIR-emulator
 
@@ -236,9 +238,10 @@ cargo xtask dist [--report DIR | --quick-report]
 
 Set-up, release build, then target/dist/jumping-vpn-VERSION-ARCH.tar.gz and SHA256SUMS beside it: the four binaries, the
 documents, and in bench/ the report of the bench with its result. The report is that of `cargo xtask bench` (target/bench)
-or of DIR; it must be valid, whole, and of this commit.
+or of DIR; it must be valid, whole, and of this commit. Whether it has bars beside peers (`cargo xtask bench --peers`) is
+said; bars of another commit are refused.
   --report DIR    take the report there
-  --quick-report  make one now with `jvpn-bench suite --quick` (root, some minutes); its figures say little
+  --quick-report  make one now with `jvpn-bench suite --quick --peers` (root, some minutes); its figures say little
 ";
 
 const TEST_HELP: &str = "\

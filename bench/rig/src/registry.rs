@@ -5,6 +5,9 @@
 //! rig and is removed with it. Processes are named by ID *and* start time: an ID may have been given to a
 //! stranger since. One that was started but not yet written down when its owner was killed is found by the
 //! rig's mark in its environment.
+//!
+//! Several processes of a host make and sweep rigs at the same moment. Who makes one or sweeps holds the lock of the
+//! directory meanwhile: a rig that is only just being made has no owner yet and would look like one of a dead owner.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -14,6 +17,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -24,6 +29,9 @@ pub const REGISTRY_DIR: &str = "/run/jvpn-rig";
 
 /// Environment variable that marks every process of a rig with the rig's ID.
 pub const RIG_MARK: &str = "JVPN_RIG";
+
+/// Name of the file in the rigs' directory whose lock is held while a rig is begun, or dead ones are swept.
+const LOCK: &str = "registry.lock";
 
 /// How long a process may take to end after SIGTERM, and again after SIGKILL.
 const END_PATIENCE: Duration = Duration::from_secs(15);
@@ -138,11 +146,17 @@ impl Registry {
     /// # Errors
     /// /run is not writable, or the name is taken.
     pub fn create(id: &str) -> Result<Self> {
-        let dir = Path::new(REGISTRY_DIR).join(id);
-        fs::create_dir_all(REGISTRY_DIR).with_context(|| format!("cannot make {REGISTRY_DIR}"))?;
+        Self::create_in(Path::new(REGISTRY_DIR), id)
+    }
+
+    fn create_in(all: &Path, id: &str) -> Result<Self> {
+        let dir = all.join(id);
+        fs::create_dir_all(all).with_context(|| format!("cannot make {}", all.display()))?;
         // Processes of the rig that have dropped their privileges must reach their sockets in here.
-        let open = || fs::set_permissions(REGISTRY_DIR, fs::Permissions::from_mode(0o755));
-        open().with_context(|| format!("cannot set the mode of {REGISTRY_DIR}"))?;
+        let open = || fs::set_permissions(all, fs::Permissions::from_mode(0o755));
+        open().with_context(|| format!("cannot set the mode of {}", all.display()))?;
+        // Until its owner is written down nobody may sweep.
+        let _turn = turn(all)?;
         fs::DirBuilder::new()
             .mode(0o755)
             .create(&dir)
@@ -218,8 +232,16 @@ pub struct Swept {
 /// # Errors
 /// A rig could not be removed.
 pub fn sweep() -> Result<Swept> {
+    sweep_in(Path::new(REGISTRY_DIR))
+}
+
+fn sweep_in(all: &Path) -> Result<Swept> {
     let mut swept = Swept::default();
-    for (id, dir) in rigs()? {
+    if !all.is_dir() {
+        return Ok(swept);
+    }
+    let _turn = turn(all)?;
+    for (id, dir) in rigs(all)? {
         let entries = entries(&dir);
         if entries.iter().any(|entry| matches!(entry, Entry::Owner(owner) if owner.is_alive())) {
             continue;
@@ -240,7 +262,7 @@ pub fn sweep() -> Result<Swept> {
 /// A rig could not be removed.
 pub fn remove_kept() -> Result<Vec<String>> {
     let mut removed = sweep()?.removed;
-    for (id, dir) in rigs()? {
+    for (id, dir) in rigs(Path::new(REGISTRY_DIR))? {
         if entries(&dir).contains(&Entry::Kept) {
             remove_rig(&dir)?;
             removed.push(id);
@@ -257,11 +279,30 @@ pub fn remove(id: &str) -> Result<()> {
     remove_rig(&Path::new(REGISTRY_DIR).join(id))
 }
 
-fn rigs() -> Result<Vec<(String, PathBuf)>> {
-    let listing = match fs::read_dir(REGISTRY_DIR) {
+/// Waits until nobody else begins a rig or sweeps; then nobody does until the value goes, or its process.
+fn turn(all: &Path) -> Result<Flock<File>> {
+    let path = all.join(LOCK);
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusive) {
+            Ok(turn) => return Ok(turn),
+            // A signal came in between: whoever waits for it looks at his flag afterwards.
+            Err((same, Errno::EINTR)) => file = same,
+            Err((_, error)) => return Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+}
+
+fn rigs(all: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let listing = match fs::read_dir(all) {
         Ok(listing) => listing,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(e).with_context(|| format!("cannot read {REGISTRY_DIR}")),
+        Err(e) => return Err(e).with_context(|| format!("cannot read {}", all.display())),
     };
     let mut rigs: Vec<_> = listing
         .flatten()
@@ -323,6 +364,7 @@ fn marked_processes(rig_id: &str) -> Vec<ProcessId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn entries_survive_the_file() {
@@ -347,6 +389,33 @@ mod tests {
         assert!(own.is_alive());
         let reused = ProcessId { start_ticks: own.start_ticks + 1, ..own };
         assert!(!reused.is_alive());
+    }
+
+    /// A rig that is being made has no owner for a moment: who sweeps at that moment leaves it alone.
+    #[test]
+    fn a_rig_that_is_being_made_is_not_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let sweeper = scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert_eq!(sweep_in(dir.path()).unwrap(), Swept::default());
+                }
+            });
+            let made = (0..2_000).try_for_each(|number| {
+                let registry = Registry::create_in(dir.path(), &format!("{number:04x}"))?;
+                // Half of what is removed has no owner either, and is nobody's loss; here it is to be told apart.
+                let _turn = turn(dir.path())?;
+                fs::remove_dir_all(registry.dir()).context("it was swept")
+            });
+            is_over.store(true, Ordering::Relaxed);
+            sweeper.join().unwrap();
+            made.unwrap();
+        });
+        // What has no owner and is not being made is what a killed owner left.
+        fs::create_dir(dir.path().join("dead")).unwrap();
+        assert_eq!(sweep_in(dir.path()).unwrap().removed, ["dead"]);
+        assert_eq!(sweep_in(&dir.path().join("nowhere")).unwrap(), Swept::default());
     }
 
     /// A program that ends at once may be gone before it is written down.

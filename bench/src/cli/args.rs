@@ -347,6 +347,10 @@ pub(super) struct SuiteArgs {
     /// Clients at once.
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = value_parser!(u8).range(1..=16))]
     pub(super) clients: u8,
+    /// Last of all, how the peers that are here come back from the same causes (`peers --recovery`), as bars in the report;
+    /// half an hour and more with all of them. `cargo xtask setup --peers` gets them.
+    #[arg(long)]
+    pub(super) peers: bool,
     /// Goes on with the suite that is in the directory.
     #[arg(long)]
     pub(super) resume: bool,

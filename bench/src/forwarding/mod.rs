@@ -11,7 +11,7 @@ pub mod pinning;
 mod plain;
 pub mod scaling;
 
-use crate::scenarios::progress::Progress;
+use crate::scenarios::progress::{Progress, so_far};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -43,8 +43,7 @@ impl Pace {
     fn next(&mut self) {
         self.done += 1;
         if self.done == 1 {
-            let left = self.began.elapsed().as_secs_f64() * self.total.saturating_sub(1) as f64;
-            self.progress.say(&format!("measurements: 1 of {}, about {left:.0} s left", self.total));
+            self.progress.say(&so_far("measurements", self.done, self.total, self.began));
         } else {
             self.progress.step("measurements", self.done, self.total, self.began);
         }

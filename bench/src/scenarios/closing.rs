@@ -12,6 +12,26 @@ use crate::result::Ending;
 use crate::run_dir::RunDir;
 use crate::timeline;
 
+/// Whether a run was good, as fields of its result.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// `false`: INVALID, or not judged because it was broken off.
+    pub valid: bool,
+    /// Whole or broken off.
+    #[serde(flatten)]
+    pub ending: Ending,
+    /// What did not hold; empty in a good run.
+    pub failures: Vec<String>,
+}
+
+impl Outcome {
+    /// Notes how it ended. Of one that was broken off that is all that is said.
+    pub(super) fn end(&mut self, ending: Ending) {
+        self.failures.extend(ending.broken_off.as_ref().map(|why| format!("not complete: {why}")));
+        self.ending = ending;
+    }
+}
+
 /// A report that has a verdict.
 pub(super) trait Judged: Serialize {
     /// Title of its pages.
@@ -21,12 +41,10 @@ pub(super) trait Judged: Serialize {
 
     /// Judges everything, the audit log's findings among it.
     fn judge(&mut self, audit: Findings);
-    /// Notes how it ended. One that was broken off is not judged: `failure` is all that is said of it.
-    fn end(&mut self, ending: Ending, failure: Option<String>);
-    /// Whether its figures mean something.
-    fn is_valid(&self) -> bool;
-    /// What did not hold.
-    fn failures(&self) -> &[String];
+    /// What became of it.
+    fn outcome(&self) -> &Outcome;
+    /// The same, to be written.
+    fn outcome_mut(&mut self) -> &mut Outcome;
     /// For a person.
     fn lines(&self) -> Vec<String>;
 }
@@ -44,9 +62,8 @@ pub(super) fn conclude<R: Judged>(
 ) -> Result<R> {
     let judged = stage.end(measured, progress);
     let ending = Ending::of(&judged);
-    let failure = ending.broken_off.as_ref().map(|why| format!("not complete: {why}"));
     let judged = judged.map(|audit| report.judge(audit));
-    report.end(ending, failure);
+    report.outcome_mut().end(ending);
     dir.conclude(R::TITLE, &report, judged)?;
     Ok(report)
 }
@@ -66,9 +83,10 @@ pub(super) fn show(report: &impl Judged, json: bool, dir: &Path) -> Result<()> {
 }
 
 fn fail<R: Judged>(report: &R) -> Result<()> {
-    if !report.failures().is_empty() {
-        let word = if report.is_valid() { R::BROKEN } else { "INVALID" };
-        bail!("{word}: {}", report.failures().join("; "));
+    let Outcome { valid, failures, .. } = report.outcome();
+    if !failures.is_empty() {
+        let word = if *valid { R::BROKEN } else { "INVALID" };
+        bail!("{word}: {}", failures.join("; "));
     }
     Ok(())
 }
@@ -78,22 +96,18 @@ mod tests {
     use super::*;
 
     #[derive(Serialize)]
-    struct One {
-        valid: bool,
-        failures: Vec<String>,
-    }
+    struct One(Outcome);
 
     impl Judged for One {
         const TITLE: &'static str = "";
         const BROKEN: &'static str = "bounds broken";
 
         fn judge(&mut self, _audit: Findings) {}
-        fn end(&mut self, _ending: Ending, _failure: Option<String>) {}
-        fn is_valid(&self) -> bool {
-            self.valid
+        fn outcome(&self) -> &Outcome {
+            &self.0
         }
-        fn failures(&self) -> &[String] {
-            &self.failures
+        fn outcome_mut(&mut self) -> &mut Outcome {
+            &mut self.0
         }
         fn lines(&self) -> Vec<String> {
             Vec::new()
@@ -104,7 +118,8 @@ mod tests {
     fn r8_4_a_broken_bound_fails_the_command_by_its_name() {
         let said = |valid, failures: &[&str]| {
             let failures = failures.iter().map(|text| (*text).to_owned()).collect();
-            fail(&One { valid, failures }).map_err(|error| error.to_string())
+            let one = One(Outcome { valid, failures, ..Outcome::default() });
+            fail(&one).map_err(|error| error.to_string())
         };
         assert_eq!(said(true, &[]), Ok(()));
         assert_eq!(said(true, &["a", "b"]), Err("bounds broken: a; b".to_owned()));

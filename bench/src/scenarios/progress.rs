@@ -4,7 +4,14 @@ use std::io::{Write, stderr};
 use std::time::{Duration, Instant};
 
 /// At most one line about the same step in this span.
-const SILENCE: Duration = Duration::from_secs(3);
+pub(crate) const SILENCE: Duration = Duration::from_secs(3);
+
+/// How far a step is that began then, and how long the rest of it will take at that pace.
+pub(crate) fn so_far(what: &str, done: usize, total: usize, began: Instant) -> String {
+    let each = began.elapsed().as_secs_f64() / done.max(1) as f64;
+    let left = each * total.saturating_sub(done) as f64;
+    format!("{what}: {done} of {total}, about {left:.0} s left")
+}
 
 /// Lines with the time since the run began.
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +39,7 @@ impl Progress {
             return;
         }
         self.said = Instant::now();
-        let each = began.elapsed().as_secs_f64() / done.max(1) as f64;
-        let left = each * total.saturating_sub(done) as f64;
-        self.say(&format!("{what}: {done} of {total}, about {left:.0} s left"));
+        self.say(&so_far(what, done, total, began));
     }
 
     /// One line now and then about a span that is waited out.

@@ -14,6 +14,9 @@ use super::measure::{Memory, processor_time};
 /// Control plane, data plane, and this process with the swarm.
 const PROCESSES: usize = 3;
 
+/// Two samples are so far apart at least: processor time is counted in hundredths of a second.
+const APART: Duration = Duration::from_millis(100);
+
 /// A process at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Usage {
@@ -69,7 +72,7 @@ impl Pids {
     }
 }
 
-/// Takes samples at an interval until it goes.
+/// Takes samples when it starts, at an interval, and when it ends.
 pub(super) struct Sampler {
     stop: Arc<AtomicBool>,
     samples: Arc<Mutex<Vec<Sample>>>,
@@ -86,28 +89,43 @@ impl Sampler {
         let (stopped, taken, pids, start) =
             (Arc::clone(&stop), Arc::clone(&samples), pids.clone(), Instant::now());
         let work = move || {
-            while !stopped.load(Ordering::Relaxed) {
+            loop {
+                let is_last = stopped.load(Ordering::Relaxed);
                 let sample = pids.sample(start);
-                taken.lock().unwrap_or_else(PoisonError::into_inner).push(sample);
-                thread::sleep(interval);
+                let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+                let then = taken.last().map_or(0.0, |before: &Sample| before.at_s);
+                if taken.is_empty() || sample.at_s - then >= APART.as_secs_f64() {
+                    taken.push(sample);
+                }
+                drop(taken);
+                if is_last {
+                    return;
+                }
+                thread::park_timeout(interval);
             }
         };
         let thread = thread::Builder::new().name("sampler".to_owned()).spawn(work).context("no thread")?;
         Ok(Self { stop, samples, thread: Some(thread) })
     }
 
-    /// What has been seen so far.
-    pub(super) fn samples(&self) -> Vec<Sample> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Ends with one more look; gives everything that was seen.
+    pub(super) fn finish(mut self) -> Vec<Sample> {
+        self.stop();
+        std::mem::take(&mut *self.samples.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ended = thread.join();
+        }
     }
 }
 
 impl Drop for Sampler {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ended = thread.join();
-        }
+        self.stop();
     }
 }
 
@@ -123,5 +141,23 @@ mod tests {
         let usage = sample.control_plane.unwrap();
         assert!(usage.rss_kib > 0 && usage.descriptors >= 3);
         assert_eq!(sample.data_plane, None);
+    }
+
+    /// R8.4: a run that is over before the interval is has a sample of its beginning and one of its end.
+    #[test]
+    fn r8_4_a_short_run_is_seen_at_both_ends() {
+        let pids = Pids::default();
+        pids.set([std::process::id(); PROCESSES]);
+        let sampler = Sampler::start(&pids, Duration::from_secs(600)).unwrap();
+        while sampler.samples.lock().unwrap().is_empty() {
+            thread::yield_now();
+        }
+        let begun = Instant::now();
+        while begun.elapsed() < APART * 2 {
+            thread::yield_now();
+        }
+        let found = sampler.finish();
+        assert!(found.len() >= 2, "{found:?}");
+        assert!(begun.elapsed() < Duration::from_secs(300), "nobody waits for the interval");
     }
 }

@@ -14,13 +14,13 @@ use anyhow::{Result, ensure};
 use jvpn_rig::Interrupt;
 use serde::Serialize;
 
-use super::closing::{self, Judged};
+use super::closing::{self, Judged, Outcome};
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use super::soak::verdict::Trend;
 use super::stage::{Plan, Stage};
 use crate::check_events::findings::Findings;
-use crate::result::{Durations, Ending, Environment, Quantiles};
+use crate::result::{Durations, Environment, Quantiles};
 use crate::run_dir::RunDir;
 
 /// As lively as policy allows. What is remembered of lost and ended sessions goes soon, else memory would grow for as long
@@ -63,13 +63,9 @@ pub struct Options {
 pub struct Report {
     /// `churn`.
     scenario: &'static str,
-    /// No rule of the audit log was broken, nobody was lost or doubled.
-    valid: bool,
-    /// Whole or broken off.
+    /// Valid: no rule of the audit log was broken, nobody was lost or doubled.
     #[serde(flatten)]
-    ending: Ending,
-    /// What did not hold; empty in a good run.
-    failures: Vec<String>,
+    outcome: Outcome,
     seed: u64,
     sessions: usize,
     minutes: f64,
@@ -103,17 +99,12 @@ impl Judged for Report {
         self.conclude();
     }
 
-    fn end(&mut self, ending: Ending, failure: Option<String>) {
-        self.ending = ending;
-        self.failures.extend(failure);
+    fn outcome(&self) -> &Outcome {
+        &self.outcome
     }
 
-    fn is_valid(&self) -> bool {
-        self.valid
-    }
-
-    fn failures(&self) -> &[String] {
-        &self.failures
+    fn outcome_mut(&mut self) -> &mut Outcome {
+        &mut self.outcome
     }
 
     fn lines(&self) -> Vec<String> {
@@ -190,8 +181,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let mut silences = Silences::new()?;
     let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
     let churned = churn(&mut stage, options, &mut report, &mut silences, &mut progress);
-    report.samples = sampler.samples();
-    drop(sampler);
+    report.samples = sampler.finish();
     (report.outage, report.reattach) = (silences.outage.quantiles(), silences.reattach.quantiles());
     let churned = churned.and(silences.write(&options.out_dir));
     closing::conclude(report, stage, churned, &mut dir, &progress)

@@ -37,7 +37,7 @@ impl Report {
             self.live_sessions == total as u64,
             format!("{} sessions are live, not {total}", self.live_sessions),
         );
-        self.valid = broken.is_empty();
+        self.outcome.valid = broken.is_empty();
         let mut must = |holds: bool, text: String| {
             if !holds {
                 broken.push(text);
@@ -57,7 +57,7 @@ impl Report {
             format!("only {recoveries} recoveries of {links_lost} links that were lost"),
         );
         broken.extend(self.trends.iter().filter_map(|trend| trend.complaint.clone()));
-        self.failures = broken;
+        self.outcome.failures = broken;
     }
 
     pub(super) fn table(&self) -> Vec<String> {
@@ -124,7 +124,7 @@ mod tests {
             let mut report = good();
             spoil(&mut report);
             report.conclude();
-            (report.valid, report.failures.len())
+            (report.outcome.valid, report.outcome.failures.len())
         };
         assert_eq!(judged(|_| ()), (true, 0));
         let invalid: [fn(&mut Report); 5] = [
@@ -160,12 +160,12 @@ mod tests {
         };
         let mut part = report.clone();
         report.judge(good().audit);
-        report.end(Ending::of(&Ok(())), None);
-        assert!(report.is_valid() && report.ending.complete && report.trends.len() == 6);
+        report.outcome.end(Ending::of(&Ok(())));
+        assert!(report.outcome.valid && report.outcome.ending.complete && report.trends.len() == 6);
         assert_eq!(report.lines().len(), 11);
         fits_tightly(&report);
-        part.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))), Some("not complete: x".to_owned()));
-        assert!(!part.is_valid() && part.failures() == ["not complete: x"]);
+        part.outcome.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))));
+        assert!(!part.outcome.valid && part.outcome.failures == ["not complete: x"]);
         fits_tightly(&part);
     }
 

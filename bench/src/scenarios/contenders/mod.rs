@@ -105,6 +105,12 @@ pub(super) fn muster(wanted: &[Kind], rig: &Rig, progress: &Progress) -> (Vec<Fo
     (found, missing)
 }
 
+/// Peers whose programs are here. Whether the kernel has a WireGuard of its own only a rig tells.
+pub(super) fn peers_here() -> Vec<Kind> {
+    let is_here = |kind: &Kind| kind.is_peer() && programs::look(*kind).is_ok();
+    Kind::ALL.into_iter().filter(is_here).collect()
+}
+
 /// Why the kernel's WireGuard cannot run here; nothing about the others.
 fn kernel_problem(kind: Kind, rig: &Rig) -> Option<String> {
     let error = (kind == Kind::KernelWireguard).then(|| kernel::probe(rig).err()).flatten()?.to_string();

@@ -1,14 +1,12 @@
 //! How far a long run is, for who waits; and Ctrl-C.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use jvpn_rig::Interrupt;
 
+use crate::scenarios::progress::{SILENCE, so_far};
 use crate::timeline;
-
-/// At most one line in this span.
-const SILENCE: Duration = Duration::from_secs(3);
 
 /// One part of a run.
 pub struct Progress<'a> {
@@ -38,15 +36,10 @@ impl<'a> Progress<'a> {
             self.interrupt.check()?;
             if self.said.elapsed() >= SILENCE {
                 self.said = Instant::now();
-                timeline::print(&format!("    {}", self.line()));
+                let line = so_far(&self.what, self.done, self.total, self.start);
+                timeline::print(&format!("    {line}"));
             }
         }
         Ok(())
-    }
-
-    fn line(&self) -> String {
-        let left = self.total.saturating_sub(self.done) as f64;
-        let each = self.start.elapsed().as_secs_f64() / self.done.max(1) as f64;
-        format!("{}: {} of {}, about {:.0} s left", self.what, self.done, self.total, left * each)
     }
 }

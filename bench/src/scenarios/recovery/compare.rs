@@ -201,7 +201,7 @@ fn notes(before: &Subject, after: &Subject) -> Vec<String> {
 }
 
 /// Two texts that differ, side by side; of several lines only those that are in one of them alone.
-pub(super) fn text_difference(one: &str, other: &str) -> String {
+pub(crate) fn text_difference(one: &str, other: &str) -> String {
     let own = |text: &str, against: &str| {
         let own = text.lines().filter(|line| !against.lines().any(|there| there == *line));
         format!("{:?}", own.collect::<Vec<_>>().join(" | "))

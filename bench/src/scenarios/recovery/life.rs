@@ -97,6 +97,7 @@ struct Work<'w, 'j> {
     journal: &'w Mutex<&'j mut Journal>,
     slowest: &'w Mutex<BTreeMap<(Cause, u64), Recorded>>,
     progress: &'w Progress,
+    usage: &'w Usage,
 }
 
 impl<'a> Life<'a> {
@@ -173,7 +174,7 @@ impl<'a> Life<'a> {
         }
         let (left, next) = (AtomicU32::new(left), AtomicU32::new(next));
         let stop = AtomicBool::new(false);
-        let work = Work { cause, left, next, stop, journal, slowest, progress };
+        let work = Work { cause, left, next, stop, journal, slowest, progress, usage: self.usage };
         if cause.is_common() { self.strike_all(&work) } else { self.strike_each(&work) }
     }
 
@@ -215,7 +216,8 @@ impl<'a> Life<'a> {
             .into_iter()
             .filter_map(|role| Some((role.program().to_owned(), deployment.pid(role)?)));
         // One client stands for all: the others are alike.
-        let client = tenants.first().and_then(Tenant::pid).map(|pid| ("jvpn".to_owned(), pid));
+        let client =
+            tenants.first().and_then(Tenant::pid).map(|pid| (Role::Client.program().to_owned(), pid));
         let bench = ("jvpn-bench".to_owned(), std::process::id());
         self.usage.set(gateway.chain(client).chain([bench]).collect());
     }
@@ -234,6 +236,7 @@ impl<'a> Life<'a> {
                 for tenant in &mut tenants {
                     ready(&stage, self.rig, tenant, work.cause, self.options.budget())?;
                 }
+                self.watch(&tenants);
                 let mut running = Vec::new();
                 for tenant in &mut tenants {
                     // They wait together: only the first one for long.
@@ -261,6 +264,7 @@ impl<'a> Life<'a> {
 
     /// Ends it, keeps its audit log as `audit-<segment>.jsonl`, and judges that.
     pub(super) fn end(mut self, segment: u32) -> Result<LifeReport> {
+        self.watch(&self.tenants);
         let data_plane = {
             let deployment = self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             deployment.data_plane_status()
@@ -379,6 +383,10 @@ fn strike_one(
         }
         let incident = work.next.fetch_add(1, Ordering::Relaxed);
         ready(stage, rig, tenant, work.cause, options.budget())?;
+        // It stands for all, and may have been started just now.
+        if let Some(pid) = tenant.pid().filter(|_| tenant.number() == 0) {
+            work.usage.add(Role::Client.program(), pid);
+        }
         let wait = settle(options.seed, work.cause, incident, tenant.number());
         let running = stage.strike(tenant, (work.cause, incident), wait)?;
         let finished = stage.finish(tenant, &running)?;

@@ -34,7 +34,7 @@ mod recorded;
 pub(crate) mod report;
 mod result;
 mod script;
-mod stats;
+pub(crate) mod stats;
 pub(crate) mod svg;
 mod tenant;
 mod trial;

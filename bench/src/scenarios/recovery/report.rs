@@ -61,10 +61,8 @@ pub(super) fn body(out: &mut String, report: &Report, run: &Run, beside: &str) {
     let mut timelines: Vec<_> = run.timelines.iter().collect();
     timelines.sort_by_key(|one| (one.rtt_ms, one.cause));
     timelines.into_iter().for_each(|one| packets(out, one));
-    if !run.usage.is_empty() {
-        out.push_str("<h2>Memory and processor time</h2>\n");
-        usage(out, &run.usage);
-    }
+    out.push_str("<h2>Memory and processor time</h2>\n");
+    usage(out, &run.usage);
     environment(out, report);
 }
 
@@ -292,7 +290,11 @@ fn usage(out: &mut String, samples: &[Sample]) {
     for sample in samples {
         by_process.entry(&sample.process).or_default().push(sample);
     }
-    let end = samples.iter().map(|sample| sample.at_s).fold(1.0, f64::max);
+    if !by_process.values().any(|looks| looks.len() > 1) {
+        let _ = writeln!(out, "<p class=\"note\">{}</p>", page::NO_LINES);
+        return;
+    }
+    let end = samples.iter().map(|sample| sample.at_s).fold(0.1, f64::max);
     let most = |value: fn(&Sample) -> f64| samples.iter().map(value).fold(1.0, f64::max) * 1.05;
     let memory: Reading = |sample| sample.rss_kib as f64 / 1_024.0;
     let plots = [("resident memory, MiB", memory), ("processor, % of a core", |sample| sample.cpu_percent)];

@@ -8,18 +8,18 @@ const RESAMPLES: usize = 2_000;
 
 /// The value that a share `quantile` of the sorted values does not exceed (nearest rank); 0 if there are none.
 #[must_use]
-pub(super) fn quantile(sorted: &[f64], quantile: f64) -> f64 {
+pub(crate) fn quantile(sorted: &[f64], quantile: f64) -> f64 {
     let rank = (quantile * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).or(sorted.last()).copied().unwrap_or_default()
 }
 
 /// Values that belong together: those of clients that one incident struck.
-pub(super) type Incident = Vec<f64>;
+pub(crate) type Incident = Vec<f64>;
 
 /// 95 % confidence intervals of quantiles, by resampling whole incidents (percentile bootstrap): values of one incident
 /// are no independent witnesses. The same values and seed give the same intervals.
 #[must_use]
-pub(super) fn bootstrap<const N: usize>(
+pub(crate) fn bootstrap<const N: usize>(
     incidents: &[Incident],
     quantiles: [f64; N],
     seed: u64,
@@ -49,7 +49,7 @@ pub(super) fn bootstrap<const N: usize>(
 
 /// 95 % confidence interval of a share, by Wilson's score.
 #[must_use]
-pub(super) fn wilson(successes: u64, trials: u64) -> [f64; 2] {
+pub(crate) fn wilson(successes: u64, trials: u64) -> [f64; 2] {
     const Z: f64 = 1.959_964;
     if trials == 0 {
         return [0.0, 1.0];
@@ -63,7 +63,7 @@ pub(super) fn wilson(successes: u64, trials: u64) -> [f64; 2] {
 /// Probability that two samples of one distribution differ in rank as much as these (Mann–Whitney U, two-sided, normal
 /// approximation with the correction for ties).
 #[must_use]
-pub(super) fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
+pub(crate) fn mann_whitney(a: &[f64], b: &[f64]) -> f64 {
     let (n, m) = (a.len() as f64, b.len() as f64);
     if a.is_empty() || b.is_empty() {
         return 1.0;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// How often.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Two looks at a process are so far apart at least: processor time is counted in hundredths of a second.
+const APART: Duration = Duration::from_millis(100);
 /// Samples that are kept: beyond that every second one goes and the interval doubles.
 const KEPT_MAX: usize = 1_200;
 
@@ -23,41 +25,76 @@ pub(super) struct Sample {
     pub(super) process: String,
     /// Resident memory, KiB.
     pub(super) rss_kib: u64,
-    /// Processor time since the look before, percent of one core.
+    /// Processor time since the look before, or since the process began, percent of one core.
     pub(super) cpu_percent: f64,
 }
 
-type Pids = Arc<Mutex<Vec<(String, u32)>>>;
+/// What is watched, and what was seen of it.
+#[derive(Debug)]
+struct Watched {
+    start: Instant,
+    interval: Duration,
+    pids: Vec<(String, u32)>,
+    /// The last look at each.
+    before: Vec<(u32, Duration, Instant)>,
+    samples: Vec<Sample>,
+}
 
-/// Looks until it is dropped.
+/// Looks until it is dropped: when it is told of a process, when it is told of others instead, and every second.
 #[derive(Debug)]
 pub(super) struct Usage {
-    pids: Pids,
-    samples: Arc<Mutex<Vec<Sample>>>,
+    watched: Arc<Mutex<Watched>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Usage {
     pub(super) fn start() -> Result<Self> {
-        let (pids, samples, stop) =
-            (Pids::default(), Arc::new(Mutex::default()), Arc::new(AtomicBool::new(false)));
-        let work = {
-            let (pids, samples, stop) = (Arc::clone(&pids), Arc::clone(&samples), Arc::clone(&stop));
-            move || watch(&pids, &samples, &stop)
+        let watched = Watched {
+            start: Instant::now(),
+            interval: INTERVAL,
+            pids: Vec::new(),
+            before: Vec::new(),
+            samples: Vec::new(),
+        };
+        let (watched, stop) = (Arc::new(Mutex::new(watched)), Arc::new(AtomicBool::new(false)));
+        let (shared, stopped) = (Arc::clone(&watched), Arc::clone(&stop));
+        let work = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let interval = {
+                    let mut watched = lock(&shared);
+                    watched.look();
+                    watched.interval
+                };
+                thread::park_timeout(interval);
+            }
         };
         let thread =
             thread::Builder::new().name("usage".to_owned()).spawn(work).context("cannot start a thread")?;
-        Ok(Self { pids, samples, stop, thread: Some(thread) })
+        Ok(Self { watched, stop, thread: Some(thread) })
     }
 
-    /// Which processes are looked at from now on.
+    /// Which processes are looked at from now on. Those before are looked at once more.
     pub(super) fn set(&self, pids: Vec<(String, u32)>) {
-        *self.pids.lock().unwrap_or_else(PoisonError::into_inner) = pids;
+        let mut watched = lock(&self.watched);
+        watched.look();
+        watched.pids = pids;
+        watched.look();
+    }
+
+    /// One more, or another one of the same name.
+    pub(super) fn add(&self, process: &str, pid: u32) {
+        let mut pids = lock(&self.watched).pids.clone();
+        if pids.iter().any(|(known, same)| known == process && *same == pid) {
+            return;
+        }
+        pids.retain(|(known, _)| known != process);
+        pids.push((process.to_owned(), pid));
+        self.set(pids);
     }
 
     pub(super) fn samples(&self) -> Vec<Sample> {
-        self.samples.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.watched).samples.clone()
     }
 }
 
@@ -71,33 +108,36 @@ impl Drop for Usage {
     }
 }
 
-fn watch(pids: &Pids, samples: &Mutex<Vec<Sample>>, stop: &AtomicBool) {
-    let start = Instant::now();
-    let mut before: Vec<(u32, Duration, Instant)> = Vec::new();
-    let mut interval = INTERVAL;
-    while !stop.load(Ordering::Relaxed) {
-        let now = pids.lock().unwrap_or_else(PoisonError::into_inner).clone();
+fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
+    watched.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watched {
+    fn look(&mut self) {
         let mut next = Vec::new();
-        let mut kept = samples.lock().unwrap_or_else(PoisonError::into_inner);
-        for (process, pid) in now {
-            // One that has just been killed is looked at again when it is back.
-            let Some((rss_kib, used)) = look(pid) else { continue };
-            let at = Instant::now();
-            if let Some((_, earlier, then)) = before.iter().find(|(known, ..)| *known == pid) {
-                let share =
-                    used.saturating_sub(*earlier).as_secs_f64() / at.duration_since(*then).as_secs_f64();
-                let at_s = start.elapsed().as_secs_f64();
-                kept.push(Sample { at_s, process, rss_kib, cpu_percent: share * 100.0 });
+        for (process, pid) in &self.pids {
+            let known = self.before.iter().find(|(known, ..)| known == pid);
+            if let Some(known) = known.filter(|(_, _, then)| then.elapsed() < APART) {
+                next.push(*known);
+                continue;
             }
-            next.push((pid, used, at));
+            // One that has just been killed is looked at again when it is back.
+            let Some((rss_kib, used, age)) = look(*pid) else { continue };
+            let at = Instant::now();
+            // What it used before anybody looked belongs to the first look, over the time that it is there.
+            let (used_since, time) = known.map_or((used, age), |(_, earlier, then)| {
+                (used.saturating_sub(*earlier), at.duration_since(*then))
+            });
+            let cpu_percent = used_since.as_secs_f64() / time.max(APART).as_secs_f64() * 100.0;
+            let at_s = at.duration_since(self.start).as_secs_f64();
+            self.samples.push(Sample { at_s, process: process.clone(), rss_kib, cpu_percent });
+            next.push((*pid, used, at));
         }
-        if kept.len() > KEPT_MAX {
-            thin(&mut kept);
-            interval *= 2;
+        self.before = next;
+        if self.samples.len() > KEPT_MAX {
+            thin(&mut self.samples);
+            self.interval *= 2;
         }
-        drop(kept);
-        before = next;
-        thread::park_timeout(interval);
     }
 }
 
@@ -120,17 +160,23 @@ fn thin(samples: &mut Vec<Sample>) {
     });
 }
 
-/// Resident memory in KiB and processor time so far.
-fn look(pid: u32) -> Option<(u64, Duration)> {
+/// Resident memory in KiB, processor time so far, and how long the process has been there.
+fn look(pid: u32) -> Option<(u64, Duration, Duration)> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The command's name is in parentheses and may hold anything; user and system time are fields 14 and 15.
+    // The command's name is in parentheses and may hold anything; user and system time are fields 14 and 15, the time of
+    // its start field 22.
     let fields: Vec<_> = stat.rsplit_once(") ")?.1.split(' ').collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok());
     // USER_HZ is 100 on every architecture that Linux runs XDP on (proc(5)).
-    let used = Duration::from_millis((ticks(11)? + ticks(12)?) * 10);
-    Some((rss.split_whitespace().next()?.parse().ok()?, used))
+    let time = |at: usize| {
+        let ticks = fields.get(at).and_then(|field| field.parse::<u64>().ok())?;
+        Some(Duration::from_millis(ticks * 10))
+    };
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime = Duration::try_from_secs_f64(uptime.split_whitespace().next()?.parse().ok()?).ok()?;
+    let age = uptime.saturating_sub(time(19)?);
+    Some((rss.split_whitespace().next()?.parse().ok()?, time(11)? + time(12)?, age))
 }
 
 #[cfg(test)]
@@ -139,8 +185,29 @@ mod tests {
 
     #[test]
     fn this_process_is_seen_and_a_missing_one_is_not() {
-        assert!(look(std::process::id()).unwrap().0 > 0);
+        let (rss_kib, used, age) = look(std::process::id()).unwrap();
+        assert!(rss_kib > 0 && used <= age * 64 + APART, "{used:?} in {age:?}");
         assert_eq!(look(0), None);
+    }
+
+    /// R8.4: of a part that is over in less than a second there is a line, too: processes are looked at when they come and
+    /// when they go.
+    #[test]
+    fn r8_4_a_short_part_is_seen_at_both_ends() {
+        let usage = Usage::start().unwrap();
+        let own = std::process::id();
+        usage.set(vec![("a".to_owned(), own)]);
+        assert!(!usage.samples().is_empty(), "at once");
+        usage.add("b", own);
+        // The clock of the looks is to go on.
+        let begun = Instant::now();
+        while begun.elapsed() < APART + Duration::from_millis(20) {
+            thread::yield_now();
+        }
+        usage.set(Vec::new());
+        let found = usage.samples();
+        let times: Vec<_> = found.iter().filter(|one| one.process == "a").map(|one| one.at_s).collect();
+        assert!(times.len() >= 2 && times[1] - times[0] >= 0.1, "{found:?}");
     }
 
     fn sample(process: &str, at_s: f64) -> Sample {

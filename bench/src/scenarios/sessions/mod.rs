@@ -144,8 +144,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let start = Instant::now();
     let mut run = Run { stage, options, start, storms: 0 };
     let measured = run.measure(&mut report, &mut progress);
-    report.samples = sampler.samples();
-    drop(sampler);
+    report.samples = sampler.finish();
     closing::conclude(report, run.stage, measured, &mut dir, &progress)
 }
 

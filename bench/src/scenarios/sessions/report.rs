@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::check_events::findings::Findings;
-use crate::result::{Ending, Environment, Quantiles};
-use crate::scenarios::closing::Judged;
+use crate::result::{Environment, Quantiles};
+use crate::scenarios::closing::{Judged, Outcome};
 use crate::scenarios::sampler::{Sample, Usage};
 
 /// The result.
@@ -14,13 +14,9 @@ use crate::scenarios::sampler::{Sample, Usage};
 pub struct Report {
     /// `sessions`.
     pub scenario: &'static str,
-    /// `false`: the audit log breaks a rule, or sessions were lost or doubled.
-    pub valid: bool,
-    /// Whole or broken off.
+    /// Valid: the audit log breaks no rule, and no session was lost or doubled.
     #[serde(flatten)]
-    pub ending: Ending,
-    /// What did not hold; empty in a good run.
-    pub failures: Vec<String>,
+    pub outcome: Outcome,
     /// Aims on the reference machine; a missed one is no failure.
     pub aims: Vec<Aim>,
     /// The members' keys follow from it.
@@ -345,8 +341,8 @@ impl Report {
             Grade::Bound,
             format!("adopted after {:.0} ms, not {:.0}", kill.readopted_ms, self.adoption_bound_ms),
         );
-        self.valid = lost.is_empty();
-        self.failures = [lost, broken].concat();
+        self.outcome.valid = lost.is_empty();
+        self.outcome.failures = [lost, broken].concat();
         self.aims = self.storms.iter().filter(|storm| storm.name.starts_with("link-down")).map(aim).collect();
     }
 
@@ -414,17 +410,12 @@ impl Judged for Report {
         self.conclude();
     }
 
-    fn end(&mut self, ending: Ending, failure: Option<String>) {
-        self.ending = ending;
-        self.failures.extend(failure);
+    fn outcome(&self) -> &Outcome {
+        &self.outcome
     }
 
-    fn is_valid(&self) -> bool {
-        self.valid
-    }
-
-    fn failures(&self) -> &[String] {
-        &self.failures
+    fn outcome_mut(&mut self) -> &mut Outcome {
+        &mut self.outcome
     }
 
     fn lines(&self) -> Vec<String> {
@@ -465,6 +456,7 @@ impl StormReport {
 mod tests {
     use super::*;
     use crate::check_events::findings::Sessions;
+    use crate::result::Ending;
     use crate::scenarios::sessions::POLICY;
     use crate::schemas::tests::fits_tightly;
 
@@ -507,12 +499,12 @@ mod tests {
         };
         let mut part = report.clone();
         report.judge(good().audit);
-        report.end(Ending::of(&Ok(())), None);
-        assert!(report.is_valid() && report.ending.complete && report.failures.is_empty());
+        report.outcome.end(Ending::of(&Ok(())));
+        assert!(report.outcome.valid && report.outcome.ending.complete && report.outcome.failures.is_empty());
         assert_eq!((report.aims.len(), report.lines().len() > 6), (1, true));
         fits_tightly(&report);
-        part.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))), Some("not complete: x".to_owned()));
-        assert!(!part.is_valid() && part.failures() == ["not complete: x"]);
+        part.outcome.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))));
+        assert!(!part.outcome.valid && part.outcome.failures == ["not complete: x"]);
         fits_tightly(&part);
     }
 
@@ -523,7 +515,7 @@ mod tests {
             let mut report = good();
             spoil(&mut report);
             report.conclude();
-            (report.valid, report.failures.len())
+            (report.outcome.valid, report.outcome.failures.len())
         };
         assert_eq!(judged(|_| ()), (true, 0));
         let lost: [fn(&mut Report); 7] = [

@@ -11,12 +11,12 @@ use anyhow::{Result, ensure};
 use jvpn_rig::Interrupt;
 use serde::Serialize;
 
-use super::closing::{self, Judged};
+use super::closing::{self, Judged, Outcome};
 use super::progress::Progress;
 use super::sampler::{Sample, Sampler};
 use super::stage::{Plan, Stage};
 use crate::check_events::findings::Findings;
-use crate::result::{Ending, Environment};
+use crate::result::Environment;
 use crate::run_dir::RunDir;
 use verdict::Trend;
 
@@ -81,13 +81,9 @@ struct Load {
 pub struct Report {
     /// `soak`.
     scenario: &'static str,
-    /// Whether the audit log broke no rule.
-    valid: bool,
-    /// Whole or broken off.
+    /// Valid: the audit log broke no rule.
     #[serde(flatten)]
-    ending: Ending,
-    /// What did not hold; empty in a good run.
-    failures: Vec<String>,
+    outcome: Outcome,
     seed: u64,
     sessions: usize,
     minutes: f64,
@@ -116,17 +112,12 @@ impl Judged for Report {
         self.conclude();
     }
 
-    fn end(&mut self, ending: Ending, failure: Option<String>) {
-        self.ending = ending;
-        self.failures.extend(failure);
+    fn outcome(&self) -> &Outcome {
+        &self.outcome
     }
 
-    fn is_valid(&self) -> bool {
-        self.valid
-    }
-
-    fn failures(&self) -> &[String] {
-        &self.failures
+    fn outcome_mut(&mut self) -> &mut Outcome {
+        &mut self.outcome
     }
 
     fn lines(&self) -> Vec<String> {
@@ -179,8 +170,7 @@ fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     };
     let sampler = Sampler::start(&stage.pids, SAMPLE_INTERVAL)?;
     let churned = churn(&mut stage, options, &mut report, &mut progress);
-    report.samples = sampler.samples();
-    drop(sampler);
+    report.samples = sampler.finish();
     closing::conclude(report, stage, churned, &mut dir, &progress)
 }
 
@@ -254,18 +244,18 @@ fn go_round(stage: &Stage<'_>, total: usize, round: usize) -> Result<()> {
 impl Report {
     fn conclude(&mut self) {
         self.trends = verdict::trends(&self.samples);
-        self.failures = self.trends.iter().filter_map(|trend| trend.complaint.clone()).collect();
+        self.outcome.failures = self.trends.iter().filter_map(|trend| trend.complaint.clone()).collect();
         let total = self.sessions as u64;
         if self.live_sessions != total {
-            self.failures.push(format!("{} sessions are live, not {total}", self.live_sessions));
+            self.outcome.failures.push(format!("{} sessions are live, not {total}", self.live_sessions));
         }
         // A session that switches or has just replaced another may hold a second slot for a moment.
         if self.slots_in_use > 2 * total {
-            self.failures.push(format!("{} slots are in use by {total} sessions", self.slots_in_use));
+            self.outcome.failures.push(format!("{} slots are in use by {total} sessions", self.slots_in_use));
         }
-        self.valid = self.audit.good;
-        if !self.valid {
-            self.failures.push(format!("the audit log breaks {} rules", self.audit.violations_total));
+        self.outcome.valid = self.audit.good;
+        if !self.outcome.valid {
+            self.outcome.failures.push(format!("the audit log breaks {} rules", self.audit.violations_total));
         }
     }
 
@@ -294,6 +284,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::result::Ending;
     use crate::schemas::tests::fits_tightly;
 
     /// R8.4: a judged run and one that was broken off fit the schema; a run that is too short to judge fails.
@@ -307,12 +298,12 @@ mod tests {
         };
         let mut part = report.clone();
         report.judge(Findings { good: true, ..Findings::default() });
-        report.end(Ending::of(&Ok(())), None);
-        assert!(report.is_valid() && report.ending.complete && report.failures().len() == 6);
+        report.outcome.end(Ending::of(&Ok(())));
+        assert!(report.outcome.valid && report.outcome.ending.complete && report.outcome.failures.len() == 6);
         assert_eq!(report.lines().len(), 9);
         fits_tightly(&report);
-        part.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))), Some("not complete: x".to_owned()));
-        assert!(!part.is_valid() && part.failures() == ["not complete: x"]);
+        part.outcome.end(Ending::of::<()>(&Err(anyhow::anyhow!("x"))));
+        assert!(!part.outcome.valid && part.outcome.failures == ["not complete: x"]);
         fits_tightly(&part);
     }
 

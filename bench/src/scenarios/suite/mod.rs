@@ -2,7 +2,8 @@
 //! with the preset `fintech`, what a reattach costs, and a storm.
 //!
 //! Each part is a run of its own in a directory of its own, resumable as such; what they say together is `result.json`,
-//! `report.html` and `summary.md` above them. Parts come one after the other: two at once would measure each other.
+//! `report.html` and `summary.md` above them. If it is asked for, peers that are installed come last, and their bars into
+//! the report. Parts come one after the other: two at once would measure each other.
 
 mod plan;
 mod report;
@@ -17,6 +18,7 @@ use jvpn_rig::emulator::Profile;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::contenders::{self, Kind};
 use super::progress::Progress;
 use super::recovery::aims::{self, AimRow};
 use super::recovery::{self, CauseResult};
@@ -37,6 +39,8 @@ pub struct Options {
     pub seed: u64,
     /// Clients at once.
     pub clients: u8,
+    /// The peers that are here beside it.
+    pub peers: bool,
     /// Goes on with what is in `out_dir`.
     pub resume: bool,
     /// Where everything goes. Absolute.
@@ -100,9 +104,9 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     // Of its own beside that of each part: its report is written when they are done, or have filled the disk.
     let reserve = Reserve::take(&options.out_dir)?;
     let begun = Instant::now();
-    let parts = plan::parts(options.size);
-    let left = parts.iter().map(|part| part.estimate(options)).collect::<Result<Vec<_>>>()?;
     let progress = Progress::start();
+    let parts = parts(options, &progress);
+    let left = parts.iter().map(|part| part.estimate(options)).collect::<Result<Vec<_>>>()?;
     progress.say(&format!("{} parts, about {} in all", parts.len(), minutes(left.iter().sum())));
     let mut report = Report {
         scenario: "suite".to_owned(),
@@ -140,13 +144,31 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     report.conclude(parts.len());
     environment::take_parts(&mut report.environment, &options.out_dir, parts.iter().map(|part| part.name));
     drop(reserve);
+    let filled = report.fill(&options.out_dir);
     report.write(&options.out_dir)?;
     report.show(&options.out_dir);
-    result?;
+    result.and(filled)?;
     if !report.valid {
         bail!("INVALID: see `problems` in {}/result.json", options.out_dir.display());
     }
     Ok(())
+}
+
+/// What is to be done.
+fn parts(options: &Options, progress: &Progress) -> Vec<Part> {
+    let mut parts = plan::parts(options.size);
+    if !options.peers {
+        return parts;
+    }
+    let here = contenders::peers_here();
+    if here.is_empty() {
+        progress.say("no peer is here, so none stands beside it: `cargo xtask setup --peers` gets them");
+    } else {
+        let names: Vec<_> = here.iter().map(|kind| kind.name()).collect();
+        progress.say(&format!("peers that are here: {}", names.join(", ")));
+        parts.push(plan::peers(options.size));
+    }
+    parts
 }
 
 /// Whether what is in the directory is a part of what is asked for: a part that another size has finished would be taken
@@ -182,10 +204,7 @@ pub fn is_one(dir: &Path) -> bool {
 pub fn write_pages(dir: &Path) -> Result<()> {
     let mut whole: Report =
         serde_json::from_value(read(dir)?).with_context(|| format!("{} has no suite", dir.display()))?;
-    for part in whole.parts.iter_mut().filter(|part| !part.causes.is_empty()) {
-        part.body =
-            recovery::page_of(&dir.join(&part.name)).with_context(|| format!("part {}", part.name))?;
-    }
+    whole.fill(dir)?;
     report::write(dir, &whole)
 }
 
@@ -203,8 +222,15 @@ impl Part {
     fn estimate(&self, options: &Options) -> Result<Duration> {
         match &self.work {
             Work::Recovery { .. } => recovery::estimate(&self.recovery(options)?),
-            Work::Cost { .. } | Work::Storm { .. } if self.is_done(options)? => Ok(Duration::ZERO),
+            Work::Cost { .. } | Work::Storm { .. } | Work::Peers { .. } if self.is_done(options)? => {
+                Ok(Duration::ZERO)
+            }
             Work::Cost { estimate, .. } | Work::Storm { estimate, .. } => Ok(*estimate),
+            Work::Peers { causes, trials, cap } => {
+                let asked = plan::beside_options((causes, *trials, *cap), options, &options.out_dir);
+                let here = [vec![Kind::Ours], contenders::peers_here()].concat();
+                Ok(recovery::beside::estimate(&asked, &here))
+            }
         }
     }
 
@@ -240,29 +266,48 @@ impl Part {
         let same = |name: &str, wanted: Option<&str>| {
             result.pointer(&format!("/environment/{name}")).and_then(Value::as_str) == wanted
         };
-        Ok(result.get("complete").and_then(Value::as_bool) != Some(false)
+        Ok(self.is_whole(&result)
             && same("commit", here.commit.as_deref())
             && same("build", Some(here.build)))
     }
 
+    /// Whether a result of it is all that there is to be had. A peer that hangs or dies leaves a result that is not whole,
+    /// and would once more: of peers it counts that nothing else ended the run.
+    fn is_whole(&self, result: &Value) -> bool {
+        match self.work {
+            Work::Peers { .. } => result.get("broken_off").is_some_and(Value::is_null),
+            Work::Recovery { .. } | Work::Cost { .. } | Work::Storm { .. } => {
+                result.get("complete").and_then(Value::as_bool) != Some(false)
+            }
+        }
+    }
+
     fn run(&self, options: &Options, interrupt: &Interrupt) -> Result<(PartReport, Vec<AimRow>)> {
         let dir = self.dir(options)?;
-        let what = self.what.to_owned();
         match &self.work {
             Work::Recovery { preset, .. } => {
                 let done = recovery::run(&self.recovery(options)?, interrupt)?;
-                let body = recovery::page_body(&dir, &done)?;
                 let part = PartReport {
                     name: self.name.to_owned(),
-                    what,
+                    what: self.what.to_owned(),
                     preset: Some((*preset).to_owned()),
                     valid: done.valid,
                     complete: done.complete,
                     problems: done.problems,
                     causes: done.causes,
-                    body,
+                    body: String::new(),
                 };
                 Ok((part, done.aims))
+            }
+            Work::Peers { causes, trials, cap } => {
+                if !self.is_done(options)? {
+                    let asked = plan::beside_options((causes, *trials, *cap), options, &dir);
+                    recovery::beside::run(&asked, interrupt)?;
+                }
+                let (mut part, aims) = self.taken_over(&dir, |_| Vec::new())?;
+                part.problems = recovery::beside::problem_of(&dir)?.into_iter().collect();
+                part.valid = part.problems.is_empty();
+                Ok((part, aims))
             }
             Work::Cost { sessions, .. } => {
                 if !self.is_done(options)? {
@@ -286,14 +331,13 @@ impl Part {
         aims: impl Fn(&Value) -> Vec<AimRow>,
     ) -> Result<(PartReport, Vec<AimRow>)> {
         let result = read(dir)?;
-        let flag = |name: &str| result.get(name).and_then(Value::as_bool) != Some(false);
         let failures = result.get("failures").and_then(Value::as_array).into_iter().flatten();
         let part = PartReport {
             name: self.name.to_owned(),
             what: self.what.to_owned(),
             preset: None,
-            valid: flag("valid"),
-            complete: flag("complete"),
+            valid: result.get("valid").and_then(Value::as_bool) != Some(false),
+            complete: self.is_whole(&result),
             problems: failures.filter_map(Value::as_str).map(str::to_owned).collect(),
             causes: Vec::new(),
             body: String::new(),
@@ -321,6 +365,15 @@ fn cost_aims(result: &Value) -> Vec<AimRow> {
 }
 
 impl Report {
+    /// Takes the pages of all parts of recovery, with what lies beside them by now.
+    fn fill(&mut self, dir: &Path) -> Result<()> {
+        for part in self.parts.iter_mut().filter(|part| !part.causes.is_empty()) {
+            part.body =
+                recovery::page_of(&dir.join(&part.name)).with_context(|| format!("part {}", part.name))?;
+        }
+        Ok(())
+    }
+
     fn conclude(&mut self, parts: usize) {
         self.complete = self.parts.len() == parts && self.parts.iter().all(|part| part.complete);
         for part in self.parts.iter().filter(|part| !part.valid || !part.problems.is_empty()) {

@@ -8,8 +8,9 @@ use clap::ValueEnum;
 use jvpn_rig::Interrupt;
 use serde::{Deserialize, Serialize};
 
-use super::Options;
-use crate::scenarios::recovery::{Cause, DEFAULT_PRESET};
+use super::{BESIDE_PEERS, Options};
+use crate::scenarios::contenders::Kind;
+use crate::scenarios::recovery::{Cause, DEFAULT_PRESET, beside};
 use crate::scenarios::{cost, sessions};
 
 /// How much is measured.
@@ -38,6 +39,7 @@ pub(super) enum Work {
     Recovery { preset: &'static str, causes: Vec<Cause>, rtts_ms: Vec<u64>, trials: u32 },
     Cost { sessions: u32, estimate: Duration },
     Storm { sessions: usize, estimate: Duration },
+    Peers { causes: Vec<Cause>, trials: u32, cap: Duration },
 }
 
 /// The parts, in their order: first what a reader asks for first.
@@ -103,6 +105,38 @@ pub(super) fn parts(size: Size) -> Vec<Part> {
         parts.retain(|part| !part.name.ends_with("-others"));
     }
     parts
+}
+
+/// How others come back from the causes of [`BESIDE_PEERS`]: last, for it takes longest and says least of ours.
+pub(super) fn peers(size: Size) -> Part {
+    let (causes, trials, cap_s) = match size {
+        Size::Full => (beside::CAUSES.to_vec(), 10, 90),
+        Size::Quick => (beside::CAUSES.to_vec(), 3, 15),
+        Size::Smoke => (vec![Cause::LinkDown, Cause::DataPlaneKill], 1, 5),
+    };
+    let work = Work::Peers { causes, trials, cap: Duration::from_secs(cap_s) };
+    Part { name: "peers", what: "how the peers come back from the same causes, 50 ms", work }
+}
+
+/// What `peers --recovery` is asked for as a part of a suite; its result goes beside [`BESIDE_PEERS`], too.
+pub(super) fn beside_options(
+    (causes, trials, cap): (&[Cause], u32, Duration),
+    options: &Options,
+    dir: &Path,
+) -> beside::Options {
+    beside::Options {
+        contenders: Kind::ALL.to_vec(),
+        causes: causes.to_vec(),
+        trials,
+        rtt: Duration::from_millis(50),
+        cap,
+        patience: Duration::from_secs(20),
+        script_after: None,
+        clients: options.clients,
+        seed: options.seed,
+        beside: Some(options.out_dir.join(BESIDE_PEERS)),
+        out_dir: dir.to_owned(),
+    }
 }
 
 /// Measures what a reattach costs, beside the Diffie-Hellman bound.

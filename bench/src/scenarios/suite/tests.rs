@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn options(dir: &Path, size: Size) -> Options {
-    Options { size, seed: 1, clients: 8, resume: false, out_dir: dir.to_owned() }
+    Options { size, seed: 1, clients: 8, peers: false, resume: false, out_dir: dir.to_owned() }
 }
 
 /// R8.1: one command covers every row of the table of aims: 200 trials of each cause at 50 ms, 30 at 0, 5 and 150, the
@@ -18,7 +18,7 @@ fn r8_1_the_suite_covers_every_aim() {
                 Work::Recovery { preset, causes, rtts_ms, trials } => {
                     (*preset == wanted && rtts_ms.contains(&at) && causes.contains(&cause)).then_some(*trials)
                 }
-                Work::Cost { .. } | Work::Storm { .. } => None,
+                Work::Cost { .. } | Work::Storm { .. } | Work::Peers { .. } => None,
             })
             .max()
     };
@@ -132,4 +132,49 @@ fn r8_4_a_suite_of_another_size_does_not_go_on() {
     let error = may_go_on(&resumed(Size::Full)).unwrap_err().to_string();
     assert!(error.contains("quick") && error.contains("full") && error.contains("--out"), "{error}");
     may_go_on(&options(dir.path(), Size::Full)).unwrap();
+}
+
+/// R8.1: what stands beside the peers is what the suite's own part has: causes, round-trip time, clients; ten trials each,
+/// and it is told how long the worst of them takes.
+#[test]
+fn r8_1_peers_are_asked_what_ours_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { peers: true, ..options(dir.path(), Size::Full) };
+    let Work::Peers { causes, trials, cap } = plan::peers(Size::Full).work else { panic!("no peers") };
+    let asked = plan::beside_options((&causes, trials, cap), &options, &dir.path().join("peers"));
+    assert_eq!((asked.trials, asked.clients, asked.rtt.as_millis()), (10, options.clients, 50));
+    assert_eq!(asked.beside, Some(dir.path().join(BESIDE_PEERS)));
+    let ours: Vec<_> = plan::parts(Size::Full)
+        .into_iter()
+        .filter_map(|part| match part.work {
+            Work::Recovery { causes, rtts_ms, .. } if rtts_ms == [50] => Some(causes),
+            Work::Recovery { .. } | Work::Cost { .. } | Work::Storm { .. } | Work::Peers { .. } => None,
+        })
+        .flatten()
+        .collect();
+    assert!(asked.causes.iter().all(|cause| ours.contains(cause)));
+    let alone = recovery::beside::estimate(&asked, &[Kind::Ours]);
+    let beside = recovery::beside::estimate(&asked, &[Kind::Ours, Kind::Gotatun]);
+    assert!(alone > Duration::from_secs(30) && beside > alone + cap * 4, "{alone:?}, {beside:?}");
+}
+
+/// R8.4: a peer that failed does not make a suite a part, nor is it asked again; what broke the run off does.
+#[test]
+fn r8_4_a_peers_failure_is_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { resume: true, ..options(dir.path(), Size::Smoke) };
+    let part = plan::peers(Size::Smoke);
+    let path = part.dir(&options).unwrap().join("result.json");
+    let put = |broken_off: Value| {
+        let environment = Environment::collect();
+        write_json(&path, &json!({"complete": false, "broken_off": broken_off, "environment": environment}))
+            .unwrap();
+        (
+            part.is_done(&options).unwrap(),
+            part.taken_over(path.parent().unwrap(), |_| Vec::new()).unwrap().0.complete,
+        )
+    };
+    assert_eq!(put(Value::Null), (true, true));
+    assert_eq!(part.estimate(&options).unwrap(), Duration::ZERO);
+    assert_eq!(put(json!("interrupted")), (false, false));
 }

@@ -3,7 +3,7 @@
 pub(super) mod cpu;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -110,6 +110,8 @@ pub struct Report {
     pub rounds: u32,
     /// Said of a run of fewer rounds than make a result.
     pub too_few: Option<&'static str>,
+    /// Span of one TCP measurement, ms.
+    pub span_ms: u64,
     /// Machine and versions.
     pub environment: Environment,
     /// What the client said of its offloads when they were on.
@@ -148,8 +150,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         deployment.explain(measured, interrupt)
     })();
     let stopped = deployment.stop();
-    // Whole rounds of a run that was broken off count, so its gateway is judged as well.
-    report.verdict.add(&account::keep_and_judge(&places, &options.out_dir));
+    report.judge(&measured, &places, &options.out_dir);
     let measured = measured.and(stopped).and(rig.remove());
     report.conclude(&measured);
     dir.conclude("Jumping VPN: throughput of one tunnel", &report, measured)?;
@@ -331,10 +332,20 @@ impl Report {
             ending: Ending::default(),
             rounds: options.rounds,
             too_few: None,
+            span_ms: u64::try_from(options.span.as_millis()).unwrap_or(u64::MAX),
             environment: Environment::collect(),
             offload: serde_json::Value::Null,
             medians: Vec::new(),
             rows: Vec::new(),
+        }
+    }
+
+    /// Judges the gateway, also that of a run that was broken off: whole rounds of it count. Before the first figure it may
+    /// have been ended without a line of its audit log: then nothing is there to judge, nor anything to be believed.
+    fn judge(&mut self, measured: &Result<()>, places: &Places, dir: &Path) {
+        let is_early = measured.is_err() && self.rows.is_empty();
+        if !is_early || account::has_a_line(places) {
+            self.verdict.add(&account::keep_and_judge(places, dir));
         }
     }
 
@@ -395,6 +406,37 @@ mod tests {
         let cpu_per_gb = Some(Cpu { gateway_s: mbit_s / 10.0, client_s: 1.0, machine_s: 2.0 });
         let (what, direction) = ("tcp_1".to_owned(), Direction::Up);
         Row { round, offload: Offload::On, what, direction, mbit_s, packets_s: None, cpu_per_gb }
+    }
+
+    /// R8.4: a run that is broken off before the first session is a part and not INVALID: its gateway has no line to judge.
+    /// A gateway that has one is judged, and one without any after a figure has lost its log.
+    #[test]
+    fn r8_4_nothing_to_judge_is_not_invalid() {
+        let dir = tempfile::tempdir().unwrap();
+        let (places, out) = (Places::under(dir.path()), dir.path().join("out"));
+        let log = places.audit_file();
+        for made in [&out, &places.config_dir, log.parent().unwrap()] {
+            std::fs::create_dir_all(made).unwrap();
+        }
+        let config = places.config_dir.join(Role::ControlPlane.config_file());
+        std::fs::write(config, "node_id = \"n\"\n\n[policy]\npreset = \"edge\"\n").unwrap();
+        let options = Options { rounds: 9, span: Duration::ZERO, out_dir: out.clone(), json: None };
+        let judged = |rows: &[Row], measured: Result<()>| {
+            let rows = rows.to_vec();
+            let mut report = Report { rows, ..Report::new(&options, "preset = \"edge\"\n".to_owned()) };
+            report.judge(&measured, &places, &out);
+            report.conclude(&measured);
+            fits_tightly(&report);
+            (report.verdict.valid, report.ending.complete)
+        };
+        let interrupted = || Err(anyhow!("interrupted"));
+        assert_eq!(judged(&[], interrupted()), (None, false), "no log");
+        assert_eq!(judged(&[row(1, 1.0)], interrupted()), (Some(false), false), "a session without a log");
+        assert_eq!(judged(&[], Ok(())), (Some(false), true));
+        std::fs::write(&log, "").unwrap();
+        assert_eq!(judged(&[], interrupted()), (None, false), "an empty log");
+        std::fs::write(&log, "nonsense\n").unwrap();
+        assert_eq!(judged(&[], interrupted()), (Some(false), false), "a line that breaks a rule");
     }
 
     #[test]

@@ -41,6 +41,7 @@ use crate::swarm::network::inner_address;
 use crate::timeline;
 use incident::{Place, Stage};
 use neighbour::Neighbour;
+pub use result::problem_of;
 pub(super) use result::section;
 use result::{Asked, Run, Trial};
 
@@ -108,12 +109,19 @@ pub struct Options {
     pub out_dir: PathBuf,
 }
 
-/// Measures and prints.
+/// Measures and prints for the command line.
 ///
 /// # Errors
-/// The network cannot be set up, ours failed or did not come back, or interrupted; what was
-/// measured is kept.
-pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
+/// As [`run`]; or ours failed, did not come back, or is INVALID.
+pub fn run_and_fail(options: &Options, interrupt: &Interrupt) -> Result<()> {
+    run(options, interrupt)?.map_or(Ok(()), |problem| bail!(problem))
+}
+
+/// Measures and prints; gives what is wrong with ours, if anything is.
+///
+/// # Errors
+/// The network cannot be set up, or interrupted; what was measured is kept.
+pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Option<String>> {
     let beside = options.beside.as_deref().map(Neighbour::find).transpose()?;
     let mut dir = RunDir::begin(&options.out_dir)?;
     let progress = Progress::start();
@@ -134,10 +142,14 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         beside.show()?;
     }
     result?;
-    match report.problem() {
-        Some(problem) => bail!(problem),
-        None => Ok(()),
-    }
+    Ok(report.problem())
+}
+
+/// How long a run with these contenders may take.
+#[must_use]
+pub fn estimate(options: &Options, contenders: &[Kind]) -> Duration {
+    let each = |cause: &Cause| contenders.iter().map(|kind| takes(options, *cause, *kind)).sum::<Duration>();
+    options.causes.iter().map(each).sum()
 }
 
 fn measure(
@@ -173,7 +185,7 @@ fn measure(
                 run.leave_out(found.contender, cause, why);
                 continue;
             }
-            let left = estimate(options, run, cause, found.contender).as_secs();
+            let left = rest(options, run, cause, found.contender).as_secs();
             progress.say(&format!(
                 "{cause}: {} ({} trials), about {left} s left in all",
                 found.contender, options.trials
@@ -200,27 +212,32 @@ fn measure(
     Ok(())
 }
 
-/// What is still to come from this contender and cause on: for the ETA. Of a peer on a silent path the worst is expected.
-fn estimate(options: &Options, run: &Run, cause: Cause, contender: Kind) -> Duration {
+/// What is still to come from this contender and cause on: for the ETA.
+fn rest(options: &Options, run: &Run, cause: Cause, contender: Kind) -> Duration {
     let order =
         options.causes.iter().flat_map(|cause| run.found.iter().map(|found| (*cause, found.contender)));
     let rest = order.skip_while(|pair| *pair != (cause, contender)).filter(|(_, kind)| !run.is_out(*kind));
-    let each = |(cause, kind): (Cause, Kind)| {
-        let silence = match (is_silent(cause) && kind.is_peer(), options.script_after) {
-            (true, None) => options.cap,
-            (true, Some(after)) => after,
-            // Its clients find out by their own timers.
-            (false, _) if cause.is_common() && kind.is_peer() => options.cap.min(PEER_RESTART),
-            (false, _) => Duration::ZERO,
-        };
-        let rounds = if cause.is_common() {
-            incidents(options, cause)
-        } else {
-            options.trials.div_ceil(u32::from(options.clients).max(1))
-        };
-        (silence + script::length(cause) + TRIAL) * rounds
+    rest.map(|(cause, kind)| takes(options, cause, kind)).sum()
+}
+
+/// What one contender and one cause may take: for the ETA. Of a peer on a silent path the worst is expected.
+fn takes(options: &Options, cause: Cause, kind: Kind) -> Duration {
+    if reason_against(cause, kind).is_some() {
+        return Duration::ZERO;
+    }
+    let silence = match (is_silent(cause) && kind.is_peer(), options.script_after) {
+        (true, None) => options.cap,
+        (true, Some(after)) => after,
+        // Its clients find out by their own timers.
+        (false, _) if cause.is_common() && kind.is_peer() => options.cap.min(PEER_RESTART),
+        (false, _) => Duration::ZERO,
     };
-    rest.filter(|(cause, kind)| reason_against(*cause, *kind).is_none()).map(each).sum()
+    let rounds = if cause.is_common() {
+        incidents(options, cause)
+    } else {
+        options.trials.div_ceil(u32::from(options.clients).max(1))
+    };
+    (silence + script::length(cause) + TRIAL) * rounds
 }
 
 /// Incidents that make up the trials: one that strikes all clients is a trial of each. Three at least, else its interval
