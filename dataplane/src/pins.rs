@@ -10,8 +10,9 @@
 use crate::ending::Ending;
 use anyhow::{Context as _, Result};
 use aya::programs::links::PinnedLink;
+use nix::fcntl::{Flock, FlockArg};
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -25,6 +26,8 @@ pub const TABLES: [&str; 11] = [
 ];
 /// Start of a link's name.
 const LINK: &str = "link-";
+/// How often a directory that is being removed is made again.
+const CLAIMS: usize = 3;
 /// BPF_OBJ_GET (linux/bpf.h).
 const BPF_OBJ_GET: libc::c_int = 7;
 /// BPF_LINK_DETACH (linux/bpf.h).
@@ -35,6 +38,8 @@ const BPF_LINK_DETACH: libc::c_int = 34;
 pub struct Pins {
     dir: PathBuf,
     kept: bool,
+    /// Held as long as these pins are in use: a directory that nobody holds and in which no link is, is a dead start's.
+    _claim: Option<Flock<File>>,
 }
 
 impl Pins {
@@ -46,11 +51,22 @@ impl Pins {
     pub fn make(root: &Path, wan_index: u32) -> Result<Self> {
         sweep(root);
         let dir = Self::dir(root, wan_index)?;
-        // Another data plane may remove the empty root between the two steps.
-        fs::create_dir_all(&dir).or_else(|_| fs::create_dir_all(&dir)).with_context(|| {
-            format!("cannot pin in {} (is a BPF file system mounted there? 'plan' shows it)", dir.display())
-        })?;
-        Ok(Self { dir, kept: false })
+        for _ in 0..CLAIMS {
+            // Another data plane may remove the empty root between the two steps.
+            fs::create_dir_all(&dir).or_else(|_| fs::create_dir_all(&dir)).with_context(|| {
+                format!(
+                    "cannot pin in {} (is a BPF file system mounted there? 'plan' shows it)",
+                    dir.display()
+                )
+            })?;
+            if let Some(claim) = claim(&dir, FlockArg::LockSharedNonblock) {
+                return Ok(Self { dir, kept: false, _claim: Some(claim) });
+            }
+        }
+        // Whoever may read the directory may hold its lock. Without the claim another start might take this one for dead,
+        // until it has a link.
+        tracing::warn!(dir = %dir.display(), "somebody holds the directory of pins: going on without a claim to it");
+        Ok(Self { dir, kept: false, _claim: None })
     }
 
     /// The pins of a data plane that runs, to look at; dropping these changes nothing.
@@ -62,7 +78,7 @@ impl Pins {
         fs::metadata(&dir).with_context(|| {
             format!("{} is not there: no data plane that pins runs on this interface", dir.display())
         })?;
-        Ok(Self { dir, kept: true })
+        Ok(Self { dir, kept: true, _claim: None })
     }
 
     fn dir(root: &Path, wan_index: u32) -> Result<PathBuf> {
@@ -195,16 +211,36 @@ fn remove_empty(root: &Path) {
     }
 }
 
-/// Removes directories whose links all lead to a device that is gone.
+/// Removes directories whose links all lead to a device that is gone, and those of data planes that were killed before
+/// they had a link: nobody holds them.
 fn sweep(root: &Path) {
-    for dir in entries(root) {
+    for dir in entries(root).into_iter().filter(|dir| is_of_data_plane(dir)) {
         let links = links(&dir);
         let is_dead = |path: &PathBuf| linked_interface(path).is_ok_and(|index| index == 0);
-        if !links.is_empty() && links.iter().all(is_dead) {
-            tracing::info!(dir = %dir.display(), "removing what a data plane left whose interfaces are gone");
+        if !links.iter().all(is_dead) {
+            continue;
+        }
+        // Held until it is gone, so that nobody begins in it meanwhile.
+        let claim = claim(&dir, FlockArg::LockExclusiveNonblock);
+        if !links.is_empty() || claim.is_some() {
+            tracing::info!(dir = %dir.display(), "removing what a data plane left that is gone");
             remove_tree(&dir);
         }
     }
+}
+
+/// Whether a directory is called as those of data planes are. The root may be another program's, too.
+fn is_of_data_plane(dir: &Path) -> bool {
+    let name = dir.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('-'));
+    name.is_some_and(|(namespace, index)| namespace.parse::<u64>().is_ok() && index.parse::<u32>().is_ok())
+}
+
+/// Takes the lock of a directory, unless somebody holds it in a way that excludes this, or it has just been removed.
+fn claim(dir: &Path, how: FlockArg) -> Option<Flock<File>> {
+    let claim = Flock::lock(File::open(dir).ok()?, how).ok()?;
+    let is_there =
+        fs::metadata(dir).is_ok_and(|found| claim.metadata().is_ok_and(|own| own.ino() == found.ino()));
+    is_there.then_some(claim)
 }
 
 /// The links that are pinned in a directory.
@@ -284,6 +320,27 @@ fn linked_interface(path: &Path) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// R1.2: what a start left that was killed before it had a link is swept by the next one, and the directory of one that
+    /// runs is not.
+    #[test]
+    fn r1_2_a_start_that_was_killed_leaves_no_pins() {
+        let root = tempfile::tempdir().unwrap();
+        let dead = root.path().join("1-4");
+        fs::create_dir_all(dead.join("v6")).unwrap();
+        fs::write(dead.join("v6/ROUTES"), "").unwrap();
+        let strange = root.path().join("tc-globals");
+        fs::create_dir(&strange).unwrap();
+        let mut first = Pins::make(root.path(), 7).unwrap();
+        assert!(!dead.exists() && strange.exists(), "and what another program has there stays");
+        first.keep();
+        let starting = first.clear_tables(6).unwrap();
+        drop(Pins::make(root.path(), 8).unwrap());
+        assert!(starting.exists(), "it runs");
+        drop(first);
+        drop(Pins::make(root.path(), 8).unwrap());
+        assert!(!starting.exists(), "nobody holds it, and no link is in it");
+    }
 
     /// R1.2: whatever this process found or made goes when it ends in order, and stays for the next one if it is told to
     /// leave it, also while it does not own it yet.
