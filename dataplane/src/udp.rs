@@ -313,14 +313,15 @@ mod tests {
     /// whichever of the two was on one device. Where both are on the same the old one is kept.
     #[test]
     fn r1_2_a_shared_socket_follows_the_interfaces() {
-        let in_a_namespace = std::thread::spawn(|| {
-            let made = unshare(CloneFlags::CLONE_NEWNET).is_ok()
-                && ip(&["link", "add", "a", "type", "veth", "peer", "name", "b"])
-                && ["a", "b", "lo"].into_iter().all(|name| ip(&["link", "set", name, "up"]));
-            if !made {
-                jvpn_testing::left_out("a network namespace of its own needs CAP_SYS_ADMIN, and ip");
+        let follows = || {
+            if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+                jvpn_testing::left_out(&format!(
+                    "a network namespace of its own needs CAP_SYS_ADMIN: {error}"
+                ));
                 return;
             }
+            ip(&["link", "add", "name", "a", "type", "veth", "peer", "name", "b"]);
+            ["a", "b", "lo"].into_iter().for_each(|name| ip(&["link", "set", "dev", name, "up"]));
             let in_use =
                 |opened: io::Result<OwnedFd>| opened.unwrap_err().raw_os_error() == Some(libc::EADDRINUSE);
             for (before, now) in
@@ -338,12 +339,15 @@ mod tests {
             }
             let old = open_shared(&["a", "b"], 0).unwrap();
             assert!(in_use(open_shared(&["b", "a"], port_of(&old).unwrap())), "in another order");
-        });
-        in_a_namespace.join().unwrap();
+        };
+        // The namespace is that of a thread of its own, whose name is who leaves a test out.
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        std::thread::Builder::new().name(name).spawn(follows).unwrap().join().unwrap();
     }
 
-    fn ip(args: &[&str]) -> bool {
-        std::process::Command::new("ip").args(args).status().is_ok_and(|status| status.success())
+    fn ip(args: &[&str]) {
+        let output = std::process::Command::new("ip").args(args).output().unwrap();
+        assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
     /// DATA never reaches the control plane's socket; its marked samples and control datagrams do.
