@@ -48,8 +48,8 @@ pub fn finish_checksum(packet: &mut [u8], inner: &Inner) -> bool {
     if field.end > inner.len || packet.get(field.clone()) != Some(&left_out.to_be_bytes()[..]) {
         return false;
     }
-    // UDP's own length may be less than what IP carries (RFC 768): its checksum covers that
-    // much, and no kernel leaves such a one out.
+    // UDP's own length may be less than what IP carries (RFC 768): its checksum covers that much, and no kernel leaves such
+    // a one out.
     if protocol == PROTOCOL_UDP {
         let length = at + UDP_LENGTH_AT..at + UDP_LENGTH_AT + 2;
         let carried = u16::try_from(inner.len - at).ok().map(u16::to_be_bytes);

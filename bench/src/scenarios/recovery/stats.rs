@@ -14,12 +14,12 @@ pub(crate) fn quantile(sorted: &[f64], quantile: f64) -> f64 {
 }
 
 /// Values that belong together: those of clients that one incident struck.
-pub(crate) type Incident = Vec<f64>;
+pub(super) type Incident = Vec<f64>;
 
 /// 95 % confidence intervals of quantiles, by resampling whole incidents (percentile bootstrap): values of one incident
 /// are no independent witnesses. The same values and seed give the same intervals.
 #[must_use]
-pub(crate) fn bootstrap<const N: usize>(
+pub(super) fn bootstrap<const N: usize>(
     incidents: &[Incident],
     quantiles: [f64; N],
     seed: u64,
@@ -49,7 +49,7 @@ pub(crate) fn bootstrap<const N: usize>(
 
 /// 95 % confidence interval of a share, by Wilson's score.
 #[must_use]
-pub(crate) fn wilson(successes: u64, trials: u64) -> [f64; 2] {
+pub(super) fn wilson(successes: u64, trials: u64) -> [f64; 2] {
     const Z: f64 = 1.959_964;
     if trials == 0 {
         return [0.0, 1.0];
