@@ -287,10 +287,10 @@ finding is in fuzz/artifacts; `cargo run -p jvpn-fuzz -- run TARGET FILE` shows 
 const CI_HELP: &str = "\
 cargo xtask ci
 
-What .ci/run runs: set-up, a browser and wireguard-go for the tests that want them (for three minutes at most; without
-them these are left out, counted and named), cargo fmt --check, tidy, the XDP object without warnings and with its lock
-file, clippy with warnings as errors, cargo deny if it is installed, and what `cargo xtask test` does. No step stops the
-next; a table at the end says what failed and what each took.
+What .ci/run runs: set-up, a browser and wireguard-go for the tests that want them (fetched beside what follows, for three
+minutes at most; without them these are left out, counted and named), cargo fmt --check, tidy, the XDP object without
+warnings and with its lock file, clippy with warnings as errors, cargo deny if it is installed, and what `cargo xtask test`
+does. No step stops the next; a table at the end says what failed and what each took.
 ";
 
 const TIDY_HELP: &str = "\
