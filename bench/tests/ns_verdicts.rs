@@ -44,7 +44,7 @@ fn r8_4_a_broken_audit_line_makes_throughput_invalid() {
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r8_4_a_broken_audit_line_makes_peers_invalid() {
-    is_invalid(&["peers", "--contender", "ours", "--rounds", "1", "--span-ms", "500"]);
+    is_invalid(&["peers", "--contender", "ours", "--rounds", "1", "--span-ms", "200"]);
 }
 
 /// R8.4, R6.1: also where it is struck.

@@ -5,9 +5,10 @@
 //! everything twice.
 
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 
 use crate::ebpf::Toolchain;
 use crate::run::{Interrupted, Runner, interrupted, seconds};
@@ -19,13 +20,14 @@ use crate::tree::Tree;
 pub(crate) fn ci(tree: &Tree, runner: &Runner) -> Result<()> {
     let mut table = Table::default();
     table.step("setup", || setup::install(tree, runner))?;
-    table.step_in_part("extras", || setup::extras::try_install(tree, runner))?;
-    table.step("fmt", || fmt(tree, runner))?;
-    table.step("tidy", || tidy::tidy(tree))?;
-    table.step("xdp object", || xdp_object(tree, runner))?;
-    table.step("clippy", || clippy(tree, runner))?;
-    table.step_in_part("deny", || deny(tree, runner))?;
-    let built = table.step("build tests", || test::build(tree, runner, &["--locked"]))?;
+    let built = thread::scope(|scope| {
+        // Fetching waits for a network, all else here for the processor.
+        let extras = scope.spawn(|| setup::extras::try_install(tree, runner));
+        let built = check_and_build(tree, runner, &mut table)?;
+        let fetched = || extras.join().map_err(|_| anyhow!("the thread that fetches has panicked"))?;
+        table.step_in_part("extras", fetched)?;
+        anyhow::Ok(built)
+    })?;
     let mut tally = None;
     table.step("test", || {
         ensure!(built, "not run, for they do not build");
@@ -33,6 +35,16 @@ pub(crate) fn ci(tree: &Tree, runner: &Runner) -> Result<()> {
         Ok(())
     })?;
     table.close(tally.as_ref())
+}
+
+/// Everything that comes before the tests; says whether these are built.
+fn check_and_build(tree: &Tree, runner: &Runner, table: &mut Table) -> Result<bool> {
+    table.step("fmt", || fmt(tree, runner))?;
+    table.step("tidy", || tidy::tidy(tree))?;
+    table.step("xdp object", || xdp_object(tree, runner))?;
+    table.step("clippy", || clippy(tree, runner))?;
+    table.step_in_part("deny", || deny(tree, runner))?;
+    table.step("build tests", || test::build(tree, runner, &["--locked"]))
 }
 
 fn fmt(tree: &Tree, runner: &Runner) -> Result<()> {

@@ -247,10 +247,10 @@ said; bars of another commit are refused.
 const TEST_HELP: &str = "\
 cargo xtask test [filter]
 
-Set-up, then `cargo test --workspace`, then, as root, the tests marked #[ignore = \"needs root…\"], one at a time. Not
-root: says how many those are. What tests leave out for want of something is counted and named at the end. [filter] is
-cargo test's: only tests whose names contain it. Tests that start processes take them from JVPN_BIN_DIR, which is set
-here.
+Set-up, then `cargo test --workspace`, then, as root, the tests marked #[ignore = \"needs root…\"]: one at a time, and at
+last, two programs at a time, those that mostly wait. Not root: says how many those are. What tests leave out for want of
+something is counted and named at the end. [filter] is cargo test's: only tests whose names contain it, then one at a time
+all of them. Tests that start processes take them from JVPN_BIN_DIR, which is set here.
 ";
 
 const MODEL_HELP: &str = "\
@@ -290,10 +290,10 @@ finding is in fuzz/artifacts; `cargo run -p jvpn-fuzz -- run TARGET FILE` shows 
 const CI_HELP: &str = "\
 cargo xtask ci
 
-What .ci/run runs: set-up, a browser and wireguard-go for the tests that want them (for three minutes at most; without
-them these are left out, counted and named), cargo fmt --check, tidy, the XDP object without warnings and with its lock
-file, clippy with warnings as errors, cargo deny if it is installed, and what `cargo xtask test` does. No step stops the
-next; a table at the end says what failed and what each took.
+What .ci/run runs: set-up, a browser and wireguard-go for the tests that want them (fetched beside what follows, for three
+minutes at most; without them these are left out, counted and named), cargo fmt --check, tidy, the XDP object without
+warnings and with its lock file, clippy with warnings as errors, cargo deny if it is installed, and what `cargo xtask test`
+does. No step stops the next; a table at the end says what failed and what each took.
 ";
 
 const TIDY_HELP: &str = "\

@@ -85,11 +85,7 @@ impl Runner {
         limit: Option<Duration>,
     ) -> Result<String> {
         let start = Instant::now();
-        let path = self.log_dir.join(format!("{}.log", file_name(name)));
-        let log = File::create(&path).with_context(|| format!("cannot create the log {}", path.display()))?;
-        let copy = log.try_clone().with_context(|| format!("cannot share the log {}", path.display()))?;
-        let child = spawn(command.stdin(Stdio::null()).stdout(log).stderr(copy))?;
-
+        let (child, path) = self.start(name, command)?;
         let mut progress = Progress::new(name, Some(path.clone()));
         let status = wait(child, limit, |elapsed| progress.tick(elapsed))?;
         progress.clear();
@@ -109,6 +105,47 @@ impl Runner {
         }
         done(name, start.elapsed());
         Ok(text)
+    }
+
+    /// Runs `command` with its output in a log file, and passes that on in one piece when it has ended, so that two may
+    /// run at once. Each line is also handed to `each_line`.
+    pub(crate) fn in_one_piece(
+        &self,
+        name: &str,
+        command: &mut Command,
+        each_line: impl FnMut(&str),
+    ) -> Result<()> {
+        println!("  …     {name}");
+        let start = Instant::now();
+        let (child, path) = self.start(name, command)?;
+        // Two that draw on one line of a terminal would tear each other's.
+        let mut progress = Progress { terminal: false, ..Progress::new(name, Some(path.clone())) };
+        let status = wait(child, None, |elapsed| progress.tick(elapsed))?;
+        let text = String::from_utf8_lossy(&fs::read(&path).unwrap_or_default()).into_owned();
+        // Nothing sensible is left to do when standard output is gone.
+        let _ = io::stdout().lock().write_all(text.as_bytes());
+        text.lines().for_each(each_line);
+        if let Some(signal) = interrupted() {
+            bail!(signal);
+        }
+        if !status.success() {
+            bail!(
+                "{name} failed after {}: {} (log: {})",
+                seconds(start.elapsed()),
+                ended(status),
+                path.display()
+            );
+        }
+        done(name, start.elapsed());
+        Ok(())
+    }
+
+    /// Starts `command` with its output in a log file of that name.
+    fn start(&self, name: &str, command: &mut Command) -> Result<(Child, PathBuf)> {
+        let path = self.log_dir.join(format!("{}.log", file_name(name)));
+        let log = File::create(&path).with_context(|| format!("cannot create the log {}", path.display()))?;
+        let copy = log.try_clone().with_context(|| format!("cannot share the log {}", path.display()))?;
+        Ok((spawn(command.stdin(Stdio::null()).stdout(log).stderr(copy))?, path))
     }
 
     /// Runs `command` with its output passed through; each line is also handed to `each_line`.
@@ -306,6 +343,22 @@ mod tests {
         let error = runner.logged_within("slow", command.args(["-c", "sleep 60"]), limit).unwrap_err();
         assert!(error.to_string().contains("no longer"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(20), "it was waited for");
+        fs::remove_dir_all(&runner.log_dir).unwrap();
+    }
+
+    /// A step that runs beside another one is silent until it has ended.
+    #[test]
+    fn a_step_in_one_piece_hands_over_every_line_and_its_failure() {
+        let runner = runner("piece");
+        let mut lines = Vec::new();
+        let mut command = Command::new("sh");
+        let script = "echo one; echo two >&2; echo three; exit 4";
+        let outcome = runner.in_one_piece("a b", command.args(["-c", script]), |l| lines.push(l.to_owned()));
+        assert_eq!(lines, ["one", "two", "three"]);
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("a b failed") && error.contains("exit code 4"), "{error}");
+        assert!(error.contains("a-b.log"), "{error}");
+        runner.in_one_piece("true", &mut Command::new("true"), |_| ()).unwrap();
         fs::remove_dir_all(&runner.log_dir).unwrap();
     }
 

@@ -1,15 +1,19 @@
 //! The verb `test`: everything that anybody may run, then everything that needs root.
 //!
 //! A test that needs root (namespaces, XDP, AF_XDP) is marked `#[ignore = "needs root…"]`; `tidy` sees to it that the
-//! mark is used for nothing else. Those run one at a time: they share two cores and the names of devices.
+//! mark is used for nothing else. Those run one at a time, for they share two cores; the programs that mostly wait run
+//! two at a time ([`side_by_side`]).
+
+mod side_by_side;
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::binaries;
-use crate::run::Runner;
+use crate::run::{Interrupted, Runner};
 use crate::setup;
 use crate::tree::Tree;
 
@@ -32,11 +36,8 @@ pub(crate) fn build(tree: &Tree, runner: &Runner, extra: &[&str]) -> Result<()> 
 /// Runs the tests that [`build`] has built.
 pub(crate) fn run(tree: &Tree, runner: &Runner, filter: Option<&str>) -> Result<Tally> {
     let mut tally = Tally::default();
-    let mut all = test_command(tree);
-    all.args(filter);
     // Not only the first program's failures: a run takes minutes, and all of them are wanted.
-    let plain = runner.shown("tests", &mut all, |line| tally.read(line));
-
+    let plain = plain(tree, runner, filter, &mut tally);
     let privileged = if setup::is_root() {
         privileged(tree, runner, filter, &mut tally)
             .inspect_err(|error| binaries::sweep_if_interrupted(tree, error))
@@ -44,28 +45,70 @@ pub(crate) fn run(tree: &Tree, runner: &Runner, filter: Option<&str>) -> Result<
         leave_out(tree, runner, filter, &mut tally)
     };
     println!("{tally}");
-    plain.and(privileged)?;
+    both(plain, privileged)?;
     Ok(tally)
 }
+
+/// Everything that needs no root. Libraries, whose tests wait for much, are tested beside the programs of `tests`, which
+/// compute.
+fn plain(tree: &Tree, runner: &Runner, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
+    if let Some(filter) = filter {
+        return runner.shown("tests", test_command(tree).arg(filter), |line| tally.read(line));
+    }
+    let programs = tree.test_programs()?;
+    let tests = side_by_side::run(runner, tally, &["tests of programs", LIBRARIES], |name| {
+        let mut command = test_command(tree);
+        if name == LIBRARIES {
+            command.args(["--lib", "--bins"]);
+        } else {
+            command.args(programs.iter().flat_map(|name| ["--test", name]));
+        }
+        command
+    });
+    let documents =
+        runner.shown("documentation tests", test_command(tree).arg("--doc"), |line| tally.read(line));
+    both(tests, documents)
+}
+
+const LIBRARIES: &str = "tests of libraries";
 
 fn privileged(tree: &Tree, runner: &Runner, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
     setup::require_kernel().context("the privileged tests cannot run")?;
     // Those that will run now were counted as left out before.
     tally.left_out = 0;
-    let mut command = privileged_command(tree);
-    command.args(["--test-threads=1"]).args(filter);
-    runner.shown("privileged tests", &mut command, |line| tally.read(line))
+    if let Some(filter) = filter {
+        let mut command = privileged_command(tree, ALL_TARGETS);
+        return runner.shown("privileged tests", command.arg(filter), |line| tally.read(line));
+    }
+    let programs = tree.test_programs()?;
+    let mut command = privileged_command(tree, one_at_a_time(&programs));
+    let alone = runner.shown("privileged tests, one at a time", &mut command, |line| tally.read(line));
+    let beside = side_by_side::run(runner, tally, &side_by_side::PROGRAMS, |name| {
+        privileged_command(tree, ["--test", name])
+    });
+    both(alone, beside)
 }
 
 fn leave_out(tree: &Tree, runner: &Runner, filter: Option<&str>, tally: &mut Tally) -> Result<()> {
-    let list =
-        runner.logged("list of privileged tests", privileged_command(tree).arg("--list").args(filter))?;
+    let list = runner.logged(
+        "list of privileged tests",
+        privileged_command(tree, ALL_TARGETS).arg("--list").args(filter),
+    )?;
     tally.left_out = list.lines().filter(|line| line.ends_with(": test")).count();
     println!(
         "  left out: {} tests, for they need root (network namespaces, XDP); `sudo -E cargo xtask test` runs them",
         tally.left_out
     );
     Ok(())
+}
+
+/// Says what failed in either; an interruption stands for itself.
+fn both(first: Result<()>, second: Result<()>) -> Result<()> {
+    match (first, second) {
+        (Err(error), _) | (_, Err(error)) if error.is::<Interrupted>() => Err(error),
+        (Err(first), Err(second)) => bail!("{first:#}; {second:#}"),
+        (first, second) => first.and(second),
+    }
 }
 
 fn test_command(tree: &Tree) -> Command {
@@ -75,10 +118,19 @@ fn test_command(tree: &Tree) -> Command {
 }
 
 /// Without documentation tests: an `ignore` there means another thing.
-fn privileged_command(tree: &Tree) -> Command {
+const ALL_TARGETS: [&str; 3] = ["--lib", "--bins", "--tests"];
+
+/// The tests of these targets that need root, one after the other.
+fn privileged_command(tree: &Tree, targets: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = test_command(tree);
-    command.args(["--lib", "--bins", "--tests", "--", "--ignored"]);
+    command.args(targets).args(["--", "--ignored", "--test-threads=1"]);
     command
+}
+
+/// All targets but those that run side by side.
+fn one_at_a_time(programs: &BTreeSet<String>) -> Vec<&str> {
+    let alone = programs.iter().map(String::as_str).filter(|name| !side_by_side::PROGRAMS.contains(name));
+    ["--lib", "--bins"].into_iter().chain(alone.flat_map(|name| ["--test", name])).collect()
 }
 
 /// How the tests themselves say that they, or parts of them, checked nothing on this machine (`common/testing`).
@@ -144,6 +196,29 @@ impl std::fmt::Display for Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is in no lane is in the call for the others, and the other way round: every program runs once.
+    #[test]
+    fn every_program_runs_once() {
+        let programs = Tree::locate().unwrap().test_programs().unwrap();
+        let targets = one_at_a_time(&programs);
+        assert_eq!(targets[..2], ["--lib", "--bins"]);
+        let alone = targets[2..].iter().filter(|target| **target != "--test").map(|name| (*name).to_owned());
+        let beside = side_by_side::PROGRAMS.map(str::to_owned);
+        let mut all: Vec<_> = alone.chain(beside).collect();
+        all.sort_unstable();
+        assert_eq!(all, programs.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn both_failures_are_told_and_an_interruption_stays_one() {
+        let failed = |word: &'static str| Err(anyhow::anyhow!(word));
+        assert_eq!(both(failed("a"), failed("b")).unwrap_err().to_string(), "a; b");
+        assert_eq!(both(Ok(()), failed("b")).unwrap_err().to_string(), "b");
+        assert!(both(failed("a"), Err(Interrupted(2).into())).unwrap_err().is::<Interrupted>());
+        assert!(both(Err(Interrupted(2).into()), Ok(())).unwrap_err().is::<Interrupted>());
+        both(Ok(()), Ok(())).unwrap();
+    }
 
     #[test]
     fn result_lines_are_summed_and_others_ignored() {

@@ -24,7 +24,7 @@ const CHUNK_OCTETS: usize = 128 << 10;
 const WARM_UP: Duration = Duration::from_millis(400);
 /// Datagrams between two looks at the clock.
 const BURST: u64 = 16;
-/// How long a receiver waits for stragglers.
+/// How long a receiver waits for stragglers, and never longer than was sent: short shots would mostly be waiting.
 const LINGER: Duration = Duration::from_millis(150);
 /// Buffer of a receiver: a moment in which it does not run loses nothing.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -149,7 +149,7 @@ pub fn udp(
     sender.connect((to.1, UDP_PORT))?;
     // A tunnel device that nobody reads any more must not hold the sender for ever.
     sender.set_write_timeout(Some(LINGER))?;
-    receiver.set_read_timeout(Some(LINGER))?;
+    receiver.set_read_timeout(Some(linger(span)))?;
     let over = Arc::new(AtomicBool::new(false));
     let counting = std::thread::spawn({
         let over = Arc::clone(&over);
@@ -176,6 +176,11 @@ pub fn udp(
     over.store(true, Ordering::Relaxed);
     let arrived = counting.join().map_err(|_| anyhow::anyhow!("the receiver's thread panicked"))?;
     Ok(Shot { sent, arrived, took })
+}
+
+/// How long a receiver waits for stragglers of a shot of `span`.
+fn linger(span: Duration) -> Duration {
+    span.clamp(Duration::from_millis(1), LINGER)
 }
 
 /// Counts until nothing has come for a while after the end.
@@ -208,4 +213,16 @@ fn pause(span: Duration, interrupt: &Interrupt) -> Result<()> {
     wait::until("the span of a measurement", span * 2 + Duration::from_secs(5), interrupt, || {
         Ok((start.elapsed() >= span).then_some(()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_shot_is_not_waited_for_longer_than_it_took() {
+        assert_eq!(linger(Duration::from_millis(50)), Duration::from_millis(50));
+        assert_eq!(linger(Duration::from_millis(500)), LINGER, "what is measured with is waited for as ever");
+        assert!(!linger(Duration::ZERO).is_zero(), "a timeout of nothing is none");
+    }
 }
