@@ -184,7 +184,7 @@ fn plots(out: &Path, name: &str) -> usize {
     assert!(["jvpn-dataplane", "new binding", "silent_blackhole"].iter().all(|word| count(word) > 0));
     assert!(!text.contains("NaN"), "a plot lacks a number");
     let Some(browser) = browser::find() else {
-        eprintln!("left out: no Chromium here; `cargo xtask setup --browser` installs one");
+        jvpn_testing::left_out_in_part(browser::NONE);
         return count("<svg");
     };
     for width in [1_000, 1_600] {

@@ -7,14 +7,18 @@
 mod lab;
 
 use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use jvpn_bench::deployment::{self, Role};
+use jvpn_bench::deployment::{self, Deployment, Role, Settings};
 use jvpn_rig::tool::IP;
+use jvpn_rig::topology::GATEWAY_WAN;
+use jvpn_rig::{DATA_OCTET, TUNNEL_PORT, wait};
 
-use lab::{Lab, report_gap};
+use lab::{Lab, PATIENCE, report_gap};
 
 /// Where data planes pin what outlives them.
 const PINS: &str = "/sys/fs/bpf/jvpn";
@@ -89,6 +93,48 @@ fn r0_5_a_program_is_replaced_without_losing_a_packet() {
     drop(heartbeat);
     lab.finish();
     assert!(is_empty_or_gone(&dir), "an ordered end leaves nothing pinned");
+}
+
+/// R0.5: a program that has taken another's place logs where that one did, and the running data plane tells it.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_5_a_program_that_replaced_another_is_heard() {
+    let mut lab = Lab::prepare();
+    let (real, bin, out) =
+        (deployment::find_programs().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    // What XDP logs is of level debug.
+    let (name, told) = (Role::DataPlane.program(), "JVPN_LOG=debug");
+    let script = format!("#!/bin/sh\n{told} exec '{}' \"$@\"\n", real.join(name).display());
+    fs::write(bin.path().join(name), script).unwrap();
+    fs::set_permissions(bin.path().join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    let (bin_dir, out_dir) = (bin.path().to_owned(), out.path().to_owned());
+    let settings = Settings { bin_dir, out_dir, max_switches_per_min: None };
+    lab.deployment = Deployment::new(&settings, &lab.places);
+    lab.edit(Role::DataPlane, "workers = 2", "xdp_log = true\nworkers = 2");
+    lab.launch(Role::DataPlane);
+
+    let log = out.path().join(format!("{name}.log"));
+    let heard = || fs::read_to_string(&log).unwrap().matches("unbound DATA").count();
+    let nobodys = [&[DATA_OCTET, 0, 0, 0, 0, 0, 0, 9][..], &[7; 40]].concat();
+    let is_heard = |when: &str| {
+        let before = heard();
+        let sent = || -> std::io::Result<usize> {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.send_to(&nobodys, (GATEWAY_WAN, TUNNEL_PORT))
+        };
+        wait::until(when, PATIENCE, &lab.interrupt, || {
+            lab.rig.attacker().run(sent)??;
+            Ok((heard() > before).then_some(()))
+        })
+        .unwrap();
+    };
+    is_heard("the first program is heard");
+    let first = program_id(&lab);
+    let output = replace_program(&lab);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_ne!(program_id(&lab), first);
+    is_heard("the program in its place is heard");
+    lab.finish();
 }
 
 /// R1.2, R7.3: a restart by SIGUSR2 and one by SIGKILL under traffic: the link stays attached, the next process replaces

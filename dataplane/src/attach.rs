@@ -6,7 +6,7 @@ use crate::frame::Mac;
 use crate::hook::{Hook, PROGRAMS, write_plain_ports, write_ports};
 use crate::ladder::{Mode, Standing, Step, Why};
 use crate::netlink::{Link, Netlink};
-use crate::pins::{Pins, TABLES};
+use crate::pins::{self, LOG, Pins, TABLES};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::links::{FdLink, PinnedLink};
@@ -263,7 +263,7 @@ impl Steering {
             let map = self.bpf.map(name).ok_or_else(|| anyhow!("the XDP object has no map {name}"))?;
             map.pin(dir.join(name)).with_context(|| format!("cannot pin table {name}"))?;
         }
-        Ok(())
+        pins::pin_log(&dir, self.log_fd(), self.bpf.map(LOG))
     }
 
     /// Whether the programs stay attached if this process dies.

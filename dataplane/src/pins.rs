@@ -8,13 +8,14 @@
 //! `pin_dir/<network namespace>-<WAN interface index>/link-wan`, `…/link-lan`, `…/v<contract version>/<table>`
 
 use crate::ending::Ending;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+use aya::maps::{Map, MapData};
 use aya::programs::links::PinnedLink;
 use nix::fcntl::{Flock, FlockArg};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ pub const TABLES: [&str; 11] = [
     "BINDINGS", "GATE", "ROUTES", "LIMITS", "SOURCES", "HANDLES", "EDGE", "COUNTERS", "PORTS", "WAN_XSKS",
     "LAN_XSKS",
 ];
+/// The ring in which the programs log (aya-log's). Pinned beside the tables, so that a program that takes another's place
+/// writes where somebody reads.
+pub const LOG: &str = "AYA_LOGS";
 /// Start of a link's name.
 const LINK: &str = "link-";
 /// How often a directory that is being removed is made again.
@@ -200,6 +204,22 @@ impl Drop for Pins {
             self.dir.parent().into_iter().for_each(remove_empty);
         }
     }
+}
+
+/// Pins the ring of the log in a directory of tables: `read` is that of who reads it, who has taken it out of the object.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn pin_log(dir: &Path, read: Option<BorrowedFd<'_>>, unread: Option<&Map>) -> Result<()> {
+    let pinned = match (read, unread) {
+        (Some(ring), _) => {
+            let ring = ring.try_clone_to_owned().context("XDP log ring")?;
+            MapData::from_fd(ring).context("XDP log ring")?.pin(dir.join(LOG))
+        }
+        (None, Some(ring)) => ring.pin(dir.join(LOG)),
+        (None, None) => bail!("the XDP object has no map {LOG}"),
+    };
+    pinned.context("cannot pin the XDP log ring")
 }
 
 /// Removes the directory of all data planes' pins after the last of them, if it is this user's. The kernel refuses while

@@ -1,13 +1,13 @@
 //! `jvpn-dataplane replace-program`: puts this binary's XDP programs into the place of the running ones.
 //!
-//! The new programs use the tables of the running data plane, and each link goes from the old program to the new one in
-//! one step of the kernel: between two packets. The data plane goes on and learns nothing of it.
+//! The new programs use the tables and the log of the running data plane, and each link goes from the old program to the
+//! new one in one step of the kernel: between two packets. The data plane goes on and learns nothing of it.
 
 use crate::attach::OBJECT;
 use crate::config::Config;
 use crate::hook::PROGRAMS;
 use crate::netlink::Netlink;
-use crate::pins::{Pins, TABLES};
+use crate::pins::{LOG, Pins, TABLES};
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::EbpfLoader;
 use aya::programs::Xdp;
@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 /// Replaces the XDP programs of the running data plane by those of this binary, without losing a packet.
 ///
-/// Tables, sockets and sessions stay. The running data plane must be of the same contract version; otherwise restart
+/// Tables, log, sockets and sessions stay. The running data plane must be of the same contract version; otherwise restart
 /// data plane and control plane together.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Command {
@@ -45,7 +45,8 @@ pub fn replace(config: &Config) -> Result<Vec<&'static str>> {
     }
     let tables = pins.tables_dir(CONTRACT_VERSION);
     let mut loader = EbpfLoader::new();
-    for name in TABLES {
+    // The ring of the log, too: the running data plane reads no other one.
+    for name in TABLES.into_iter().chain([LOG]) {
         let path = tables.join(name);
         if !path.exists() {
             bail!("{} is not there; restart the data plane", path.display());

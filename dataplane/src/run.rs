@@ -1,7 +1,7 @@
 //! The process: attaches, opens ports, waits for the control plane, starts the threads, and ends them.
 
 use crate::attach::{Side, Steering};
-use crate::claim::Claims;
+use crate::claim::{self, Claims};
 use crate::config::Config;
 use crate::crew::{Bells, Crew, Threads, install_loop, named};
 use crate::ending::{Ending, Stops};
@@ -35,6 +35,7 @@ use jvpn_tables::mapping::{Secrecy, is_same_memory, secret_memory, shared_memory
 use jvpn_tables::{Doorbell, Prefixes};
 use nix::poll::{PollFd, PollFlags, poll};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -104,7 +105,7 @@ fn claim(config: &Config) -> Result<Claims> {
     if config.lan.host.is_some() || config.mode == Mode::NoAfXdp {
         names.push(config.tun_name());
     }
-    let mut claims = Claims::take(names.iter().copied())?;
+    let mut claims = Claims::take(Path::new(claim::LOCKS), names.iter().copied())?;
     host_links::sweep(&mut claims, &names);
     Ok(claims)
 }

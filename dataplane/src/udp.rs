@@ -271,21 +271,18 @@ fn refuse_data(mut program: Vec<SockFilter>) -> Vec<SockFilter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jvpn_testing::unless_denied;
     use nix::sched::{CloneFlags, unshare};
     use std::net::UdpSocket;
     use std::time::Duration;
 
+    const DENIED: &str = "SO_BINDTODEVICE needs CAP_NET_RAW here";
+
     /// On a shared port workers get DATA and the control plane the rest.
     #[test]
     fn a_shared_port_is_split_by_the_first_octet() {
-        let control = match open_shared(&["lo"], 0) {
-            Ok(fd) => UdpSocket::from(fd),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
-                return;
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let Some(fd) = unless_denied(open_shared(&["lo"], 0), DENIED) else { return };
+        let control = UdpSocket::from(fd);
         let port = control.local_addr().unwrap().port();
         let workers = [(), ()].map(|()| open_for_data(&["lo"], port).unwrap());
         steer(&workers[0], 2).unwrap();
@@ -314,10 +311,8 @@ mod tests {
     #[test]
     fn r1_2_a_shared_socket_follows_the_interfaces() {
         let follows = || {
-            if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-                jvpn_testing::left_out(&format!(
-                    "a network namespace of its own needs CAP_SYS_ADMIN: {error}"
-                ));
+            let alone = unshare(CloneFlags::CLONE_NEWNET).map_err(io::Error::from);
+            if unless_denied(alone, "a network namespace of its own needs CAP_SYS_ADMIN").is_none() {
                 return;
             }
             ip(&["link", "add", "name", "a", "type", "veth", "peer", "name", "b"]);
@@ -353,14 +348,7 @@ mod tests {
     /// DATA never reaches the control plane's socket; its marked samples and control datagrams do.
     #[test]
     fn the_filter_drops_data_only() {
-        let fd = match open("lo", 0) {
-            Ok(fd) => fd,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
-                return;
-            }
-            Err(error) => panic!("{error}"),
-        };
+        let Some(fd) = unless_denied(open("lo", 0), DENIED) else { return };
         let receiver = UdpSocket::from(fd);
         receiver.set_nonblocking(false).unwrap();
         receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -382,10 +370,7 @@ mod tests {
     /// R3.1: options in front of UDP lead nobody past the edge limits: XDP leaves such packets to the kernel.
     #[test]
     fn r3_1_extension_headers_do_not_reach_the_control_plane() {
-        let Ok(fd) = open("lo", 0) else {
-            jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
-            return;
-        };
+        let Some(fd) = unless_denied(open("lo", 0), DENIED) else { return };
         let receiver = UdpSocket::from(fd);
         let port = receiver.local_addr().unwrap().port();
         let Ok(sender) = UdpSocket::bind("[::1]:0") else {

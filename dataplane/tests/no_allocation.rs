@@ -148,10 +148,9 @@ fn r0_2_plain_sockets_allocate_nothing() {
     use jvpn_dataplane::port::plain::PlainPort;
     use jvpn_dataplane::port::udp_end::UdpEnd;
     const PACKETS: usize = 20_000;
-    let Ok(opened) = jvpn_dataplane::udp::open_for_data(&["lo"], 0) else {
-        jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
-        return;
-    };
+    let opened = jvpn_dataplane::udp::open_for_data(&["lo"], 0);
+    let denied = "SO_BINDTODEVICE needs CAP_NET_RAW here";
+    let Some(opened) = jvpn_testing::unless_denied(opened, denied) else { return };
     let port = jvpn_dataplane::udp::port_of(&opened.socket).unwrap();
     let mut plain = PlainPort::new(UdpEnd::new(opened.socket, opened.family, port), 64);
     let mut batch = Vec::with_capacity(64);

@@ -390,8 +390,8 @@ fn a_fenced_node_is_silent() {
     assert_eq!(x.counters()[&DropReason::NoSocket], 1);
 }
 
-/// R0.5: every table of the object is pinned, so that a program that replaces another finds all of them; those of the
-/// compiler, of the log, and of the programs in front of plain sockets are its own.
+/// R0.5: every table of the object is pinned, so that a program that replaces another finds all of them, and the ring of the
+/// log; those of the compiler and of the programs in front of plain sockets are its own.
 #[test]
 #[ignore = "needs root: loads XDP programs"]
 fn r0_5_every_table_is_pinned() {
@@ -402,4 +402,5 @@ fn r0_5_every_table_is_pinned() {
     let mut pinned = jvpn_dataplane::pins::TABLES;
     pinned.sort_unstable();
     assert_eq!(found, pinned);
+    assert!(bpf.map(jvpn_dataplane::pins::LOG).is_some(), "and the log");
 }

@@ -249,8 +249,9 @@ cargo xtask test [filter]
 
 Set-up, then `cargo test --workspace`, then, as root, the tests marked #[ignore = \"needs root…\"]: one at a time, and at
 last, two programs at a time, those that mostly wait. Not root: says how many those are. What tests leave out for want of
-something is counted and named at the end. [filter] is cargo test's: only tests whose names contain it, then one at a time
-all of them. Tests that start processes take them from JVPN_BIN_DIR, which is set here.
+something is counted and named at the end; as root it fails the run, unless it is a browser, wireguard-go, IPv6 or memory
+that may be locked. [filter] is cargo test's: only tests whose names contain it, then one at a time all of them. Tests that
+start processes take them from JVPN_BIN_DIR, which is set here.
 ";
 
 const MODEL_HELP: &str = "\

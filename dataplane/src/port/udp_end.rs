@@ -102,6 +102,8 @@ mod tests {
     use std::net::SocketAddr;
     use std::os::fd::AsRawFd;
 
+    const DENIED: &str = "SO_BINDTODEVICE needs CAP_NET_RAW here";
+
     /// The mark of the next datagram that a client receives.
     fn mark_received(client: &std::net::UdpSocket) -> Ecn {
         let (mut buffer, mut space) = ([0; 64], nix::cmsg_space!(i32));
@@ -122,10 +124,8 @@ mod tests {
     /// R9.1: congestion marks go through the socket in both directions and both families.
     #[test]
     fn r9_1_marks_go_through() {
-        let Ok(opened) = crate::udp::open_for_data(&["lo"], 0) else {
-            jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
-            return;
-        };
+        let opened = crate::udp::open_for_data(&["lo"], 0);
+        let Some(opened) = jvpn_testing::unless_denied(opened, DENIED) else { return };
         let port = crate::udp::port_of(&opened.socket).unwrap();
         let mut end = UdpEnd::new(opened.socket, opened.family, port);
         for at in ["127.0.0.1:0", "[::1]:0"] {
@@ -171,10 +171,8 @@ mod tests {
     /// families over one socket.
     #[test]
     fn datagrams_become_frames_and_frames_datagrams() {
-        let Ok(opened) = crate::udp::open_for_data(&["lo"], 0) else {
-            jvpn_testing::left_out("SO_BINDTODEVICE needs CAP_NET_RAW here");
-            return;
-        };
+        let opened = crate::udp::open_for_data(&["lo"], 0);
+        let Some(opened) = jvpn_testing::unless_denied(opened, DENIED) else { return };
         for at in ["127.0.0.1:0", "[::1]:0"] {
             let socket = opened.socket.try_clone().unwrap();
             let port = crate::udp::port_of(&socket).unwrap();
