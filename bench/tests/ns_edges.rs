@@ -200,12 +200,15 @@ impl Lab {
     fn lost(&self, way: Way) -> u64 {
         match way {
             Way::Down => self.client()["counters"]["congestion_lost"].as_u64().unwrap(),
-            Way::Up => {
-                let status = self.data_plane();
-                let workers = status["workers"].as_array().unwrap();
-                workers.iter().map(|worker| worker["counters"]["congestion_lost"].as_u64().unwrap_or(0)).sum()
-            }
+            Way::Up => self.of_workers("congestion_lost"),
         }
+    }
+
+    /// The sum of a counter of all workers.
+    fn of_workers(&self, counter: &str) -> u64 {
+        let status = self.data_plane();
+        let workers = status["workers"].as_array().unwrap();
+        workers.iter().map(|worker| worker["counters"][counter].as_u64().unwrap_or(0)).sum()
     }
 }
 
@@ -487,6 +490,31 @@ fn r9_2_what_a_small_path_does_not_carry_is_cut_or_told() {
 
     assert!(lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::DONT), "the gateway cuts as well");
     assert!((0..3).any(|_| lab.carries(Way::Down, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT)), "or tells");
+    lab.finish();
+}
+
+/// R9.2: a LAN takes less than the tunnel carries from one moment to the next: the client's host hears what fits and sends
+/// that.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_2_what_a_small_lan_does_not_take_is_told() {
+    let lab = Lab::start("require-native");
+    lab.warm_up();
+    // 1,268 octets with their headers.
+    const PAYLOAD: usize = 1_240;
+    assert!(lab.carries(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT));
+    let told = || lab.of_workers("icmp_error_sent");
+    let before = told();
+    IP.run(Some(lab.rig.gateway()), &["link", "set", "lan0", "mtu", "1200"]).unwrap();
+    // Until the data plane has heard of it packets pass: the other end of a veth takes what its own MTU says.
+    lab.counted("the first one that the LAN does not take", || {
+        drop(lab.sized(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT));
+        told() > before
+    });
+    let again = told();
+    let arrived = (0..5).any(|_| lab.carries(Way::Up, 0, PAYLOAD, Ipv4PathMtuDiscovery::WANT));
+    assert!(arrived, "the host was told and cuts itself");
+    assert!(told() <= again + 1, "what fits is not refused");
     lab.finish();
 }
 

@@ -3,6 +3,7 @@
 
 use crate::config::Config;
 use crate::frame::Address;
+use crate::lan_mtu::LanMtus;
 use crate::pipeline::{Pipeline, PipelineConfig, Routes};
 use crate::plan::Seat;
 use crate::port::{QueuePort, Settling};
@@ -63,6 +64,7 @@ pub(crate) struct Crew<'a> {
     pub(crate) routes: &'a Arc<dyn Routes>,
     pub(crate) misses: &'a Arc<ArrayQueue<Address>>,
     pub(crate) bells: &'a Bells,
+    pub(crate) lan_mtus: &'a Arc<LanMtus>,
     /// Senders on the LAN may leave checksums to us.
     pub(crate) unfinished_checksums: bool,
 }
@@ -105,7 +107,8 @@ impl Crew<'_> {
             });
             let tables = Arc::clone(self.tables);
             let pipeline = Pipeline::new(tables, index, self.pipeline_config, Arc::clone(self.misses))
-                .with_routes(Arc::clone(self.routes));
+                .with_routes(Arc::clone(self.routes))
+                .with_lan_mtus(Arc::clone(self.lan_mtus));
             let several = |names: &[String]| names.len() > 1;
             let pipeline = if several(self.config.wan.interfaces()) {
                 pipeline.with_marked_arrivals()

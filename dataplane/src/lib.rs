@@ -21,6 +21,7 @@ pub mod host_routes;
 pub mod host_side;
 pub mod ladder;
 pub mod lan;
+pub mod lan_mtu;
 pub mod managed;
 pub mod neighbours;
 pub mod netlink;

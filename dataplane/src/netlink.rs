@@ -159,6 +159,14 @@ impl Netlink {
     /// # Errors
     /// If the kernel does not answer.
     pub fn is_up(&mut self, index: u32) -> io::Result<Option<bool>> {
+        Ok(self.link_at(index)?.map(|link| link.up))
+    }
+
+    /// Looks at an interface by index; `None` if there is none.
+    ///
+    /// # Errors
+    /// If the kernel does not answer.
+    pub fn link_at(&mut self, index: u32) -> io::Result<Option<Link>> {
         let mut question = LinkMessage::default();
         question.header.index = index;
         let answers = match self.request(RouteNetlinkMessage::GetLink(question), 0) {
@@ -166,7 +174,7 @@ impl Netlink {
             answers => answers?,
         };
         Ok(answers.iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewLink(link) => Some(parse_link(link).up),
+            RouteNetlinkMessage::NewLink(link) => Some(parse_link(link)),
             _ => None,
         }))
     }

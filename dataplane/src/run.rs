@@ -180,7 +180,7 @@ impl<'a> Gateway<'a> {
         stops: Stops<'_>,
     ) -> Result<Self> {
         let queues: Vec<u32> = seats.iter().map(|seat| seat.queue).collect();
-        let watch = Watch::new().context("rtnetlink")?;
+        let watch = Watch::new().context("rtnetlink")?.for_tunnel(config.tunnel.mtu);
         let mut host = sides::make_pair(config, seats.len())?;
         let mut steering = Steering::attach(config, &queues)?;
         let prefixes_fd = shared_memory("PREFIXES", c"jvpn-prefixes", Prefixes::octets(config.slots))?;
@@ -479,6 +479,7 @@ impl<'a> Gateway<'a> {
             routes: &self.routes,
             misses: &misses,
             bells: &bells,
+            lan_mtus: self.watch.lan_mtus(),
             // Without AF_XDP the kernel finishes what it hands over.
             unfinished_checksums: self.steering.is_attached(Side::Lan)
                 && plan::leave_checksums(self.config.lan.interfaces()),

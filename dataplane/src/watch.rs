@@ -3,17 +3,22 @@
 
 use crate::attach::Side;
 use crate::hook::Hook;
+use crate::lan_mtu::LanMtus;
 use crate::netlink::Netlink;
 use crate::port::Presence;
 use anyhow::{Result, bail};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 /// The main thread's ear at rtnetlink.
 #[derive(Debug)]
 pub struct Watch {
     listen: Netlink,
     ask: Netlink,
+    lan_mtus: Arc<LanMtus>,
+    /// Octets: who has less on the LAN is named in the log.
+    tunnel_mtu: usize,
 }
 
 impl Watch {
@@ -22,7 +27,21 @@ impl Watch {
     /// # Errors
     /// If rtnetlink cannot be reached.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { listen: Netlink::listening()?, ask: Netlink::new()? })
+        let (listen, ask) = (Netlink::listening()?, Netlink::new()?);
+        Ok(Self { listen, ask, lan_mtus: Arc::default(), tunnel_mtu: 0 })
+    }
+
+    /// Names in the log what takes less than the tunnel carries, octets.
+    #[must_use]
+    pub fn for_tunnel(mut self, mtu: u16) -> Self {
+        self.tunnel_mtu = usize::from(mtu);
+        self
+    }
+
+    /// What each interface of the LAN takes, as it was seen last.
+    #[must_use]
+    pub const fn lan_mtus(&self) -> &Arc<LanMtus> {
+        &self.lan_mtus
     }
 
     /// Whether something changed since the last time.
@@ -35,6 +54,7 @@ impl Watch {
     /// # Errors
     /// If a side has no interface left: nothing can be forwarded until somebody brings one back.
     pub fn look(&mut self, hooks: &[Hook]) -> Result<bool> {
+        self.note_mtus(hooks);
         let mut changed = false;
         for hook in hooks.iter().filter(|hook| hook.is_attached()) {
             let now = match self.presence(hook) {
@@ -61,6 +81,16 @@ impl Watch {
         if own == kernel { Ok(itself) } else { Ok(itself.worse(self.presence_of(kernel)?)) }
     }
 
+    /// Notes what each interface of the LAN takes. One that cannot be looked at keeps what it had; where there is no
+    /// program the LAN is the host, which takes everything.
+    fn note_mtus(&mut self, hooks: &[Hook]) {
+        for hook in hooks.iter().filter(|hook| hook.side == Side::Lan && hook.is_attached()) {
+            let Ok(Some(link)) = self.ask.link_at(hook.link.index) else { continue };
+            let (before, now) = self.lan_mtus.set(hook.number, link.mtu);
+            say_mtu(&hook.interface, (before, now), self.tunnel_mtu);
+        }
+    }
+
     fn presence_of(&mut self, index: u32) -> io::Result<Presence> {
         Ok(match self.ask.is_up(index)? {
             Some(true) => Presence::Up,
@@ -80,6 +110,21 @@ fn say(hook: &Hook, now: Presence) {
             %interface,
             "interface is gone: it was deleted or moved; once it is back, restart the data plane to take it in"
         ),
+    }
+}
+
+/// Says which packets an interface of the LAN begins or ceases to take.
+fn say_mtu(interface: &str, (before, mtu): (usize, usize), tunnel_mtu: usize) {
+    if mtu < tunnel_mtu && mtu != before {
+        tracing::warn!(
+            interface,
+            mtu,
+            tunnel_mtu,
+            "the LAN takes less than tunnel.mtu: larger packets go back with 'too big', TCP keeps to the MSS; \
+             'ip link set {interface} mtu {tunnel_mtu}', or a smaller tunnel.mtu in both files, spares them that"
+        );
+    } else if before < tunnel_mtu && mtu >= tunnel_mtu {
+        tracing::info!(interface, mtu, tunnel_mtu, "the LAN takes all that the tunnel carries again");
     }
 }
 

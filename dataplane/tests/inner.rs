@@ -11,8 +11,11 @@ use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, SlotId, Suite, TAG_LEN};
 use jvpn_abi::{DropReason, Endpoint};
 use jvpn_crypto::aead::{OpenKey, SealKey};
 use jvpn_dataplane::frame::checksum::pseudo_sum;
-use jvpn_dataplane::frame::{Address, Ecn, Family, Inner, OUTER_V6_LEN, OuterTemplate, fold, sum_words};
+use jvpn_dataplane::frame::{Address, Ecn, Family, Inner, Mac, OUTER_V6_LEN, OuterTemplate, fold, sum_words};
+use jvpn_dataplane::lan::{LanRoute, LanView};
+use jvpn_dataplane::lan_mtu::LanMtus;
 use jvpn_dataplane::pipeline::{BetweenClients, PipelineConfig, Routes, Verdict};
+use std::collections::HashMap;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -264,6 +267,92 @@ fn the_mss_fits_the_tunnel() {
     };
     let (_, plain) = bench.client_opens(len);
     assert_eq!(plain[plain.len() - 2..], (MTU as u16 - 40).to_be_bytes());
+}
+
+/// A client is attached to a gateway before a LAN whose interfaces take what is said of them.
+fn attached_before(mtus: &Arc<LanMtus>) -> Bench {
+    let mut bench = Bench::new();
+    bench.pipeline = pipeline_of(&bench.tables, &bench.misses, config()).with_lan_mtus(Arc::clone(mtus));
+    assert!(bench.install(InstallOp::Install, |_| ()));
+    bench.bind(slot());
+    assert!(matches!(bench.inbound(&data_frame(0, &inner(CLIENT, SERVER, 64, b"first"))), Verdict::ToLan(_)));
+    bench
+}
+
+/// Packets of so many octets for the LAN, of either family.
+fn for_the_lan(len: usize) -> [Vec<u8>; 2] {
+    let octets = |header: usize| vec![0; len - header];
+    [inner(CLIENT, SERVER, 64, &octets(20)), inner_6(CLIENT_6, SERVER_6, 64, &octets(40))]
+}
+
+/// The size that the client is told, if it is told one.
+fn told_size(bench: &mut Bench, frame: &[u8]) -> Option<u32> {
+    let Verdict::ToWan(len) = bench.inbound(frame) else { return None };
+    let (_, answer) = bench.client_opens(len);
+    let at = Inner::parse(&answer).unwrap().header_len;
+    let is_too_big = [[3, 4], [2, 0]].contains(&[answer[at], answer[at + 1]]);
+    is_too_big.then(|| u32::from_be_bytes(answer[at + 4..at + 8].try_into().unwrap()))
+}
+
+/// R9.2: what the LAN does not take is not sent there: the client is told what it takes, in either family, as the LAN is
+/// at that moment. What it takes beyond the tunnel's MTU changes nothing.
+#[test]
+fn r9_2_what_the_lan_does_not_take_is_told_to_the_client() {
+    let mtus = Arc::new(LanMtus::default());
+    let mut bench = attached_before(&mtus);
+    let mut counter = 0;
+    let mut frame = |packet: &[u8]| {
+        counter += 1;
+        data_frame(counter, packet)
+    };
+    for (mtu, takes) in [(1_300, 1_300), (0, MTU), (1_320, 1_320), (1_500, MTU)] {
+        let _change = mtus.set(0, mtu);
+        for packet in for_the_lan(takes) {
+            assert_eq!(bench.inbound(&frame(&packet)), Verdict::ToLan(14 + takes), "{mtu}");
+        }
+        for packet in for_the_lan(takes + 1) {
+            assert_eq!(told_size(&mut bench, &frame(&packet)), Some(takes as u32), "{mtu}");
+        }
+    }
+    assert_eq!((bench.counter(DropReason::TooBig), bench.counter(DropReason::ForwardedIn)), (8, 9));
+}
+
+/// R9.2, R0.2: each interface of the LAN takes what its own MTU says. A SYN towards the LAN asks for no more than its
+/// interface takes, one from the LAN for no more than any does.
+#[test]
+fn r9_2_each_interface_of_the_lan_takes_its_own() {
+    let mtus = Arc::new(LanMtus::default());
+    let mut bench = attached_before(&mtus);
+    let routes = vec![
+        LanRoute::new(SERVER.into(), 32, None).by(1, 0),
+        LanRoute::new(SERVER_6.into(), 128, None).by(0, 0),
+    ];
+    let behind = |host: Address| HashMap::from([(host, Mac([2, 0, 0, 0, 0, 9]))]);
+    let view = LanView::of_ports(routes, vec![behind(SERVER_6.into()), behind(SERVER.into())]);
+    drop(bench.pipeline.replace_lan(Arc::new(view)));
+    let _changes = (mtus.set(0, 1_350), mtus.set(1, 1_290));
+    let [four, six] = for_the_lan(1_300);
+    assert_eq!(told_size(&mut bench, &data_frame(1, &four)), Some(1_290));
+    assert_eq!(bench.inbound(&data_frame(2, &six)), Verdict::ToLan(14 + 1_300));
+
+    let mut syn = vec![0; 24];
+    (syn[12], syn[13]) = (0x60, 2);
+    syn[20..24].copy_from_slice(&[2, 4, 0x23, 0x28]);
+    let mss = |packet: &[u8]| u16::from_be_bytes(packet[packet.len() - 2..].try_into().unwrap());
+    let mut syn_6 = inner_6(CLIENT_6, SERVER_6, 64, &syn);
+    syn_6[6] = 6;
+    for (counter, packet, expected) in
+        [(3, inner_of(6, CLIENT, SERVER, 64, &syn), 1_290 - 40), (4, syn_6, 1_350 - 60)]
+    {
+        let Verdict::ToLan(len) = bench.inbound(&data_frame(counter, &packet)) else {
+            panic!("not forwarded")
+        };
+        assert_eq!(mss(&bench.lan_out[..len]), expected);
+    }
+    let Verdict::ToWan(len) = bench.outbound(&mut lan_frame(&inner_of(6, SERVER, CLIENT, 64, &syn))) else {
+        panic!("not sealed")
+    };
+    assert_eq!(mss(&bench.client_opens(len).1), 1_290 - 40);
 }
 
 struct OneRoute(Address, u32);

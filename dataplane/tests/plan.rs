@@ -70,6 +70,23 @@ fn r0_5_plan_for_a_veth_on_the_lan() {
     assert!(lost.commands[0].contains("tso off gso off tx-udp-segmentation off"));
 }
 
+/// R9.2: a LAN that takes less than the tunnel carries is said, with the way out; the WAN's MTU is searched by clients.
+#[test]
+fn r9_2_a_lan_smaller_than_the_tunnel_is_said() {
+    let mut facts = veth();
+    facts.interfaces.iter_mut().for_each(|interface| interface.mtu = 1_400);
+    let of = |tunnel_mtu| decide(&facts, &Wishes { tunnel_mtu, ..wishes(&facts) });
+    for enough in [None, Some(1_280), Some(1_400)] {
+        assert_eq!(find(&of(enough), "tunnel.mtu"), None, "{enough:?}");
+    }
+    let plan = of(Some(1_420));
+    let said: Vec<&Advice> = plan.advice.iter().filter(|advice| advice.what.contains("tunnel.mtu")).collect();
+    let lan = plan.ports.iter().find(|port| port.role == Role::Lan).unwrap();
+    assert_eq!((said.len(), said[0].urgency), (1, Urgency::Should));
+    assert!(said[0].what.starts_with(&format!("{} has an MTU of 1400", lan.interface)), "{said:?}");
+    assert!(said[0].commands[0].starts_with(&format!("ip link set {} mtu 1420", lan.interface)), "{said:?}");
+}
+
 /// Eight queues on node 1 with isolated CPUs there: each worker is near its device on an isolated CPU with memory of that
 /// node, and the interrupts are to follow.
 #[test]

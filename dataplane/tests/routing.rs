@@ -10,8 +10,10 @@ use common::*;
 use jvpn_abi::DropReason;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
 use jvpn_dataplane::frame::{Inner, fold, sum_words};
+use jvpn_dataplane::lan_mtu::LanMtus;
 use jvpn_dataplane::pipeline::{BetweenClients, Verdict};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use two::*;
 
@@ -150,6 +152,30 @@ fn r9_2_what_is_turned_round_is_cut_or_told() {
     // Garbage instead of a rest is a counted drop.
     let verdict = bench.pipeline.turned_rest(NOW, &mut [0; 200], &mut bench.wan_out);
     assert_eq!(verdict, Verdict::Drop(DropReason::NoSteeringMark));
+}
+
+/// R9.2: a SYN from client to client asks for what the smaller path of the two carries; what the LAN takes is none of theirs.
+#[test]
+fn r9_2_the_mss_between_clients_is_that_of_the_smaller_path() {
+    let (mut bench, _writer) = two_sites(BetweenClients::TurnedRound);
+    let mtus = Arc::new(LanMtus::default());
+    let _change = mtus.set(0, 1_000);
+    bench.pipeline = bench.pipeline.with_lan_mtus(mtus);
+    let mut syn = vec![0; 24];
+    (syn[12], syn[13]) = (0x60, 2);
+    syn[20..24].copy_from_slice(&[2, 4, 0x23, 0x28]);
+    for (counter, own, other) in [(1, 1_300, 1_220), (2, 1_250, 1_350)] {
+        for (slot, carried) in [(slot(), own), (other_slot(), other)] {
+            bench.tables.contexts[slot.index() as usize].path_mtu.store(carried, Ordering::Relaxed);
+        }
+        let verdict = bench.inbound(&data_frame(counter, &inner_of(6, SITE, OTHER_SITE, 64, &syn)));
+        let Verdict::ToWan(len) = verdict else { panic!("not turned round: {verdict:?}") };
+        let turned = opens(&bench, other_slot(), len);
+        assert_eq!(turned[turned.len() - 2..], (own.min(other) as u16 - 40).to_be_bytes());
+    }
+    let verdict = bench.inbound(&data_frame(3, &inner(SITE, OTHER_SITE, 64, &[0; 1_200])));
+    assert!(matches!(verdict, Verdict::ToWan(_)), "{verdict:?}");
+    assert_eq!(bench.counter(DropReason::TooBig), 0);
 }
 
 /// RFC 4443 §2.4(f): what cannot be answered does not use up the answers of others.

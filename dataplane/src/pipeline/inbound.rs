@@ -174,8 +174,13 @@ impl Pipeline {
                 return self.refuse_to_client(now, plain, &inner, refused, lan_out, wan_out);
             }
         };
+        let mtu = self.lan_mtus.of(next_hop.port);
+        if inner.len > mtu {
+            let refused = Self::refused(DropReason::TooBig, mtu);
+            return self.refuse_to_client(now, plain, &inner, refused, lan_out, wan_out);
+        }
         let packet = lan_out.get_mut(ETHERNET_LEN..).ok_or(DropReason::InnerMalformed)?;
-        self.one_hop_further(plain, &inner, packet)?;
+        self.one_hop_further(plain, &inner, packet, mtu)?;
         let source = self.lan_source(next_hop.port);
         write_ethernet(lan_out, next_hop.mac, source, inner.family).ok_or(DropReason::NoTxFrame)?;
         add(&plain.context.packets_in, 1);
@@ -217,19 +222,20 @@ impl Pipeline {
         Ok(WayOn::Lan(station))
     }
 
-    /// Hop limit, congestion mark and MSS of a packet that goes on.
+    /// Hop limit, congestion mark and MSS of a packet that goes on, by a way that carries `onward` octets at most.
     pub(super) fn one_hop_further(
         &self,
         plain: &Plain<'_>,
         inner: &Inner,
         packet: &mut [u8],
+        onward: usize,
     ) -> Result<(), DropReason> {
         let ecn = inner.ecn.leaving(plain.ecn).ok_or(DropReason::CongestionLost)?;
         if ecn != inner.ecn {
             inner.mark(packet, ecn);
         }
         inner.take_hop(packet);
-        clamp_mss(packet, inner, self.path_mtu(plain.context));
+        clamp_mss(packet, inner, self.path_mtu(plain.context).min(onward));
         Ok(())
     }
 

@@ -16,6 +16,7 @@ pub(crate) use plain_v4::{PathV4, path_v4};
 use crate::frame::{Address, Ecn, GatewayAddresses, IcmpError, Mac};
 use crate::gauges::OwnCount;
 use crate::lan::{LanView, NextHop, Station};
+use crate::lan_mtu::LanMtus;
 use crate::slots::{
     Handout, SlotContext, WorkerQueues, is_confirmed, key_state, may_send_early, sending_keys, take_counter,
 };
@@ -123,6 +124,7 @@ pub struct Pipeline {
     lan: Arc<LanView>,
     marked_arrivals: bool,
     several_lans: bool,
+    lan_mtus: Arc<LanMtus>,
     /// Counts checksums that were left out; `None` where no sender does that.
     finished: Option<Arc<OwnCount>>,
     routes: Option<Arc<dyn Routes>>,
@@ -170,6 +172,7 @@ impl Pipeline {
             lan,
             marked_arrivals: false,
             several_lans: false,
+            lan_mtus: Arc::default(),
             finished: None,
             routes: None,
             misses,
@@ -202,6 +205,13 @@ impl Pipeline {
     #[must_use]
     pub const fn with_several_lans(mut self) -> Self {
         self.several_lans = true;
+        self
+    }
+
+    /// What each interface of the LAN takes: without it, all that the tunnel carries.
+    #[must_use]
+    pub fn with_lan_mtus(mut self, mtus: Arc<LanMtus>) -> Self {
+        self.lan_mtus = mtus;
         self
     }
 

@@ -91,7 +91,8 @@ impl Pipeline {
         let packet =
             frame.get_mut(ETHERNET_LEN..ETHERNET_LEN + inner.len).ok_or(DropReason::InnerMalformed)?;
         inner.take_hop(packet);
-        clamp_mss(packet, inner, self.path_mtu(context));
+        // The answers come back over the LAN, by which of its interfaces nobody knows here.
+        clamp_mss(packet, inner, self.path_mtu(context).min(self.lan_mtus.least()));
         let len = seal_into(slot, context, packet, inner.ecn, wan_out)?;
         self.tally.sealed(&self.tables.contexts, slot.slot.index(), inner.len);
         Ok(len)

@@ -3,7 +3,7 @@
 
 use super::inbound::Plain;
 use super::{Now, Pipeline, Verdict, seal_into};
-use crate::frame::{Inner, allows_cutting, clamp_mss, cut};
+use crate::frame::{Inner, allows_cutting, cut};
 use crate::slots::SlotContext;
 use crate::tables::add;
 use jvpn_abi::DropReason;
@@ -35,8 +35,7 @@ impl Pipeline {
         }
         let frame = lan_out.get_mut(..ETHERNET_LEN + inner.len).ok_or(DropReason::InnerMalformed)?;
         let packet = frame.get_mut(ETHERNET_LEN..).ok_or(DropReason::InnerMalformed)?;
-        self.one_hop_further(plain, inner, packet)?;
-        clamp_mss(packet, inner, mtu);
+        self.one_hop_further(plain, inner, packet, mtu)?;
         let verdict = self.seal_turned((slot, context), slot_index, frame, wan_out)?;
         add(&plain.context.packets_in, 1);
         add(&plain.context.bytes_in, inner.len as u64);

@@ -62,6 +62,9 @@ pub(super) fn collect(facts: &Facts, wishes: &Wishes, seats: &[Seat], umem_octet
             let is_native = driver_notes(interface.driver.as_deref()).xdp == XdpSupport::Native;
             all.extend(checksums::advice(interface, wishes.generic || !is_native));
         }
+        if role == Some(Role::Lan) {
+            small_lan(interface, wishes, &mut all);
+        }
         interrupts(interface, seats, &mut all);
         device(interface, &mut all);
         if wishes.tuning.busy_poll > 0 {
@@ -256,6 +259,20 @@ fn device(interface: &Interface, all: &mut Vec<Advice>) {
             [],
         ));
     }
+}
+
+/// A LAN that takes less than the tunnel carries.
+fn small_lan(interface: &Interface, wishes: &Wishes, all: &mut Vec<Advice>) {
+    let (name, mtu) = (&interface.name, interface.mtu);
+    let Some(tunnel) = wishes.tunnel_mtu.filter(|tunnel| mtu > 0 && mtu < u32::from(*tunnel)) else { return };
+    all.push(Advice::new(
+        Urgency::Should,
+        format!(
+            "{name} has an MTU of {mtu}, tunnel.mtu is {tunnel}: what is larger goes back with 'too big', and is lost \
+             if its sender does not heed that"
+        ),
+        [format!("ip link set {name} mtu {tunnel}   # if all of that LAN takes as much; else lower tunnel.mtu")],
+    ));
 }
 
 fn busy_poll(interface: &Interface, all: &mut Vec<Advice>) {

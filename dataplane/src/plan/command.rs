@@ -31,6 +31,7 @@ impl Wishes {
             ports: wan.chain(lan.map(|name| (Role::Lan, name.clone()))).collect(),
             generic: config.mode == Mode::Generic,
             vlan: config.wan.vlan,
+            tunnel_mtu: Some(config.tunnel.mtu),
             workers: config.workers,
             cores: config.cores.clone(),
             tuning: config.tuning.clone(),

@@ -21,6 +21,8 @@ pub struct Wishes {
     pub generic: bool,
     /// The VLAN of the WAN's frames.
     pub vlan: Option<u16>,
+    /// The largest inner packet, octets, if it is known.
+    pub tunnel_mtu: Option<u16>,
     /// Workers; 0 = one per queue.
     pub workers: usize,
     /// CPU of each worker; empty = chosen.

@@ -86,6 +86,23 @@ fn r1_2_interfaces_in_another_order_are_attached_after_a_restart() {
     }
 }
 
+/// R9.2: what the LAN takes is known from the first look on, and followed.
+#[test]
+#[ignore = "needs root: loads XDP programs"]
+fn r9_2_the_mtu_of_the_lan_is_followed() {
+    interfaces(&["jva", "jvd"]);
+    let steering = Steering::attach(&config(Path::new(""), &["jva"]), &[0]).unwrap();
+    let mut watch = Watch::new().unwrap().for_tunnel(1_280);
+    for mtu in [1_500, 1_200, 1_400] {
+        edge::ip(&format!("link set jvd mtu {mtu}"));
+        let _changed = watch.look(steering.hooks()).unwrap();
+        assert_eq!((watch.lan_mtus().of(0), watch.lan_mtus().least()), (mtu, mtu));
+    }
+    edge::ip("link set jva mtu 1000");
+    let _changed = watch.look(steering.hooks()).unwrap();
+    assert_eq!(watch.lan_mtus().least(), 1_400, "the WAN's is the client's to search");
+}
+
 /// R0.2: an interface whose frames have a VLAN is as far there as the VLAN's device is: nothing of the tunnel enters or
 /// leaves the host without that.
 #[test]
