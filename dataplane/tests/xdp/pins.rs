@@ -99,7 +99,7 @@ fn r0_2_a_vlan_device_is_watched_with_its_interface() {
     let steering = Steering::attach(&config, &[0]).unwrap();
     let mut watch = Watch::new().unwrap();
     let mut seen = || {
-        let looked = watch.look(steering.hooks()).map(|_| ()).map_err(|error| error.to_string());
+        let looked = watch.look(steering.hooks(), None).map(|_| ()).map_err(|error| error.to_string());
         (steering.hooks()[0].watched.presence(), looked)
     };
     assert_eq!(seen(), (Presence::Up, Ok(())));
