@@ -11,7 +11,7 @@ use crate::host_side::{self, Tun, VethPair, clear_pair};
 use crate::ladder::{Mode, Step, Why};
 use crate::lan::LanView;
 use crate::pipeline::Routes;
-use crate::plan::{self, Seat};
+use crate::plan::{self, Seat, Setting};
 use crate::port::plain::PlainPort;
 use crate::port::tun_end::TunEnd;
 use crate::port::udp_end::UdpEnd;
@@ -278,7 +278,11 @@ fn af_xdp(
                 }
                 Err(error @ (PortError::Busy { .. } | PortError::Stopped)) => return Err(error.into()),
                 Err(error) if is_spare => {
-                    tracing::warn!(interface = %of.interface, queue, "no socket for this queue: {error}");
+                    let fewer =
+                        plan::channels([of.interface.as_str()], u32::try_from(seats.len()).unwrap_or(1));
+                    let commands: Vec<String> = fewer.iter().map(Setting::command).collect();
+                    let interface = &of.interface;
+                    tracing::warn!(%interface, queue, ?commands, "no socket for this queue, whose frames are lost: {error}");
                 }
                 Err(error) => {
                     let lack = if error.is_shortage() { Lack::Memory } else { Lack::Queue };
