@@ -304,7 +304,7 @@ impl Column {
         let same = lab.attached("a path of IPv4 again", remote_is(GATEWAY_WAN.into()));
         assert_eq!(same, session);
         self.traffic(&lab, &why("IPv4 again"));
-        self.every_native_queue_carries(&lab);
+        self.every_native_queue_carries(&mut lab);
         // What a killed data plane left in the kernel is no hindrance to the next one.
         lab.deployment.kill(Role::DataPlane).unwrap();
         lab.deployment.launch(&lab.rig, Role::DataPlane, &lab.interrupt).unwrap();
@@ -321,14 +321,25 @@ impl Column {
         assert!(left.is_empty(), "left behind: {left:?}");
     }
 
-    /// Among the flows of both families are some for each queue of a native LAN port. In front of generic XDP a veth pair
-    /// knows one queue, whatever it has; and a TUN device sends a flow to the queue that its other direction came by, which
-    /// is one for one client.
-    fn every_native_queue_carries(&self, lab: &Lab) {
+    /// Among the flows of both families are some for each queue of a native LAN port, and each uplink leads to a queue of its
+    /// own of a native WAN port. In front of generic XDP a veth pair knows one queue, whatever it has; and a TUN device sends
+    /// a flow to the queue that its other direction came by, which is one for one client.
+    fn every_native_queue_carries(&self, lab: &mut Lab) {
+        if self.step != "copy" {
+            return;
+        }
+        let first = Uplink::A.client_address().into();
+        lab.rig.set_outer_address(Uplink::A, first, false).unwrap();
+        lab.attached("a path by the other uplink", |status| {
+            status["path"]["device"] == Uplink::B.client_interface() && remote_is(GATEWAY_WAN.into())(status)
+        });
+        self.traffic(lab, &format!("{}, {} workers, {:?}, uplink B", self.mode, self.workers, self.lan));
+        lab.rig.set_outer_address(Uplink::A, first, true).unwrap();
         let shown = lab.data_plane();
         for worker in shown["workers"].as_array().unwrap() {
-            let carried = worker["packets_out"].as_u64().unwrap();
-            assert!(carried > 0 || self.step != "copy", "a queue without a packet: {shown:#}");
+            for way in ["packets_in", "packets_out"] {
+                assert!(worker[way].as_u64().unwrap() > 0, "a queue without {way}: {shown:#}");
+            }
         }
     }
 

@@ -4,6 +4,8 @@
 
 #[path = "ns_ports/judged.rs"]
 mod judged;
+#[path = "ns_ports/lost.rs"]
+mod lost;
 #[path = "ns_ports/refused.rs"]
 mod refused;
 #[path = "ns_ports/restart.rs"]

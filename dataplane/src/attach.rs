@@ -7,6 +7,7 @@ use crate::hook::{Hook, PROGRAMS, write_plain_ports, write_ports};
 use crate::ladder::{Mode, Standing, Step, Why};
 use crate::netlink::{Link, Netlink};
 use crate::pins::{self, LOG, Pins, TABLES};
+use crate::shares;
 use anyhow::{Context as _, Result, anyhow, bail};
 use aya::maps::{Array, Map, MapData, PerCpuArray, XskMap};
 use aya::programs::links::{FdLink, PinnedLink};
@@ -172,6 +173,11 @@ impl Steering {
                 crate::plan::warn_of_generic(name);
             }
             hook.check_queues(&hook.side.queues(config, queues))?;
+        }
+        // Who names the queues says that nothing comes by the others.
+        let sides = [Side::Wan, Side::Lan].into_iter().filter(|side| self.is_attached(*side));
+        for side in sides.filter(|_| config.tuning.queues.is_empty()) {
+            shares::check(self.of(side), queues.len())?;
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ pub mod port;
 pub mod replace;
 pub mod routes;
 pub mod run;
+mod shares;
 pub mod sides;
 pub mod slots;
 pub mod spread;

@@ -23,7 +23,7 @@ use crate::slots::Installer;
 use crate::status::{StatusSource, starting, status};
 use crate::tables::Tables;
 use crate::udp;
-use crate::watch::Watch;
+use crate::watch::{TunDevice, Watch};
 use anyhow::{Context as _, Result, anyhow, bail};
 use crossbeam_queue::ArrayQueue;
 use jvpn_abi::tables::{KeyRing, Reports};
@@ -247,7 +247,8 @@ impl<'a> Gateway<'a> {
     }
 
     fn look_at_links(&mut self) -> Result<()> {
-        if self.watch.look(self.steering.hooks())?
+        let tun = self.host.tun().map(|index| TunDevice { name: self.config.tun_name(), index });
+        if self.watch.look(self.steering.hooks(), tun)?
             && let Some(threads) = &self.threads
         {
             // Routes out of an interface that is down do not count.

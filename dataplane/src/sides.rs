@@ -11,19 +11,18 @@ use crate::host_side::{self, Tun, VethPair, clear_pair};
 use crate::ladder::{Mode, Step, Why};
 use crate::lan::LanView;
 use crate::pipeline::Routes;
-use crate::plan::{self, Seat};
+use crate::plan::{self, Seat, Setting};
 use crate::port::plain::PlainPort;
 use crate::port::tun_end::TunEnd;
 use crate::port::udp_end::UdpEnd;
 use crate::port::{
     AfXdpMode, Arrivals, BusyPoll, Group, Member, Patience, Port, PortError, PortOptions, ZeroCopy,
 };
+use crate::shares::{self, Wanted};
 use crate::tuning::Channels;
 use crate::udp;
-use crate::worker::SOCKETS_MAX;
 use anyhow::{Context as _, Result, bail};
 use jvpn_abi::ports::socket_place;
-use jvpn_abi::tables::MAX_WORKERS;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -97,6 +96,15 @@ impl HostSide {
             Self::None => None,
             Self::Pair(pair) => Some(pair.way),
             Self::Tun(tun) => Some(tun.way),
+        }
+    }
+
+    /// Index of the TUN device, where one takes the LAN's place.
+    #[must_use]
+    pub const fn tun(&self) -> Option<u32> {
+        match self {
+            Self::Tun(tun) => Some(tun.way.device),
+            Self::None | Self::Pair(_) => None,
         }
     }
 
@@ -248,9 +256,12 @@ fn af_xdp(
         Side::Lan => "LAN_XSKS",
     };
     let of_seats = side.queues(config, &seats.iter().map(|seat| seat.queue).collect::<Vec<_>>());
+    let in_use: Vec<u32> = steering.of(side).map(|hook| hook.queues).collect();
+    // Queues that were named are all that is wanted.
+    let spare = if config.tuning.queues.is_empty() { spare } else { Spare::Left };
     let (mut workers, mut spares) = (Vec::new(), 0);
     for (worker, (seat, queue)) in seats.iter().zip(&of_seats).enumerate() {
-        let wanted = wanted(config, steering, side, (worker, seats.len(), *queue), spare);
+        let wanted = shares::wanted(&in_use, (worker, seats.len(), *queue), spare);
         let mut members = Vec::new();
         for Wanted { hook, queue, is_spare } in wanted {
             let Some(of) = steering.of(side).nth(hook) else { continue };
@@ -267,7 +278,11 @@ fn af_xdp(
                 }
                 Err(error @ (PortError::Busy { .. } | PortError::Stopped)) => return Err(error.into()),
                 Err(error) if is_spare => {
-                    tracing::warn!(interface = %of.interface, queue, "no socket for this queue: {error}");
+                    let fewer =
+                        plan::channels([of.interface.as_str()], u32::try_from(seats.len()).unwrap_or(1));
+                    let commands: Vec<String> = fewer.iter().map(Setting::command).collect();
+                    let interface = &of.interface;
+                    tracing::warn!(%interface, queue, ?commands, "no socket for this queue, whose frames are lost: {error}");
                 }
                 Err(error) => {
                     let lack = if error.is_shortage() { Lack::Memory } else { Lack::Queue };
@@ -279,38 +294,6 @@ fn af_xdp(
     }
     note_modes(steering, side, &workers);
     Ok(Outcome::Taken(Taken { sockets: workers, spares }))
-}
-
-/// A socket to be opened: of which interface of the side, in the order in which they are attached.
-struct Wanted {
-    hook: usize,
-    queue: u32,
-    /// A further queue of an interface that the worker has a socket on: not having it is no reason to fall.
-    is_spare: bool,
-}
-
-/// The sockets of a worker: its queue of every interface, and its share of the queues that are left.
-fn wanted(
-    config: &Config,
-    steering: &Steering,
-    side: Side,
-    (worker, workers, queue): (usize, usize, u32),
-    spare: Spare,
-) -> Vec<Wanted> {
-    let first = steering.of(side).enumerate().map(|(hook, _)| Wanted { hook, queue, is_spare: false });
-    // Queues that were named are all that is wanted.
-    let is_exact = !config.tuning.queues.is_empty() || spare == Spare::Left;
-    let spare = steering.of(side).enumerate().filter(|_| !is_exact).flat_map(|(hook, of)| {
-        let queues = share(worker, workers, of.queues);
-        queues.map(move |queue| Wanted { hook, queue, is_spare: true })
-    });
-    first.chain(spare).take(SOCKETS_MAX).collect()
-}
-
-/// The queues beyond those that each worker has anyway, which fall to this one.
-fn share(worker: usize, workers: usize, queues: u32) -> impl Iterator<Item = u32> {
-    let queues = (queues as usize).min(MAX_WORKERS);
-    (worker + workers..queues).step_by(workers.max(1)).filter_map(|queue| u32::try_from(queue).ok())
 }
 
 /// Notes how the sockets of each interface work.
@@ -411,24 +394,4 @@ fn sockets(
         .into_iter()
         .map(|socket| PlainPort::new(UdpEnd::new(socket.socket, socket.family, port), config.tuning.batch))
         .collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// R0.2: every queue of an interface has exactly one worker, however many there are of either.
-    #[test]
-    fn r0_2_every_queue_has_one_worker() {
-        for workers in 1..6_usize {
-            for queues in workers as u32..20 {
-                let mut all: Vec<u32> = (0..workers)
-                    .flat_map(|worker| std::iter::once(worker as u32).chain(share(worker, workers, queues)))
-                    .collect();
-                all.sort_unstable();
-                assert_eq!(all, (0..queues).collect::<Vec<_>>(), "{workers} workers, {queues} queues");
-            }
-        }
-        assert_eq!(share(0, 1, 1_000).count(), MAX_WORKERS - 1);
-    }
 }

@@ -49,36 +49,15 @@ impl Watch {
         self.listen.drain()
     }
 
-    /// Looks at every interface and notes its state. Returns whether one has another than before.
+    /// Looks at every interface and notes its state; where a TUN device takes the LAN's place, at that. Returns whether one
+    /// has another than before.
     ///
     /// # Errors
     /// If a side has no interface left: nothing can be forwarded until somebody brings one back.
-    pub fn look(&mut self, hooks: &[Hook]) -> Result<bool> {
+    pub fn look(&mut self, hooks: &[Hook], tun: Option<TunDevice<'_>>) -> Result<bool> {
         self.note_mtus(hooks);
-        let mut changed = false;
-        for hook in hooks.iter().filter(|hook| hook.is_attached()) {
-            let now = match self.presence(hook) {
-                Ok(now) => now,
-                Err(error) => {
-                    tracing::debug!(interface = %hook.interface, %error, "cannot look at an interface");
-                    continue;
-                }
-            };
-            let before = hook.watched.set(now);
-            if before != now {
-                changed = true;
-                say(hook, now);
-            }
-        }
-        none_left(hooks)?;
-        Ok(changed)
-    }
-
-    /// The state of an interface; where frames have a VLAN, the worse of it and the VLAN's device.
-    fn presence(&mut self, hook: &Hook) -> io::Result<Presence> {
-        let (own, kernel) = (hook.link.index, hook.kernel.index);
-        let itself = self.presence_of(own)?;
-        if own == kernel { Ok(itself) } else { Ok(itself.worse(self.presence_of(kernel)?)) }
+        let ask = &mut self.ask;
+        look_by(hooks, tun, &mut |index| presence_of(ask, index))
     }
 
     /// Notes what each interface of the LAN takes. One that cannot be looked at keeps what it had; where there is no
@@ -90,18 +69,76 @@ impl Watch {
             say_mtu(&hook.interface, (before, now), self.tunnel_mtu);
         }
     }
+}
 
-    fn presence_of(&mut self, index: u32) -> io::Result<Presence> {
-        Ok(match self.ask.is_up(index)? {
-            Some(true) => Presence::Up,
-            Some(false) => Presence::Down,
-            None => Presence::Gone,
-        })
+/// The TUN device that takes the LAN's place without AF_XDP.
+#[derive(Clone, Copy, Debug)]
+pub struct TunDevice<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its index.
+    pub index: u32,
+}
+
+/// What a side sends and receives by, of one interface of the configuration.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    name: &'a str,
+    /// Indexes of the interface, and of what the kernel's own stack has there.
+    indexes: [u32; 2],
+}
+
+impl<'a> Place<'a> {
+    /// Without AF_XDP the host's own stack has the LAN's interfaces, and we the TUN device.
+    fn of(hook: &'a Hook, tun: Option<TunDevice<'a>>) -> Option<Self> {
+        if hook.side == Side::Wan || hook.is_attached() {
+            return Some(Self { name: &hook.interface, indexes: [hook.link.index, hook.kernel.index] });
+        }
+        tun.map(|tun| Self { name: tun.name, indexes: [tun.index; 2] })
+    }
+
+    /// Its state; where frames have a VLAN, the worse of the interface and the VLAN's device.
+    fn presence(self, ask: &mut dyn FnMut(u32) -> io::Result<Presence>) -> io::Result<Presence> {
+        let [own, kernel] = self.indexes;
+        let itself = ask(own)?;
+        if own == kernel { Ok(itself) } else { Ok(itself.worse(ask(kernel)?)) }
     }
 }
 
-fn say(hook: &Hook, now: Presence) {
-    let (side, interface) = (hook.side, &hook.interface);
+fn look_by(
+    hooks: &[Hook],
+    tun: Option<TunDevice<'_>>,
+    ask: &mut dyn FnMut(u32) -> io::Result<Presence>,
+) -> Result<bool> {
+    let mut changed = false;
+    for hook in hooks {
+        let Some(place) = Place::of(hook, tun) else { continue };
+        let now = match place.presence(ask) {
+            Ok(now) => now,
+            Err(error) => {
+                tracing::debug!(interface = %place.name, %error, "cannot look at an interface");
+                continue;
+            }
+        };
+        let before = hook.watched.set(now);
+        if before != now {
+            changed = true;
+            say(hook.side, place.name, now);
+        }
+    }
+    none_left(hooks, tun)?;
+    Ok(changed)
+}
+
+fn presence_of(ask: &mut Netlink, index: u32) -> io::Result<Presence> {
+    Ok(match ask.is_up(index)? {
+        Some(true) => Presence::Up,
+        Some(false) => Presence::Down,
+        None => Presence::Gone,
+    })
+}
+
+fn say(side: Side, interface: &str, now: Presence) {
     match now {
         Presence::Up => tracing::info!(?side, %interface, "interface is up"),
         Presence::Down => tracing::warn!(?side, %interface, "interface is down: nothing leaves by it"),
@@ -129,12 +166,16 @@ fn say_mtu(interface: &str, (before, mtu): (usize, usize), tunnel_mtu: usize) {
 }
 
 /// Fails closed: whoever supervises this process starts it anew, and it waits at the start until its interfaces are there.
-fn none_left(hooks: &[Hook]) -> Result<()> {
+fn none_left(hooks: &[Hook], tun: Option<TunDevice<'_>>) -> Result<()> {
     for side in [Side::Wan, Side::Lan] {
-        let mut ours = hooks.iter().filter(|hook| hook.side == side && hook.is_attached()).peekable();
-        if ours.peek().is_some() && ours.all(|hook| hook.watched.presence() == Presence::Gone) {
+        let ours = hooks.iter().filter(|hook| hook.side == side);
+        let ours: Vec<_> = ours.filter_map(|hook| Some((hook, Place::of(hook, tun)?.name))).collect();
+        if !ours.is_empty() && ours.iter().all(|(hook, _)| hook.watched.presence() == Presence::Gone) {
+            let names: Vec<&str> = ours.iter().map(|(_, name)| *name).collect();
             bail!(
-                "no interface of the {side:?} side is left: nothing can be forwarded (reason no_interface_left); bring one back and start again"
+                "no interface of the {side:?} side is left, '{}' is gone: nothing can be forwarded (reason \
+                 no_interface_left); bring one back and start again; a TUN device is made by the start itself",
+                names.join("', '")
             );
         }
     }
@@ -144,5 +185,81 @@ fn none_left(hooks: &[Hook]) -> Result<()> {
 impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listen.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attach::Hold;
+    use crate::hook::KernelDevice;
+    use crate::ladder::Standing;
+    use crate::netlink::Link;
+    use crate::port::{AfXdpMode, Watched};
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    fn hook(side: Side, interface: &str, index: u32, hold: Hold) -> Hook {
+        Hook {
+            side,
+            number: 0,
+            interface: interface.to_owned(),
+            link: Link { index, ..Link::default() },
+            queues: 1,
+            standing: Standing::top(),
+            af_xdp: AfXdpMode::None,
+            watched: Arc::new(Watched::default()),
+            tallies: Vec::new(),
+            kernel: KernelDevice { name: interface.to_owned(), index },
+            hold,
+        }
+    }
+
+    /// R9.1: without AF_XDP the WAN's interface and the TUN device are watched: what is deleted does not come back by itself,
+    /// and the data plane ends. The LAN's own interface is the host's then, whether it is there or not.
+    #[test]
+    fn r9_1_what_is_lost_without_af_xdp_is_noticed() {
+        const TUN: TunDevice<'_> = TunDevice { name: "tun", index: 7 };
+        let hooks = [hook(Side::Wan, "wan", 2, Hold::Nothing), hook(Side::Lan, "lan", 0, Hold::Nothing)];
+        let look = |links: &[(u32, Presence)]| {
+            let links: BTreeMap<u32, Presence> = links.iter().copied().collect();
+            let mut ask = |index: u32| io::Result::Ok(links.get(&index).copied().unwrap_or(Presence::Gone));
+            look_by(&hooks, Some(TUN), &mut ask).map_err(|error| error.to_string())
+        };
+        let states = || [0, 1].map(|number: usize| hooks[number].watched.presence());
+        assert_eq!(look(&[(2, Presence::Up), (7, Presence::Up)]), Ok(false));
+        assert_eq!(look(&[(2, Presence::Down), (7, Presence::Up)]), Ok(true));
+        assert_eq!(states(), [Presence::Down, Presence::Up]);
+        assert_eq!(look(&[(2, Presence::Up), (7, Presence::Down)]), Ok(true));
+        assert_eq!(states(), [Presence::Up, Presence::Down]);
+        // One of the same name has another index: the socket is bound to the one that was.
+        let said = look(&[(3, Presence::Up), (7, Presence::Up)]).unwrap_err();
+        assert!(
+            said.contains("Wan") && said.contains("'wan'") && said.contains("no_interface_left"),
+            "{said}"
+        );
+        let said = look(&[(2, Presence::Up)]).unwrap_err();
+        assert!(
+            said.contains("Lan") && said.contains("'tun'") && said.contains("no_interface_left"),
+            "{said}"
+        );
+    }
+
+    /// R0.2: with AF_XDP on both sides each interface stands for itself, and one that is left is enough.
+    #[test]
+    fn r0_2_one_interface_of_a_side_is_enough() {
+        let attached = |side, name, index| hook(side, name, index, Hold::Pin);
+        let hooks =
+            [attached(Side::Wan, "wan0", 2), attached(Side::Wan, "wan1", 3), attached(Side::Lan, "lan0", 4)];
+        let look = |there: &[u32]| {
+            let mut ask = |index: u32| {
+                io::Result::Ok(if there.contains(&index) { Presence::Up } else { Presence::Gone })
+            };
+            look_by(&hooks, None, &mut ask).map_err(|error| error.to_string())
+        };
+        assert_eq!(look(&[2, 3, 4]), Ok(false));
+        assert_eq!(look(&[3, 4]), Ok(true));
+        assert!(look(&[4]).unwrap_err().contains("Wan"));
+        assert!(look(&[3]).unwrap_err().contains("'lan0'"));
     }
 }

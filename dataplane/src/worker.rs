@@ -8,6 +8,7 @@ use crate::gauges::{BATCHES_BETWEEN_LOOKS, OwnCount, PortGauges};
 use crate::lan::LanView;
 use crate::pipeline::{Pipeline, Verdict};
 use crate::port::{Account, PortStatistics, QueuePort, Settling};
+use crate::shares::SOCKETS_MAX;
 use crate::slots::WorkerQueues;
 use crate::tables::{Tables, count};
 use crate::tuning::Tuning;
@@ -27,8 +28,6 @@ const LOOK_LATER_MS: u8 = 20;
 
 /// Most descriptors that a worker waits on: its bell, and [`SOCKETS_MAX`] of each side.
 const WAITS: usize = 1 + 2 * SOCKETS_MAX;
-/// Most sockets of one worker on one side.
-pub const SOCKETS_MAX: usize = 16;
 
 /// What a worker shares with the threads around it.
 #[derive(Debug)]

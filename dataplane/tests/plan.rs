@@ -170,6 +170,31 @@ fn r0_5_queues_and_workers_that_do_not_fit() {
     assert!(find(&shared, "8 workers share 2 CPUs").unwrap().commands[0].contains("combined 2"));
 }
 
+/// R0.5: a queue that no worker could have a socket for keeps the data plane from starting, which the plan says, with what
+/// would do. One interface of a side with 64 queues is no such case.
+#[test]
+fn r0_5_queues_that_nobody_could_serve_are_said_before() {
+    let with = |queues: [u32; 2], roles: [Role; 2], workers| {
+        let mut facts = two_sockets();
+        facts.interfaces.iter_mut().zip(queues).for_each(|(interface, queues)| interface.rx_queues = queues);
+        let mut wishes = Wishes { workers, ..wishes(&facts) };
+        wishes.ports.iter_mut().zip(roles).for_each(|(port, role)| port.0 = role);
+        decide(&facts, &wishes)
+    };
+    let sides = [Role::Wan, Role::Lan];
+    let plan = with([64, 64], sides, 2);
+    assert_eq!(find(&plan, "64 receive queues, 2 of which").unwrap().urgency, Urgency::May);
+    for (plan, queues, most) in
+        [(with([96, 8], sides, 2), 96, 64), (with([64, 64], [Role::Wan; 2], 1), 64, 32)]
+    {
+        let advice = find(&plan, &format!("ens1f0 has {queues} receive queues")).unwrap();
+        assert_eq!(advice.urgency, Urgency::Must, "{advice:?}");
+        assert!(advice.what.contains("does not start"), "{advice:?}");
+        assert_eq!(advice.commands[0], format!("ethtool -L ens1f0 combined {most}"));
+        assert!(advice.commands[1].contains("tuning.queues"), "{advice:?}");
+    }
+}
+
 /// R0.5: commands count queues as the driver does: a veth has no combined channels, and refuses to be told of them.
 #[test]
 fn r0_5_commands_are_those_that_the_driver_takes() {

@@ -249,3 +249,41 @@ fn r0_2_workers_have_the_queues_that_were_named() {
     assert!(status["xdp_counters"]["no_socket"].is_null(), "{status:#}");
     lab.deployment.end_all().unwrap();
 }
+
+/// R0.2: a WAN with more queues in use than anybody serves is refused, whatever its driver puts into which, and nothing stays
+/// attached; with the command that is said, two workers serve 64.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_2_queues_that_nobody_could_serve_end_the_start() {
+    let build = |rig: &Rig| {
+        IP.run(Some(rig.gateway()), &["link", "delete", "wan0"]).unwrap();
+        pair(80, (rig.gateway(), "wan0"), (rig.router(), "rW"));
+        ip(rig.router(), "address add 198.51.100.254/24 dev rW\n");
+        let way = "address add 198.51.100.1/24 dev wan0\nroute add default via 198.51.100.254 dev wan0\n";
+        ip(rig.gateway(), way);
+    };
+    let mut lab = Lab::prepare(build, |_, text| text);
+    let output = run_data_plane(&lab);
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["more receive queues in use than 2 workers", "wan0 (80)", "'ethtool -L wan0 rx 64 tx 64'"] {
+        assert!(said.contains(part), "'{part}' is missing: {said}");
+    }
+    // The kernel lets go of a link some time after its last pin is gone.
+    let detached = wait::until("nothing is attached", PATIENCE, &lab.interrupt, || {
+        Ok((!IP.run(Some(lab.rig.gateway()), &["link"])?.contains("xdp")).then_some(()))
+    });
+    detached.unwrap();
+    for (namespace, name) in [(lab.rig.router(), "rW"), (lab.rig.gateway(), "wan0")] {
+        ETHTOOL.run(Some(namespace), &["-L", name, "rx", "64", "tx", "64"]).unwrap();
+    }
+    for role in [Role::DataPlane, Role::ControlPlane, Role::Client] {
+        lab.deployment.launch(&lab.rig, role, &lab.interrupt).unwrap();
+    }
+    lab.attached();
+    tcp(lab.rig.client(), lab.rig.lan(), LAN_SERVER).unwrap_or_else(|e| panic!("{e}\n{}", lab.words()));
+    let status = lab.data_plane();
+    assert!(status["xdp_counters"]["no_socket"].is_null(), "a queue without a worker: {status:#}");
+    lab.frames_are_conserved_of("wan", 32);
+    lab.deployment.end_all().unwrap();
+}

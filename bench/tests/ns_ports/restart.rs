@@ -63,10 +63,7 @@ fn other_interfaces(mode: &str, step: &str, xdp_mode: &str) {
     }
     // A client that is new comes by the interface that the socket was not opened on.
     lab.delete("wan0");
-    if step != "no-af-xdp" {
-        // The kernel's own stack finds the way without being watched.
-        lab.await_state("wan", 0, "gone");
-    }
+    lab.await_state("wan", 0, "gone");
     lab.deployment.kill(Role::Client).unwrap();
     lab.deployment.launch(&lab.rig, Role::Client, &lab.interrupt).unwrap();
     lab.attached();

@@ -5,6 +5,7 @@ use super::decide::{Role, Seat, Wishes};
 use super::drivers::{XdpSupport, driver_notes};
 use super::facts::{Facts, Interface};
 use super::settle::Setting;
+use crate::shares;
 use crate::tuning::HugePages;
 use serde::Serialize;
 
@@ -52,7 +53,7 @@ pub(super) fn collect(facts: &Facts, wishes: &Wishes, seats: &[Seat], umem_octet
     let mut all = Vec::new();
     for interface in &facts.interfaces {
         let role = wishes.ports.iter().find(|(_, name)| *name == interface.name).map(|(role, _)| *role);
-        queues(interface, wishes, seats, &mut all);
+        queues(interface, (facts, wishes), seats, &mut all);
         channels(interface, &mut all);
         offloads(interface, wishes.vlan.filter(|_| role == Some(Role::Wan)), &mut all);
         if role != Some(Role::Lan) {
@@ -78,7 +79,7 @@ pub(super) fn collect(facts: &Facts, wishes: &Wishes, seats: &[Seat], umem_octet
     all
 }
 
-fn queues(interface: &Interface, wishes: &Wishes, seats: &[Seat], all: &mut Vec<Advice>) {
+fn queues(interface: &Interface, (facts, wishes): (&Facts, &Wishes), seats: &[Seat], all: &mut Vec<Advice>) {
     let (name, count, workers) = (&interface.name, interface.rx_queues, seats.len());
     let Some(highest) = seats.iter().map(|seat| seat.queue).max() else { return };
     if highest >= count {
@@ -88,23 +89,46 @@ fn queues(interface: &Interface, wishes: &Wishes, seats: &[Seat], all: &mut Vec<
             [Setting::of_channels(interface, highest + 1).command()],
         ));
     } else if count as usize > workers {
+        let is_exact = !wishes.tuning.queues.is_empty();
+        let most = shares::most(&of_side(interface, facts, wishes), workers).filter(|most| count > *most);
         // Queues that were named are all that is served; else the others are spread over the workers.
-        let (urgency, what) = if wishes.tuning.queues.is_empty() {
-            (Urgency::May, "the others are spread over them and cost memory each")
-        } else {
-            (Urgency::Must, "tunnel packets that the device puts into the others are dropped")
+        let (urgency, what, used) = match most {
+            _ if is_exact => {
+                let what = "tunnel packets that the device puts into the others are dropped".to_owned();
+                (Urgency::Must, what, as_queues(workers))
+            }
+            Some(most) => {
+                let what =
+                    format!("{most} of an interface can be served here; with more AF_XDP does not start");
+                (Urgency::Must, what, most)
+            }
+            None => {
+                let what = "the others are spread over them and cost memory each".to_owned();
+                (Urgency::May, what, as_queues(workers))
+            }
         };
+        let also = if most.is_some() && !is_exact { ", and name these in tuning.queues" } else { "" };
         all.push(Advice::new(
             urgency,
             format!(
                 "{name} has {count} receive queues, {workers} of which have a worker of their own: {what}"
             ),
             [
-                Setting::of_channels(interface, as_queues(workers)).command(),
-                format!("ethtool -X {name} equal {workers}   # if the driver cannot have fewer"),
+                Setting::of_channels(interface, used).command(),
+                format!("ethtool -X {name} equal {workers}   # if the driver cannot have fewer{also}"),
             ],
         ));
     }
+}
+
+/// Queues of the interfaces on the side of this one, itself among them. A candidate is alone.
+fn of_side(interface: &Interface, facts: &Facts, wishes: &Wishes) -> Vec<u32> {
+    let role = |of: &Interface| wishes.ports.iter().find(|(_, name)| *name == of.name).map(|(role, _)| *role);
+    let is_beside = |of: &&Interface| match role(interface) {
+        Some(own @ (Role::Wan | Role::Lan)) => role(of) == Some(own),
+        Some(Role::Candidate) | None => of.name == interface.name,
+    };
+    facts.interfaces.iter().filter(is_beside).map(|of| of.rx_queues).collect()
 }
 
 /// There are never more than fit: [`MAX_WORKERS`](jvpn_abi::tables::MAX_WORKERS).

@@ -59,6 +59,8 @@ pub struct PlainPort<E> {
     size: u32,
     total: u32,
     refused: u64,
+    /// Its device was deleted: nothing comes any more, and its descriptor says "error" for ever.
+    is_over: bool,
 }
 
 impl<E> PlainPort<E> {
@@ -76,8 +78,14 @@ impl<E> PlainPort<E> {
             size: u32::try_from(sending).unwrap_or(u32::MAX),
             total: u32::try_from(batch + sending).unwrap_or(u32::MAX),
             refused: 0,
+            is_over: false,
         }
     }
+}
+
+/// Whether an error of receiving is the end: what a queue of a TUN device says once that is deleted (drivers/net/tun.c).
+fn is_end(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EBADFD)
 }
 
 impl<E: End> QueuePort for PlainPort<E> {
@@ -85,7 +93,7 @@ impl<E: End> QueuePort for PlainPort<E> {
     type Tx = PlainTx;
 
     fn receive(&mut self, into: &mut Vec<PlainRx>, most: usize) {
-        let mut left = most;
+        let mut left = if self.is_over { 0 } else { most };
         while left > 0 {
             let Some(mut buffer) = self.free_rx.pop() else { break };
             left -= 1;
@@ -100,7 +108,12 @@ impl<E: End> QueuePort for PlainPort<E> {
                 }
                 Err(error) => {
                     self.free_rx.push(buffer);
-                    tracing::debug!(%error, "receiving failed");
+                    self.is_over = is_end(&error);
+                    if self.is_over {
+                        tracing::error!(%error, "the device of a port was deleted: nothing comes by it any more");
+                    } else {
+                        tracing::debug!(%error, "receiving failed");
+                    }
                     break;
                 }
             }
@@ -160,6 +173,13 @@ impl<E: End> QueuePort for PlainPort<E> {
         self.end.fd()
     }
 
+    /// Whoever waited on the descriptor of a deleted device would never sleep.
+    fn waits_on<'a>(&'a self, each: &mut dyn FnMut(BorrowedFd<'a>)) {
+        if !self.is_over {
+            each(self.fd());
+        }
+    }
+
     fn frames(&self) -> u32 {
         self.total
     }
@@ -190,6 +210,7 @@ impl<E: End> QueuePort for PlainPort<E> {
 mod tests {
     use super::*;
     use std::collections::VecDeque;
+    use std::os::fd::AsFd as _;
 
     /// Gives back what it was given.
     struct Loop(VecDeque<Vec<u8>>);
@@ -239,5 +260,44 @@ mod tests {
         }
         assert_eq!((port.free_rx.len(), port.free_tx.len()), (BATCH, 2 * BATCH + 1));
         assert_eq!(port.statistics().invalid, 5);
+    }
+
+    /// What a descriptor says in place of packets, and how often it was asked.
+    struct Fails {
+        file: std::fs::File,
+        error: i32,
+        asked: usize,
+    }
+
+    impl End for Fails {
+        fn take(&mut self, _buffer: &mut [u8]) -> io::Result<Option<Range<usize>>> {
+            self.asked += 1;
+            Err(io::Error::from_raw_os_error(self.error))
+        }
+        fn give(&mut self, _frame: &[u8]) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(self.error))
+        }
+        fn fd(&self) -> BorrowedFd<'_> {
+            self.file.as_fd()
+        }
+    }
+
+    /// R9.1: nobody waits on a TUN device that was deleted, which would be for nothing and without sleep; an error that passes
+    /// is none.
+    #[test]
+    fn r9_1_a_deleted_device_is_not_waited_on() {
+        for (error, waits) in [(libc::EBADFD, false), (libc::EIO, true)] {
+            let file = std::fs::File::open("/dev/null").unwrap();
+            let mut port = PlainPort::new(Fails { file, error, asked: 0 }, BATCH);
+            let mut batch = Vec::new();
+            for _ in 0..3 {
+                port.receive(&mut batch, BATCH);
+                assert!(batch.is_empty());
+            }
+            let mut waited = 0;
+            port.waits_on(&mut |_| waited += 1);
+            assert_eq!((waited == 1, port.end.asked), (waits, if waits { 3 } else { 1 }), "{error}");
+            assert_eq!(port.free_rx.len(), BATCH, "every buffer is back");
+        }
     }
 }

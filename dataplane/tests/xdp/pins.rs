@@ -95,11 +95,11 @@ fn r9_2_the_mtu_of_the_lan_is_followed() {
     let mut watch = Watch::new().unwrap().for_tunnel(1_280);
     for mtu in [1_500, 1_200, 1_400] {
         edge::ip(&format!("link set jvd mtu {mtu}"));
-        let _changed = watch.look(steering.hooks()).unwrap();
+        let _changed = watch.look(steering.hooks(), None).unwrap();
         assert_eq!((watch.lan_mtus().of(0), watch.lan_mtus().least()), (mtu, mtu));
     }
     edge::ip("link set jva mtu 1000");
-    let _changed = watch.look(steering.hooks()).unwrap();
+    let _changed = watch.look(steering.hooks(), None).unwrap();
     assert_eq!(watch.lan_mtus().least(), 1_400, "the WAN's is the client's to search");
 }
 
@@ -116,7 +116,7 @@ fn r0_2_a_vlan_device_is_watched_with_its_interface() {
     let steering = Steering::attach(&config, &[0]).unwrap();
     let mut watch = Watch::new().unwrap();
     let mut seen = || {
-        let looked = watch.look(steering.hooks()).map(|_| ()).map_err(|error| error.to_string());
+        let looked = watch.look(steering.hooks(), None).map(|_| ()).map_err(|error| error.to_string());
         (steering.hooks()[0].watched.presence(), looked)
     };
     assert_eq!(seen(), (Presence::Up, Ok(())));
