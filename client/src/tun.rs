@@ -189,6 +189,13 @@ impl Tun {
     }
 }
 
+/// Whether a failed read says that the device was deleted. Its descriptor leads to none then, for good, and is
+/// readable for ever (drivers/net/tun.c: EBADFD, POLLERR).
+#[must_use]
+pub fn is_deleted(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::EBADFD)
+}
+
 fn is_nothing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -1,14 +1,16 @@
 //! The path of every packet between tunnel device and uplinks, in batches.
 
-use super::{BATCHES_PER_ROUND, Shell};
+use super::{BATCHES_PER_ROUND, Running, Shell};
 use crate::agent::Inner;
 use crate::io::frames::{BATCH, FRAME_LEN};
 use crate::offload::coalesce::{PACKETS_MAX, Place};
 use crate::offload::too_big::{self, ANSWER_MAX, Pieces};
 use crate::paths::UplinkId;
+use crate::tun;
 use jvpn_abi::BootTime;
 use jvpn_abi::wire::{DATA_HEADER_LEN, TAG_LEN};
 use jvpn_host::clock;
+use std::io;
 
 impl Shell {
     /// Opens what an uplink received and hands it to the tunnel device.
@@ -83,7 +85,10 @@ impl Shell {
     }
 
     /// Seals what the host wants to send and hands it to the uplink that carries data.
-    pub(super) fn take_packets(&mut self) {
+    ///
+    /// # Errors
+    /// If the tunnel device was deleted: there is nothing to wait for any more.
+    pub(super) fn take_packets(&mut self) -> io::Result<()> {
         for _ in 0..BATCHES_PER_ROUND {
             let now = clock::now();
             let mut filled = 0;
@@ -96,6 +101,7 @@ impl Shell {
                         break;
                     }
                     Ok(count) => count,
+                    Err(error) if tun::is_deleted(&error) => return Err(error),
                     Err(error) => {
                         tracing::debug!(%error, "reading the tunnel device failed");
                         drained = true;
@@ -119,8 +125,25 @@ impl Shell {
                 transport.send(&self.frames, 0..filled);
             }
             if drained {
-                return;
+                break;
             }
+        }
+        Ok(())
+    }
+
+    /// Without its device the agent ends, unless somebody has just asked for its end. As after a crash the kill switch
+    /// and what refuses stay, and so does the record of what to take back.
+    ///
+    /// # Errors
+    /// If the device is lost: what the user reads of that end.
+    pub(super) fn heed_loss(&self, lost: Option<io::Error>) -> anyhow::Result<()> {
+        match lost {
+            Some(error) if self.running == Running::Yes => Err(anyhow::anyhow!(
+                "the tunnel device {} was deleted ({error}); what [traffic] led into the tunnel is refused and a \
+                 kill switch stays on: 'jvpn up' begins anew, 'jvpn down' takes that back",
+                self.interface
+            )),
+            Some(_) | None => Ok(()),
         }
     }
 }

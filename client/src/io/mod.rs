@@ -166,7 +166,7 @@ impl Uplink {
 /// Runs the agent until it is asked to end. Routes, rules and device are gone afterwards.
 ///
 /// # Errors
-/// If something is missing at the start; once running, trouble is reported and worked around.
+/// If something is missing at the start, or the tunnel device is deleted; other trouble is reported and worked around.
 pub fn run(config: &Config) -> anyhow::Result<()> {
     let mut shell = match Shell::start(config) {
         Err(error) if error.downcast_ref().is_some_and(KillSwitchError::is_told_to_end) => {
@@ -292,10 +292,11 @@ impl Shell {
                 self.take_datagrams(id);
             }
         }
+        let mut lost = None;
         for token in tokens() {
             match token {
                 Token::Uplink(_) => {}
-                Token::Tunnel => self.take_packets(),
+                Token::Tunnel => lost = self.take_packets().err(),
                 Token::Links => self.take_news(),
                 Token::Status => self.answer_status(),
                 Token::Signals => self.take_signal(Ending::Signal),
@@ -304,6 +305,7 @@ impl Shell {
                 Token::Names => self.take_name(),
             }
         }
+        self.heed_loss(lost)?;
         let now = clock::now();
         self.agent.set_wall_clock(now, clock::unix_ns());
         if self.agent.poll_timeout().is_some_and(|due| due <= now) {
@@ -445,7 +447,11 @@ impl Shell {
             "version": env!("CARGO_PKG_VERSION"),
             "interface": self.interface,
             "transports": transports,
-            "tunnel": { "offload": self.tunnel.offloads(), "counters": self.tunnel.counters() },
+            "tunnel": {
+                "up": self.links.is_tunnel_up(),
+                "offload": self.tunnel.offloads(),
+                "counters": self.tunnel.counters(),
+            },
             "events_lost": self.events.lost(),
             "traffic": self.guard.status(),
         });

@@ -1,6 +1,7 @@
 //! The whole client on a real host: TUN, sockets, netlink, status socket, in network namespaces of its own, against the
 //! in-memory gateway behind a real UDP socket. Needs root and says so when it is not.
 
+mod device;
 mod naming;
 mod restarts;
 mod traffic;
@@ -140,6 +141,11 @@ fn write_secret(path: &Path, text: &str) {
 impl Rig {
     /// `None`: not root.
     fn new() -> Option<Self> {
+        Self::granted(&["10.77.0.2/32"])
+    }
+
+    /// With these addresses inside the tunnel.
+    fn granted(addresses: &[&str]) -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
             jvpn_testing::left_out("needs root: network namespaces, TUN");
             return None;
@@ -150,6 +156,7 @@ impl Rig {
         let mut gateway = Gateway::new(local.public());
         // A loaded test machine stands still for longer than any network: fewer false alarms.
         gateway.policy.suspicion_ms = 100;
+        gateway.addresses = addresses.iter().map(|prefix| prefix.parse().unwrap()).collect();
         let public = gateway.secret.public();
         let (there, far) = far_side(gateway);
         unshare(CloneFlags::CLONE_NEWNET).unwrap();

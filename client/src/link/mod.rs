@@ -50,7 +50,8 @@ pub struct TunnelSetup {
     pub mtu: u32,
 }
 
-/// The host's links as one agent uses them. Removes what it made when dropped.
+/// The host's links as one agent uses them. When dropped it removes what it made, unless the agent was to lead traffic
+/// into the tunnel and nobody has asked for its end ([`Self::tear_down`]): then what was meant for it stays refused.
 #[derive(Debug)]
 pub struct Links {
     requests: Requests,
@@ -58,7 +59,10 @@ pub struct Links {
     gateways: Vec<IpAddr>,
     first_table: u32,
     tunnel: Option<u32>,
-    tunnel_routes: BTreeSet<Route>,
+    /// Whether the tunnel device was up, as last seen.
+    tunnel_up: bool,
+    /// What the gateway routes into the tunnel.
+    granted: Vec<Prefix>,
     traffic: TrafficSetup,
     addresses: Vec<Prefix>,
     helpers: Vec<IpAddr>,
@@ -83,7 +87,8 @@ impl Links {
             gateways,
             first_table,
             tunnel: None,
-            tunnel_routes: BTreeSet::new(),
+            tunnel_up: false,
+            granted: Vec::new(),
             traffic: TrafficSetup::default(),
             addresses: Vec::new(),
             helpers: Vec::new(),
@@ -116,19 +121,27 @@ impl Links {
         &self.local
     }
 
-    /// Kernel indexes of the uplink devices, as last seen.
+    /// Whether the tunnel device was up, as last seen: else nothing is routed into it.
+    #[must_use]
+    pub const fn is_tunnel_up(&self) -> bool {
+        self.tunnel_up
+    }
+
+    /// Kernel indexes of the uplink devices and the tunnel's, as last seen: of those whose news matter.
     #[must_use]
     pub const fn indexes(&self) -> &BTreeSet<u32> {
         &self.indexes
     }
 
-    /// Looks at the host, brings routes and rules in line, and returns the state of each uplink in order.
+    /// Looks at the host, gives the tunnel device what it has lost, brings routes and rules in line, and returns the
+    /// state of each uplink in order.
     ///
     /// # Errors
     /// If the host cannot be looked at. A route or rule that the kernel refuses makes its uplink unusable, not this.
     pub fn refresh(&mut self) -> Result<Vec<LinkState>, NetlinkError> {
         let snapshot = self.look()?;
-        let mut wanted = Wanted { routes: self.tunnel_routes.clone(), rules: BTreeSet::new() };
+        let addresses = self.mend_tunnel(&snapshot);
+        let mut wanted = Wanted::default();
         let mut states = Vec::with_capacity(self.uplinks.len());
         self.indexes.clear();
         for uplink in &self.uplinks {
@@ -145,14 +158,23 @@ impl Links {
                         .extend(model::towards(&snapshot, uplink, &[model::anywhere(*helper)]).1.routes);
                 }
             }
+            if self.tunnel.is_some() && !self.traffic.into.is_empty() {
+                let bound = model::bound(&snapshot, uplink);
+                wanted.rules.extend(bound.rules);
+                if !self.gateways.iter().any(IpAddr::is_ipv4) {
+                    wanted.routes.extend(bound.routes);
+                }
+            }
             states.push(state);
         }
         self.local = model::networks(&snapshot, &self.indexes);
+        self.indexes.extend(self.tunnel);
         if let (Some(tunnel), Some(first)) = (self.tunnel, self.uplinks.first()) {
             let table = self.first_table.saturating_add(TABLES);
-            wanted.routes.extend(self.traffic.routes(table, tunnel, &self.addresses, &self.local));
-            // Behind the rules that lead to the gateway, before everybody's.
-            wanted.rules.extend(self.traffic.rules(table, first.rule_priority.saturating_add(1)));
+            wanted.routes.extend(model::tunnel_routes(MAIN, tunnel, &addresses, &self.granted));
+            wanted.routes.extend(self.traffic.routes(table, tunnel, &addresses, &self.local));
+            // Behind the rules that lead to the gateway and those of bound sockets, before everybody's.
+            wanted.rules.extend(self.traffic.rules(table, first.rule_priority.saturating_add(2)));
         }
         let refused = self.reconcile(&wanted)?;
         for (uplink, state) in self.uplinks.iter().zip(&mut states) {
@@ -161,6 +183,37 @@ impl Links {
             }
         }
         Ok(states)
+    }
+
+    /// Gives the tunnel device back which of its addresses it has lost, and says which it has: none while it is down,
+    /// when no route can lead into it. Down it stays: two who fight over a device help nobody.
+    fn mend_tunnel(&mut self, snapshot: &Snapshot) -> Vec<Prefix> {
+        let Some(device) = self.tunnel else { return Vec::new() };
+        let is_up = snapshot.devices.values().any(|known| known.index == device && known.admin_up);
+        if is_up != self.tunnel_up {
+            self.tunnel_up = is_up;
+            if is_up {
+                tracing::info!("the tunnel device is up again");
+            } else {
+                tracing::warn!(
+                    "the tunnel device was taken down: what [traffic] leads into it is refused until it is up again"
+                );
+            }
+        }
+        let mut addresses = if is_up { self.addresses.clone() } else { Vec::new() };
+        addresses.retain(|prefix| {
+            let address = Address { device, addr: prefix.addr, len: prefix.len };
+            if snapshot.addresses.contains(&address) {
+                return true;
+            }
+            let message = RouteNetlinkMessage::NewAddress(address_message(&address));
+            let added = self.requests.change("add a lost tunnel address again", message, Mode::Create);
+            if let Err(error) = &added {
+                tracing::warn!(%error, address = %prefix, "nothing can be routed into the tunnel from this address");
+            }
+            added.is_ok()
+        });
+        addresses
     }
 
     /// Gives the tunnel device its addresses, MTU and routes, and brings it up.
@@ -210,8 +263,8 @@ impl Links {
                 }
             }
         }
-        self.tunnel = Some(device);
-        self.tunnel_routes = model::tunnel_routes(MAIN, device, &addresses, &setup.routes);
+        (self.tunnel, self.tunnel_up) = (Some(device), true);
+        self.granted.clone_from(&setup.routes);
         self.traffic = setup.traffic.clone();
         // A family that was refused is one that the tunnel does not carry.
         self.addresses.clone_from(&addresses);
@@ -235,7 +288,7 @@ impl Links {
     /// # Errors
     /// If the kernel refuses.
     pub fn tear_down(&mut self) -> Result<(), NetlinkError> {
-        self.tunnel_routes.clear();
+        self.traffic = TrafficSetup::default();
         self.reconcile(&Wanted::default()).map(|_| ())
     }
 
@@ -288,7 +341,7 @@ impl Links {
         let have = self.ours()?;
         let mut refused = BTreeSet::new();
         // What only changes is replaced below: between removing and adding, traffic would go another way.
-        let place = |route: &Route| (route.table, route.dst, route.len);
+        let place = |route: &Route| (route.table, route.dst, route.len, route.metric);
         let kept: BTreeSet<_> = wanted.routes.iter().map(place).collect();
         for route in have.routes.difference(&wanted.routes).filter(|route| !kept.contains(&place(route))) {
             let message = RouteNetlinkMessage::DelRoute(route_message(route));
@@ -387,6 +440,12 @@ impl Links {
 
 impl Drop for Links {
     fn drop(&mut self) {
+        if self.tunnel.is_some() && !self.traffic.is_empty() {
+            tracing::warn!(
+                "what was meant for the tunnel stays refused: 'jvpn up' takes over, 'jvpn down' opens"
+            );
+            return;
+        }
         if let Err(error) = self.tear_down() {
             tracing::warn!(%error, "routes and rules were left behind; the next start removes them");
         }

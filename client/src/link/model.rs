@@ -74,6 +74,8 @@ pub struct Route {
     pub dst: IpAddr,
     /// Prefix length in bits.
     pub len: u8,
+    /// Smaller is preferred; 0: what the kernel takes where none is given.
+    pub metric: u32,
     /// Kernel index of the device; 0 if the route leads nowhere.
     pub device: u32,
     /// The next hop, taken to be on the link.
@@ -246,6 +248,7 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
         kind: RouteKind::Unicast,
         dst,
         len,
+        metric: 0,
         device: device.index,
         via,
         source: Some(source),
@@ -268,6 +271,18 @@ pub fn uplink(snapshot: &Snapshot, uplink: &UplinkRouting, peer: IpAddr) -> (Lin
         (true, true) => LinkState::Usable { source },
     };
     (state, wanted)
+}
+
+/// What takes sockets that are bound to the uplink's device out through it, whatever the table of
+/// [`super::traffic`] refuses. IPv4 alone: there a refusal counts also where another device was asked for; IPv6 passes
+/// it over. Behind the rules that lead to the gateway, of which the kernel takes those for all addresses to be the same.
+#[must_use]
+pub fn bound(snapshot: &Snapshot, uplink: &UplinkRouting) -> Wanted {
+    let (_, found) = towards(snapshot, uplink, &[IpAddr::V4(Ipv4Addr::UNSPECIFIED)]);
+    let of_device = found.rules.into_iter().filter(|rule| rule.device.is_some());
+    let priority = uplink.rule_priority.saturating_add(1);
+    let rules = of_device.map(|rule| Rule { priority, to_len: 0, ..rule }).collect();
+    Wanted { routes: found.routes, rules }
 }
 
 /// The networks that these devices are connected to.
@@ -309,7 +324,7 @@ pub fn tunnel_routes(table: u32, device: u32, addresses: &[Prefix], into: &[Pref
         let mut add = |addr, len| {
             let dst = network(addr, len);
             let (kind, source) = (RouteKind::Unicast, Some(own.addr));
-            routes.insert(Route { table, kind, dst, len, device, via: None, source });
+            routes.insert(Route { table, kind, dst, len, metric: 0, device, via: None, source });
         };
         match (prefix.len, prefix.addr) {
             (0, IpAddr::V4(_)) => {
@@ -415,6 +430,19 @@ mod tests {
         assert_eq!(uplink(&host, &upa(None), peer).0, LinkState::NoAddress);
         host.devices.clear();
         assert_eq!(uplink(&host, &upa(None), peer).0, LinkState::Missing);
+    }
+
+    /// R7.1: a socket that is bound to an uplink leaves by it, also where its device is refused otherwise.
+    #[test]
+    fn r7_1_bound_sockets_leave_by_their_uplink() {
+        let Wanted { routes, rules } = bound(&host(), &upa(None));
+        let vias: Vec<_> = routes.iter().map(|r| (r.dst, r.len, r.via)).collect();
+        assert_eq!(vias, [(ip("0.0.0.0"), 0, Some(ip("10.0.1.9"))), (ip("10.0.1.0"), 24, None)]);
+        let rules: Vec<_> =
+            rules.iter().map(|r| (r.priority, r.to_len, r.device.as_deref(), r.table)).collect();
+        assert_eq!(rules, [(71, 0, Some("upA"), 700)]);
+        let only_v6 = UplinkRouting { family: Some(Family::V6), ..upa(None) };
+        assert_eq!(bound(&host(), &only_v6), Wanted::default());
     }
 
     /// A second address of the same network is no obstacle: one connected route serves both.

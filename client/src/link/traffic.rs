@@ -25,6 +25,8 @@ const EVERYTHING: [Prefix; 2] = [
     Prefix { addr: IpAddr::V4(Ipv4Addr::UNSPECIFIED), len: 0 },
     Prefix { addr: IpAddr::V6(Ipv6Addr::UNSPECIFIED), len: 0 },
 ];
+/// Metric of what refuses behind a route into the tunnel: the worst there is.
+const LAST: u32 = u32::MAX;
 /// Addresses of one link only, which no tunnel can carry: neighbours, routers and address configuration.
 const LINK_ONLY: [Prefix; 2] = [
     Prefix { addr: IpAddr::V6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0)), len: 10 },
@@ -43,10 +45,17 @@ impl TrafficSetup {
         }
     }
 
+    /// Whether nothing is wanted.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.into.is_empty() && self.exclude.is_empty()
+    }
+
     /// The routes of `table`, into the tunnel device with these addresses; `local`: the networks of the uplinks.
     ///
-    /// Where the tunnel has no address of a family, that family is refused: what was meant for the tunnel never goes
-    /// around it.
+    /// What was meant for the tunnel never goes around it: behind each route into the device is one that refuses, which
+    /// is there alone where the tunnel has no address of a family. The kernel drops a route when its device goes down, is
+    /// deleted, or loses the address that the route sends from; what refuses has no device.
     #[must_use]
     pub fn routes(
         &self,
@@ -60,6 +69,7 @@ impl TrafficSetup {
             kind,
             dst: network(addr, len),
             len,
+            metric: 0,
             device: 0,
             via: None,
             source: None,
@@ -76,7 +86,7 @@ impl TrafficSetup {
                 None => route(prefix.addr, prefix.len, RouteKind::Unreachable),
             });
         }
-        if self.into.is_empty() && self.exclude.is_empty() {
+        if self.is_empty() {
             return BTreeSet::new();
         }
         // After the others: of two with the same destination the exclusion counts.
@@ -86,13 +96,25 @@ impl TrafficSetup {
         for (addr, len) in local.iter().filter(|(addr, len)| self.local_network && is_private(*addr, *len)) {
             add(route(*addr, *len, RouteKind::Throw));
         }
-        routes.into_values().collect()
+        let refusal = |route: Route| Route {
+            kind: RouteKind::Unreachable,
+            metric: LAST,
+            device: 0,
+            source: None,
+            ..route
+        };
+        let with_refusal = |route: Route| match route.kind {
+            RouteKind::Unicast => [Some(route), Some(refusal(route))],
+            RouteKind::Unreachable => [Some(refusal(route)), None],
+            RouteKind::Throw => [Some(route), None],
+        };
+        routes.into_values().flat_map(with_refusal).flatten().collect()
     }
 
     /// The rules that lead there.
     #[must_use]
     pub fn rules(&self, table: u32, priority: u32) -> BTreeSet<Rule> {
-        if self.into.is_empty() && self.exclude.is_empty() {
+        if self.is_empty() {
             return BTreeSet::new();
         }
         let rule = |all: Prefix| Rule { priority, to: all.addr, to_len: 0, device: None, from: None, table };
@@ -110,11 +132,12 @@ mod tests {
     }
 
     fn text(routes: &BTreeSet<Route>) -> Vec<String> {
-        let one = |r: &Route| format!("{:?} {}/{} dev {}", r.kind, r.dst, r.len, r.device);
+        let last = |r: &Route| if r.metric == LAST { " last" } else { "" };
+        let one = |r: &Route| format!("{:?} {}/{} dev {}{}", r.kind, r.dst, r.len, r.device, last(r));
         routes.iter().map(one).collect()
     }
 
-    /// R7.1: with an IPv4 address only, IPv6 is refused, not let out.
+    /// R7.1: with an IPv4 address only, IPv6 is refused, not let out; and IPv4 when its route is gone with the device.
     #[test]
     fn r7_1_a_family_without_an_address_is_refused() {
         let setup = TrafficSetup {
@@ -126,7 +149,8 @@ mod tests {
         let routes = setup.routes(9, 5, &prefixes(&["10.77.0.2/32"]), &local);
         let expected = [
             "Unicast 0.0.0.0/0 dev 5",
-            "Unreachable ::/0 dev 0",
+            "Unreachable 0.0.0.0/0 dev 0 last",
+            "Unreachable ::/0 dev 0 last",
             "Throw 10.0.1.0/24 dev 0",
             "Throw 192.168.0.0/16 dev 0",
             "Throw fe80::/10 dev 0",
@@ -154,7 +178,8 @@ mod tests {
     }
 
     proptest! {
-        /// Each destination has one route, all in the table, and only unicast ones lead to the device.
+        /// Each destination has one route, all in the table, and only unicast ones lead to the device; a refusal is
+        /// behind each of these, and behind nothing else.
         #[test]
         fn one_route_per_destination(into in any::<[(u32, u8); 4]>(), out in any::<[(u32, u8); 4]>()) {
             let prefix = |(addr, len): (u32, u8)| Prefix { addr: Ipv4Addr::from_bits(addr).into(), len: len % 33 };
@@ -164,8 +189,13 @@ mod tests {
                 local_network: false,
             };
             let routes = setup.routes(9, 5, &prefixes(&["10.77.0.2/32"]), &BTreeSet::new());
-            let places: BTreeSet<_> = routes.iter().map(|route| (route.dst, route.len)).collect();
+            let (last, routes): (Vec<Route>, Vec<Route>) = routes.into_iter().partition(|r| r.metric == LAST);
+            let place = |route: &Route| (route.dst, route.len);
+            let places: BTreeSet<_> = routes.iter().map(place).collect();
             prop_assert_eq!(places.len(), routes.len());
+            prop_assert!(last.iter().all(|route| route.kind == RouteKind::Unreachable && route.device == 0));
+            let into = routes.iter().filter(|route| route.kind == RouteKind::Unicast).map(place);
+            prop_assert_eq!(last.iter().map(place).collect::<Vec<_>>(), into.collect::<Vec<_>>());
             for route in &routes {
                 prop_assert_eq!(route.table, 9);
                 prop_assert_eq!(route.device != 0, route.kind == RouteKind::Unicast);

@@ -14,6 +14,9 @@ use netlink_packet_route::route::{
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use std::net::IpAddr;
 
+/// What IPv6 takes as the metric of a route where none is given (`IP6_RT_PRIO_USER` of linux/ipv6_route.h); IPv4: 0.
+const IPV6_METRIC: u32 = 1_024;
+
 pub(super) const fn family(addr: IpAddr) -> AddressFamily {
     if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
@@ -95,6 +98,7 @@ pub(super) fn route_of(message: &RouteMessage) -> Option<Route> {
         kind,
         dst: unspecified(message.header.address_family)?,
         len: message.header.destination_prefix_length,
+        metric: 0,
         device: 0,
         via: None,
         source: None,
@@ -106,8 +110,12 @@ pub(super) fn route_of(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Gateway(via) => route.via = ip(via),
             RouteAttribute::PrefSource(source) => route.source = ip(source),
             RouteAttribute::Oif(device) => route.device = *device,
+            RouteAttribute::Priority(metric) => route.metric = *metric,
             _ => {}
         }
+    }
+    if route.dst.is_ipv6() && route.metric == IPV6_METRIC {
+        route.metric = 0;
     }
     if kind != RouteKind::Unicast {
         // IPv6 lists the loopback device with these.
@@ -136,6 +144,12 @@ pub(super) fn route_message(route: &Route) -> RouteMessage {
     }
     if route.device != 0 {
         message.attributes.push(RouteAttribute::Oif(route.device));
+    }
+    // Named also where it goes without saying: of two routes to one place the kernel removes the one that is meant.
+    match (route.metric, route.dst) {
+        (0, IpAddr::V4(_)) => {}
+        (0, IpAddr::V6(_)) => message.attributes.push(RouteAttribute::Priority(IPV6_METRIC)),
+        (metric, _) => message.attributes.push(RouteAttribute::Priority(metric)),
     }
     if let Some(via) = route.via {
         // The configuration names the next hop; it need not lie in a prefix of the device.
@@ -193,4 +207,26 @@ pub(super) fn rule_message(rule: &Rule) -> RuleMessage {
     message.attributes.push(RuleAttribute::Table(rule.table));
     message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)));
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was made is found again as it was wanted, or it would be made anew with every look at the host.
+    #[test]
+    fn routes_are_found_as_they_were_made() {
+        for (kind, metric, device) in [
+            (RouteKind::Unicast, 0, 5),
+            (RouteKind::Unicast, 70, 5),
+            (RouteKind::Throw, 0, 0),
+            (RouteKind::Unreachable, u32::MAX, 0),
+        ] {
+            for dst in ["10.0.0.0", "fd00::"] {
+                let (dst, source) = (dst.parse().unwrap(), (device != 0).then(|| dst.parse().unwrap()));
+                let route = Route { table: 19_008, kind, dst, len: 8, metric, device, via: None, source };
+                assert_eq!(route_of(&route_message(&route)), Some(route));
+            }
+        }
+    }
 }

@@ -106,6 +106,8 @@ pub(crate) struct Gateway {
     /// Added to the number that an answer gives its keys: what an honest gateway never does.
     pub(crate) key_number_off: u32,
     pub(crate) policy: ClientPolicy,
+    /// What a client has inside the tunnel.
+    pub(crate) addresses: Vec<jvpn_session::messages::Prefix>,
     pub(crate) slot_resets: bool,
     /// Turns an inner packet into what comes back for it.
     pub(crate) reflect: fn(&mut [u8]),
@@ -180,6 +182,7 @@ impl Gateway {
             sent_early: 0,
             key_number_off: 0,
             policy: POLICY,
+            addresses: vec!["10.77.0.2/32".parse().unwrap()],
             slot_resets: true,
             reflect: |_| {},
             sessions: 0,
@@ -275,7 +278,7 @@ impl Gateway {
             session_id: SessionId(id),
             binding: binding.clone(),
             mtu: 1_280,
-            addresses: vec!["10.77.0.2/32".parse().unwrap()],
+            addresses: self.addresses.clone(),
             gateway_addresses: vec!["10.77.0.1".parse().unwrap()],
             routes: vec!["192.168.50.0/24".parse().unwrap()],
             dns: Vec::new(),

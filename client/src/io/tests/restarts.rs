@@ -22,22 +22,21 @@ fn signal(rig: &mut Rig, signal: Signal) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Sends without end to an address that only the tunnel may carry, over the host's routes and past them.
-struct Talker {
+/// Sends without end.
+pub(super) struct Talker {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Talker {
-    fn start() -> Self {
+    pub(super) fn start(send: impl Fn(&UdpSocket) + Send + 'static) -> Self {
         let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (ended, counted) = (Arc::clone(&stop), Arc::clone(&rounds));
         let thread = std::thread::spawn(move || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             while !ended.load(Ordering::SeqCst) {
-                // Refused is as good as carried; what counts is what leaves by the uplinks.
-                let _outcomes = (socket.send_to(b"leak", "203.0.113.9:7"), send_beside("10.0.2.1:7"));
+                send(&socket);
                 counted.fetch_add(1, Ordering::SeqCst);
             }
         });
@@ -45,7 +44,7 @@ impl Talker {
     }
 
     /// Waits until it has sent some more.
-    fn goes_on(&self) {
+    pub(super) fn goes_on(&self) {
         let until = self.rounds.load(Ordering::SeqCst) + 50;
         while self.rounds.load(Ordering::SeqCst) < until {
             std::thread::yield_now();
@@ -63,14 +62,14 @@ impl Drop for Talker {
 }
 
 /// Counts what leaves by the uplinks to the talker's port, behind every rule of the host.
-fn watch_uplinks() {
+pub(super) fn watch_uplinks() {
     let rules = "add table inet watch; add chain inet watch leaving { type filter hook postrouting priority 300; }; \
                  add rule inet watch leaving oifname { upA, upB } udp dport 7 counter";
     let status = std::process::Command::new("nft").arg(rules).status().unwrap();
     assert!(status.success());
 }
 
-fn leaked() -> u64 {
+pub(super) fn leaked() -> u64 {
     let rules = output("nft", "list chain inet watch leaving");
     let counted = rules.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
     counted.and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("{rules}"))
@@ -92,7 +91,11 @@ fn r7_1_a_restart_lets_nothing_out() {
         rig.start();
         let status = rig.wait_for("the tunnel coming up", UP);
         assert_eq!(status["traffic"]["kill_switch_outlives_signals"], mode == "\"always\"");
-        let talker = Talker::start();
+        // To an address that only the tunnel may carry, over the host's routes and past them. Refused is as good as
+        // carried; what counts is what leaves by the uplinks.
+        let talker = Talker::start(|socket| {
+            let _outcomes = (socket.send_to(b"leak", "203.0.113.9:7"), send_beside("10.0.2.1:7"));
+        });
         for round in 0..3 {
             talker.goes_on();
             signal(&mut rig, by);

@@ -40,7 +40,7 @@ fn answer_within(patience: Duration, to: &str) -> Result<usize, ErrorKind> {
     }
 }
 
-fn answer(to: &str) -> Result<usize, ErrorKind> {
+pub(super) fn answer(to: &str) -> Result<usize, ErrorKind> {
     answer_within(PATIENCE, to)
 }
 
@@ -204,7 +204,7 @@ fn told_to_end_while_nft_hangs(tell: impl FnOnce(&Rig, &mut std::process::Child)
     assert!(!host::record::Record::path(&rig.socket()).exists());
 }
 
-fn route_to(address: &str) -> String {
+pub(super) fn route_to(address: &str) -> String {
     output("ip", &format!("route get {address}"))
 }
 
