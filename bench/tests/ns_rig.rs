@@ -314,6 +314,39 @@ fn observers_count_exactly_what_they_were_asked_for() {
     assert!(data.wait_for("more", 4, SILENCE, &no_signal()).is_err());
 }
 
+/// R8.1: when the kernel had a frame is known, however late its observer reads it.
+#[test]
+#[ignore = "needs root: network namespaces"]
+fn r8_1_an_observer_that_was_held_up_knows_when_frames_came() {
+    const APART: Duration = Duration::from_millis(40);
+    let rig = Rig::create().unwrap();
+    let (gateway, client) = (gateway_socket(&rig), client_socket(&rig, Uplink::A));
+    let (tell, stamps) = std::sync::mpsc::channel();
+    let (let_go, hold) = std::sync::mpsc::channel::<()>();
+    let wanted = Match::arriving(TUNNEL_PORT, Some(0x10));
+    let capture = Capture::tap_stamped(rig.gateway(), "wan0", wanted, move |at, _| {
+        tell.send(at).unwrap();
+        // Every frame waits for its turn: none is read before the others have come.
+        let _ = hold.recv();
+    })
+    .unwrap();
+    let send = || {
+        client.send(&[0x10]).unwrap();
+        receive(&gateway);
+    };
+    send();
+    let first = stamps.recv_timeout(PATIENCE).unwrap();
+    // By then the kernel stamps frames, if nobody else had it do so.
+    std::thread::sleep(APART);
+    send();
+    std::thread::sleep(APART);
+    send();
+    drop(let_go);
+    let [second, third] = [(); 2].map(|()| stamps.recv_timeout(PATIENCE).unwrap());
+    assert!(second >= first && third.since(second) >= APART, "{first:?} {second:?} {third:?}");
+    capture.complete().unwrap();
+}
+
 #[test]
 #[ignore = "needs root: network namespaces"]
 fn a_rig_is_removed_with_its_processes_on_drop_and_on_panic() {

@@ -19,7 +19,8 @@ use socket2::{SockFilter, Socket};
 
 use crate::frame::Datagram;
 pub use crate::packet_socket::Direction;
-use crate::{Interrupt, Namespace, packet_socket};
+use crate::stamp::{ClockWatch, Stamp};
+use crate::{Interrupt, Namespace, packet_socket, priority, stamp};
 
 const FRAME_OCTETS_MAX: usize = 65_536;
 
@@ -153,8 +154,20 @@ pub struct Captured {
     pub frame: Vec<u8>,
 }
 
-/// Shown each frame.
-type Look = Box<dyn FnMut(&[u8]) + Send>;
+/// Who is shown each frame.
+enum Look {
+    Nobody,
+    /// When it is read.
+    AtLeisure(Box<dyn FnMut(&[u8]) + Send>),
+    /// With the moment at which the kernel had it, on a thread that goes before others.
+    Stamped(Box<dyn FnMut(Stamp, &[u8]) + Send>),
+}
+
+impl Look {
+    const fn is_stamped(&self) -> bool {
+        matches!(self, Self::Stamped(_))
+    }
+}
 
 /// A running observer. Ends with its value.
 #[derive(Debug)]
@@ -162,6 +175,8 @@ pub struct Capture {
     shared: Arc<Shared>,
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<std::io::Result<()>>>,
+    /// Of one that goes by stamps.
+    clock: Option<ClockWatch>,
 }
 
 #[derive(Debug, Default)]
@@ -191,7 +206,7 @@ impl Capture {
     /// # Errors
     /// No such interface, or no right to open an AF_PACKET socket there.
     pub fn start(namespace: &Namespace, interface: &str, wanted: Match, keep: Keep) -> Result<Self> {
-        Self::with_filter(namespace, interface, &wanted.filter(), wanted.direction, (keep, Box::new(|_| {})))
+        Self::with_filter(namespace, interface, &wanted.filter(), wanted.direction, (keep, Look::Nobody))
     }
 
     /// Starts observing what arrives from `port` for anybody in the block `network`/`len`, and sums it up by receiver.
@@ -205,13 +220,8 @@ impl Capture {
         (network, len): (Ipv4Addr, u8),
     ) -> Result<Self> {
         let filter = towards_filter(port, network, len);
-        Self::with_filter(
-            namespace,
-            interface,
-            &filter,
-            Direction::Incoming,
-            (Keep::PerReceiver, Box::new(|_| {})),
-        )
+        let how = (Keep::PerReceiver, Look::Nobody);
+        Self::with_filter(namespace, interface, &filter, Direction::Incoming, how)
     }
 
     /// Starts observing, and shows each frame to `look` as it is seen, on the observer's thread.
@@ -224,13 +234,24 @@ impl Capture {
         wanted: Match,
         look: impl FnMut(&[u8]) + Send + 'static,
     ) -> Result<Self> {
-        Self::with_filter(
-            namespace,
-            interface,
-            &wanted.filter(),
-            wanted.direction,
-            (Keep::Count, Box::new(look)),
-        )
+        let how = (Keep::Count, Look::AtLeisure(Box::new(look)));
+        Self::with_filter(namespace, interface, &wanted.filter(), wanted.direction, how)
+    }
+
+    /// The same for whoever judges by time: with each frame comes the moment at which the kernel had it, however late it
+    /// is read, and the thread goes before ordinary ones. [`Capture::complete`] fails if the clock behind the stamps was
+    /// set meanwhile.
+    ///
+    /// # Errors
+    /// As [`Capture::start`]; the kernel gives no stamps.
+    pub fn tap_stamped(
+        namespace: &Namespace,
+        interface: &str,
+        wanted: Match,
+        look: impl FnMut(Stamp, &[u8]) + Send + 'static,
+    ) -> Result<Self> {
+        let how = (Keep::Count, Look::Stamped(Box::new(look)));
+        Self::with_filter(namespace, interface, &wanted.filter(), wanted.direction, how)
     }
 
     fn with_filter(
@@ -240,15 +261,20 @@ impl Capture {
         direction: Direction,
         (keep, mut look): (Keep, Look),
     ) -> Result<Self> {
+        // Before the first frame.
+        let clock = look.is_stamped().then(ClockWatch::start).transpose()?;
         let socket = packet_socket::open(namespace, interface, filter, direction)?;
         socket.set_nonblocking(true).context("cannot make the AF_PACKET socket non-blocking")?;
+        if look.is_stamped() {
+            stamp::turn_on(&socket)?;
+        }
         let shared = Arc::new(Shared::default());
         let stop = Arc::new(EventFd::new().context("cannot make an eventfd")?);
         let thread = {
             let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
             namespace.spawn("observer", move || observe(&socket, &stop, &shared, keep, &mut look))?
         };
-        Ok(Self { shared, stop, thread: Some(thread) })
+        Ok(Self { shared, stop, thread: Some(thread), clock })
     }
 
     /// Datagrams seen so far.
@@ -269,10 +295,11 @@ impl Capture {
         self.shared.lock().kept.clone()
     }
 
-    /// Whether the observer has seen everything: it lives and the kernel dropped nothing.
+    /// Whether the observer has seen everything: it lives and the kernel dropped nothing; and whether its stamps, if it
+    /// goes by them, compare.
     ///
     /// # Errors
-    /// How many it missed, or why it ended.
+    /// How many it missed, or why it ended; the machine's clock was set.
     pub fn complete(&self) -> Result<()> {
         let state = self.shared.lock();
         if let Some(failure) = &state.failure {
@@ -280,6 +307,9 @@ impl Capture {
         }
         if state.lost > 0 {
             bail!("the observer missed {} frames", state.lost);
+        }
+        if self.clock.as_ref().map_or(Ok(false), ClockWatch::was_set)? {
+            bail!("the machine's clock was set (or it slept) meanwhile: its time stamps do not compare");
         }
         Ok(())
     }
@@ -318,6 +348,10 @@ impl Drop for Capture {
 }
 
 fn observe(socket: &Socket, stop: &EventFd, shared: &Shared, keep: Keep, look: &mut Look) {
+    if look.is_stamped() {
+        // Without it the observer is late more often, which changes no stamp.
+        let _ = priority::raise();
+    }
     let result = observe_until_stopped(socket, stop, shared, keep, look);
     if let Err(error) = result {
         shared.lock().failure = Some(format!("{error:#}"));
@@ -340,10 +374,8 @@ fn observe_until_stopped(
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error).context("cannot poll"),
         }
-        while let Some(len) = receive(socket, &mut buffer)? {
-            let frame = buffer.get(..len).unwrap_or_default();
-            look(frame);
-            shared.lock().take(frame, keep);
+        while let Some(len) = receive(socket, &mut buffer, look)? {
+            shared.lock().take(buffer.get(..len).unwrap_or_default(), keep);
         }
         shared.lock().lost +=
             u64::from(packet_socket::dropped(socket).context("cannot read the drop counter")?);
@@ -354,9 +386,22 @@ fn observe_until_stopped(
     }
 }
 
-fn receive(mut socket: &Socket, buffer: &mut [u8]) -> Result<Option<usize>> {
-    match socket.read(buffer) {
-        Ok(len) => Ok(Some(len)),
+/// Reads a frame and shows it; gives its length.
+fn receive(mut socket: &Socket, buffer: &mut [u8], look: &mut Look) -> Result<Option<usize>> {
+    let read = match look {
+        Look::Stamped(_) => stamp::receive(socket, buffer).map(|(len, at)| (len, Some(at))),
+        Look::Nobody | Look::AtLeisure(_) => socket.read(buffer).map(|len| (len, None)),
+    };
+    match read {
+        Ok((len, at)) => {
+            let frame = buffer.get(..len).unwrap_or_default();
+            match (look, at) {
+                (Look::Stamped(show), Some(at)) => show(at, frame),
+                (Look::AtLeisure(show), _) => show(frame),
+                (Look::Stamped(_) | Look::Nobody, _) => {}
+            }
+            Ok(Some(len))
+        }
         // ENETDOWN: the link went down, perhaps by our own hand. It comes back.
         Err(e)
             if matches!(
@@ -395,5 +440,26 @@ impl State {
         if room {
             self.kept.push(Captured { at: Instant::now(), frame: frame.to_vec() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stamp::tests::watch_of_a_clock_that_was_set;
+
+    /// R8.1: a set clock hides a late frame or makes one of a punctual one: what went by its stamps is no verdict.
+    #[test]
+    fn r8_1_an_observer_whose_clock_was_set_has_not_seen_everything() {
+        let capture = |clock| Capture {
+            shared: Arc::default(),
+            stop: Arc::new(EventFd::new().unwrap()),
+            thread: None,
+            clock,
+        };
+        capture(None).complete().unwrap();
+        capture(Some(ClockWatch::start().unwrap())).complete().unwrap();
+        let error = capture(Some(watch_of_a_clock_that_was_set())).complete().unwrap_err();
+        assert!(error.to_string().contains("clock was set"), "{error:#}");
     }
 }

@@ -34,6 +34,7 @@ pub mod redirect;
 pub mod registry;
 pub mod requirements;
 pub mod site;
+pub mod stamp;
 pub mod tool;
 pub mod topology;
 pub mod vlan;

@@ -86,6 +86,12 @@ pub(super) fn stale<'a>(
     record.arrivals.iter().copied().filter(move |arrival| (first..first + count).contains(&arrival.sequence))
 }
 
+/// From one moment to a later one, ms. Nothing is known if the later one came first: what was under way before an incident
+/// was no answer to it, and 0 ms would be praise.
+pub(super) fn span_ms(from: Option<u64>, to: Option<u64>) -> Option<f64> {
+    to?.checked_sub(from?).map(ms)
+}
+
 fn ms(ns: u64) -> f64 {
     ns as f64 / 1e6
 }
@@ -124,6 +130,14 @@ mod tests {
         let sent_ns = [0, 1, 2, 42, 43].map(|at| at * MS).into();
         let record = LaneRecord { first: 0, sent_ns, arrivals: Vec::new() };
         assert_eq!(lane(&record, MS).pause_ms, 40.0);
+    }
+
+    /// R8.1: what was decided before the incident is no detection within 0 ms.
+    #[test]
+    fn r8_1_a_decision_before_the_incident_is_no_detection() {
+        assert_eq!(span_ms(Some(3 * MS), Some(5 * MS)), Some(2.0));
+        assert_eq!(span_ms(Some(5 * MS), Some(3 * MS)), None);
+        assert_eq!((span_ms(None, Some(MS)), span_ms(Some(MS), None)), (None, None));
     }
 
     #[test]

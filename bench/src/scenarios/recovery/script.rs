@@ -6,6 +6,7 @@ use anyhow::Result;
 use jvpn_rig::emulator::{Direction, LanePatch, Relay, Share};
 
 use super::cause::Cause;
+use crate::peers::probes::unix_ns;
 
 /// Share and length of a loss spike.
 const SPIKE_PERCENT: f64 = 30.0;
@@ -25,11 +26,36 @@ pub(super) trait Struck {
     /// The host cannot.
     fn set_link_down(&mut self, down: bool) -> Result<()>;
 
+    /// The host's only uplink gets another address, and with it its route back.
+    ///
+    /// # Errors
+    /// The host cannot.
+    fn change_address(&mut self) -> Result<()>;
+
     /// Time passes.
     ///
     /// # Errors
     /// Interrupted.
     fn sleep(&self, time: Duration) -> Result<()>;
+}
+
+/// When an incident began: the last moment at which nothing had been done yet.
+///
+/// Whatever ends after it counts, so that no silence is left out because the bench was slow to notice that it had struck.
+/// In between lies how long the bench takes to strike, which makes detection longer than it was, never shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Begun {
+    /// Unix ns, as probes count.
+    pub(super) unix_ns: u64,
+    /// Ns since boot, as the client's timeline counts.
+    pub(super) boot_ns: u64,
+}
+
+impl Begun {
+    pub(super) fn now() -> Self {
+        let boot_ns = jvpn_host::clock::now().0;
+        Self { unix_ns: unix_ns(), boot_ns }
+    }
 }
 
 /// Which direction dies: by turns.
@@ -52,11 +78,13 @@ pub(super) fn length(cause: Cause) -> Duration {
     }
 }
 
-/// Does what a path can do; a spike and a flapping link are over then. What strikes a host or the gateway is the caller's.
+/// Does what a path and its host can do, and gives when it began; a spike and a flapping link are over then. What strikes
+/// the gateway is the caller's.
 ///
 /// # Errors
 /// The host cannot do its part, or interrupted.
-pub(super) fn strike(struck: &mut dyn Struck, cause: Cause, incident: u32) -> Result<()> {
+pub(super) fn strike(struck: &mut dyn Struck, cause: Cause, incident: u32) -> Result<Begun> {
+    let begun = Begun::now();
     match cause {
         Cause::SilentBlackhole => struck.path().change_both(&LanePatch::blackhole()),
         Cause::OneDirectionDead => struck.path().change(dead_direction(incident), LanePatch::blackhole()),
@@ -74,14 +102,61 @@ pub(super) fn strike(struck: &mut dyn Struck, cause: Cause, incident: u32) -> Re
                 struck.sleep(FLAP)?;
             }
         }
-        Cause::AddressChange | Cause::ControlPlaneKill | Cause::DataPlaneKill => {}
+        Cause::AddressChange => struck.change_address()?,
+        Cause::ControlPlaneKill | Cause::DataPlaneKill => {}
     }
-    Ok(())
+    Ok(begun)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::measure;
     use super::*;
+    use crate::peers::probes::Arrival;
+    use crate::peers::streams::LaneRecord;
+
+    const MS: u64 = 1_000_000;
+
+    /// A host whose traffic flows again before whoever changes its address knows that it has: its arrivals.
+    #[derive(Default)]
+    struct QuickHost(Vec<u64>);
+
+    impl Struck for QuickHost {
+        fn path(&self) -> &Relay {
+            unreachable!("an address is the host's")
+        }
+
+        fn set_link_down(&mut self, _: bool) -> Result<()> {
+            unreachable!("no link is struck")
+        }
+
+        fn change_address(&mut self) -> Result<()> {
+            let asked = unix_ns();
+            // Silent for 6 ms, of which 1 ms is behind the change's beginning; then a probe each millisecond.
+            self.0 =
+                [asked - 6 * MS, asked - 5 * MS].into_iter().chain((1..30).map(|n| asked + n * MS)).collect();
+            while unix_ns() < asked + 3 * MS {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        }
+
+        fn sleep(&self, _: Duration) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// R8.1: a silence that was over before the program that changed the address had ended counts, and whole: from the
+    /// last probe before the change to the first after it.
+    #[test]
+    fn r8_1_an_outage_that_is_over_before_the_change_is_done_counts() {
+        let mut host = QuickHost::default();
+        let begun = strike(&mut host, Cause::AddressChange, 1).unwrap();
+        let arrival = |(at, sequence): (&u64, u64)| Arrival { sequence, sent_ns: *at, arrived_ns: *at };
+        let arrivals = host.0.iter().zip(0..).map(arrival).collect();
+        let record = LaneRecord { first: 0, sent_ns: host.0.clone(), arrivals };
+        assert_eq!(measure::lane(&record, begun.unix_ns).outage_ms, 6.0);
+    }
 
     /// R8.1: both directions die, by turns; what lasts is known to whoever waits for it.
     #[test]

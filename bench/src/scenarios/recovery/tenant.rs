@@ -191,8 +191,8 @@ impl Tenant {
         self.log.wait_for(what, since, patience, &mut watch, wanted)
     }
 
-    /// The only uplink gets another address; gives the moment when it can be used, Unix ns.
-    pub(super) fn change_address(&mut self) -> Result<u64> {
+    /// The only uplink gets another address, and its route back, which goes with the old one.
+    pub(super) fn change_address(&mut self) -> Result<()> {
         let number = self.number();
         let old = Site::address(number, Uplink::A, self.host);
         self.host = if self.host >= 200 { 2 } else { self.host + 1 };
@@ -202,8 +202,7 @@ impl Tenant {
             "address del {old}/24 dev upA\naddress add {new}/24 dev upA\n\
              route replace default via {hop} dev upA metric 100\n"
         );
-        IP.run_with_input(Some(self.site.client()), &["-batch", "-"], &batch)?;
-        Ok(unix_ns())
+        IP.run_with_input(Some(self.site.client()), &["-batch", "-"], &batch).map(drop)
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {

@@ -11,10 +11,9 @@ use serde_json::Value;
 use super::cause::Cause;
 use super::measure;
 use super::record::Trial;
-use super::script::{self, Struck};
+use super::script::{self, Begun, Struck};
 use super::tenant::{PATIENCE, Tenant, flows};
 use crate::events::{Cursor, Event};
-use crate::peers::probes::unix_ns;
 use crate::peers::streams::{Record, Streams};
 
 /// How long a client may take to come back before the trial counts as not recovered.
@@ -41,10 +40,8 @@ pub(super) struct Running {
     bound: Uplink,
     session: String,
     client_from: Cursor,
-    /// When it happened, Unix ns.
-    pub(super) at_ns: u64,
-    /// The same as the client's timeline counts, ns since boot.
-    at_boot_ns: u64,
+    /// When it happened.
+    begun: Begun,
 }
 
 /// A trial and what was recorded of it.
@@ -61,18 +58,23 @@ const fn holds(cause: Cause) -> bool {
 
 /// A path of a client that sees by itself what becomes of its link.
 struct Bound<'a> {
-    path: &'a Relay,
+    tenant: &'a mut Tenant,
+    uplink: Uplink,
     stage: &'a Stage<'a>,
 }
 
 impl Struck for Bound<'_> {
     fn path(&self) -> &Relay {
-        self.path
+        self.tenant.path(self.uplink)
     }
 
     fn set_link_down(&mut self, down: bool) -> Result<()> {
-        self.path.set_link_down(down);
+        self.path().set_link_down(down);
         Ok(())
+    }
+
+    fn change_address(&mut self) -> Result<()> {
+        self.tenant.change_address()
     }
 
     fn sleep(&self, time: Duration) -> Result<()> {
@@ -88,29 +90,18 @@ impl Stage<'_> {
         (cause, incident): (Cause, u32),
         wait: Duration,
     ) -> Result<Running> {
-        let mut running = self.prepare(tenant, (cause, incident), wait)?;
-        let bound = running.bound;
+        let (session, bound) = self.prepare(tenant, wait)?;
         if holds(cause) {
             tenant.path(bound).hold(Direction::Up, HELD);
         }
+        let client_from = tenant.log.end();
         // Kills strike all clients at once: the caller does it.
-        if cause == Cause::AddressChange {
-            let usable = tenant.change_address()?;
-            // Before that nobody could have sent anything.
-            running.at_boot_ns += usable - running.at_ns;
-            running.at_ns = usable;
-        } else {
-            script::strike(&mut Bound { path: tenant.path(bound), stage: self }, cause, incident)?;
-        }
-        Ok(running)
+        let begun = script::strike(&mut Bound { tenant, uplink: bound, stage: self }, cause, incident)?;
+        Ok(Running { cause, incident, bound, session, client_from, begun })
     }
 
-    fn prepare(
-        &self,
-        tenant: &mut Tenant,
-        (cause, incident): (Cause, u32),
-        wait: Duration,
-    ) -> Result<Running> {
+    /// The session, and the uplink that it has been bound over all the while.
+    fn prepare(&self, tenant: &mut Tenant, wait: Duration) -> Result<(String, Uplink)> {
         let session = tenant.session()?;
         let bound = loop {
             let bound = tenant.bound()?;
@@ -121,15 +112,7 @@ impl Stage<'_> {
                 break bound;
             }
         };
-        Ok(Running {
-            cause,
-            incident,
-            bound,
-            session,
-            client_from: tenant.log.end(),
-            at_ns: unix_ns(),
-            at_boot_ns: jvpn_host::clock::now().0,
-        })
+        Ok((session, bound))
     }
 
     /// Waits for the end, undoes what was done, and measures.
@@ -149,7 +132,7 @@ impl Stage<'_> {
         (trial.recovered, trial.tcp_survived) = (recovered, tcp_survived);
         trial.session_kept = tenant.session().is_ok_and(|session| session == running.session);
         tenant.note_switches(trial.switches);
-        Ok(Finished { trial, record, at_ns: running.at_ns })
+        Ok(Finished { trial, record, at_ns: running.begun.unix_ns })
     }
 
     fn await_switch(&self, tenant: &mut Tenant, running: &Running) -> Result<Option<Event>> {
@@ -172,7 +155,8 @@ impl Stage<'_> {
         let mut since = None;
         while Instant::now() < deadline {
             self.sleep(Duration::from_millis(5))?;
-            let late = self.streams.last_arrivals(tenant.number()).into_iter().all(|at| at > running.at_ns);
+            let late =
+                self.streams.last_arrivals(tenant.number()).into_iter().all(|at| at > running.begun.unix_ns);
             if !(late && flows(self.streams, tenant.number(), Duration::ZERO)) {
                 since = None;
                 continue;
@@ -213,11 +197,10 @@ impl Stage<'_> {
             |name: &str| events.iter().filter(|event| event.text("event") == name).collect::<Vec<_>>();
         let (started, complete) = (named("recovery_started"), named("recovery_complete"));
         let moment = |event: &Event| event.record.get("mono_ns").and_then(Value::as_u64);
-        let span = |from: Option<u64>, to: Option<u64>| Some(to?.saturating_sub(from?) as f64 / 1e6);
         let decided = started.first().and_then(|event| moment(event));
         let confirmed = complete.first().and_then(|event| moment(event));
-        let (up, down) =
-            (measure::lane(&record.up, running.at_ns), measure::lane(&record.down, running.at_ns));
+        let at_ns = running.begun.unix_ns;
+        let (up, down) = (measure::lane(&record.up, at_ns), measure::lane(&record.down, at_ns));
         let left_ns = started.first().and_then(|event| u64::try_from(event.at_ms).ok());
         let left_ns = left_ns.map_or(0, |at| at * 1_000_000);
         Trial {
@@ -226,11 +209,11 @@ impl Stage<'_> {
             rtt_ms: u64::try_from(self.rtt.as_millis()).unwrap_or(u64::MAX),
             incident: running.incident,
             client: tenant.number(),
-            at_ms: running.at_ns / 1_000_000,
+            at_ms: at_ns / 1_000_000,
             session_id: running.session.clone(),
             recovered: false,
-            detect_ms: span(Some(running.at_boot_ns), decided),
-            reattach_ms: span(decided, confirmed),
+            detect_ms: measure::span_ms(Some(running.begun.boot_ns), decided),
+            reattach_ms: measure::span_ms(decided, confirmed),
             noticed_as: started.first().map(|event| event.text("cause").to_owned()),
             attempts: complete.first().and_then(|event| event.number("attempts")),
             switches: u32::try_from(complete.len()).unwrap_or(u32::MAX),
@@ -239,7 +222,7 @@ impl Stage<'_> {
             outage_ms: up.outage_ms.max(down.outage_ms),
             lost_up: up.lost,
             lost_down: down.lost,
-            tcp_stall_ms: measure::tcp_stall(&record.tcp, running.at_ns),
+            tcp_stall_ms: measure::tcp_stall(&record.tcp, at_ns),
             tcp_survived: false,
             session_kept: false,
             held_released: held.len() as u64,

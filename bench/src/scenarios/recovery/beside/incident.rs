@@ -134,6 +134,10 @@ impl Struck for Managed<'_> {
         if down { self.place.remove_route(self.bound) } else { self.place.add_route(self.bound) }
     }
 
+    fn change_address(&mut self) -> Result<()> {
+        self.place.change_address()
+    }
+
     fn sleep(&self, time: Duration) -> Result<()> {
         sleep(time, self.interrupt)
     }
@@ -161,12 +165,7 @@ impl Stage<'_> {
         let bound = bound.unwrap_or(Uplink::A);
         self.streams.begin(number);
         sleep(settle, self.ground.interrupt)?;
-        let mut at_ns = unix_ns();
-        self.strike(place, bound, incident)?;
-        if self.cause == Cause::AddressChange {
-            // Before that nobody could have sent anything.
-            at_ns = unix_ns();
-        }
+        let at_ns = self.strike(place, bound, incident)?;
         self.finish(place, (incident, bound), at_ns)
     }
 
@@ -226,14 +225,11 @@ impl Stage<'_> {
         Ok(())
     }
 
-    /// What happens, and what a system would do at once that notices it by itself.
-    fn strike(&self, place: &mut Place, bound: Uplink, incident: u32) -> Result<()> {
-        if self.cause == Cause::AddressChange {
-            return place.change_address();
-        }
+    /// What happens, and what a system would do at once that notices it by itself; gives when it began, Unix ns.
+    fn strike(&self, place: &mut Place, bound: Uplink, incident: u32) -> Result<u64> {
         ensure!(!self.cause.is_common(), "{} strikes no client alone", self.cause);
         let mut managed = Managed { place, bound, interrupt: self.ground.interrupt };
-        script::strike(&mut managed, self.cause, incident)
+        Ok(script::strike(&mut managed, self.cause, incident)?.unix_ns)
     }
 
     /// Waits until probes have flowed both ways for a while; a script may move the route meanwhile.
