@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use jvpn_rig::Namespace;
 use jvpn_rig::emulator::{Direction, LanePatch, Relay, Share};
+use jvpn_rig::tool::IP;
 
 use super::cause::Cause;
 use crate::peers::probes::unix_ns;
@@ -26,11 +28,12 @@ pub(super) trait Struck {
     /// The host cannot.
     fn set_link_down(&mut self, down: bool) -> Result<()>;
 
-    /// The host's only uplink gets another address, and with it its route back.
+    /// The host's only uplink gets another address, and with it its route back. Gives the last moment at which the host
+    /// had done nothing yet: what it needs to begin is ready by then.
     ///
     /// # Errors
     /// The host cannot.
-    fn change_address(&mut self) -> Result<()>;
+    fn change_address(&mut self) -> Result<Begun>;
 
     /// Time passes.
     ///
@@ -49,6 +52,18 @@ pub(super) struct Begun {
     pub(super) unix_ns: u64,
     /// Ns since boot, as the client's timeline counts.
     pub(super) boot_ns: u64,
+}
+
+/// Runs `ip` with such a batch in a namespace, and gives the last moment before the first line of it: `ip` has come up by
+/// then.
+///
+/// # Errors
+/// As `ip` says.
+pub(super) fn struck_by_ip(namespace: &Namespace, batch: &str) -> Result<Begun> {
+    let ip = IP.ready(Some(namespace), &["-batch", "-"], "link show dev lo\n")?;
+    let begun = Begun::now();
+    ip.finish(batch)?;
+    Ok(begun)
 }
 
 impl Begun {
@@ -102,7 +117,7 @@ pub(super) fn strike(struck: &mut dyn Struck, cause: Cause, incident: u32) -> Re
                 struck.sleep(FLAP)?;
             }
         }
-        Cause::AddressChange => struck.change_address()?,
+        Cause::AddressChange => return struck.change_address(),
         Cause::ControlPlaneKill | Cause::DataPlaneKill => {}
     }
     Ok(begun)
@@ -130,7 +145,8 @@ mod tests {
             unreachable!("no link is struck")
         }
 
-        fn change_address(&mut self) -> Result<()> {
+        fn change_address(&mut self) -> Result<Begun> {
+            let begun = Begun::now();
             let asked = unix_ns();
             // Silent for 6 ms, of which 1 ms is behind the change's beginning; then a probe each millisecond.
             self.0 =
@@ -138,7 +154,7 @@ mod tests {
             while unix_ns() < asked + 3 * MS {
                 std::hint::spin_loop();
             }
-            Ok(())
+            Ok(begun)
         }
 
         fn sleep(&self, _: Duration) -> Result<()> {

@@ -11,11 +11,11 @@ use jvpn_host::status;
 use jvpn_rig::emulator::Relay;
 use jvpn_rig::process::Supervised;
 use jvpn_rig::site::Site;
-use jvpn_rig::tool::IP;
 use jvpn_rig::{Interrupt, Rig, Uplink, wait};
 use serde_json::Value;
 
 use super::pace::Pace;
+use super::script::{Begun, struck_by_ip};
 use crate::events::{Cursor, Event, EventLog, Source, Watch};
 use crate::peers::probes::unix_ns;
 use crate::peers::streams::Streams;
@@ -192,7 +192,7 @@ impl Tenant {
     }
 
     /// The only uplink gets another address, and its route back, which goes with the old one.
-    pub(super) fn change_address(&mut self) -> Result<()> {
+    pub(super) fn change_address(&mut self) -> Result<Begun> {
         let number = self.number();
         let old = Site::address(number, Uplink::A, self.host);
         self.host = if self.host >= 200 { 2 } else { self.host + 1 };
@@ -202,7 +202,7 @@ impl Tenant {
             "address del {old}/24 dev upA\naddress add {new}/24 dev upA\n\
              route replace default via {hop} dev upA metric 100\n"
         );
-        IP.run_with_input(Some(self.site.client()), &["-batch", "-"], &batch).map(drop)
+        struck_by_ip(self.site.client(), &batch)
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {

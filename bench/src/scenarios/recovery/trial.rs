@@ -73,7 +73,7 @@ impl Struck for Bound<'_> {
         Ok(())
     }
 
-    fn change_address(&mut self) -> Result<()> {
+    fn change_address(&mut self) -> Result<Begun> {
         self.tenant.change_address()
     }
 

@@ -13,7 +13,7 @@ use jvpn_rig::{Interrupt, Uplink};
 use super::super::cause::Cause;
 use super::super::life::SUPERVISOR;
 use super::super::measure;
-use super::super::script::{self, Struck};
+use super::super::script::{self, Begun, Struck, struck_by_ip};
 use super::super::tenant::flows;
 use super::result::Trial;
 use super::{is_silent, lock, sleep, together, uplinks};
@@ -104,15 +104,16 @@ impl Place {
     }
 
     /// Uplink A gets another address, and its route back, which goes with the old one.
-    fn change_address(&mut self) -> Result<()> {
+    fn change_address(&mut self) -> Result<Begun> {
         let (number, device) = (self.site.number(), Uplink::A.client_interface());
         let old = Site::address(number, Uplink::A, self.host);
         self.host = if self.host >= 200 { 2 } else { self.host + 1 };
         let new = Site::address(number, Uplink::A, self.host);
-        self.ip(&format!(
+        let batch = format!(
             "address del {old}/24 dev {device}\naddress add {new}/24 dev {device}\nroute replace {}\n",
             self.route(Uplink::A)
-        ))
+        );
+        struck_by_ip(self.site.client(), &batch)
     }
 }
 
@@ -134,7 +135,7 @@ impl Struck for Managed<'_> {
         if down { self.place.remove_route(self.bound) } else { self.place.add_route(self.bound) }
     }
 
-    fn change_address(&mut self) -> Result<()> {
+    fn change_address(&mut self) -> Result<Begun> {
         self.place.change_address()
     }
 
