@@ -24,6 +24,7 @@ pub mod lan;
 pub mod managed;
 pub mod neighbours;
 pub mod netlink;
+mod pace;
 pub mod pins;
 pub mod pipeline;
 pub mod plan;
