@@ -6,9 +6,10 @@
 use crate::frame::Address;
 use crate::lan::{LanRoute, LanView, NextHop};
 use crate::netlink::{Netlink, Route};
+use crate::pace::Pace;
+use jvpn_abi::Endpoint;
 use jvpn_abi::ports::PortMark;
 use jvpn_abi::tables::NEXT_HOP_KNOWN;
-use jvpn_abi::{BootTime, Endpoint};
 use jvpn_host::clock;
 use jvpn_tables::Doorbell;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -16,11 +17,6 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
-
-/// The tables are looked at no more often than this, however fast they change: an on-link flood of made-up addresses makes
-/// and fails neighbours as fast as it comes.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Next hops on the WAN, for the installer: a view of each of its interfaces, with its number.
 #[derive(Debug)]
@@ -66,6 +62,7 @@ pub struct HopWatch {
     ask: Netlink,
     listen: Netlink,
     bell: Doorbell,
+    pace: Pace,
 }
 
 impl HopWatch {
@@ -76,7 +73,8 @@ impl HopWatch {
     pub fn new(ports: impl Iterator<Item = (u8, u32)>, bell: Doorbell) -> io::Result<Self> {
         let hops = Arc::new(WanHops::new(Vec::new()));
         let ports = ports.collect();
-        let mut watch = Self { ports, hops, ask: Netlink::new()?, listen: Netlink::listening()?, bell };
+        let (ask, listen) = (Netlink::new()?, Netlink::listening()?);
+        let mut watch = Self { ports, hops, ask, listen, bell, pace: Pace::default() };
         watch.look();
         Ok(watch)
     }
@@ -89,38 +87,37 @@ impl HopWatch {
 
     /// Runs until `stop`.
     pub fn run(mut self, stop: &AtomicBool) {
-        let (mut changed, mut next) = (false, BootTime(0));
         while !stop.load(Ordering::Acquire) {
             let mut fds = [
                 PollFd::new(self.listen.as_fd(), PollFlags::POLLIN),
                 PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
             ];
-            let wait = next.since(clock::now()).as_millis() + 1;
-            let soon = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
-            let patience = if changed { soon } else { PollTimeout::NONE };
+            let patience = self.pace.wait(clock::now()).map_or(PollTimeout::NONE, |wait| {
+                PollTimeout::try_from(wait.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+            });
             let _woken = poll(&mut fds, patience);
             let _rang = self.bell.silence();
-            changed |= self.listen.drain();
-            let now = clock::now();
-            if changed && now >= next {
+            let heard = self.listen.drain_for(|index| self.ports.iter().any(|(_, ours)| *ours == index));
+            self.pace.note(heard);
+            if self.pace.take(clock::now()) {
                 self.look();
-                (changed, next) = (false, now.after(LOOK_EVERY));
             }
         }
     }
 
     fn look(&mut self) {
-        let mut views = Vec::new();
-        for (number, index) in &self.ports {
-            match view(&mut self.ask, *index) {
-                Ok(view) => views.push((*number, view)),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot look at WAN routes and neighbours; the last view stays");
-                    return;
-                }
+        let began = clock::now();
+        let look_at = |(number, index): &(u8, u32)| view(&mut self.ask, *index).map(|view| (*number, view));
+        match self.ports.iter().map(look_at).collect::<io::Result<Vec<_>>>() {
+            Ok(views) => {
+                self.hops.replace(views);
+                self.pace.looked(began, clock::now());
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot look at WAN routes and neighbours; the last view stays for now");
+                self.pace.failed(clock::now());
             }
         }
-        self.hops.replace(views);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::frame::{Address, Mac};
 use crate::spread::Spread;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -48,10 +49,22 @@ impl LanRoute {
 }
 
 impl LanRoute {
-    /// A default route of IPv6 has no mask: it must not take IPv4-mapped destinations.
-    fn leads_to(&self, destination: Address) -> bool {
-        destination.0 & self.mask == self.network.0 && (self.mask != 0 || destination.ip().is_ipv6())
+    /// Whether it is one of IPv4: a default route of IPv6 must not take IPv4-mapped destinations.
+    const fn is_v4(&self) -> bool {
+        self.mask >> 32 == u128::MAX >> 32 && is_v4(self.network)
     }
+
+    /// Whether it stands before the routes to `network`, among those of its length.
+    fn is_before(&self, network: Address) -> bool {
+        #[cfg(test)]
+        tests::LOOKS.set(tests::LOOKS.get() + 1);
+        self.network < network
+    }
+}
+
+/// The prefix of IPv4-mapped addresses (RFC 4291 section 2.5.5.2).
+const fn is_v4(address: Address) -> bool {
+    address.0 >> 32 == 0xffff
 }
 
 /// What a destination resolves to.
@@ -65,11 +78,41 @@ pub enum NextHop {
     None,
 }
 
+/// The routes of one prefix length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Length {
+    mask: u128,
+    /// By network; of those to the same one the cheapest first.
+    routes: Vec<LanRoute>,
+}
+
+impl Length {
+    /// The routes that lead to `destination`, the best first.
+    fn routes_to(&self, destination: Address) -> impl Iterator<Item = &LanRoute> {
+        let network = Address(destination.0 & self.mask);
+        let first = self.routes.partition_point(|route| route.is_before(network));
+        let from = self.routes.get(first..).unwrap_or_default();
+        from.iter().take_while(move |route| route.network == network)
+    }
+
+    /// All of these routes, which are of one family, by their lengths: the longest first.
+    fn all(mut routes: Vec<LanRoute>) -> Vec<Self> {
+        // By everything that they are: the same routes in another order are the same view.
+        routes.sort_unstable_by_key(|route| {
+            (Reverse(route.mask), route.network, route.metric, route.port, route.gateway)
+        });
+        let lengths = routes.chunk_by(|one, next| one.mask == next.mask);
+        lengths.filter_map(|same| Some(Self { mask: same.first()?.mask, routes: same.to_vec() })).collect()
+    }
+}
+
 /// Routes and neighbours of the LAN port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LanView {
-    /// Longest prefix first.
-    routes: Vec<LanRoute>,
+    v4: Vec<Length>,
+    v6: Vec<Length>,
+    /// Next routers, each with every interface behind which it is; in order.
+    routers: Vec<(Address, u8)>,
     /// By the number of their interface: the same link-local address may stand behind each.
     neighbours: Vec<HashMap<Address, Mac, Spread>>,
 }
@@ -83,9 +126,14 @@ impl LanView {
 
     /// A view of several interfaces: the neighbours of each, by its number.
     #[must_use]
-    pub fn of_ports(mut routes: Vec<LanRoute>, neighbours: Vec<HashMap<Address, Mac>>) -> Self {
-        routes.sort_by_key(|route| (std::cmp::Reverse(route.mask), route.metric, route.port));
-        Self { routes, neighbours: neighbours.into_iter().map(|of| of.into_iter().collect()).collect() }
+    pub fn of_ports(routes: Vec<LanRoute>, neighbours: Vec<HashMap<Address, Mac>>) -> Self {
+        let mut routers: Vec<_> =
+            routes.iter().filter_map(|route| Some((route.gateway?, route.port))).collect();
+        routers.sort_unstable();
+        routers.dedup();
+        let (v4, v6): (Vec<_>, Vec<_>) = routes.into_iter().partition(LanRoute::is_v4);
+        let neighbours = neighbours.into_iter().map(|of| of.into_iter().collect()).collect();
+        Self { v4: Length::all(v4), v6: Length::all(v6), routers, neighbours }
     }
 
     /// Everything goes to one station: the host at the other end.
@@ -97,10 +145,12 @@ impl LanView {
         Self::new(routes.into(), neighbours.into())
     }
 
-    /// Where a packet for `destination` goes. Constant work for the few routes that a LAN port has.
+    /// Where a packet for `destination` goes. A binary search for each prefix length that there is, from the longest: with
+    /// thousands of dynamic routes a client that scans the LAN must not cost a walk over them with each packet.
     #[must_use]
     pub fn next_hop(&self, destination: Address) -> NextHop {
-        let Some(route) = self.routes.iter().find(|route| route.leads_to(destination)) else {
+        let mut lengths = self.lengths_of(destination).iter();
+        let Some(route) = lengths.find_map(|length| length.routes_to(destination).next()) else {
             return NextHop::None;
         };
         let hop = route.gateway.unwrap_or(destination);
@@ -110,9 +160,16 @@ impl LanView {
 
     /// The interfaces behind which a next hop that was not resolved may be.
     pub fn ports_of(&self, hop: Address) -> impl Iterator<Item = u8> {
-        let direct = self.routes.iter().find(|route| route.leads_to(hop) && route.gateway.is_none());
-        let routers = self.routes.iter().filter(move |route| route.gateway == Some(hop));
-        direct.into_iter().chain(routers).map(|route| route.port)
+        let leading = self.lengths_of(hop).iter().flat_map(move |length| length.routes_to(hop));
+        let direct = leading.filter(|route| route.gateway.is_none()).take(1).map(|route| route.port);
+        let first = self.routers.partition_point(|(router, _)| *router < hop);
+        let from = self.routers.get(first..).unwrap_or_default();
+        direct.chain(from.iter().take_while(move |(router, _)| *router == hop).map(|(_, port)| *port))
+    }
+
+    /// The prefix lengths to search for an address, the longest first.
+    fn lengths_of(&self, address: Address) -> &[Length] {
+        if is_v4(address) { &self.v4 } else { &self.v6 }
     }
 
     /// The neighbours that are known.
@@ -124,6 +181,78 @@ impl LanView {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::cell::Cell;
+
+    thread_local! {
+        /// Routes that searches of this thread looked at.
+        pub(super) static LOOKS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// R0.5: what a lookup costs does not grow with the number of routes.
+    #[test]
+    fn r0_5_a_lookup_does_not_walk_over_all_routes() {
+        let host = |n: u32| Address::v4((0x0a00_0000 + n).to_be_bytes());
+        let route = |n: u32| LanRoute::new(host(n << 8).ip(), 24, Some(host(9).ip()));
+        let hosts = (0..20_000).map(|n| LanRoute::new(host(n << 9).ip(), 32, None));
+        let view = LanView::new((0..20_000).map(route).chain(hosts).collect(), HashMap::new());
+        for n in (0..20_000_u32).step_by(7) {
+            LOOKS.set(0);
+            assert_eq!(view.next_hop(host((n << 8) + 7)), NextHop::Unresolved(host(9)));
+            assert_eq!(view.next_hop(Address::v4([192, 168, 0, 1])), NextHop::None);
+            assert!(view.ports_of(host(9)).eq([0]), "its interface, once");
+            assert!(LOOKS.get() <= 6 * 16, "{} routes looked at", LOOKS.get());
+        }
+    }
+
+    /// The way that the plain search finds: the longest prefix, then the cheapest route.
+    fn plain(routes: &[LanRoute], destination: Address) -> NextHop {
+        let leads = |route: &&LanRoute| {
+            destination.0 & route.mask == route.network.0 && route.is_v4() == is_v4(destination)
+        };
+        let leading = routes.iter().filter(leads);
+        let best = leading.min_by_key(|route| (Reverse(route.mask), route.metric, route.port, route.gateway));
+        best.map_or(NextHop::None, |route| NextHop::Unresolved(route.gateway.unwrap_or(destination)))
+    }
+
+    /// Addresses of both families of which many share a prefix.
+    fn address() -> impl Strategy<Value = Address> {
+        let v4 = (0..4_u8, 0..4_u8, any::<u8>()).prop_map(|(a, b, c)| Address::v4([10, a << 6, b << 6, c]));
+        let v6 = (0..4_u8, any::<u8>()).prop_map(|(a, b)| {
+            let mut octets = [0; 16];
+            (octets[0], octets[7], octets[15]) = (0x20, a, b);
+            Address::v6(octets)
+        });
+        prop_oneof![v4, v6]
+    }
+
+    fn route() -> impl Strategy<Value = LanRoute> {
+        let len = prop_oneof![Just(0), Just(8), Just(16), Just(24), Just(32), Just(64), 0..=128_u8];
+        let gateway = prop::option::of(address());
+        (address(), len, gateway, 0..3_u8, 0..3_u32).prop_map(|(network, len, gateway, port, metric)| {
+            LanRoute::new(network.ip(), len, gateway.map(Address::ip)).by(port, metric)
+        })
+    }
+
+    proptest! {
+        /// R0.2: a lookup finds what the plain search over all routes finds, and the order in which the kernel lists its
+        /// routes makes no other view.
+        #[test]
+        fn r0_2_the_best_route_is_found_in_any_order(
+            routes in prop::collection::vec(route(), 0..40),
+            asked in prop::collection::vec(address(), 20),
+        ) {
+            let view = LanView::new(routes.clone(), HashMap::new());
+            for destination in asked {
+                prop_assert_eq!(view.next_hop(destination), plain(&routes, destination));
+                let behind = view.ports_of(destination).collect::<Vec<_>>();
+                for route in routes.iter().filter(|route| route.gateway == Some(destination)) {
+                    prop_assert!(behind.contains(&route.port));
+                }
+            }
+            prop_assert_eq!(view, LanView::new(routes.into_iter().rev().collect(), HashMap::new()));
+        }
+    }
 
     fn at(mac: [u8; 6], port: u8) -> NextHop {
         NextHop::Known(Station { mac: Mac(mac), port })

@@ -25,6 +25,7 @@ pub mod lan_mtu;
 pub mod managed;
 pub mod neighbours;
 pub mod netlink;
+mod pace;
 pub mod pins;
 pub mod pipeline;
 pub mod plan;

@@ -7,6 +7,7 @@ use crate::frame::{Address, Mac};
 use crate::lan::{LanRoute, LanView};
 use crate::managed::Managed;
 use crate::netlink::{Netlink, Route};
+use crate::pace::Pace;
 use crate::port::Watched;
 use crate::worker::WorkerLinks;
 use crossbeam_queue::ArrayQueue;
@@ -29,6 +30,7 @@ pub struct Neighbours {
     bell: Doorbell,
     ask: Netlink,
     listen: Netlink,
+    pace: Pace,
     last: Option<LanView>,
 }
 
@@ -63,14 +65,14 @@ impl Neighbours {
             managed: Managed::default(),
         };
         let ports = ports.into_iter().map(side).collect();
-        Ok(Self { ports, links, misses, bell, ask, listen, last: None })
+        Ok(Self { ports, links, misses, bell, ask, listen, pace: Pace::default(), last: None })
     }
 
     /// The first look: every worker gets a view. Call it before anything can be bound; a worker without one takes each
     /// destination for unreachable and says so to the sender.
     pub fn begin(&mut self) {
         self.forget_leftovers();
-        self.refresh();
+        self.look();
     }
 
     /// Runs until `stop`; rings on the bell wake it. Takes back what it made the kernel keep.
@@ -86,8 +88,10 @@ impl Neighbours {
             let now = clock::now();
             let due = self.next_timeout().is_some_and(|at| at <= now);
             let turned = self.ports.iter().any(|port| port.was_up != port.watched.is_up());
-            if self.listen.drain() || asked || due || turned {
-                self.refresh();
+            let heard = self.listen.drain_for(|index| self.ports.iter().any(|port| port.index == index));
+            self.pace.note(heard || asked || due || turned);
+            if self.pace.take(now) {
+                self.look();
             }
             self.free_retired();
         }
@@ -114,10 +118,13 @@ impl Neighbours {
         self.ports.iter().filter_map(|port| port.managed.next_timeout()).min()
     }
 
-    /// Until the next neighbour may be given up.
+    /// Until the next look, or until the next neighbour may be given up.
     fn patience(&self) -> PollTimeout {
-        let Some(due) = self.next_timeout() else { return PollTimeout::NONE };
-        PollTimeout::try_from(due.since(clock::now()).as_millis() + 1).unwrap_or(PollTimeout::MAX)
+        let now = clock::now();
+        let wait = self.pace.wait(now).or_else(|| self.next_timeout().map(|due| due.since(now)));
+        wait.map_or(PollTimeout::NONE, |wait| {
+            PollTimeout::try_from(wait.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+        })
     }
 
     fn ask_for_misses(&mut self) -> bool {
@@ -132,21 +139,25 @@ impl Neighbours {
         asked
     }
 
-    fn refresh(&mut self) {
+    fn look(&mut self) {
+        let began = clock::now();
+        match self.refresh() {
+            Ok(()) => self.pace.looked(began, clock::now()),
+            Err(error) => {
+                tracing::warn!(%error, "cannot look at LAN routes and neighbours; the last view stays for now");
+                self.pace.failed(clock::now());
+            }
+        }
+    }
+
+    fn refresh(&mut self) -> io::Result<()> {
         let (mut routes, mut neighbours) = (Vec::new(), Vec::new());
         let is_one = self.ports.len() == 1;
         for port in &mut self.ports {
             port.was_up = port.watched.is_up();
             // The routes of an interface without a carrier stay in the kernel; packets are better off with another one's.
-            let looked =
-                if port.was_up || is_one { port.look(&mut self.ask) } else { Ok(Default::default()) };
-            let (of_port, known) = match looked {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot look at LAN routes and neighbours; the last view stays");
-                    return;
-                }
-            };
+            let (of_port, known) =
+                if port.was_up || is_one { port.look(&mut self.ask)? } else { Looked::default() };
             routes.extend(of_port);
             for address in port.managed.update(clock::now(), |address| known.contains_key(&address)) {
                 forget(&mut self.ask, port.index, address);
@@ -156,7 +167,7 @@ impl Neighbours {
         }
         let view = LanView::of_ports(routes, neighbours);
         if self.last.as_ref().is_some_and(|last| *last == view) {
-            return;
+            return Ok(());
         }
         tracing::debug!(neighbours = view.neighbours().count(), "LAN view changed");
         for links in &self.links {
@@ -165,6 +176,7 @@ impl Neighbours {
             links.queues.bell.ring();
         }
         self.last = Some(view);
+        Ok(())
     }
 
     fn free_retired(&self) {

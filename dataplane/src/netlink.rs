@@ -1,11 +1,12 @@
 //! rtnetlink, as little as the data plane needs: look at links, routes and neighbours, keep neighbours resolved.
 #![allow(clippy::wildcard_enum_match_arm, reason = "new kernels send new messages and attributes")]
 
+mod answers;
+mod events;
+
 use crate::frame::{Address, Mac};
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
-};
+use answers::{Answers, Dialogue, Kind, Line, Wait, messages};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE};
 use netlink_packet_route::link::{
     InfoData, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
@@ -15,6 +16,7 @@ use netlink_packet_route::neighbour::{
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use socket2::SockRef;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,8 +25,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 const GROUPS: [u32; 4] = [1, 3, 7, 11];
 /// Both families that a LAN may speak.
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
-/// Kernel messages come in pages; this holds several.
-const BUFFER: usize = 1 << 16;
 
 /// A link as the data plane cares for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,11 +54,7 @@ pub(crate) struct Route {
 
 /// A netlink socket.
 #[derive(Debug)]
-pub struct Netlink {
-    socket: Socket,
-    sequence: u32,
-    buffer: Vec<u8>,
-}
+pub struct Netlink(Dialogue<Socket>);
 
 impl Netlink {
     /// A socket for questions.
@@ -69,7 +65,8 @@ impl Netlink {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        SockRef::from(&socket).set_read_timeout(Some(answers::PATIENCE))?;
+        Ok(Self(Dialogue::over(socket)))
     }
 
     /// A non-blocking socket that hears of changes to links, neighbours and routes.
@@ -83,17 +80,21 @@ impl Netlink {
             socket.add_membership(group)?;
         }
         socket.set_non_blocking(true)?;
-        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
+        Ok(Self(Dialogue::over(socket)))
     }
 
     /// Takes every waiting change off; `true` if there was one (or some were lost).
     pub fn drain(&mut self) -> bool {
+        self.drain_for(|_index| true)
+    }
+
+    /// Takes every waiting change off; `true` if one may concern an interface that `is_ours` names by its index (or some
+    /// were lost).
+    pub fn drain_for(&mut self, is_ours: impl Fn(u32) -> bool) -> bool {
         let mut any = false;
         loop {
-            self.buffer.clear();
-            match self.socket.recv(&mut self.buffer, 0) {
-                Ok(0) => return any,
-                Ok(_) => any = true,
+            match self.0.line.hear(Wait::No, &mut self.0.datagram) {
+                Ok(()) => any = any || events::concerns(&self.0.datagram, &is_ours),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return any,
                 // ENOBUFS: changes were lost, so something changed.
                 Err(_) => return true,
@@ -101,34 +102,16 @@ impl Netlink {
         }
     }
 
-    /// Asks the kernel and takes its answers.
+    /// Asks the kernel and takes its answers. An entry that cannot be read is passed over.
     ///
     /// # Errors
-    /// What it refuses with.
+    /// What it refuses with; if its answer cannot be understood or does not come.
     pub(crate) fn request(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> io::Result<Vec<RouteNetlinkMessage>> {
-        self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut request = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        request.finalize();
-        let mut octets = vec![0; request.buffer_len()];
-        request.serialize(&mut octets);
-        self.socket.send(&octets, 0)?;
-        let mut answers = Vec::new();
-        let single = flags & (NLM_F_DUMP | NLM_F_ACK) == 0;
-        loop {
-            self.buffer.clear();
-            let got = self.socket.recv(&mut self.buffer, 0)?;
-            let datagram = self.buffer.get(..got).unwrap_or_default();
-            if collect(datagram, single, &mut answers)? == Progress::Complete {
-                return Ok(answers);
-            }
-        }
+        self.0.request(message, flags)
     }
 
     /// Looks at an interface by name.
@@ -266,56 +249,21 @@ impl Netlink {
 
 impl AsFd for Netlink {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.0.line.as_fd()
     }
 }
 
-/// Whether an answer of the kernel goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    More,
-    Complete,
-}
-
-/// Takes the answers out of one datagram of the kernel; a request for a `single` one is complete with it.
-fn collect(datagram: &[u8], single: bool, answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<Progress> {
-    let mut at = 0;
-    while at < datagram.len() {
-        let rest = datagram.get(at..).unwrap_or_default();
-        let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-        // Netlink messages are padded to four octets.
-        at += (reply.header.length as usize).max(16).next_multiple_of(4);
-        match reply.payload {
-            NetlinkPayload::Done(_) => return Ok(Progress::Complete),
-            NetlinkPayload::Error(error) => {
-                // Zero is an acknowledgement. The library's own conversion negates, which the least number does not take.
-                let Some(code) = error.code else { return Ok(Progress::Complete) };
-                return Err(io::Error::from_raw_os_error(code.get().saturating_abs()));
-            }
-            NetlinkPayload::InnerMessage(inner) => {
-                answers.push(inner);
-                if single {
-                    return Ok(Progress::Complete);
-                }
-            }
-            NetlinkPayload::Noop | NetlinkPayload::Overrun(_) => {}
-            _ => {}
-        }
-    }
-    Ok(Progress::More)
-}
-
-/// Reads a datagram as the answer to every request of this module; how much of it had a meaning. For the fuzzer, which
+/// Reads a datagram as the answer to every request of this module, and as changes; how much of it had a meaning. For the fuzzer, which
 /// has no kernel to ask.
 ///
 /// # Errors
 /// As a request would fail.
 #[doc(hidden)]
 pub fn understand(datagram: &[u8], index: u32) -> io::Result<usize> {
-    let mut answers = Vec::new();
-    collect(datagram, false, &mut answers)?;
-    let understood = answers.iter().filter(|answer| {
+    let first = messages(datagram).next().and_then(Result::ok);
+    let mut answers = Answers::to(first.map_or(0, |message| message.sequence_number()), Kind::Dump);
+    answers.take(datagram)?;
+    let understood = answers.list.iter().filter(|answer| {
         if let RouteNetlinkMessage::NewLink(link) = answer {
             parse_link(link).index == index
         } else if let RouteNetlinkMessage::NewRoute(route) = answer {
@@ -326,7 +274,7 @@ pub fn understand(datagram: &[u8], index: u32) -> io::Result<usize> {
             false
         }
     });
-    Ok(understood.count())
+    Ok(understood.count() + usize::from(events::concerns(datagram, |changed| changed == index)))
 }
 
 fn neighbour(index: u32, address: Address) -> NeighbourMessage {
@@ -453,6 +401,10 @@ fn parse_neighbour(message: &NeighbourMessage) -> Option<(Address, Mac)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::sched::{CloneFlags, unshare};
+    use std::fmt::Write as _;
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
 
     /// R1.9, found by the fuzzer: a negative error number that has no positive one is an error like any other.
     #[test]
@@ -462,5 +414,48 @@ mod tests {
             datagram.extend(code.to_ne_bytes());
             assert_eq!(understand(&datagram, 1).unwrap_err().raw_os_error(), Some(expected));
         }
+    }
+
+    /// Has `ip` carry out lines.
+    fn ip(lines: &str) {
+        let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    /// R3.2: the kernel's own word: thousands of neighbours beyond another interface are no change of this one's, and do not
+    /// hide its own in the list.
+    #[test]
+    fn r3_2_the_kernels_changes_are_told_apart_by_interface() {
+        let tells_apart = || {
+            if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+                jvpn_testing::left_out(&format!(
+                    "a network namespace of its own needs CAP_SYS_ADMIN: {error}"
+                ));
+                return;
+            }
+            // They stay down: nothing happens on them but what is told here.
+            ip("link add name lan type veth peer name wan\n");
+            let (mut ask, mut listen) = (Netlink::new().unwrap(), Netlink::listening().unwrap());
+            let [lan, wan] = ["lan", "wan"].map(|name| ask.link(name).unwrap().index);
+            let mut lines = String::new();
+            for n in 0..3_000 {
+                let (high, low) = (n / 250, n % 250 + 1);
+                writeln!(lines, "neigh add 192.0.{high}.{low} lladdr 02:00:00:00:00:01 dev wan").unwrap();
+            }
+            ip(&lines);
+            // So many may overflow the socket: then nobody knows what was among them.
+            while listen.drain() {}
+            ip("neigh add 198.51.100.1 lladdr 02:00:00:00:00:01 dev wan\nneigh del 198.51.100.1 dev wan\n");
+            assert!(!listen.drain_for(|index| index == lan));
+            ip("neigh add 198.51.100.7 lladdr 02:00:00:00:00:07 dev lan\n");
+            assert!(listen.drain_for(|index| index == lan));
+            let known = Address::from(IpAddr::from([198, 51, 100, 7]));
+            assert_eq!(ask.neighbours(lan).unwrap(), [(known, Mac([2, 0, 0, 0, 0, 7]))]);
+            assert_eq!(ask.neighbours(wan).unwrap().len(), 3_000);
+        };
+        // The namespace is that of a thread of its own, whose name is who leaves a test out.
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        std::thread::Builder::new().name(name).spawn(tells_apart).unwrap().join().unwrap();
     }
 }

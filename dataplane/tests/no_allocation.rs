@@ -7,9 +7,12 @@ mod two;
 use common::*;
 use jvpn_abi::tables::InstallOp;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
+use jvpn_dataplane::frame::Address;
+use jvpn_dataplane::lan::{LanRoute, LanView, NextHop};
 use jvpn_dataplane::pipeline::{BetweenClients, Verdict};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 /// Counts what the current thread allocates or frees.
@@ -87,6 +90,17 @@ fn r0_2_a_flip_allocates_nothing() {
     assert_eq!(forwarded, (PACKETS, PACKETS));
     assert_eq!(bench.context().send_key.load(Ordering::Relaxed), 2, "it flipped");
     assert_eq!(after - before, 0, "allocations or frees on the packet path");
+}
+
+/// R0.2: nor does a look at a LAN that has very many routes.
+#[test]
+fn r0_2_a_lookup_among_many_routes_allocates_nothing() {
+    let host = |n: u32| Address::v4((0x0a00_0000 + (n << 8)).to_be_bytes());
+    let route = |n: u32| LanRoute::new(host(n).ip(), 24, None);
+    let view = LanView::new((0..10_000).map(route).collect(), HashMap::new());
+    let before = touched();
+    let found = (0..10_000).filter(|n| view.next_hop(host(*n)) == NextHop::Unresolved(host(*n))).count();
+    assert_eq!((found, touched() - before), (10_000, 0));
 }
 
 /// R9.2, R0.2: a probe leaves its measurements without allocating.

@@ -3,8 +3,8 @@
 //! Only the I/O shell's set-up and link handling call this; it blocks for as long as the kernel takes to answer.
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -60,6 +60,8 @@ pub enum Mode {
 
 /// Octets for one batch of answers; the kernel fills at most 32 KiB per read of a dump.
 const RECEIVE_OCTETS: usize = 64 << 10;
+/// How often a list is asked for that changed while it was read.
+const TRIES: usize = 8;
 
 /// A socket for requests.
 #[derive(Debug)]
@@ -93,7 +95,13 @@ impl Requests {
         what: &'static str,
         request: RouteNetlinkMessage,
     ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
-        self.exchange(what, request, NLM_F_REQUEST | NLM_F_DUMP)
+        for _ in 0..TRIES {
+            if let Some(answers) = self.exchange(what, request.clone(), NLM_F_REQUEST | NLM_F_DUMP)? {
+                return Ok(answers);
+            }
+        }
+        let reason = format!("it changed during each of {TRIES} tries");
+        Err(NetlinkError::Socket { what, source: io::Error::new(io::ErrorKind::ResourceBusy, reason) })
     }
 
     /// Carries out one change.
@@ -114,12 +122,13 @@ impl Requests {
         self.exchange(what, request, NLM_F_REQUEST | NLM_F_ACK | extra).map(|_| ())
     }
 
+    /// `None` if what was listed changed meanwhile, and the list may fit neither state.
     fn exchange(
         &mut self,
         what: &'static str,
         request: RouteNetlinkMessage,
         flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, NetlinkError> {
+    ) -> Result<Option<Vec<RouteNetlinkMessage>>, NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -131,11 +140,23 @@ impl Requests {
         let failed = |source| NetlinkError::Socket { what, source };
         self.socket.send(&out, 0).map_err(failed)?;
         let mut answers = Vec::new();
+        let mut is_consistent = true;
+        loop {
+            self.receive().map_err(failed)?;
+            is_consistent &= !changed_meanwhile(&self.buffer, self.sequence);
+            if collect(what, &self.buffer, self.sequence, &mut answers)? == Progress::Complete {
+                return Ok(is_consistent.then_some(answers));
+            }
+        }
+    }
+
+    /// One datagram, into the buffer. A signal does not end it: the rest of the answer would stay behind.
+    fn receive(&mut self) -> io::Result<()> {
         loop {
             self.buffer.clear();
-            self.socket.recv(&mut self.buffer, 0).map_err(failed)?;
-            if collect(what, &self.buffer, self.sequence, &mut answers)? == Progress::Complete {
-                return Ok(answers);
+            match self.socket.recv(&mut self.buffer, 0) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                received => return received.map(drop),
             }
         }
     }
@@ -169,6 +190,11 @@ pub(super) fn collect(
         }
         match message.payload {
             NetlinkPayload::InnerMessage(answer) => answers.push(answer),
+            // A list that the kernel had to break off says so at its end.
+            NetlinkPayload::Done(done) if done.code < 0 => {
+                let source = io::Error::from_raw_os_error(done.code.saturating_abs());
+                return Err(NetlinkError::Refused { what, source });
+            }
             NetlinkPayload::Done(_) => return Ok(Progress::Complete),
             NetlinkPayload::Error(error) => {
                 let Some(code) = error.code else { return Ok(Progress::Complete) };
@@ -182,24 +208,64 @@ pub(super) fn collect(
     Ok(Progress::More)
 }
 
+/// Whether the kernel says of its answers to request `sequence` that something changed while it gave them.
+fn changed_meanwhile(datagram: &[u8], sequence: u32) -> bool {
+    frames(datagram).any(|message| {
+        NetlinkBuffer::new_checked(message).is_ok_and(|message| {
+            message.sequence_number() == sequence && message.flags() & NLM_F_DUMP_INTR != 0
+        })
+    })
+}
+
 /// The messages in one datagram. One that this library cannot read is passed over only if its length is sound.
 pub(super) fn messages(
     datagram: &[u8],
 ) -> impl Iterator<Item = Result<NetlinkMessage<RouteNetlinkMessage>, String>> {
+    frames(datagram).map(|message| NetlinkMessage::deserialize(message).map_err(|error| error.to_string()))
+}
+
+/// The octets of each message in one datagram.
+fn frames(datagram: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let octets: [u8; 4] = rest.get(..4)?.try_into().ok()?;
         let length = u32::from_ne_bytes(octets) as usize;
         let message = rest.get(..length).filter(|_| length >= 16)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(NetlinkMessage::deserialize(message).map_err(|error| error.to_string()))
+        Some(message)
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use netlink_packet_core::{DoneMessage, NLM_F_MULTIPART};
     use proptest::prelude::*;
+
+    /// The end of list `sequence`, as the kernel says it.
+    fn end(sequence: u32, flags: u16, code: i32) -> Vec<u8> {
+        let mut header = NetlinkHeader::default();
+        (header.flags, header.sequence_number) = (NLM_F_MULTIPART | flags, sequence);
+        let mut done = DoneMessage::default();
+        done.code = code;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::<RouteNetlinkMessage>::Done(done));
+        message.finalize();
+        let mut octets = vec![0; message.buffer_len()];
+        message.serialize(&mut octets);
+        octets
+    }
+
+    /// R1.9: a list that was broken off is no short list, one that changed meanwhile is known, and the end of another one
+    /// is not the end of this one.
+    #[test]
+    fn r1_9_only_a_whole_list_is_a_list() {
+        let read = |datagram: &[u8]| collect("list", datagram, 7, &mut Vec::new());
+        assert_eq!(read(&end(7, 0, 0)).unwrap(), Progress::Complete);
+        assert_eq!(read(&end(6, 0, 0)).unwrap(), Progress::More);
+        assert_eq!(read(&end(7, 0, -12)).unwrap_err().errno(), Some(12));
+        assert!(changed_meanwhile(&end(7, NLM_F_DUMP_INTR, 0), 7));
+        assert!(!changed_meanwhile(&[end(7, 0, 0), end(6, NLM_F_DUMP_INTR, 0)].concat(), 7));
+    }
 
     proptest! {
         /// Whatever the socket delivers, reading it ends and does not panic.
