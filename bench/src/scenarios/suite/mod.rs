@@ -112,7 +112,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
     progress.say(&format!("{} parts, about {} in all", parts.len(), minutes(left.iter().sum())));
     let mut report = Report {
         scenario: "suite".to_owned(),
-        form: 1,
+        form: 2,
         valid: true,
         complete: false,
         problems: Vec::new(),
