@@ -83,9 +83,10 @@ enum Verb {
     /// Says of two results of one verb which is better, figure by figure, or that they differ by no more than noise; and what
     /// of them cannot be compared.
     ///
-    /// Results of `recovery` and `suite` are compared cause by cause, those of other verbs by the rounds of each figure.
-    /// Where each run has one figure nothing tells the noise. Two that were measured under different conditions are
-    /// refused.
+    /// Results of `recovery` and `suite` are compared cause by cause, incident by incident; those of other verbs by the
+    /// rounds of each figure. Where each run has one figure nothing tells the noise. Two that were asked for different
+    /// things (policy, paths, clients, sessions, spans) are refused; another machine, kernel or build is said above the
+    /// verdicts.
     #[command(after_help = "Examples:\n  \
         jvpn-bench compare target/bench-before target/bench            two suites, part by part\n  \
         jvpn-bench compare target/bench/default-50 target/recovery\n  \

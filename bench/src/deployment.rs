@@ -110,20 +110,26 @@ pub struct Deployment {
     is_told: bool,
 }
 
-/// The directory that has the programs: `JVPN_BIN_DIR`, else where this program was built.
+/// The directory in which the programs are looked for: `JVPN_BIN_DIR`, else where this program was built.
+///
+/// # Errors
+/// Nobody knows where that is.
+pub fn programs_dir() -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os("JVPN_BIN_DIR") {
+        return Ok(PathBuf::from(dir));
+    }
+    let own = std::env::current_exe().context("cannot tell where this program is")?;
+    let dir = own.parent().context("this program has no directory")?;
+    // Cargo keeps test programs one level below the others.
+    Ok(if dir.ends_with("deps") { dir.with_file_name("") } else { dir.to_owned() })
+}
+
+/// The directory that has the programs, [`programs_dir`].
 ///
 /// # Errors
 /// One of them is not there.
 pub fn find_programs() -> Result<PathBuf> {
-    let dir = match std::env::var_os("JVPN_BIN_DIR") {
-        Some(dir) => PathBuf::from(dir),
-        None => {
-            let own = std::env::current_exe().context("cannot tell where this program is")?;
-            let dir = own.parent().context("this program has no directory")?;
-            // Cargo keeps test programs one level below the others.
-            if dir.ends_with("deps") { dir.with_file_name("") } else { dir.to_owned() }
-        }
-    };
+    let dir = programs_dir()?;
     for program in Role::ALL.map(Role::program) {
         if !dir.join(program).is_file() {
             bail!(

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::deployment::{Deployment, Places};
+use crate::origin;
 use crate::status::DataPlaneStatus;
 
 /// The gateway's interfaces in a rig, by port.
@@ -49,6 +50,8 @@ pub struct Environment {
     pub ports: Vec<Port>,
     /// Versions of the programs that ran, and of the contract between the two of the gateway.
     pub versions: BTreeMap<String, String>,
+    /// SHA-256 of the bench and of the programs that it starts, those of them that are here.
+    pub programs: BTreeMap<String, String>,
 }
 
 /// A port of the gateway.
@@ -116,6 +119,7 @@ impl Environment {
             cpu: field(&read("/proc/cpuinfo"), "model name"),
             cpus: std::thread::available_parallelism().map_or(0, usize::from),
             load_percent: load_percent(&read("/proc/loadavg")),
+            programs: origin::programs(),
             memory_kib: memory.split(' ').next().and_then(|kib| kib.parse().ok()).unwrap_or_default(),
             ..Self::default()
         }
@@ -214,7 +218,8 @@ fn version_of(program: &str, status: &Value, field: &str) -> Option<(String, Str
     status.get(field).map(|version| (program.to_owned(), shown(Some(version))))
 }
 
-fn shown(value: Option<&Value>) -> String {
+/// A value of an environment as text; nothing of what is not there.
+pub(crate) fn shown(value: Option<&Value>) -> String {
     match value {
         Some(Value::String(text)) => text.clone(),
         None | Some(Value::Null) => String::new(),

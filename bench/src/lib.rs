@@ -17,6 +17,7 @@ pub mod forwarding;
 pub mod frames;
 pub mod lock;
 pub mod model;
+pub mod origin;
 pub mod page;
 pub mod peers;
 pub mod pinned;

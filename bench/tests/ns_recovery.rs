@@ -9,12 +9,14 @@ mod ends;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use disk::Disk;
 use ends::{interrupt, rigs_of};
 use jvpn_bench::browser;
+use jvpn_bench::deployment::find_programs;
 use jvpn_bench::scenarios::recovery::Cause;
 use jvpn_bench::schemas;
 use serde_json::Value;
@@ -217,8 +219,20 @@ fn r8_4_a_full_disk_in_mid_run_loses_nothing() {
     );
 }
 
+/// The programs once more, the client with an octet behind its last one: another one of the same commit.
+fn client_built_anew(dir: &Path) -> &Path {
+    let programs = find_programs().unwrap();
+    for program in ["jvpn-controlplane", "jvpn-dataplane"] {
+        symlink(programs.join(program), dir.join(program)).unwrap();
+    }
+    let mut client = fs::read(programs.join("jvpn")).unwrap();
+    client.push(0);
+    fs::write(dir.join("jvpn"), client).unwrap();
+    dir
+}
+
 /// R8.4: Ctrl-C keeps what was measured, says that it is a part, leaves nothing behind; `--resume` goes on; a second run
-/// at the same time is refused; so is another question.
+/// at the same time is refused; so is another question, and so are other programs.
 #[test]
 #[ignore = "needs root: network namespaces, XDP, AF_XDP"]
 fn r8_4_an_interrupted_run_goes_on_and_two_at_once_do_not() {
@@ -251,6 +265,8 @@ fn r8_4_an_interrupted_run_goes_on_and_two_at_once_do_not() {
     assert!(said(&refused).contains("--resume"), "{}", said(&refused));
     let refused = start(&["--resume", "--seed", "2"]).output().unwrap();
     assert!(said(&refused).contains("another run"), "{}", said(&refused));
+    let refused = start(&["--resume"]).env("JVPN_BIN_DIR", client_built_anew(other.path())).output().unwrap();
+    assert!(!refused.status.success() && said(&refused).contains("program jvpn: "), "{}", said(&refused));
     let resumed = start(&["--resume"]).output().unwrap();
     assert!(resumed.status.success(), "{}", said(&resumed));
     let whole = result(dir.path());

@@ -57,6 +57,9 @@ pub(crate) fn dist(tree: &Tree, runner: &Runner, asked: &Asked) -> Result<()> {
         Report::Quick => tree.target().join("dist-report"),
     };
     let commit = binaries::commit(tree);
+    if asked.report == Report::Quick {
+        may_be_measured(commit.as_deref())?;
+    }
     if asked.report != Report::Quick {
         judge(&dir, commit.as_deref())?;
         println!("report of {}: {}", dir.display(), bars(&dir, commit.as_deref())?);
@@ -81,7 +84,17 @@ fn make_report(runner: &Runner, bench: &Path, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether a report may be released: valid, whole, and of this commit.
+/// Whether a report of this tree could be released: said before it is made.
+fn may_be_measured(commit: Option<&str>) -> Result<()> {
+    ensure!(
+        !commit.is_some_and(|commit| commit.ends_with("-changed")),
+        "this tree has changes that are in no commit, and nobody could measure them again: commit them before \
+         --quick-report"
+    );
+    Ok(())
+}
+
+/// Whether a report may be released: valid, whole, and of this commit without changes.
 fn judge(dir: &Path, commit: Option<&str>) -> Result<()> {
     let path = dir.join("result.json");
     let again = "`cargo xtask bench` makes one, `--quick-report` a short one, `--report DIR` takes another";
@@ -97,16 +110,20 @@ fn judge(dir: &Path, commit: Option<&str>) -> Result<()> {
         "{} says whether the bench works, and nothing else: {again}",
         path.display()
     );
-    match other_commit(&text, commit) {
+    match other_source(&text, commit) {
         Some(why) => bail!("{} {why}: {again}", path.display()),
         None => Ok(()),
     }
 }
 
-/// What to say of a result of another commit than the tree's, if that is known.
-fn other_commit(text: &str, commit: Option<&str>) -> Option<String> {
+/// What to say of a result that was not measured with the tree's commit as it is, if that is known.
+fn other_source(text: &str, commit: Option<&str>) -> Option<String> {
+    let first = |field| text.lines().find_map(|line| value_of(line.trim(), field));
+    let found = first("commit").unwrap_or_default();
+    if first("changed") == Some("true") {
+        return Some(format!("was measured with changes to commit {found} that are in none"));
+    }
     let commit = commit?;
-    let found = text.lines().find_map(|line| value_of(line.trim(), "commit")).unwrap_or_default();
     let is_same = found.trim_matches('"') == commit.trim_end_matches("-changed");
     (!is_same).then(|| format!("was measured with commit {found}, this tree is {commit}"))
 }
@@ -119,7 +136,7 @@ fn bars(dir: &Path, commit: Option<&str>) -> Result<String> {
         let add = "`cargo xtask bench --peers --resume` measures those that are here and puts them in";
         return Ok(format!("no bars beside peers; {add}"));
     };
-    if let Some(why) = other_commit(&text, commit) {
+    if let Some(why) = other_source(&text, commit) {
         bail!(
             "{} {why}: measure the peers again, or remove it and run the suite with --resume",
             path.display()
@@ -230,6 +247,35 @@ mod tests {
         result(false);
         assert!(said("abc").unwrap().contains("not whole"));
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// R8.4: what was measured with changes that are in no commit is released by nobody as of that commit, neither report
+    /// nor bars; and a quick report of a changed tree is not even made.
+    #[test]
+    fn r8_4_a_report_of_a_changed_tree_is_not_released() {
+        let dir = std::env::temp_dir().join(format!("jvpn-dist-changed-{}", std::process::id()));
+        fs::create_dir_all(dir.join(BARS).parent().unwrap()).unwrap();
+        let put = |changed: &str| {
+            let text = format!(
+                "{{\n  \"complete\": true,\n  \"environment\": {{\n    \"changed\": {changed},\n    \"commit\": \"abc\"\n  }},\n  \
+                 \"valid\": true\n}}\n"
+            );
+            fs::write(dir.join("result.json"), &text).unwrap();
+            fs::write(dir.join(BARS), text).unwrap();
+            [judge(&dir, Some("abc")), bars(&dir, Some("abc")).map(drop)]
+                .map(|said| said.map_err(|e| e.to_string()))
+        };
+        assert_eq!(put("false"), [Ok(()), Ok(())]);
+        assert_eq!(put("null"), [Ok(()), Ok(())]);
+        for said in put("true") {
+            assert!(said.as_ref().is_err_and(|e| e.contains("changes to commit \"abc\"")), "{said:?}");
+        }
+        assert!(judge(&dir, None).is_err(), "wherever it is packed");
+        fs::remove_dir_all(&dir).unwrap();
+        let refused = may_be_measured(Some("abc-changed")).unwrap_err().to_string();
+        assert!(refused.contains("in no commit") && refused.contains("commit them"), "{refused}");
+        may_be_measured(Some("abc")).unwrap();
+        may_be_measured(None).unwrap();
     }
 
     #[test]

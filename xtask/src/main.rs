@@ -238,8 +238,8 @@ cargo xtask dist [--report DIR | --quick-report]
 
 Set-up, release build, then target/dist/jumping-vpn-VERSION-ARCH.tar.gz and SHA256SUMS beside it: the four binaries, the
 documents, and in bench/ the report of the bench with its result. The report is that of `cargo xtask bench` (target/bench)
-or of DIR; it must be valid, whole, and of this commit. Whether it has bars beside peers (`cargo xtask bench --peers`) is
-said; bars of another commit are refused.
+or of DIR; it must be valid, whole, and of this commit without changes. Whether it has bars beside peers (`cargo xtask
+bench --peers`) is said; bars of another commit are refused.
   --report DIR    take the report there
   --quick-report  make one now with `jvpn-bench suite --quick --peers` (root, some minutes); its figures say little
 ";

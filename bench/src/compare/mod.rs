@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::page;
 use crate::scenarios::recovery;
 use crate::scenarios::recovery::compare::text_difference;
-use crate::scenarios::recovery::stats::{mann_whitney, quantile};
+use crate::scenarios::recovery::stats::{mann_whitney, median};
 use crate::timeline::print;
 use verbs::{Table, VERBS, Verb};
 
@@ -238,12 +238,6 @@ fn collect(value: &Value, path: &[&str], label: &str, take: &mut impl FnMut(Stri
             }
         }
     }
-}
-
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    quantile(&sorted, 0.5)
 }
 
 fn judge(one: &Figure, other: &Figure) -> Verdict {

@@ -98,7 +98,8 @@ pub(super) const VERBS: &[Verb] = &[
         tables: &[Table {
             rows: "causes",
             keys: &["contender", "cause"],
-            figures: &[("outage", "outages_ms", "ms", Less)],
+            // Those whom one incident strikes are one witness.
+            figures: &[("outage", "incident_medians_ms", "ms", Less)],
         }],
     },
     Verb {

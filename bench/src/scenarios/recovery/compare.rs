@@ -2,8 +2,13 @@
 //!
 //! A cause differs if a rank test (Mann–Whitney U, two-sided) says that chance alone would shift the outages so in fewer
 //! than one of a hundred comparisons, corrected for the number of causes compared (Holm), *and* the median moved by more
-//! than 5 % and 1 ms: a difference may be certain and still mean nothing. What is said of p99 stands beside it with its
-//! intervals and is not tested: few trials say little about it.
+//! than 5 % and 1 ms: a difference may be certain and still mean nothing. What is tested are incidents: clients that one
+//! kill struck are one witness, whose word is their median. So few that nothing could come of it, and results that do not
+//! tell which belong together, are no noise but not judged. What is said of p99 stands beside it with its intervals and is
+//! not tested: few trials say little about it.
+//!
+//! Runs that were asked for different things (paths, policy, clients) are refused: what differs would be taken for what
+//! the product does. Another machine, kernel or build is said above the verdicts: that may be what is compared.
 //!
 //! Of two suites, part is compared with part, over all causes of all parts. What a suite has one value of (cost, storm) is
 //! shown side by side: nothing tells its noise.
@@ -18,6 +23,7 @@ use serde_json::Value;
 use super::aims::AimRow;
 use super::result::{CauseResult, Report};
 use super::stats;
+use crate::environment::shown;
 use crate::timeline::print;
 
 /// Chance that one of all comparisons errs.
@@ -35,6 +41,10 @@ pub enum Verdict {
     Worse,
     /// No more than noise.
     Noise,
+    /// So few incidents that none could look different.
+    TooFew,
+    /// A result does not tell which trials are of one incident.
+    Unknown,
 }
 
 impl Verdict {
@@ -43,6 +53,8 @@ impl Verdict {
             Self::Better => "better",
             Self::Worse => "WORSE",
             Self::Noise => "within noise",
+            Self::TooFew => "not judged: too few incidents",
+            Self::Unknown => "not judged: incidents were not kept",
         }
     }
 }
@@ -56,8 +68,8 @@ pub struct Comparison {
     pub before: CauseResult,
     /// In the second.
     pub after: CauseResult,
-    /// Chance that noise alone shifts it so.
-    pub p: f64,
+    /// Chance that noise alone shifts it so; absent where that is not judged.
+    pub p: Option<f64>,
     /// What that means.
     pub verdict: Verdict,
 }
@@ -66,7 +78,9 @@ pub struct Comparison {
 #[derive(Clone, Debug, PartialEq)]
 struct Subject {
     is_suite: bool,
-    /// What ought to be the same in both.
+    /// What was asked for: must be the same in both.
+    asked: Vec<(&'static str, String)>,
+    /// What it ran on, and how much of it there is: said if it differs.
     conditions: Vec<(&'static str, String)>,
     parts: Vec<Part>,
     aims: Vec<AimRow>,
@@ -94,29 +108,25 @@ struct Suite {
 
 impl Subject {
     fn of_recovery(report: Report) -> Self {
-        let conditions = vec![
+        let asked = vec![
             ("profile", report.profile),
             ("content of the profile", report.profile_text),
             ("delays", report.delays.name().to_owned()),
             ("policy", report.policy),
             ("clients", report.clients.to_string()),
-            ("build", shown(&report.environment, "build")),
-            ("cpu", shown(&report.environment, "cpu")),
-            ("completeness", completeness(report.complete)),
         ];
+        let mut conditions = machine(&report.environment);
+        conditions.push(("completeness", completeness(report.complete)));
         let part = Part { name: String::new(), preset: Some(report.preset), causes: report.causes };
-        Self { is_suite: false, conditions, parts: vec![part], aims: Vec::new() }
+        Self { is_suite: false, asked, conditions, parts: vec![part], aims: Vec::new() }
     }
 
     fn of_suite(suite: Suite) -> Self {
-        let conditions = vec![
-            ("size", suite.size),
-            ("clients", suite.clients.to_string()),
-            ("build", shown(&suite.environment, "build")),
-            ("cpu", shown(&suite.environment, "cpu")),
-            ("completeness", completeness(suite.complete)),
-        ];
-        Self { is_suite: true, conditions, parts: suite.parts, aims: suite.aims }
+        let asked = vec![("clients", suite.clients.to_string())];
+        let mut conditions = machine(&suite.environment);
+        // Of another size there are more trials of the same.
+        conditions.extend([("size", suite.size), ("completeness", completeness(suite.complete))]);
+        Self { is_suite: true, asked, conditions, parts: suite.parts, aims: suite.aims }
     }
 
     /// Everything that was measured often, by part.
@@ -136,8 +146,8 @@ fn completeness(complete: bool) -> String {
     if complete { "whole" } else { "a part of what was asked for" }.to_owned()
 }
 
-fn shown(environment: &Value, field: &str) -> String {
-    environment.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+fn machine(environment: &Value) -> Vec<(&'static str, String)> {
+    ["build", "cpu", "cpus", "kernel"].map(|field| (field, shown(environment.get(field)))).into()
 }
 
 /// Compares what both have.
@@ -146,42 +156,64 @@ fn compare(before: &Subject, after: &Subject) -> Vec<Comparison> {
         .causes()
         .filter_map(|(part, a)| {
             let b = after.find(&part.name, a)?;
-            let p = stats::mann_whitney(&a.outages_ms, &b.outages_ms);
+            let (p, verdict) = match (a.witnesses(), b.witnesses()) {
+                (Some(a), Some(b)) if can_tell(a.len(), b.len()) => {
+                    (Some(stats::mann_whitney(a, b)), Verdict::Noise)
+                }
+                (Some(_), Some(_)) => (None, Verdict::TooFew),
+                (None, _) | (_, None) => (None, Verdict::Unknown),
+            };
             let part = part.name.clone();
-            Some(Comparison { part, before: a.clone(), after: b.clone(), p, verdict: Verdict::Noise })
+            Some(Comparison { part, before: a.clone(), after: b.clone(), p, verdict })
         })
         .collect();
     // Holm: the smallest p must pass the strictest bound, and the first that fails ends it.
-    let mut order: Vec<_> = (0..pairs.len()).collect();
-    order.sort_by(|a, b| pairs[*a].p.total_cmp(&pairs[*b].p));
-    for (rank, index) in order.iter().enumerate() {
-        let bound = ALPHA / (pairs.len() - rank) as f64;
-        let pair = &mut pairs[*index];
-        if pair.p > bound {
+    let mut tested: Vec<_> = pairs.iter_mut().filter_map(|pair| Some((pair.p?, pair))).collect();
+    tested.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let count = tested.len();
+    for (rank, (p, pair)) in tested.into_iter().enumerate() {
+        if p > ALPHA / (count - rank) as f64 {
             break;
         }
-        let shift = pair.after.outage_p50_ms - pair.before.outage_p50_ms;
-        if shift.abs() > LEAST_MS.max(LEAST_SHARE * pair.before.outage_p50_ms) {
+        // Of what was tested: the median of all clients may move where that of no incident does.
+        let [from, to] =
+            [&pair.before, &pair.after].map(|one| stats::median(one.witnesses().unwrap_or_default()));
+        let shift = to - from;
+        if shift.abs() > LEAST_MS.max(LEAST_SHARE * from) {
             pair.verdict = if shift < 0.0 { Verdict::Better } else { Verdict::Worse };
         }
     }
     pairs
 }
 
-/// What differs in how both were made, and what is in one of them only, a line each.
+/// Whether so many incidents on each side could look different at all, however far apart they lie.
+fn can_tell(before: usize, after: usize) -> bool {
+    let apart: Vec<_> = (0..before + after).map(|rank| rank as f64).collect();
+    let (low, high) = apart.split_at(before);
+    stats::mann_whitney(low, high) <= ALPHA
+}
+
+/// What was asked for otherwise in the second. What a result did not keep is not known to differ: a note says so.
+fn differences(before: &Subject, after: &Subject) -> Vec<String> {
+    let asked = before.asked.iter().zip(&after.asked);
+    let asked = asked.map(|((name, one), (_, other))| ((*name).to_owned(), one.clone(), other.clone()));
+    let preset = |part: &Part| part.preset.clone().unwrap_or_default();
+    let presets = before.parts.iter().filter_map(|part| {
+        let other = after.parts.iter().find(|other| other.name == part.name)?;
+        Some((format!("preset{}", of_part(&part.name)), preset(part), preset(other)))
+    });
+    let differ =
+        asked.chain(presets).filter(|(_, one, other)| one != other && !one.is_empty() && !other.is_empty());
+    differ.map(|(name, one, other)| format!("{name}: {}", text_difference(&one, &other))).collect()
+}
+
+/// What differs in how both were made and is no reason to refuse them, and what is in one of them only, a line each.
 fn notes(before: &Subject, after: &Subject) -> Vec<String> {
     let mut lines = Vec::new();
-    for ((name, one), (_, other)) in before.conditions.iter().zip(&after.conditions) {
+    let all = |of: &Subject| of.asked.iter().chain(&of.conditions).cloned().collect::<Vec<_>>();
+    for ((name, one), (_, other)) in all(before).iter().zip(&all(after)) {
         if one != other {
             lines.push(format!("note: {name} differs: {}", text_difference(one, other)));
-        }
-    }
-    for part in &before.parts {
-        let other = after.parts.iter().find(|other| other.name == part.name);
-        if let Some(other) = other.filter(|other| other.preset != part.preset) {
-            let text = |part: &Part| part.preset.clone().unwrap_or_default();
-            let (one, other) = (text(part), text(other));
-            lines.push(format!("note: preset{} differs: {one:?}, then {other:?}", of_part(&part.name)));
         }
     }
     for (one, other, place) in [(before, after, "first"), (after, before, "second")] {
@@ -237,7 +269,8 @@ fn single_values(before: &Subject, after: &Subject) -> Vec<String> {
 /// Prints the comparison.
 ///
 /// # Errors
-/// A file is missing, is no result of `recovery` or `suite`, or is INVALID; they are of two kinds; or nothing is in both.
+/// A file is missing, is no result of `recovery` or `suite`, or is INVALID; they are of two kinds; they were asked for
+/// different things; or nothing is in both.
 pub fn run(before: &Path, after: &Path) -> Result<()> {
     let (a, b) = (load(before)?, load(after)?);
     ensure!(
@@ -247,13 +280,19 @@ pub fn run(before: &Path, after: &Path) -> Result<()> {
         if a.is_suite { after } else { before }.display(),
         dir_of(if a.is_suite { before } else { after }).join("default-50").display()
     );
+    let differences = differences(&a, &b);
+    ensure!(
+        differences.is_empty(),
+        "measured under different conditions, which no verdict survives: {}; measure one of them again like the other",
+        differences.join("; ")
+    );
     notes(&a, &b).iter().for_each(|line| print(&format!("  {line}")));
     let pairs = compare(&a, &b);
     ensure!(!pairs.is_empty(), "no cause at the same round-trip time is in both results");
     let mut part = String::new();
     print(&format!(
-        "  {:<20}{:>5}{:>24}{:>32}{:>10}  verdict",
-        "cause", "RTT", "p50, ms", "p99, ms [95 % interval]", "p"
+        "  {:<20}{:>5}{:>11}{:>24}{:>32}{:>10}  verdict",
+        "cause", "RTT", "incidents", "p50, ms", "p99, ms [95 % interval]", "p"
     ));
     for pair in &pairs {
         if pair.part != part {
@@ -264,8 +303,8 @@ pub fn run(before: &Path, after: &Path) -> Result<()> {
     }
     single_values(&a, &b).iter().for_each(|line| print(&format!("  {line}")));
     print(&format!(
-        "  Mann–Whitney U on all outages, two-sided, {ALPHA} over all causes (Holm), and a median that moved by more than \
-         {:.0} % and {LEAST_MS} ms.",
+        "  Mann–Whitney U over incidents (of one that struck several clients the median), two-sided, {ALPHA} over all \
+         causes (Holm), and a median of the incidents that moved by more than {:.0} % and {LEAST_MS} ms.",
         LEAST_SHARE * 100.0
     ));
     Ok(())
@@ -279,12 +318,13 @@ impl Comparison {
             format!("{:.0} [{low:.0}–{high:.0}]", one.outage_p99_ms)
         };
         format!(
-            "  {:<20}{:>5}{:>24}{:>32}{:>10.4}  {}",
+            "  {:<20}{:>5}{:>11}{:>24}{:>32}{:>10}  {}",
             before.cause.name(),
             before.rtt_ms,
+            format!("{} / {}", before.incidents, after.incidents),
             format!("{:.1} → {:.1}", before.outage_p50_ms, after.outage_p50_ms),
             format!("{} → {}", p99(before), p99(after)),
-            p,
+            p.map_or_else(|| "–".to_owned(), |p| format!("{p:.4}")),
             verdict.name()
         )
     }
@@ -344,7 +384,7 @@ mod tests {
             profile_text: "name = \"plain\"\n# calm\n".into(),
             delays: super::super::Delays::Asked,
             preset: "edge".into(),
-            policy: String::new(),
+            policy: "limit = 1".into(),
             clients: 4,
             trials_asked: 40,
             took_s: 1.0,
@@ -371,25 +411,93 @@ mod tests {
         );
     }
 
-    /// R8.4: what was measured over other paths is compared with a word about it, also where the name is the same.
+    /// Kills that each strike eight clients alike: what differs does from kill to kill.
+    fn kills(outages: &[f64]) -> Report {
+        let struck = (1..).zip(outages).flat_map(|(incident, outage)| {
+            let of = move |client: u8| Trial {
+                client,
+                ..trial(Cause::DataPlaneKill, incident, outage + f64::from(client) / 100.0)
+            };
+            (0..8).map(of)
+        });
+        let trials: Vec<Trial> = struck.collect();
+        let causes = summarise(&trials.iter().collect::<Vec<_>>(), "edge", 1).into_iter().collect();
+        Report { causes, ..report(std::iter::once(1.0)) }
+    }
+
+    /// R8.1, R8.4: eight clients of one kill are one witness. What chance does with ten kills that are either fast or slow
+    /// is noise, though eighty trials of each would be "certain"; ten that lie apart are not; five can never tell; and a
+    /// result that does not say which trials belong together is not judged.
     #[test]
-    fn r8_4_other_paths_of_the_same_name_are_noted() {
+    fn r8_4_clients_of_one_kill_are_one_witness() {
+        let kinds = |slow: u32| -> Vec<f64> {
+            (0..10).map(|n| f64::from(n) + if n < slow { 674.0 } else { 377.0 }).collect()
+        };
+        let subject = |outages: &[f64]| Subject::of_recovery(kills(outages));
+        let judged = |a: &Subject, b: &Subject| compare(a, b).pop().unwrap();
+        let (few, many) = (subject(&kinds(3)), subject(&kinds(7)));
+        let (a, b) = (&few.parts[0].causes[0], &many.parts[0].causes[0]);
+        assert_eq!((a.trials, a.incidents, a.incident_medians_ms.len()), (80, 10, 10));
+        assert!(stats::mann_whitney(&a.outages_ms, &b.outages_ms) < 1e-4, "by trials it would be certain");
+        assert!(b.outage_p50_ms > a.outage_p50_ms + 200.0);
+        assert_eq!(judged(&few, &many).verdict, Verdict::Noise);
+        let fast = kinds(0);
+        let apart: Vec<_> = fast.iter().map(|outage| outage + 300.0).collect();
+        assert_eq!(judged(&subject(&fast), &subject(&apart)).verdict, Verdict::Worse);
+        assert_eq!(judged(&subject(&apart), &subject(&fast)).verdict, Verdict::Better);
+        let five = judged(&subject(&fast[..5]), &subject(&apart[..5]));
+        assert_eq!((five.verdict, five.p), (Verdict::TooFew, None));
+        assert!(five.line().contains("5 / 5") && five.line().ends_with("not judged: too few incidents"));
+        let mut old = kills(&apart);
+        old.causes[0].incident_medians_ms.clear();
+        assert_eq!(judged(&few, &Subject::of_recovery(old)).verdict, Verdict::Unknown);
+        // Where each incident strikes one client, the outages are the incidents'.
+        let mut old = report((0..40).map(f64::from));
+        old.causes[0].incident_medians_ms.clear();
+        assert_eq!(old.causes[0].witnesses().map(<[f64]>::len), Some(40));
+    }
+
+    /// R8.4: what was asked for otherwise (policy, preset, clients, paths of the same name) is refused, and gets no verdict;
+    /// another machine or build, and what a result did not keep, is said.
+    #[test]
+    fn r8_4_other_conditions_are_refused() {
         let subject = || Subject::of_recovery(report(std::iter::once(1.0)));
         assert_eq!(notes(&subject(), &subject()), Vec::<String>::new());
+        assert_eq!(differences(&subject(), &subject()), Vec::<String>::new());
         let other = Report {
             profile_text: "name = \"plain\"\n# rough\n".into(),
             delays: super::super::Delays::Profile,
+            preset: "fintech".into(),
+            policy: "limit = 2".into(),
+            clients: 8,
             ..report(std::iter::once(1.0))
         };
-        let said = notes(&subject(), &Subject::of_recovery(other));
         let wanted = [
-            r##"note: content of the profile differs: "# calm", then "# rough""##,
-            r##"note: delays differs: "asked", then "profile""##,
+            r##"content of the profile: "# calm", then "# rough""##,
+            r##"delays: "asked", then "profile""##,
+            r##"policy: "limit = 1", then "limit = 2""##,
+            r##"clients: "4", then "8""##,
+            r##"preset: "edge", then "fintech""##,
         ];
-        assert_eq!(said, wanted);
+        assert_eq!(differences(&subject(), &Subject::of_recovery(other.clone())), wanted);
+        let dirs = [report(std::iter::once(1.0)), other].map(|report| {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join("result.json"), serde_json::to_string(&report).unwrap()).unwrap();
+            dir
+        });
+        let error = run(dirs[0].path(), dirs[1].path()).unwrap_err().to_string();
+        assert!(error.contains("different conditions") && error.contains("policy"), "{error}");
+        let environment = json!({"build": "release", "cpu": "x", "cpus": 2, "kernel": "6.18"});
+        let elsewhere =
+            Subject::of_recovery(Report { environment, complete: false, ..report(std::iter::once(1.0)) });
+        assert_eq!(differences(&subject(), &elsewhere), Vec::<String>::new());
+        let said = notes(&subject(), &elsewhere);
+        assert_eq!(said.len(), 5, "{said:?}");
+        assert!(said[2].ends_with("cpus differs: not kept, then \"2\""), "{said:?}");
         let mut old = serde_json::to_value(report(std::iter::once(1.0))).unwrap();
         old.as_object_mut().unwrap().remove("profile_text");
         let old = Subject::of_recovery(serde_json::from_value(old).unwrap());
+        assert_eq!(differences(&old, &subject()), Vec::<String>::new());
         assert!(notes(&old, &subject())[0].contains("not kept, then"), "{:?}", notes(&old, &subject()));
     }
 
@@ -421,7 +529,7 @@ mod tests {
         let aim =
             AimRow { what: "work".into(), measure: "bounds".into(), seen: 1.0 + shift, ..AimRow::default() };
         json!({
-            "scenario": "suite", "form": 1, "valid": true, "complete": true, "problems": [], "broken_off": null,
+            "scenario": "suite", "form": 2, "valid": true, "complete": true, "problems": [], "broken_off": null,
             "size": "quick", "seed": 1, "clients": 4, "took_s": 1.0, "environment": {"build": "debug"},
             "parts": parts.iter().map(part).collect::<Vec<_>>(), "aims": [aim],
         })

@@ -55,11 +55,13 @@ use jvpn_rig::{Interrupt, Rig};
 use serde_json::json;
 
 use crate::check_events::rules::{PRESETS, PolicyNumbers};
+use crate::origin;
 use crate::result::Environment;
 use crate::timeline::print;
 pub use cause::{Aim, Cause};
 pub use delays::{Delays, RoundTrip};
 use life::Life;
+pub(super) use record::has_trials;
 use record::{Journal, Question};
 use recorded::Recorded;
 pub use result::{CauseResult, Report};
@@ -132,11 +134,9 @@ impl Options {
     }
 
     fn question(&self, environment: &Environment) -> Question {
-        let commit = environment.commit.clone().unwrap_or_default();
         Question {
-            form: 2,
-            version: format!("{} {commit}", environment.version),
-            build: environment.build.to_owned(),
+            form: 3,
+            origin: origin::of(&json!(environment)),
             policy: self.policy.clone(),
             profile: self.profile.name.clone(),
             profile_text: self.profile.text.clone(),
@@ -292,6 +292,7 @@ fn measure_all(
     slowest: &Mutex<BTreeMap<(Cause, u64), Recorded>>,
     interrupt: &Interrupt,
 ) -> Result<()> {
+    let programs = origin::programs();
     let left = |cause: Cause, rtt_ms: u64, journal: &Journal| {
         options.trials.saturating_sub(result::incidents(&journal.trials, cause, rtt_ms))
     };
@@ -311,6 +312,7 @@ fn measure_all(
         if causes.is_empty() {
             continue;
         }
+        origin::still(&programs)?;
         let segment = journal.segment()?;
         progress
             .say(&format!("a gateway and {} clients at a round-trip time of {rtt_ms} ms", options.clients));
@@ -331,7 +333,7 @@ fn measure_all(
         ended?;
         rig.remove()?;
     }
-    Ok(())
+    origin::still(&programs)
 }
 
 /// Runs the bench for the command line.

@@ -1,5 +1,6 @@
 //! One trial as it stands in `trials.jsonl` and `events.jsonl`, and the file that keeps them over interruptions.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -71,10 +72,10 @@ pub(super) struct Trial {
 pub(super) struct Question {
     /// Layout of the journal.
     pub(super) form: u32,
-    /// Version and commit of the bench.
-    pub(super) version: String,
-    /// Optimised or not.
-    pub(super) build: String,
+    /// Build and machine, by name ([`crate::origin`]): trials of two of them have no common p99. Empty in journals that
+    /// did not keep it.
+    #[serde(default)]
+    pub(super) origin: BTreeMap<String, String>,
     /// Policy, as text.
     pub(super) policy: String,
     /// Name of the profile.
@@ -94,23 +95,39 @@ pub(super) struct Question {
 impl Question {
     /// What another question has otherwise, for a person.
     fn differences(&self, other: &Self) -> String {
-        let pairs = |one: &Self| {
-            [
+        let all = |one: &Self| -> BTreeMap<String, String> {
+            let asked = [
                 ("layout", one.form.to_string()),
-                ("version", one.version.clone()),
-                ("build", one.build.clone()),
                 ("policy", one.policy.clone()),
                 ("profile", one.profile.clone()),
                 ("content of the profile", one.profile_text.clone()),
                 ("delays", one.delays.name().to_owned()),
                 ("clients", one.clients.to_string()),
                 ("seed", one.seed.to_string()),
-            ]
+            ];
+            asked.map(|(name, text)| (name.to_owned(), text)).into_iter().chain(one.origin.clone()).collect()
         };
-        let differ = pairs(self).into_iter().zip(pairs(other)).filter(|(one, other)| one != other);
-        let said =
-            differ.map(|((name, one), (_, other))| format!("{name}: {}", text_difference(&one, &other)));
+        let (one, other) = (all(self), all(other));
+        let text = |of: &BTreeMap<String, String>, name: &String| of.get(name).cloned().unwrap_or_default();
+        let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+        let said = names.into_iter().filter_map(|name| {
+            let (one, other) = (text(&one, name), text(&other, name));
+            (one != other).then(|| format!("{name}: {}", text_difference(&one, &other)))
+        });
         said.collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Whether a directory has a journal with a trial: a run that failed before its first leaves nothing to go on with.
+///
+/// # Errors
+/// There is something that cannot be read.
+pub(crate) fn has_trials(dir: &Path) -> Result<bool> {
+    let path = dir.join("trials.jsonl");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.contains("{\"trial\":")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
 
@@ -144,8 +161,7 @@ impl Journal {
     /// There is one and `resume` is not asked for; or it belongs to another question; or it cannot be written.
     pub(super) fn open(dir: &Path, question: &Question, resume: bool, judged: &[u32]) -> Result<Self> {
         let path = dir.join("trials.jsonl");
-        // A run that failed before its first trial leaves nothing to go on with.
-        let exists = fs::read_to_string(&path).is_ok_and(|text| text.contains("{\"trial\":"));
+        let exists = has_trials(dir)?;
         ensure!(
             !exists || resume,
             "{} has trials of an earlier run: go on with --resume, or choose another --out",
@@ -313,11 +329,17 @@ pub(super) mod tests {
         }
     }
 
+    fn origin<const N: usize>(differs: [(&str, &str); N]) -> BTreeMap<String, String> {
+        let here = [("build", "debug"), ("changed", "true"), ("commit", "abc"), ("cpu", "x"), ("cpus", "2")];
+        let more = [("kernel", "6.18"), ("program jvpn-dataplane", "0f"), ("version", "1")];
+        let all = here.into_iter().chain(more).chain(differs);
+        all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
     fn question() -> Question {
         Question {
             form: 1,
-            version: "v".into(),
-            build: "debug".into(),
+            origin: origin([]),
             policy: String::new(),
             profile: "plain".into(),
             profile_text: "name = \"plain\"\n".into(),
@@ -345,10 +367,43 @@ pub(super) mod tests {
         assert!(error.contains("delays: \"asked\", then \"profile\""), "{error}");
         let error = refused(Question { seed: 2, ..question() });
         assert!(error.contains("another run") && error.contains("seed: \"1\", then \"2\""), "{error}");
-        // Of a journal that did not keep it nobody knows.
+        // Of a journal that did not keep them nobody knows.
         let line = r#"{"question":{"form":1,"version":"v","build":"debug","policy":"","profile":"plain","clients":4,"seed":1}}"#;
         let Line::Question(old) = serde_json::from_str(line).unwrap() else { panic!("no question") };
-        assert!(old.differences(&question()).contains("content of the profile: not kept"), "{old:?}");
+        let said = old.differences(&question());
+        assert!(
+            said.contains("content of the profile: not kept") && said.contains("kernel: not kept"),
+            "{said}"
+        );
+    }
+
+    /// R8.4: a run does not go on with other programs, even of the same commit, nor on another machine: its p99 would be
+    /// that of two.
+    #[test]
+    fn r8_4_another_build_or_machine_does_not_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
+        journal.segment().unwrap();
+        journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap();
+        drop(journal);
+        let others = [
+            ("program jvpn-dataplane", "1f"),
+            ("changed", "false"),
+            ("commit", "def"),
+            ("kernel", "6.19"),
+            ("cpu", "y"),
+            ("cpus", "4"),
+        ];
+        for (name, value) in others {
+            let other = Question { origin: origin([(name, value)]), ..question() };
+            let opened = Journal::open(dir.path(), &other, true, &[1]).map(drop);
+            let error = opened.unwrap_err().to_string();
+            let word = format!("{name}: \"{}\", then \"{value}\"", question().origin[name]);
+            assert!(error.contains("another run") && error.ends_with(&word), "{error}");
+            assert!(Journal::peek(dir.path(), &other, &[1]).is_err());
+        }
+        let journal = Journal::open(dir.path(), &question(), true, &[1]).unwrap();
+        assert_eq!(journal.trials.len(), 1, "nothing is lost for whoever has the same");
     }
 
     /// R8.4: an interrupted run keeps its trials, and goes on only with the same question.

@@ -142,6 +142,21 @@ pub struct CauseResult {
     pub aim_met: Option<bool>,
     /// All outages, ms, in the order of the trials.
     pub outages_ms: Vec<f64>,
+    /// Of each incident the median of the outages of those that it struck, ms: as many independent witnesses. Empty in
+    /// results that did not keep it.
+    #[serde(default)]
+    pub incident_medians_ms: Vec<f64>,
+}
+
+impl CauseResult {
+    /// One value for each incident; nothing where a result has more trials and does not tell which belong together.
+    pub(super) fn witnesses(&self) -> Option<&[f64]> {
+        match self.incident_medians_ms.as_slice() {
+            [] if self.trials == u64::from(self.incidents) => Some(&self.outages_ms),
+            [] => None,
+            medians => Some(medians),
+        }
+    }
 }
 
 /// The result.
@@ -227,7 +242,7 @@ pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial]) -> Result<Report
         run.broken_off.is_none() && asked.into_iter().all(|(c, rtt)| incidents(trials, c, rtt) >= run.trials);
     let report = Report {
         scenario: "recovery".to_owned(),
-        form: 3,
+        form: 4,
         valid: problems.is_empty(),
         complete,
         problems,
@@ -356,6 +371,7 @@ pub(super) fn summarise(trials: &[&Trial], preset: &str, seed: u64) -> Option<Ca
         aim_met: aim.map(|aim| is_met(aim, p50, p99, lost_max)),
         aim: aim.map(|aim| json!(aim)),
         outages_ms: trials.iter().map(|trial| trial.outage_ms).collect(),
+        incident_medians_ms: incidents.iter().map(|incident| stats::median(incident)).collect(),
     })
 }
 

@@ -13,6 +13,14 @@ pub(crate) fn quantile(sorted: &[f64], quantile: f64) -> f64 {
     sorted.get(rank.saturating_sub(1)).or(sorted.last()).copied().unwrap_or_default()
 }
 
+/// The value in the middle, the lower of two; 0 if there are none.
+#[must_use]
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    quantile(&sorted, 0.5)
+}
+
 /// Values that belong together: those of clients that one incident struck.
 pub(super) type Incident = Vec<f64>;
 

@@ -23,6 +23,7 @@ use super::progress::Progress;
 use super::recovery::aims::{self, AimRow};
 use super::recovery::{self, CauseResult};
 use crate::environment;
+use crate::origin;
 use crate::reserve::Reserve;
 use crate::result::{Environment, write_json};
 use crate::schemas;
@@ -100,17 +101,18 @@ pub struct PartReport {
 /// # Errors
 /// As said; what was measured before is kept, and `resume` goes on with it.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
-    may_go_on(options)?;
+    let took_before_s = may_go_on(options)?;
     // Of its own beside that of each part: its report is written when they are done, or have filled the disk.
     let reserve = Reserve::take(&options.out_dir)?;
     let begun = Instant::now();
+    let programs = origin::programs();
     let progress = Progress::start();
     let parts = parts(options, &progress);
     let left = parts.iter().map(|part| part.estimate(options)).collect::<Result<Vec<_>>>()?;
     progress.say(&format!("{} parts, about {} in all", parts.len(), minutes(left.iter().sum())));
     let mut report = Report {
         scenario: "suite".to_owned(),
-        form: 1,
+        form: 2,
         valid: true,
         complete: false,
         problems: Vec::new(),
@@ -128,7 +130,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         let rest: Duration = left.iter().skip(number).sum();
         let (name, of) = (part.name, parts.len());
         progress.say(&format!("part {} of {of}: {name}; about {} left", number + 1, minutes(rest)));
-        match part.run(options, interrupt) {
+        match part.run(options, interrupt).and_then(|done| origin::still(&programs).map(|()| done)) {
             Ok((one, aims)) => {
                 report.parts.push(one);
                 report.aims.extend(aims);
@@ -140,7 +142,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
             }
         }
     }
-    report.took_s = begun.elapsed().as_secs_f64();
+    report.took_s = took_before_s + begun.elapsed().as_secs_f64();
     report.conclude(parts.len());
     environment::take_parts(&mut report.environment, &options.out_dir, parts.iter().map(|part| part.name));
     drop(reserve);
@@ -172,17 +174,36 @@ fn parts(options: &Options, progress: &Progress) -> Vec<Part> {
 }
 
 /// Whether what is in the directory is a part of what is asked for: a part that another size has finished would be taken
-/// over as it is.
-fn may_go_on(options: &Options) -> Result<()> {
-    let Ok(earlier) = read(&options.out_dir) else { return Ok(()) };
+/// over as it is. And nothing may be there unless it is to be gone on with: its first part would refuse, and the result of
+/// all parts would be replaced by one of none. Gives how long it took until now, s.
+fn may_go_on(options: &Options) -> Result<f64> {
+    if !options.resume {
+        ensure!(
+            !has_trials(&options.out_dir)?,
+            "{} has a suite with trials: go on with --resume, or choose another --out",
+            options.out_dir.display()
+        );
+        return Ok(0.0);
+    }
+    let Ok(earlier) = read(&options.out_dir) else { return Ok(0.0) };
     let size = earlier.get("size").cloned().unwrap_or_default();
     ensure!(
-        !options.resume || size == json!(options.size),
+        size == json!(options.size),
         "{} has a suite of size {size}, this one is {}: take the same, or another --out",
         options.out_dir.display(),
         json!(options.size)
     );
-    Ok(())
+    Ok(earlier.get("took_s").and_then(Value::as_f64).unwrap_or_default())
+}
+
+/// Whether a part of any suite has measured something there.
+fn has_trials(dir: &Path) -> Result<bool> {
+    for part in plan::parts(Size::Full) {
+        if recovery::has_trials(&dir.join(part.name))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn read(dir: &Path) -> Result<Value> {
@@ -256,19 +277,14 @@ impl Part {
         })
     }
 
-    /// Whether an earlier run did this part, whole and by the same commit.
+    /// Whether an earlier run did this part, whole, with the same programs and on the same machine.
     fn is_done(&self, options: &Options) -> Result<bool> {
         if !options.resume {
             return Ok(false);
         }
         let Ok(result) = read(&self.dir(options)?) else { return Ok(false) };
-        let here = Environment::collect();
-        let same = |name: &str, wanted: Option<&str>| {
-            result.pointer(&format!("/environment/{name}")).and_then(Value::as_str) == wanted
-        };
-        Ok(self.is_whole(&result)
-            && same("commit", here.commit.as_deref())
-            && same("build", Some(here.build)))
+        let of = origin::of(result.get("environment").unwrap_or(&Value::Null));
+        Ok(self.is_whole(&result) && of == origin::of(&json!(Environment::collect())))
     }
 
     /// Whether a result of it is all that there is to be had. A peer that hangs or dies leaves a result that is not whole,
@@ -304,7 +320,7 @@ impl Part {
                     let asked = plan::beside_options((causes, *trials, *cap), options, &dir);
                     recovery::beside::run(&asked, interrupt)?;
                 }
-                let (mut part, aims) = self.taken_over(&dir, |_| Vec::new())?;
+                let (mut part, aims) = self.taken_over(&dir, |_| (Vec::new(), Vec::new()))?;
                 part.problems = recovery::beside::problem_of(&dir)?.into_iter().collect();
                 part.valid = part.problems.is_empty();
                 Ok((part, aims))
@@ -319,49 +335,64 @@ impl Part {
                 if !self.is_done(options)? {
                     plan::storm(*sessions, options, &dir, interrupt)?;
                 }
-                self.taken_over(&dir, aims::taken_over)
+                self.taken_over(&dir, storm_aims)
             }
         }
     }
 
-    /// What another scenario wrote.
+    /// What another scenario wrote; `aims` reads its rows, and tells what lacks one.
     fn taken_over(
         &self,
         dir: &Path,
-        aims: impl Fn(&Value) -> Vec<AimRow>,
+        aims: impl Fn(&Value) -> (Vec<AimRow>, Vec<String>),
     ) -> Result<(PartReport, Vec<AimRow>)> {
         let result = read(dir)?;
+        let (rows, missing) = aims(&result);
         let failures = result.get("failures").and_then(Value::as_array).into_iter().flatten();
         let part = PartReport {
             name: self.name.to_owned(),
             what: self.what.to_owned(),
             preset: None,
-            valid: result.get("valid").and_then(Value::as_bool) != Some(false),
+            valid: result.get("valid").and_then(Value::as_bool) != Some(false) && missing.is_empty(),
             complete: self.is_whole(&result),
-            problems: failures.filter_map(Value::as_str).map(str::to_owned).collect(),
+            problems: failures.filter_map(Value::as_str).map(str::to_owned).chain(missing).collect(),
             causes: Vec::new(),
             body: String::new(),
         };
-        Ok((part, aims(&result)))
+        Ok((part, rows))
     }
 }
 
-/// Work of the gateway per reattach, in Diffie-Hellman bounds of the same run.
-fn cost_aims(result: &Value) -> Vec<AimRow> {
-    let sizes = result.get("sizes").and_then(Value::as_array).into_iter().flatten();
-    let row = |size: &Value| {
-        let percent = size.get("bound_percent")?.as_f64().filter(|percent| *percent > 0.0)?;
-        let seen = 100.0 / percent;
-        Some(AimRow {
-            what: format!("gateway work per reattach, {} sessions", size.get("sessions")?),
-            measure: "Diffie-Hellman bounds".to_owned(),
-            at_most: 2.0,
-            seen,
-            met: seen <= 2.0,
-            trials: None,
-        })
-    };
-    sizes.filter_map(row).collect()
+/// Work of the gateway per reattach, in Diffie-Hellman bounds of the same run; and what has no row for want of a figure:
+/// an aim that is not looked at would be missing in "N of N met" and nowhere else.
+fn cost_aims(result: &Value) -> (Vec<AimRow>, Vec<String>) {
+    let sizes = result.get("sizes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let (mut rows, mut missing) = (Vec::new(), Vec::new());
+    for size in sizes {
+        let sessions = size.get("sessions").unwrap_or(&Value::Null);
+        let what = format!("gateway work per reattach, {sessions} sessions");
+        let percent = size.get("bound_percent").and_then(Value::as_f64).filter(|percent| *percent > 0.0);
+        let Some(seen) = percent.map(|percent| 100.0 / percent) else {
+            let found = size.get("bound_percent").unwrap_or(&Value::Null);
+            missing.push(format!("{what}: not judged, its bound_percent is {found}"));
+            continue;
+        };
+        let measure = "Diffie-Hellman bounds".to_owned();
+        rows.push(AimRow { what, measure, at_most: 2.0, seen, met: seen <= 2.0, trials: None });
+    }
+    if sizes.is_empty() {
+        missing.push("gateway work per reattach: not judged, no size was measured".to_owned());
+    }
+    (rows, missing)
+}
+
+/// How long a storm took, as its scenario judged it; and the same.
+fn storm_aims(result: &Value) -> (Vec<AimRow>, Vec<String>) {
+    let rows = aims::taken_over(result);
+    let asked = result.get("aims").and_then(Value::as_array).map_or(0, Vec::len);
+    let is_missing = rows.len() < asked.max(1);
+    let missing = is_missing.then(|| format!("storm: {} of {} aims were judged", rows.len(), asked.max(1)));
+    (rows, missing.into_iter().collect())
 }
 
 impl Report {

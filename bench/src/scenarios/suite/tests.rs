@@ -43,7 +43,7 @@ fn r8_1_the_suite_covers_every_aim() {
 fn report(parts: Vec<PartReport>, aims: Vec<AimRow>) -> Report {
     Report {
         scenario: "suite".to_owned(),
-        form: 1,
+        form: 2,
         valid: true,
         complete: false,
         problems: Vec::new(),
@@ -75,9 +75,9 @@ fn part(valid: bool, complete: bool) -> PartReport {
 #[test]
 fn r8_4_the_whole_is_what_its_parts_are() {
     let dir = tempfile::tempdir().unwrap();
-    let aims = cost_aims(&json!({"sizes": [{"sessions": 1000, "bound_percent": 80.0}]}));
+    let (aims, _) = cost_aims(&json!({"sizes": [{"sessions": 1000, "bound_percent": 80.0}]}));
     assert_eq!((aims[0].seen, aims[0].met), (1.25, true));
-    assert!(!cost_aims(&json!({"sizes": [{"sessions": 1000, "bound_percent": 40.0}]}))[0].met);
+    assert!(!cost_aims(&json!({"sizes": [{"sessions": 1000, "bound_percent": 40.0}]})).0[0].met);
     let concluded = |parts: Vec<PartReport>| {
         let mut whole = report(parts, aims.clone());
         whole.conclude(2);
@@ -101,7 +101,36 @@ fn r8_4_the_whole_is_what_its_parts_are() {
     assert!(summary.contains("| gateway work per reattach, 1000 sessions |"), "{summary}");
 }
 
-/// R8.4: a part that is whole is not measured again, unless the commit is another one.
+/// R8.1, R8.4: an aim without a figure is not left out of the table in silence: its part, and so the suite, is INVALID.
+#[test]
+fn r8_1_an_aim_without_a_figure_is_a_problem() {
+    let cost = |percent: Value| {
+        json!({"sizes": [
+            {"sessions": 1000, "bound_percent": 80.0}, {"sessions": 10_000, "bound_percent": percent}]})
+    };
+    assert_eq!(cost_aims(&cost(json!(75.0))).1, Vec::<String>::new());
+    for bad in [json!(null), json!(0.0), json!("75")] {
+        let (rows, missing) = cost_aims(&cost(bad.clone()));
+        assert_eq!((rows.len(), missing.len()), (1, 1));
+        assert!(missing[0].contains("10000 sessions: not judged") && missing[0].contains(&bad.to_string()));
+    }
+    assert_eq!(cost_aims(&json!({})).1.len(), 1, "nothing was measured");
+    let row = json!({"what": "all ATTACHED, s", "at_most": 2.5, "seen": 2.0, "met": true});
+    assert_eq!(storm_aims(&json!({"aims": [row]})).1, Vec::<String>::new());
+    for bad in [json!({"aims": []}), json!({"aims": [row, {"what": "no figure", "seen": null}]})] {
+        assert_eq!(storm_aims(&bad).1.len(), 1, "{bad}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("result.json"), cost(json!(null)).to_string()).unwrap();
+    let parts = plan::parts(Size::Quick);
+    let part = parts.iter().find(|part| part.name == "cost").unwrap();
+    let (part, rows) = part.taken_over(dir.path(), cost_aims).unwrap();
+    let mut whole = report(vec![part], rows);
+    whole.conclude(1);
+    assert!(!whole.valid && whole.problems[0].starts_with("cost: gateway work"), "{:?}", whole.problems);
+}
+
+/// R8.4: a part that is whole is not measured again, unless machine or build is another one.
 #[test]
 fn r8_4_a_finished_part_is_not_done_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -114,7 +143,15 @@ fn r8_4_a_finished_part_is_not_done_again() {
     write_json(&path, &result).unwrap();
     assert!(cost.is_done(&options).unwrap());
     assert!(!cost.is_done(&Options { resume: false, ..options.clone() }).unwrap());
-    result["environment"]["commit"] = json!("another");
+    let others = ["/commit", "/changed", "/kernel", "/cpu", "/programs/jvpn-bench"];
+    for other in others {
+        let mut one = result.clone();
+        *one["environment"].pointer_mut(other).unwrap() = json!("another");
+        write_json(&path, &one).unwrap();
+        assert!(!cost.is_done(&options).unwrap(), "{other}");
+    }
+    // Where nothing was kept of the programs, nobody knows.
+    result["environment"]["programs"] = json!(null);
     write_json(&path, &result).unwrap();
     assert!(!cost.is_done(&options).unwrap());
     fs::write(&path, "{").unwrap();
@@ -126,12 +163,34 @@ fn r8_4_a_finished_part_is_not_done_again() {
 fn r8_4_a_suite_of_another_size_does_not_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let resumed = |size| Options { resume: true, ..options(dir.path(), size) };
-    may_go_on(&resumed(Size::Full)).unwrap();
+    assert_eq!(may_go_on(&resumed(Size::Full)).unwrap(), 0.0, "nothing is there");
     report(Vec::new(), Vec::new()).write(dir.path()).unwrap();
-    may_go_on(&resumed(Size::Quick)).unwrap();
+    assert_eq!(may_go_on(&resumed(Size::Quick)).unwrap(), 61.0, "what it took until now counts");
     let error = may_go_on(&resumed(Size::Full)).unwrap_err().to_string();
     assert!(error.contains("quick") && error.contains("full") && error.contains("--out"), "{error}");
     may_go_on(&options(dir.path(), Size::Full)).unwrap();
+}
+
+/// R8.4: a second suite in the directory of a finished one refuses before it writes anything, whatever size it had.
+#[test]
+fn r8_4_a_finished_suite_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let all = vec![part(true, true)];
+    report(all, Vec::new()).write(dir.path()).unwrap();
+    let journal = dir.path().join("kills-others/trials.jsonl");
+    fs::create_dir(journal.parent().unwrap()).unwrap();
+    let files = ["result.json", "report.html", "summary.md"].map(|name| dir.path().join(name));
+    let content = || files.each_ref().map(|file| fs::read(file).unwrap());
+    let before = content();
+    fs::write(&journal, "{\"question\":{}}\n").unwrap();
+    may_go_on(&options(dir.path(), Size::Quick)).unwrap();
+    fs::write(&journal, "{\"question\":{}}\n{\"segment\":1}\n{\"trial\":{}}\n").unwrap();
+    for size in [Size::Full, Size::Quick, Size::Smoke] {
+        let error = run(&options(dir.path(), size), &Interrupt::default()).unwrap_err().to_string();
+        assert!(error.contains("has a suite with trials: go on with --resume"), "{error}");
+    }
+    assert_eq!(content(), before);
+    assert!(!dir.path().join("reserve").exists());
 }
 
 /// R8.1: what stands beside the peers is what the suite's own part has: causes, round-trip time, clients; ten trials each,
@@ -171,7 +230,7 @@ fn r8_4_a_peers_failure_is_no_gap() {
             .unwrap();
         (
             part.is_done(&options).unwrap(),
-            part.taken_over(path.parent().unwrap(), |_| Vec::new()).unwrap().0.complete,
+            part.taken_over(path.parent().unwrap(), |_| (Vec::new(), Vec::new())).unwrap().0.complete,
         )
     };
     assert_eq!(put(Value::Null), (true, true));

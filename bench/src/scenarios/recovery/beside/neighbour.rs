@@ -116,7 +116,7 @@ mod tests {
             json!({"name": name, "what": name, "preset": null, "valid": true, "complete": true, "problems": [],
                 "causes": causes})
         };
-        let whole = json!({"scenario": "suite", "form": 1, "valid": true, "complete": true, "problems": [],
+        let whole = json!({"scenario": "suite", "form": 2, "valid": true, "complete": true, "problems": [],
             "broken_off": null, "size": "full", "seed": 1, "clients": 8, "took_s": 1.0,
             "environment": Environment::collect(), "aims": found.aims,
             "parts": [named(suite::BESIDE_PEERS, json!(found.causes)), named("cost", json!([]))]});

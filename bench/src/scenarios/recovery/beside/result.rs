@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::super::cause::Cause;
-use super::super::stats::{bootstrap, quantile};
+use super::super::stats::{bootstrap, median, quantile};
 use super::Options;
 use crate::account::Verdict;
 use crate::result::{Environment, Histograms};
@@ -173,7 +173,7 @@ impl Run {
             && causes.iter().all(|one| one.trials >= wanted);
         Report {
             scenario: "peers-recovery".to_owned(),
-            form: 2,
+            form: 3,
             verdict: self.verdict,
             policy: self.policy,
             complete: error.is_none() && is_whole,
@@ -214,6 +214,9 @@ pub(super) struct Row {
     disturbed: u64,
     /// In the order of the trials; the cap stands for one that did not come back.
     outages_ms: Vec<f64>,
+    /// Of each incident the median of those that it struck: as many independent witnesses.
+    #[serde(default)]
+    incident_medians_ms: Vec<f64>,
 }
 
 /// The result.
@@ -274,6 +277,7 @@ fn summarise(trials: &[&Trial], asked: &Asked) -> Option<Row> {
         lost_down_mean: mean(|trial| trial.lost_down),
         disturbed: count(|trial| trial.bench_pause_ms > 5.0),
         outages_ms,
+        incident_medians_ms: incidents.iter().map(|incident| median(incident)).collect(),
     })
 }
 
@@ -382,6 +386,7 @@ pub(super) mod tests {
         let found = run.conclude(None);
         assert!(found.complete && found.causes.len() == 1, "{found:?}");
         assert_eq!((found.causes[0].trials, found.causes[0].incidents), (4, 2));
+        assert_eq!(found.causes[0].incident_medians_ms, [700.0, 700.0], "two witnesses, not four");
         crate::schemas::tests::fits_tightly(&found);
         let text = found.markdown();
         assert!(text.contains("| data_plane_kill | ours | 4 in 2 |"), "{text}");
