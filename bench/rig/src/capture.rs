@@ -154,13 +154,18 @@ pub struct Captured {
     pub frame: Vec<u8>,
 }
 
+/// Is shown a frame.
+type Shown = dyn FnMut(&[u8]) + Send;
+/// Is shown a frame, and when the kernel had it.
+type ShownStamped = dyn FnMut(Stamp, &[u8]) + Send;
+
 /// Who is shown each frame.
 enum Look {
     Nobody,
     /// When it is read.
-    AtLeisure(Box<dyn FnMut(&[u8]) + Send>),
+    AtLeisure(Box<Shown>),
     /// With the moment at which the kernel had it, on a thread that goes before others.
-    Stamped(Box<dyn FnMut(Stamp, &[u8]) + Send>),
+    Stamped(Box<ShownStamped>),
 }
 
 impl Look {
