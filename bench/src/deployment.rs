@@ -216,24 +216,30 @@ impl Deployment {
         .with_context(|| format!("last words:\n{}", self.last_words()))
     }
 
-    /// Ends one of them as a crash would (SIGKILL).
+    /// Ends one of them as a crash would (SIGKILL), and says how it ended: it may have done so before.
     ///
     /// # Errors
     /// It does not run, or could not be waited for.
-    pub fn kill(&mut self, role: Role) -> Result<()> {
+    pub fn kill(&mut self, role: Role) -> Result<ExitStatus> {
         let process = self.place(role).take();
-        process.with_context(|| format!("{} does not run", role.program()))?.kill().map(drop)
+        process.with_context(|| format!("{} does not run", role.program()))?.kill()
     }
 
-    /// Ends one of them in order (SIGTERM), and says how it ended. A data plane must do so, with all its frames.
+    /// Ends one of them in order (SIGTERM), and says how it ended. A gateway's process must do so, and a data plane with
+    /// all its frames.
     ///
     /// # Errors
-    /// It does not run, or could not be waited for; a data plane failed, or had to be killed; a frame is missing.
+    /// It does not run, or could not be waited for; one of the gateway had ended by an error or a crash, does so now, or
+    /// had to be killed; a frame is missing.
     pub fn end(&mut self, role: Role) -> Result<ExitStatus> {
-        let status = self.ended(role)?;
+        let (status, log) = (self.ended(role)?, self.last_log(role));
+        let program = role.program();
+        ensure!(
+            role == Role::Client || status.success(),
+            "{program} did not end in order ({status}): {}",
+            log.display()
+        );
         if role == Role::DataPlane {
-            let log = self.last_log(role);
-            ensure!(status.success(), "the data plane did not end in order ({status}): {}", log.display());
             let text = fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))?;
             crate::frames::judge(&text).with_context(|| log.display().to_string())?;
         }
@@ -365,12 +371,13 @@ impl Deployment {
     /// # Errors
     /// As [`Self::stop`].
     pub fn end_all(&mut self) -> Result<()> {
-        let ended = Role::ALL.into_iter().try_for_each(|role| {
-            if self.process(role).is_none() {
-                return Ok(());
+        let mut ended = Ok(());
+        for role in Role::ALL {
+            // One that ended badly does not keep the others from being judged.
+            if self.process(role).is_some() {
+                ended = ended.and(self.end(role).map(drop));
             }
-            self.end(role).map(drop)
-        });
+        }
         self.is_told |= ended.is_err();
         ended
     }

@@ -1,5 +1,6 @@
 //! INVALID, live: while a real run of the recovery bench goes on, somebody puts on its wires what a broken gateway would,
-//! and doubles a line of the audit log under the gateway's hands. The run's own observers have to see it: nothing in the
+//! doubles a line of the audit log under the gateway's hands, kills a client between two trials, and takes the log away by
+//! which a data plane's end is judged. The run's own observers have to see it: nothing in the
 //! bench knows of this test. Needs root and the binaries; run serially by `cargo xtask test`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
@@ -7,6 +8,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -30,26 +32,25 @@ const PROBE_PORT: u16 = 7_300;
 /// So many probes missing in a row are no accident: the path was cut, and the emulator keeps them.
 const CUT: u64 = 20;
 
+/// What is run.
+const ARGS: [&str; 10] =
+    ["recovery", "--clients", "1", "--cause", "silent_blackhole", "--rtt", "0", "--trials", "2", "--out"];
+
 /// A run in progress: one client, two silent blackholes.
 struct Run {
     child: Child,
     lines: std::io::Lines<BufReader<std::io::PipeReader>>,
-    out: tempfile::TempDir,
+    out: Rc<tempfile::TempDir>,
     rig: PathBuf,
 }
 
 impl Run {
     /// Starts it and waits until gateway and network stand.
     fn start() -> Self {
-        let out = tempfile::tempdir().unwrap();
+        let out = Rc::new(tempfile::tempdir().unwrap());
         let (reader, writer) = std::io::pipe().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_jvpn-bench"));
-        command
-            .args(["recovery", "--clients", "1", "--cause", "silent_blackhole", "--rtt", "0"])
-            .args(["--trials", "2", "--out"])
-            .arg(out.path())
-            .stdout(writer.try_clone().unwrap())
-            .stderr(writer);
+        command.args(ARGS).arg(out.path()).stdout(writer.try_clone().unwrap()).stderr(writer);
         let child = command.spawn().unwrap();
         // The command holds the pipe's other end too: the lines must end with the run.
         drop(command);
@@ -271,4 +272,59 @@ impl Kept {
         let sum = |field: &str| trials.iter().map(|line| line["trial"][field].as_u64().unwrap()).sum();
         Self { stale: sum("stale_forwarded"), held: sum("held_released") }
     }
+}
+
+/// The process that was started with this configuration.
+fn process_with(config: &Path) -> Option<nix::unistd::Pid> {
+    let is_it = |process: &fs::DirEntry| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        line.split(|octet| *octet == 0).any(|word| word == config.as_os_str().as_encoded_bytes())
+    };
+    let process = fs::read_dir("/proc").unwrap().flatten().find(is_it)?;
+    Some(nix::unistd::Pid::from_raw(process.file_name().to_str()?.parse().ok()?))
+}
+
+/// R8.1, R8.4: a client that dies after a trial that it came back from is no longer replaced without a word: the run is
+/// INVALID.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r8_1_a_client_that_dies_between_two_trials_makes_the_run_invalid() {
+    let mut run = Run::start();
+    let journal = run.out.path().join("trials.jsonl");
+    let config = run.rig.join("client0/client.toml");
+    run.await_some("a trial", || fs::read_to_string(&journal).ok()?.contains("{\"trial\":").then_some(()));
+    nix::sys::signal::kill(process_with(&config).unwrap(), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let said: Vec<_> = run.lines.by_ref().map_while(Result::ok).collect();
+    assert_eq!(run.child.wait().unwrap().code(), Some(1), "{said:#?}");
+    let text = fs::read_to_string(run.out.path().join("result.json")).unwrap();
+    let result: Value = serde_json::from_str(&text).unwrap();
+    schemas::check(&result).unwrap();
+    assert_eq!(
+        (&result["valid"], &result["causes"][0]["recovered"]),
+        (&false.into(), &result["causes"][0]["trials"])
+    );
+    let died = |problem: &&str| problem.contains("client 0 has ended (signal: 9");
+    assert!(problems(&result).iter().any(died), "{result:#}");
+}
+
+/// R8.4: a data plane's end that is not in order makes the run INVALID; its trials and its audit log count, and whoever
+/// goes on does not get rid of it.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r8_4_a_bad_end_stays_in_a_run_that_goes_on() {
+    let mut run = Run::start();
+    let out = Rc::clone(&run.out);
+    let log = out.path().join("jvpn-dataplane.log");
+    run.await_some("the data plane's log", || fs::remove_file(&log).ok());
+    let (result, said) = run.end_invalid();
+    let found = problems(&result);
+    let [problem] = found.as_slice() else { panic!("{said}") };
+    assert!(problem.starts_with("life 1 of the gateway") && problem.contains("jvpn-dataplane.log"), "{said}");
+    assert!(result["lives"][0]["audit_events"].as_u64().unwrap() > 0, "{result:#}");
+    let mut again = Command::new(env!("CARGO_BIN_EXE_jvpn-bench"));
+    let again = again.args(ARGS).arg(out.path()).arg("--resume").output().unwrap();
+    assert_eq!(again.status.code(), Some(1), "{}", String::from_utf8_lossy(&again.stdout));
+    let text = fs::read_to_string(out.path().join("result.json")).unwrap();
+    let result: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&result["valid"], problems(&result)), (&false.into(), found), "{result:#}");
 }

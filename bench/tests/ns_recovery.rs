@@ -277,3 +277,33 @@ fn r8_4_an_interrupted_run_goes_on_and_two_at_once_do_not() {
     let output = bench(&["compare"]).arg(dir.path()).arg(dir.path()).output().unwrap();
     assert!(output.status.success() && said(&output).contains("within noise"), "{}", said(&output));
 }
+
+/// R8.4: a bench that is killed loses the life of the gateway that it was in, and no other: `--resume` goes on behind those
+/// that are whole.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r8_4_a_killed_run_keeps_the_lives_that_are_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |more: &[&str]| {
+        let mut command = bench(&["recovery", "--cause", "link_down", "--rtt", "0,5", "--trials", "2"]);
+        command.args(["--clients", "1", "--out"]).arg(dir.path()).args(more);
+        command
+    };
+    let mut child = start(&[]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("at a round-trip time of 5 ms")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!dir.path().join("result.json").exists(), "nothing was judged");
+    let output = bench(&["recovery", "--judge"]).arg(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let part = result(dir.path());
+    assert_eq!((&part["complete"], &part["causes"][0]["incidents"]), (&Value::from(false), &Value::from(2)));
+    assert!(part["broken_off"].as_str().unwrap().contains("killed"), "{part:#}");
+    let resumed = start(&["--resume"]).output().unwrap();
+    assert!(resumed.status.success(), "{}", said(&resumed));
+    let whole = result(dir.path());
+    assert_eq!((&whole["complete"], &whole["broken_off"]), (&Value::from(true), &Value::Null));
+    let trials = fs::read_to_string(dir.path().join("trials.jsonl")).unwrap();
+    assert_eq!(trials.matches("\"rtt_ms\":0,").count(), 2, "what was whole was not done again: {trials}");
+}

@@ -1,10 +1,23 @@
 //! Ctrl-C and SIGTERM as a flag that every wait looks at, so that guards tear the rig down on the way out.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// The error of whoever was asked to end: nobody's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupted;
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Interrupted {}
 
 /// Set once by the first signal. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -38,10 +51,10 @@ impl Interrupt {
     /// For use between steps and in waits.
     ///
     /// # Errors
-    /// Once a signal has come.
+    /// [`Interrupted`], once a signal has come.
     pub fn check(&self) -> Result<()> {
         if self.is_set() {
-            bail!("interrupted");
+            return Err(Interrupted.into());
         }
         Ok(())
     }

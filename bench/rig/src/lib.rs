@@ -43,7 +43,7 @@ pub mod wait;
 mod link;
 mod packet_socket;
 
-pub use interrupt::Interrupt;
+pub use interrupt::{Interrupt, Interrupted};
 pub use netns::Namespace;
 pub use topology::{Rig, Uplink};
 

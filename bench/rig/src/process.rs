@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -88,6 +88,18 @@ impl Supervised {
         self.end(Signal::SIGTERM)
     }
 
+    /// As [`Self::stop`], and it must end in order: a crash that nobody waited for shows nowhere else.
+    ///
+    /// # Errors
+    /// It had ended with an error or by a signal, or ends so; the text has its last words. It could not be waited for.
+    pub fn stop_in_order(mut self) -> Result<()> {
+        self.released = true;
+        let status = self.end(Signal::SIGTERM)?;
+        let (name, words) = (&self.name, self.last_words());
+        ensure!(status.success(), "{name} did not end in order ({status}); its last words:\n{words}");
+        Ok(())
+    }
+
     /// SIGKILL at once, as a crash would be.
     ///
     /// # Errors
@@ -147,5 +159,23 @@ mod tests {
         let began = Instant::now();
         assert_eq!(process.stop().unwrap().signal(), Some(Signal::SIGTERM as i32));
         assert!(began.elapsed() < STOP_PATIENCE);
+    }
+
+    /// R8.4: who asks for an orderly end hears of every other one, also of one that was over before it asked.
+    #[test]
+    fn r8_4_an_end_that_is_none_in_order_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            let mut process = Supervised::start("worker", command, &dir.path().join("log")).unwrap();
+            wait::until("it ends", STOP_PATIENCE, &Interrupt::default(), || Ok(process.check().err()))
+                .unwrap();
+            process.stop_in_order()
+        };
+        run("exit 0").unwrap();
+        let said = run("echo it hurts; exit 101").unwrap_err().to_string();
+        assert!(said.contains("worker") && said.contains("101") && said.contains("it hurts"), "{said}");
+        assert!(run("kill -SEGV $$").unwrap_err().to_string().contains("signal: 11"));
     }
 }

@@ -329,8 +329,7 @@ impl<'a> Stage<'a> {
         let audit = account::keep_and_judge(&places, &plan.out_dir);
         deployment.stop().and_then(|()| rig.remove())?;
         swarm?;
-        let ended = ended?;
-        ensure!(ended.success(), "jvpn-controlplane did not end in order: {ended}");
+        ended?;
         audit
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use jvpn_rig::emulator::{Path as EmulatedPath, Profile};
 use jvpn_rig::site::{Paths, Site};
 use jvpn_rig::{Interrupt, Rig, Uplink};
@@ -24,7 +25,7 @@ use super::tenant::{Tenant, Uplinks, inner_address};
 use super::trial::{Finished, Stage, ready};
 use super::usage::Usage;
 use super::watch::Observer;
-use super::{Options, Progress};
+use super::{Options, Progress, is_nobodys_fault};
 use crate::check_events::rules::PolicyNumbers;
 use crate::check_events::{Expectations, check_files};
 use crate::deployment::{self, Deployment, Places, Role, Settings};
@@ -36,6 +37,8 @@ use crate::swarm::gateway::{self, Peer};
 const NAT_TTL: Duration = Duration::from_secs(120);
 /// Between death and new start of a gateway's process: what systemd waits where nothing else is said (RestartSec).
 pub(super) const SUPERVISOR: Duration = Duration::from_millis(100);
+/// How a process ends that is killed.
+const SIGKILL: i32 = nix::sys::signal::Signal::SIGKILL as i32;
 /// How often a client that waits for its turn looks whether there is one.
 const LOOK: Duration = Duration::from_millis(200);
 /// A trial strikes after so long at least, and up to so much later: timers of the client are in any phase.
@@ -71,6 +74,14 @@ pub struct LifeReport {
     /// What the emulated paths did.
     #[serde(default)]
     pub paths: Vec<PathSeen>,
+}
+
+/// What is there when a life of the gateway is over.
+pub(super) struct Ended {
+    /// An error: its audit log could not be kept or judged.
+    pub(super) report: Result<LifeReport>,
+    /// What did not end in order.
+    pub(super) problems: Vec<String>,
 }
 
 /// Network, gateway, clients.
@@ -175,7 +186,17 @@ impl<'a> Life<'a> {
         let (left, next) = (AtomicU32::new(left), AtomicU32::new(next));
         let stop = AtomicBool::new(false);
         let work = Work { cause, left, next, stop, journal, slowest, progress, usage: self.usage };
-        if cause.is_common() { self.strike_all(&work) } else { self.strike_each(&work) }
+        if cause.is_common() { self.strike_all(&work) } else { self.strike_each(&work) }?;
+        self.look(journal)
+    }
+
+    /// Nothing strikes now, so everybody runs and is as its last trial left it.
+    fn look(&mut self, journal: &Mutex<&mut Journal>) -> Result<()> {
+        for tenant in &mut self.tenants {
+            tenant.look(&self.streams);
+            note(journal, tenant)?;
+        }
+        self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner).check()
     }
 
     fn stage(&self) -> Stage<'_> {
@@ -207,7 +228,10 @@ impl<'a> Life<'a> {
         });
         self.tenants = tenants;
         self.watch(&self.tenants);
-        results.into_iter().collect()
+        // Of several errors the one that says most.
+        let mut errors: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+        errors.sort_by_key(is_nobodys_fault);
+        errors.into_iter().next().map_or(Ok(()), Err)
     }
 
     fn watch(&self, tenants: &[Tenant]) {
@@ -235,6 +259,7 @@ impl<'a> Life<'a> {
             let result = (|| -> Result<Vec<Finished>> {
                 for tenant in &mut tenants {
                     ready(&stage, self.rig, tenant, work.cause, self.options.budget())?;
+                    note(work.journal, tenant)?;
                 }
                 self.watch(&tenants);
                 let mut running = Vec::new();
@@ -245,6 +270,8 @@ impl<'a> Life<'a> {
                 }
                 let mut deployment =
                     self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                // One that has died by itself is not taken for the one that is killed here.
+                deployment.check()?;
                 deployment.kill(role)?;
                 thread::sleep(SUPERVISOR);
                 supervise(&mut deployment, self.rig, self.interrupt)?;
@@ -262,8 +289,9 @@ impl<'a> Life<'a> {
         Ok(())
     }
 
-    /// Ends it, keeps its audit log as `audit-<segment>.jsonl`, and judges that.
-    pub(super) fn end(mut self, segment: u32) -> Result<LifeReport> {
+    /// Ends it, keeps its audit log as `audit-<segment>.jsonl`, and judges that. Whoever ends badly does not keep the others
+    /// from being judged: that is when it is needed.
+    pub(super) fn end(mut self, segment: u32) -> Ended {
         self.watch(&self.tenants);
         let data_plane = {
             let deployment = self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -271,7 +299,12 @@ impl<'a> Life<'a> {
         };
         let modes =
             data_plane.map_or_else(|_| String::new(), |s| format!("{} / {}", s.xdp_mode(), s.af_xdp_mode()));
-        self.tenants.iter_mut().try_for_each(Tenant::stop)?;
+        let mut problems = Vec::new();
+        for tenant in &mut self.tenants {
+            tenant.look(&self.streams);
+            tenant.stop();
+            problems.append(&mut tenant.complaints);
+        }
         drop(self.streams);
         let observer_missed = self.observer.complete().err().map(|error| format!("{error:#}"));
         let (data_seen, stale_sent) = self.observer.totals();
@@ -294,12 +327,32 @@ impl<'a> Life<'a> {
             report.emulator_late_max_us = report.emulator_late_max_us.max(lateness.max_us);
             report.emulator_dropped += lateness.dropped;
         }
-        self.deployment.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).stop()?;
-        keep_logs(&self.options.out_dir, segment, &self.places, &self.tenants, self.rig)?;
-        let audit = self.options.out_dir.join(format!("audit-{segment}.jsonl"));
-        (report.audit_events, report.audit_violations) = judge(&audit, &self.options.policy_numbers)?;
-        Ok(report)
+        let mut deployment = self.deployment.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let running = Role::ALL.into_iter().filter(|role| deployment.pid(*role).is_some());
+        for role in running.collect::<Vec<_>>() {
+            problems.extend(deployment.end(role).err().map(|error| format!("{error:#}")));
+        }
+        let logs = keep_logs(&self.options.out_dir, segment, &self.places, &self.tenants, self.rig);
+        let judged = logs.and_then(|()| {
+            let audit = self.options.out_dir.join(format!("audit-{segment}.jsonl"));
+            judge(&audit, &self.options.policy_numbers)
+        });
+        // The error may be hidden by another one that came before it.
+        let lost = judged.as_ref().err().filter(|error| !is_nobodys_fault(error));
+        problems.extend(lost.map(|error| format!("{error:#}")));
+        let at = format!("life {segment} of the gateway, at {} ms", self.rtt_ms);
+        let report = judged.map(|judged| {
+            (report.audit_events, report.audit_violations) = judged;
+            report
+        });
+        Ended { report, problems: problems.iter().map(|problem| format!("{at}: {problem}")).collect() }
     }
+}
+
+/// Enters in the journal what was wrong with a client outside of trials.
+fn note(journal: &Mutex<&mut Journal>, tenant: &mut Tenant) -> Result<()> {
+    let mut journal = journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    tenant.complaints.drain(..).try_for_each(|text| journal.note(&text))
 }
 
 /// Starts what does not run. On a busy machine the control plane may end too: when the data plane's connection is closed
@@ -319,7 +372,10 @@ pub(in crate::scenarios) fn supervise(
     interrupt.check()?;
     for role in [Role::ControlPlane, Role::DataPlane] {
         if deployment.pid(role).is_some() {
-            deployment.kill(role)?;
+            let status = deployment.kill(role)?;
+            // One that ends by itself says why, and by an exit code. One that crashed is not replaced without a word.
+            let in_order = status.code() == Some(1) || status.signal() == Some(SIGKILL);
+            ensure!(in_order, "{} crashed ({status}); at first: {first:#}", role.program());
         }
     }
     start(deployment).with_context(|| format!("even when both were started again; at first: {first:#}"))
@@ -383,6 +439,7 @@ fn strike_one(
         }
         let incident = work.next.fetch_add(1, Ordering::Relaxed);
         ready(stage, rig, tenant, work.cause, options.budget())?;
+        note(work.journal, tenant)?;
         // It stands for all, and may have been started just now.
         if let Some(pid) = tenant.pid().filter(|_| tenant.number() == 0) {
             work.usage.add(Role::Client.program(), pid);

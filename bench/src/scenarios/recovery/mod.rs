@@ -10,6 +10,7 @@
 //! | `cause`, [`aims`] | what happens, what is aimed at, and whether that is met |
 //! | `life`, `tenant`, `pace` | a life of the gateway, a client of it, how soon its next trial may come |
 //! | `trial`, `script` | an incident, what it does to a path |
+//! | `standing` | what may not change between two of them |
 //! | `measure`, `watch` | what was recorded, judged; the observer on the gateway's wire |
 //! | `record`, `recorded` | trials in a journal that survives interruptions; one recovery packet by packet |
 //! | `usage` | memory and processor time |
@@ -34,6 +35,7 @@ mod recorded;
 pub(crate) mod report;
 mod result;
 mod script;
+mod standing;
 pub(crate) mod stats;
 pub(crate) mod svg;
 mod tenant;
@@ -49,13 +51,15 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use jvpn_rig::emulator::Profile;
-use jvpn_rig::{Interrupt, Rig};
+use jvpn_rig::{Interrupt, Interrupted, Rig};
 use serde_json::json;
 
 use crate::check_events::rules::{PRESETS, PolicyNumbers};
+use crate::deployment;
 use crate::origin;
+use crate::reserve::is_disk_full;
 use crate::result::Environment;
 use crate::timeline::print;
 pub use cause::{Aim, Cause};
@@ -72,6 +76,8 @@ use usage::Usage;
 pub const DEFAULT_PRESET: &str = "edge";
 /// Between two words about how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+/// Why a run ended that could not say why.
+const KILLED: &str = "the bench itself ended in mid-run, killed or crashed";
 
 /// What a run differs in.
 #[derive(Clone, Debug)]
@@ -206,31 +212,75 @@ impl Progress {
 /// # Errors
 /// A part could not be set up; a file cannot be written. What was measured before is kept.
 pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
+    // Before anything is written: what was not built is nothing against anybody.
+    deployment::find_programs()?;
     let environment = Environment::collect();
     let question = options.question(&environment);
     let mut run = Run::load(&options.out_dir)?;
     let mut journal = Journal::open(&options.out_dir, &question, options.resume, &run.judged())?;
+    let lives_before = journal.segments;
+    if lives_before == 0 {
+        // A run that ended before its first trial has left this.
+        run = Run::default();
+    }
     journal.reserve(&options.out_dir)?;
     let usage = Usage::start()?;
     let slowest = Mutex::new(run.slowest());
-    let begun = Instant::now();
-    let result = measure_all(options, &mut journal, &mut run, &usage, &slowest, interrupt);
-    run.usage = usage::joined(std::mem::take(&mut run.usage), usage.samples(), run.took_s);
-    run.took_s += begun.elapsed().as_secs_f64();
-    run.timelines =
-        slowest.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect();
+    let course = Course {
+        options,
+        environment: &environment,
+        usage: &usage,
+        slowest: &slowest,
+        begun: Instant::now(),
+    };
+    let result = measure_all(&course, &mut journal, &mut run, interrupt);
+    course.enter(&mut run, result.as_ref().err());
     journal.release();
-    run.describe(options, &environment, result.as_ref().err());
     let saved = run.save(&options.out_dir);
     // Also of a part: it is marked as one.
     journal.keep_only(&run.judged());
-    let concluded = conclude(&options.out_dir, &run, &journal.trials);
+    // Whoever goes on must not lose it. Before the first life of the gateway it is the machine's fault.
+    let against = result.as_ref().err().filter(|e| journal.segments > lives_before && !is_nobodys_fault(e));
+    let noted = against.map_or(Ok(()), |error| journal.note(&format!("the run broke off: {error:#}")));
+    let concluded = conclude(&options.out_dir, &run, &journal.trials, &journal.against());
     // What ended it first explains the rest.
     result?;
-    saved?;
+    noted.and(saved)?;
     let report = concluded?;
     result::show(&report, &options.out_dir);
     Ok(report)
+}
+
+/// Whether what ended a run says nothing about us: somebody asked for it, or the disk is full.
+fn is_nobodys_fault(error: &anyhow::Error) -> bool {
+    is_disk_full(error) || error.chain().any(|cause| cause.is::<Interrupted>())
+}
+
+/// What all lives of a run share.
+struct Course<'a> {
+    options: &'a Options,
+    environment: &'a Environment,
+    usage: &'a Usage,
+    slowest: &'a Mutex<BTreeMap<(Cause, u64), Recorded>>,
+    begun: Instant,
+}
+
+impl Course<'_> {
+    /// Enters what is known by now beside lives and trials. Once: what was seen is added to that of before.
+    fn enter(&self, run: &mut Run, broken_off: Option<&anyhow::Error>) {
+        run.usage = usage::joined(std::mem::take(&mut run.usage), self.usage.samples(), run.took_s);
+        run.took_s += self.begun.elapsed().as_secs_f64();
+        let slowest = self.slowest.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        run.timelines = slowest.values().cloned().collect();
+        run.describe(self.options, self.environment, broken_off);
+    }
+
+    /// Keeps what is known by now, for whoever goes on if this process does not live to say more.
+    fn keep(&self, run: &Run) -> Result<()> {
+        let mut so_far = run.clone();
+        self.enter(&mut so_far, Some(&anyhow!(KILLED)));
+        so_far.save(&self.options.out_dir)
+    }
 }
 
 /// How long what is left of a run may take.
@@ -279,19 +329,18 @@ pub fn judge(dir: &Path) -> Result<bool> {
     ensure!(!run.lives.is_empty(), "{} has no run.json of a recovery run", dir.display());
     let question = run.question.clone().context("run.json does not say what was asked")?;
     let journal = Journal::open(dir, &question, true, &run.judged())?;
-    let report = conclude(dir, &run, &journal.trials)?;
+    let report = conclude(dir, &run, &journal.trials, &journal.against())?;
     result::show(&report, dir);
     Ok(report.valid)
 }
 
 fn measure_all(
-    options: &Options,
+    course: &Course<'_>,
     journal: &mut Journal,
     run: &mut Run,
-    usage: &Usage,
-    slowest: &Mutex<BTreeMap<(Cause, u64), Recorded>>,
     interrupt: &Interrupt,
 ) -> Result<()> {
+    let &Course { options, usage, slowest, .. } = course;
     let programs = origin::programs();
     let left = |cause: Cause, rtt_ms: u64, journal: &Journal| {
         options.trials.saturating_sub(result::incidents(&journal.trials, cause, rtt_ms))
@@ -328,9 +377,12 @@ fn measure_all(
         };
         // Its log is kept and judged also when a trial failed: that is when it is needed.
         let ended = life.end(segment);
-        run.lives.extend(ended.as_ref().ok().cloned());
+        run.lives.extend(ended.report.as_ref().ok().cloned());
+        let noted = ended.problems.iter().try_for_each(|problem| journal.note(problem));
         measured?;
-        ended?;
+        ended.report?;
+        noted?;
+        course.keep(run)?;
         rig.remove()?;
     }
     origin::still(&programs)

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cause::Cause;
 use super::compare::text_difference;
 use super::delays::Delays;
+use super::result::trial_problem;
 use crate::reserve::Reserve;
 
 /// What one client lived through.
@@ -138,6 +139,17 @@ enum Line {
     /// A life of the gateway begins: its audit is in `audit-<n>.jsonl`.
     Segment(u32),
     Trial(Box<Trial>),
+    /// Something was wrong that is no trial's.
+    Problem(String),
+}
+
+/// What a journal has, and octets of whole lines.
+#[derive(Debug, Default)]
+struct Loaded {
+    trials: Vec<Trial>,
+    problems: Vec<String>,
+    segments: u32,
+    whole: u64,
 }
 
 /// The journal of a run.
@@ -147,6 +159,10 @@ pub(super) struct Journal {
     path: PathBuf,
     /// Trials so far, of earlier runs too.
     pub(super) trials: Vec<Trial>,
+    /// Trials of lives of the gateway that left no audit log: they prove nothing, but what is against us stays.
+    unjudged: Vec<Trial>,
+    /// What was wrong and is no trial's, of earlier runs too.
+    problems: Vec<String>,
     /// Lives of the gateway so far.
     pub(super) segments: u32,
     /// Room for the end of the run, given back when the disk is full.
@@ -155,32 +171,31 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Begins a journal, or goes on with the one that is there. Of that only trials count whose life of the gateway is among
-    /// `judged`: the others ended without an audit log, killed or out of room, and prove nothing.
+    /// `judged`: the others ended without an audit log, killed or out of room, and prove nothing. What is against the run
+    /// counts in any case.
     ///
     /// # Errors
     /// There is one and `resume` is not asked for; or it belongs to another question; or it cannot be written.
     pub(super) fn open(dir: &Path, question: &Question, resume: bool, judged: &[u32]) -> Result<Self> {
         let path = dir.join("trials.jsonl");
-        let exists = has_trials(dir)?;
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let has_trials = has_trials(dir)?;
         ensure!(
-            !exists || resume,
+            !has_trials || resume,
             "{} has trials of an earlier run: go on with --resume, or choose another --out",
             dir.display()
         );
-        let (mut trials, mut segments) = (Vec::new(), 0);
-        let mut whole = 0;
-        if exists {
-            let all;
-            (all, segments, whole) = load(&path, question)?;
-            trials = all;
-            trials.retain(|trial| judged.contains(&trial.segment));
-        }
+        let exists = has_trials || resume && text.contains("{\"problem\":");
+        let loaded = if exists { load(&path, question)? } else { Loaded::default() };
+        let Loaded { trials, problems, segments, whole } = loaded;
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
         // A line that was cut off goes.
         file.set_len(whole).with_context(|| format!("cannot write {}", path.display()))?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).context("cannot find the end of the journal")?;
-        let mut journal = Self { file, path, trials, segments, reserve: None };
+        let mut journal =
+            Self { file, path, trials, unjudged: Vec::new(), problems, segments, reserve: None };
+        journal.keep_only(judged);
         if !exists || whole == 0 {
             journal.write(&Line::Question(question.clone()))?;
         }
@@ -193,7 +208,7 @@ impl Journal {
     /// It belongs to another question, or cannot be read.
     pub(super) fn peek(dir: &Path, question: &Question, judged: &[u32]) -> Result<Vec<Trial>> {
         let path = dir.join("trials.jsonl");
-        let mut trials = if path.exists() { load(&path, question)?.0 } else { Vec::new() };
+        let mut trials = if path.exists() { load(&path, question)?.trials } else { Vec::new() };
         trials.retain(|trial| judged.contains(&trial.segment));
         Ok(trials)
     }
@@ -212,9 +227,33 @@ impl Journal {
         self.reserve = None;
     }
 
-    /// Trials of lives that left no audit log do not count.
+    /// Trials of lives that left no audit log do not count, but what they say against us does.
     pub(super) fn keep_only(&mut self, judged: &[u32]) {
-        self.trials.retain(|trial| judged.contains(&trial.segment));
+        let is_judged = |trial: &Trial| judged.contains(&trial.segment);
+        let (kept, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.trials).into_iter().partition(is_judged);
+        self.trials = kept;
+        self.unjudged.extend(others);
+    }
+
+    /// Keeps something that was wrong and is no trial's: in one line, and at once, so that it is there whatever comes.
+    ///
+    /// # Errors
+    /// It cannot be written. Of this run it counts even so.
+    pub(super) fn note(&mut self, text: &str) -> Result<()> {
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let text = lines.collect::<Vec<_>>().join(" | ");
+        let line = Line::Problem(text.clone());
+        self.problems.push(text);
+        // A disk that is full has given the reserve back by then.
+        self.write(&line).or_else(|_| self.write(&line))
+    }
+
+    /// What is against the run beside the trials that count.
+    pub(super) fn against(&self) -> Vec<String> {
+        let of_trial =
+            |trial: &Trial| Some(format!("{}; that life left no audit log", trial_problem(trial)?));
+        self.problems.iter().cloned().chain(self.unjudged.iter().filter_map(of_trial)).collect()
     }
 
     /// A life of the gateway begins; gives its number.
@@ -265,11 +304,10 @@ fn explain(path: &Path, kept: usize, error: io::Error) -> anyhow::Error {
     error
 }
 
-/// Trials, segments, and octets of whole lines.
-fn load(path: &Path, question: &Question) -> Result<(Vec<Trial>, u32, u64)> {
+fn load(path: &Path, question: &Question) -> Result<Loaded> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut reader = BufReader::new(file);
-    let (mut trials, mut segments, mut whole) = (Vec::new(), 0, 0);
+    let mut loaded = Loaded::default();
     let mut text = String::new();
     for number in 1.. {
         text.clear();
@@ -288,12 +326,13 @@ fn load(path: &Path, question: &Question) -> Result<(Vec<Trial>, u32, u64)> {
                     asked.differences(question)
                 )
             }
-            Line::Segment(segment) => segments = segment,
-            Line::Trial(trial) => trials.push(Trial { segment: segments, ..*trial }),
+            Line::Segment(segment) => loaded.segments = segment,
+            Line::Trial(trial) => loaded.trials.push(Trial { segment: loaded.segments, ..*trial }),
+            Line::Problem(text) => loaded.problems.push(text),
         }
-        whole += len as u64;
+        loaded.whole += len as u64;
     }
-    Ok((trials, segments, whole))
+    Ok(loaded)
 }
 
 #[cfg(test)]
@@ -336,7 +375,7 @@ pub(super) mod tests {
         all.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    fn question() -> Question {
+    pub(in super::super) fn question() -> Question {
         Question {
             form: 1,
             origin: origin([]),
@@ -432,6 +471,40 @@ pub(super) mod tests {
         assert_eq!(journal.segments, 1, "its number is not given again");
     }
 
+    /// R8.1, R8.4: what is against a run stays in it, whatever became of its life of the gateway, and whoever goes on.
+    #[test]
+    fn r8_4_a_journal_keeps_what_is_against_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |resume, judged: &[u32]| Journal::open(dir.path(), &question(), resume, judged).unwrap();
+        let mut journal = open(false, &[]);
+        journal.segment().unwrap();
+        journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap();
+        journal.add(Trial { stale_forwarded: 3, ..trial(Cause::LinkDown, 2, 5.0) }).unwrap();
+        journal.add(Trial { recovered: false, ..trial(Cause::LinkDown, 3, 5.0) }).unwrap();
+        assert_eq!(journal.against(), Vec::<String>::new(), "trials that count speak for themselves");
+        journal.note("the data plane crashed; its last words:\n    one\n\n    two\n").unwrap();
+        // Its end failed: no audit log.
+        journal.keep_only(&[]);
+        let said = journal.against();
+        let [noted, stale, lost] = said.as_slice() else { panic!("{said:?}") };
+        assert_eq!(noted, "the data plane crashed; its last words: | one | two");
+        assert!(stale.contains("incident 2") && stale.contains("3 frames of an old binding"), "{stale}");
+        assert!(lost.contains("incident 3") && lost.ends_with("left no audit log"), "{lost}");
+        drop(journal);
+        let mut journal = open(true, &[]);
+        assert_eq!((journal.against(), journal.trials.len()), (said, 0));
+        assert_eq!(journal.segment().unwrap(), 2);
+        drop(journal);
+        assert_eq!(open(true, &[1]).against(), ["the data plane crashed; its last words: | one | two"]);
+        // A run that ended before its first trial: going on keeps it, beginning anew does not.
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
+        journal.note("the gateway did not start").unwrap();
+        let again = |resume| Journal::open(dir.path(), &question(), resume, &[]).unwrap().against();
+        assert_eq!(again(true), ["the gateway did not start"]);
+        assert_eq!(again(false), Vec::<String>::new());
+    }
+
     #[test]
     fn r8_4_a_full_disk_is_said() {
         let dir = tempfile::tempdir().unwrap();
@@ -444,5 +517,7 @@ pub(super) mod tests {
         assert!(error.contains("disk is full") && error.contains("--resume"), "{error}");
         assert!(journal.trials.is_empty(), "what is not written is not kept");
         assert!(!reserve.exists(), "there is room for the end");
+        assert!(journal.note("a crash").is_err());
+        assert_eq!(journal.against(), ["a crash"], "of this run it counts even so");
     }
 }

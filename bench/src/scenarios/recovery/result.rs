@@ -214,12 +214,13 @@ fn of(trials: &[Trial], cause: Cause, rtt_ms: u64) -> impl Iterator<Item = &Tria
     trials.iter().filter(move |trial| trial.cause == cause && trial.rtt_ms == rtt_ms)
 }
 
-/// From what lies in the directory to result, histograms, events and report, all written there.
-pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial]) -> Result<Report> {
+/// From what lies in the directory to result, histograms, events and report, all written there. `against` is what makes the
+/// run INVALID beside what its lives and trials say.
+pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial], against: &[String]) -> Result<Report> {
     let question = run.question.clone().context("nobody said what was asked")?;
     let numbers = PolicyNumbers::parse(&question.policy).context("the policy of the run")?;
     let mut lives = run.lives.clone();
-    let mut problems = Vec::new();
+    let mut problems = against.to_vec();
     for life in &mut lives {
         // Judged anew: what is in the file counts, not what was once said about it.
         let audit = dir.join(format!("audit-{}.jsonl", life.segment));
@@ -295,7 +296,8 @@ fn life_problems(life: &LifeReport) -> Vec<String> {
     problems
 }
 
-fn trial_problem(trial: &Trial) -> Option<String> {
+/// What rule a trial broke, if any.
+pub(super) fn trial_problem(trial: &Trial) -> Option<String> {
     let Trial { cause, rtt_ms, incident, client, .. } = trial;
     let place = format!("{cause} at {rtt_ms} ms, incident {incident}, client {client}");
     if trial.stale_forwarded > 0 {
@@ -463,7 +465,7 @@ pub(super) fn show(report: &Report, dir: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::tests::trial;
+    use super::super::record::tests::{question, trial};
     use super::*;
 
     #[test]
@@ -481,6 +483,24 @@ mod tests {
         let slow: Vec<_> = (1..=100).map(|n| trial(Cause::LinkDown, n, f64::from(n) * 2.0)).collect();
         assert_eq!(summarise(&slow.iter().collect::<Vec<_>>(), "edge", 1).unwrap().aim_met, Some(false));
         assert!(summarise(&[], "edge", 1).is_none());
+    }
+
+    /// R8.1, R8.4: what is in no trial that counts and no life makes a run INVALID, too, and stands in its result.
+    #[test]
+    fn r8_1_what_is_against_a_run_makes_it_invalid() {
+        let dir = tempfile::tempdir().unwrap();
+        let question = Question { policy: "preset = \"edge\"\n".into(), ..question() };
+        let mut run = Run { question: Some(question), preset: "edge".into(), trials: 1, ..Run::default() };
+        (run.causes, run.rtts_ms) = (vec![Cause::LinkDown], vec![50]);
+        run.environment = json!(Environment::collect());
+        let trials = [trial(Cause::LinkDown, 1, 5.0)];
+        let good = conclude(dir.path(), &run, &trials, &[]).unwrap();
+        assert!(good.valid && good.complete, "{:?}", good.problems);
+        let bad = conclude(dir.path(), &run, &trials, &["a crash".to_owned()]).unwrap();
+        assert_eq!((bad.valid, bad.complete, bad.problems), (false, true, vec!["a crash".to_owned()]));
+        let text = fs::read_to_string(dir.path().join("result.json")).unwrap();
+        let written: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&written["valid"], &written["problems"]), (&json!(false), &json!(["a crash"])));
     }
 
     /// R8.1, I1, I2, I13: each breach makes a run INVALID.

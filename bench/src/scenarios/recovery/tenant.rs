@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use super::pace::Pace;
 use super::script::{Begun, struck_by_ip};
+use super::standing::Standing;
 use crate::events::{Cursor, Event, EventLog, Source, Watch};
 use crate::peers::probes::unix_ns;
 use crate::peers::streams::Streams;
@@ -43,6 +44,12 @@ pub(super) struct Tenant {
     program: PathBuf,
     gateway_key: String,
     process: Option<Supervised>,
+    /// Whether its session was ready once.
+    was_ready: bool,
+    /// What must still be so, if its last trial came back and no other one is under way.
+    pub(super) standing: Option<Standing>,
+    /// What was wrong with it outside of trials, until somebody enters that in the journal.
+    pub(super) complaints: Vec<String>,
     pub(super) log: EventLog,
     uplinks: Option<Uplinks>,
     /// Confirmed switches of the session.
@@ -71,6 +78,9 @@ impl Tenant {
             program: program.to_owned(),
             gateway_key: gateway_key.to_owned(),
             process: None,
+            was_ready: false,
+            standing: None,
+            complaints: Vec::new(),
             log,
             uplinks: None,
             switches: 0,
@@ -119,9 +129,8 @@ impl Tenant {
         streams: &Streams,
         interrupt: &Interrupt,
     ) -> Result<()> {
-        if let Some(process) = self.process.take() {
-            process.stop()?;
-        }
+        self.look(streams);
+        self.stop();
         fs::write(self.dir.join("client.toml"), self.config(uplinks))
             .context("cannot write a client's configuration")?;
         let mut command = Command::new(&self.program);
@@ -132,8 +141,30 @@ impl Tenant {
         self.process =
             Some(rig.start(&format!("client {}", self.number()), self.site.client(), command, &log)?);
         (self.uplinks, self.switches, self.started) = (Some(uplinks), 0, Instant::now());
+        self.was_ready = false;
         self.await_ready(streams, interrupt)?;
-        streams.open_tcp(self.number(), PATIENCE)
+        self.was_ready = true;
+        streams.open_tcp(self.number(), PATIENCE)?;
+        self.standing = Some(Standing::new(self.session()?, true));
+        Ok(())
+    }
+
+    /// Whether the client is as its last trial has left it; what is not is complained of.
+    pub(super) fn look(&mut self, streams: &Streams) {
+        if let Some(Err(error)) = self.process.as_mut().map(Supervised::check) {
+            self.complain(&format!("{error:#}"));
+            // There is nobody left to be asked, or to be ended.
+            (self.process, self.standing) = (None, None);
+        }
+        let Some(mut standing) = self.standing.take() else { return };
+        let changes = standing.changes(self.session(), streams.tcp(self.number()).map(drop));
+        self.standing = Some(standing);
+        changes.iter().for_each(|change| self.complain(change));
+    }
+
+    /// Something was wrong with it outside of trials.
+    pub(super) fn complain(&mut self, text: &str) {
+        self.complaints.push(format!("client {}, between two trials: {text}", self.number()));
     }
 
     /// Waits until the session is ATTACHED, the other uplink (if there is one) answers, and probes flow.
@@ -205,8 +236,17 @@ impl Tenant {
         struck_by_ip(self.site.client(), &batch)
     }
 
-    pub(super) fn stop(&mut self) -> Result<()> {
-        self.process.take().map_or(Ok(()), |process| process.stop().map(drop))
+    /// Ends the client, if it runs; that it does so in any other way than in order is complained of.
+    pub(super) fn stop(&mut self) {
+        let Some(process) = self.process.take() else { return };
+        self.standing = None;
+        let ended = process.stop_in_order();
+        // One that is still starting, as at Ctrl-C, may be ended by a signal that it does not handle yet.
+        if let Err(error) = ended
+            && std::mem::take(&mut self.was_ready)
+        {
+            self.complain(&format!("{error:#}"));
+        }
     }
 
     fn config(&self, uplinks: Uplinks) -> String {

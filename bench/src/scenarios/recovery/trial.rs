@@ -12,6 +12,7 @@ use super::cause::Cause;
 use super::measure;
 use super::record::Trial;
 use super::script::{self, Begun, Struck};
+use super::standing::Standing;
 use super::tenant::{PATIENCE, Tenant, flows};
 use crate::events::{Cursor, Event};
 use crate::peers::streams::{Record, Streams};
@@ -103,6 +104,8 @@ impl Stage<'_> {
     /// The session, and the uplink that it has been bound over all the while.
     fn prepare(&self, tenant: &mut Tenant, wait: Duration) -> Result<(String, Uplink)> {
         let session = tenant.session()?;
+        // From here on the trial says what became of it.
+        tenant.standing = None;
         let bound = loop {
             let bound = tenant.bound()?;
             self.streams.begin(tenant.number());
@@ -130,7 +133,10 @@ impl Stage<'_> {
         let tcp_survived = self.tcp_goes_on(tenant)?;
         let mut trial = self.judge(tenant, running, (&record, &held));
         (trial.recovered, trial.tcp_survived) = (recovered, tcp_survived);
-        trial.session_kept = tenant.session().is_ok_and(|session| session == running.session);
+        let session = tenant.session();
+        trial.session_kept = session.as_ref().is_ok_and(|session| *session == running.session);
+        tenant.standing =
+            session.ok().filter(|_| recovered).map(|session| Standing::new(session, tcp_survived));
         tenant.note_switches(trial.switches);
         Ok(Finished { trial, record, at_ns: running.begun.unix_ns })
     }
@@ -254,6 +260,7 @@ pub(super) fn ready(
 ) -> Result<()> {
     let uplinks =
         if cause.has_one_uplink() { super::tenant::Uplinks::OnlyA } else { super::tenant::Uplinks::Two };
+    tenant.look(stage.streams);
     if !tenant.can_go_on(uplinks, cause.switches_max(), budget) || stage.streams.tcp(tenant.number()).is_err()
     {
         return tenant.begin(rig, uplinks, stage.streams, stage.interrupt);
@@ -262,9 +269,16 @@ pub(super) fn ready(
     stage.interrupt.check()?;
     match ready {
         Ok(()) => Ok(()),
-        // It did not recover, which its trial says: the next one gets a session that works.
-        Err(_) => tenant
-            .begin(rig, uplinks, stage.streams, stage.interrupt)
-            .with_context(|| format!("client {} after {PATIENCE:?}", tenant.number())),
+        // The next trial gets a session that works. That of the last one says so if it did not come back from that; what
+        // has gone wrong since then nobody else would tell.
+        Err(error) => {
+            tenant.look(stage.streams);
+            if tenant.standing.is_some() {
+                tenant.complain(&format!("it had come back, and then: {error:#}"));
+            }
+            tenant
+                .begin(rig, uplinks, stage.streams, stage.interrupt)
+                .with_context(|| format!("client {} after {PATIENCE:?}", tenant.number()))
+        }
     }
 }

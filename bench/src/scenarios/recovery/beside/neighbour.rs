@@ -101,7 +101,7 @@ mod tests {
         }];
         run.save(dir).unwrap();
         let trials: Vec<_> = (1..=3).map(|n| trial(Cause::LinkDown, n, 60.0 + f64::from(n))).collect();
-        conclude(dir, &run, &trials).unwrap()
+        conclude(dir, &run, &trials, &[]).unwrap()
     }
 
     /// R8.1, R8.4: the page that a release carries has every plot once the peers' result lies beside its part: outages by
