@@ -74,6 +74,19 @@ impl Watch {
         Ok(changed)
     }
 
+    /// Looks for the host's end of the LAN, which may have no program.
+    ///
+    /// # Errors
+    /// If it is gone: the LAN is.
+    pub fn look_for(&mut self, device: u32) -> Result<()> {
+        if matches!(self.presence_of(device), Ok(Presence::Gone)) {
+            bail!(
+                "the host's end of the LAN was deleted or moved: nothing can be forwarded (reason no_interface_left); start again"
+            );
+        }
+        Ok(())
+    }
+
     /// The state of an interface; where frames have a VLAN, the worse of it and the VLAN's device.
     fn presence(&mut self, hook: &Hook) -> io::Result<Presence> {
         let (own, kernel) = (hook.link.index, hook.kernel.index);
