@@ -314,11 +314,21 @@ impl Column {
             assert_eq!(lab.data_plane()["ports"][side]["step"], *step, "{side} after a restart");
         }
         self.traffic(&lab, &why("IPv4, data plane restarted"));
+        if *lan == Behind::Host {
+            for state in ["down", "up"] {
+                IP.run(Some(lab.rig.gateway()), &["link", "set", "jvpn-host", state]).unwrap();
+            }
+            self.traffic(&lab, &why("IPv4, the host's end switched off and on"));
+        }
         self.every_worker_is_pinned(&lab);
         lab.deployment.stop().unwrap();
         let links = IP.run(Some(lab.rig.gateway()), &["-brief", "link"]).unwrap();
         let left: Vec<&str> = links.lines().filter(|line| line.starts_with("jvpn")).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
+        for family in ["-4", "-6"] {
+            let left = IP.run(Some(lab.rig.gateway()), &[family, "route", "show", "proto", "74"]).unwrap();
+            assert_eq!(left, "", "left behind");
+        }
     }
 
     /// Among the flows of both families are some for each queue of a native LAN port, and each uplink leads to a queue of its

@@ -11,7 +11,7 @@ mod sites;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jvpn_bench::deployment::{self, Role};
 use jvpn_rig::tool::{IP, NFT};
@@ -229,6 +229,80 @@ fn r9_1_the_host_reaches_sites_and_keeps_its_pair_over_restarts() {
     sites.lab.launch(Role::DataPlane);
     assert_eq!(links(&sites.lab.rig), Vec::<String>::new());
     sites.finish();
+}
+
+/// R9.1: somebody switches the host's end off and on, or deletes a route of ours: it is back within a second, with its
+/// neighbour, and traffic flows. Meanwhile nothing for clients and sites leaves by the host's other routes. A data plane
+/// that has another LAN takes back what a killed one left.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_routes_of_the_hosts_end_come_back() {
+    let mut sites = Sites::attached(|lab| {
+        lab.edit(Role::DataPlane, "interface = \"lan0\"\n", HOST_LAN);
+        lab.edit(Role::ControlPlane, "routes = [", "routes = [\"10.78.0.1/32\", ");
+    });
+    let ours = |shown: &str| {
+        let lines = shown.lines().filter(|line| line.contains("jvpn-host"));
+        lines.filter_map(|line| line.split_whitespace().next().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let all = ["10.5.0.0/16", "10.9.0.0/16", "10.77.0.0/16"];
+    let are_there = |shown: &str| all.iter().all(|network| ours(shown).iter().any(|one| one == network));
+    sites.await_route("every route", are_there);
+    let host = |words: &[&str]| IP.run(Some(sites.lab.rig.gateway()), words);
+    let default = host(&["route", "show", "default"]).unwrap();
+    assert!(default.contains("wan0"), "where replies would go in clear: {default}");
+    for turn in 0..3 {
+        host(&["link", "set", "jvpn-host", "down"]).unwrap();
+        assert_eq!(ours(&site_routes(&sites.lab.rig)), Vec::<String>::new(), "the kernel forgets them");
+        for address in [FIRST, SECOND_SITE] {
+            let way = host(&["route", "get", &address.to_string()]);
+            assert!(way.is_err(), "in clear: {way:?}");
+        }
+        let started = Instant::now();
+        host(&["link", "set", "jvpn-host", "up"]).unwrap();
+        sites.await_route("every route again", are_there);
+        assert!(started.elapsed() < Duration::from_secs(1), "turn {turn}: {:?}", started.elapsed());
+    }
+    host(&["route", "delete", "10.5.0.0/16", "metric", "1024"]).unwrap();
+    sites.await_route("a route that was deleted", are_there);
+    let here = (sites.lab.rig.gateway(), HOST);
+    carries((sites.lab.rig.client(), FIRST), here);
+    tcp_carries(here, (&sites.second, SECOND_SITE));
+    assert!(sites.lab.logs().contains("they are back"), "{}", sites.lab.logs());
+
+    // Guards come and go with ROUTES; what a killed data plane left of them goes with the next one.
+    sites.end_second();
+    sites.await_route("no site", |shown| !shown.contains("10.5.0.0/16"));
+    sites.lab.signal(Signal::SIGKILL);
+    assert!(site_routes(&sites.lab.rig).contains("unreachable 10.77.0.0/16"));
+    sites.lab.edit(Role::DataPlane, HOST_LAN, "interface = \"lan0\"\n");
+    sites.lab.launch(Role::DataPlane);
+    assert_eq!(site_routes(&sites.lab.rig), "");
+    sites.finish();
+}
+
+/// R9.1: without AF_XDP the LAN is a TUN device. Where that is deleted its routes cannot come back: the data plane ends, and
+/// until the next one is there nothing leaves in clear.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r9_1_a_data_plane_whose_tun_is_deleted_ends() {
+    let mut lab = Lab::prepare();
+    lab.edit(Role::DataPlane, "interface = \"lan0\"\n", HOST_LAN);
+    lab.edit(Role::DataPlane, "workers = 2\n", "workers = 2\nmode = \"no-af-xdp\"\n");
+    lab.launch_all();
+    IP.run(Some(lab.rig.gateway()), &["link", "delete", "jvpn-host"]).unwrap();
+    let ended = wait::until("the data plane ends", PATIENCE, &lab.interrupt, || {
+        Ok(lab.deployment.check().is_err().then_some(()))
+    });
+    ended.unwrap();
+    let status = lab.deployment.ended(Role::DataPlane).unwrap();
+    assert_eq!(status.code(), Some(1), "{status}");
+    assert!(lab.logs().contains("no_interface_left"), "{}", lab.logs());
+    let left = site_routes(&lab.rig);
+    assert!(left.contains("unreachable 10.77.0.0/16") && left.lines().count() == 1, "{left}");
+    lab.launch(Role::DataPlane);
+    lab.end_all();
+    nothing_is_left(&lab.rig);
 }
 
 /// R0.5: whoever comes second, whatever its mode and LAN, is told who is there and touches nothing: markers and TCP of the

@@ -3,17 +3,23 @@
 //!
 //! The pools have a route of their own from the start, so clients' own addresses need none. Routes made here carry a
 //! protocol number of their own, by which the next process tells those that a dead one left; no other route is touched.
+//!
+//! The kernel forgets them when somebody switches the host's end off: they are put back as soon as it is on again, those to
+//! the pools and all else that it forgets ([`crate::host_end`]), and meanwhile guards ([`crate::host_guards`]) let nothing
+//! out in clear.
 
 use crate::frame::{Address, GatewayAddresses};
+use crate::host_end::{Belongings, Looks, News};
 use crate::netlink::Netlink;
 use crate::pipeline::Pools;
+use jvpn_host::clock;
 use jvpn_tables::{Doorbell, InnerPrefix, Prefixes};
-use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -44,39 +50,76 @@ pub struct HostRoutes {
     prefixes: Arc<Prefixes>,
     pools: Pools,
     way: HostWay,
+    belongings: Belongings,
     netlink: Netlink,
+    news: News,
     bell: Doorbell,
+    /// Those that were put and not taken back, whether the kernel still has them or not.
     there: BTreeSet<InnerPrefix>,
+    /// Guards of sites, in the same sense.
+    guarded: BTreeSet<InnerPrefix>,
+    /// Whether it was said that the kernel takes no guard.
+    is_unguarded: bool,
     /// Those that the kernel did not take, so that it is said once.
     refused: BTreeSet<InnerPrefix>,
     seen: u64,
 }
 
 impl HostRoutes {
-    /// For the host's end of the LAN; `bell` rings when ROUTES may have changed. What an earlier process left stays until
-    /// the control plane has said what is there now.
+    /// For the host's end of the LAN and what belongs to it; `bell` rings when ROUTES may have changed. What an earlier
+    /// process left stays until the control plane has said what is there now.
     ///
     /// # Errors
     /// If rtnetlink cannot be reached.
-    pub fn new(prefixes: Arc<Prefixes>, pools: Pools, way: HostWay, bell: Doorbell) -> io::Result<Self> {
-        let mut netlink = Netlink::new()?;
-        let there = netlink.own_routes(way.device)?.into_iter().filter(|prefix| !is_pools(&pools, *prefix));
-        let there = there.collect();
-        Ok(Self { prefixes, pools, way, netlink, bell, there, refused: BTreeSet::new(), seen: 0 })
+    pub fn new(
+        prefixes: Arc<Prefixes>,
+        pools: Pools,
+        (way, belongings): (HostWay, Belongings),
+        bell: Doorbell,
+    ) -> io::Result<Self> {
+        let (mut netlink, news) = (Netlink::new()?, News::of(way.device)?);
+        let is_sites = |prefix: &InnerPrefix| !of_pools(&pools).any(|pool| pool == *prefix);
+        let there = netlink.own_routes(way.device)?.into_iter().filter(is_sites).collect();
+        let guarded = netlink.guards()?.into_iter().filter(is_sites).collect();
+        Ok(Self {
+            prefixes,
+            pools,
+            way,
+            belongings,
+            netlink,
+            news,
+            bell,
+            there,
+            guarded,
+            is_unguarded: false,
+            refused: BTreeSet::new(),
+            seen: 0,
+        })
     }
 
-    /// Runs until `stop`; rings wake it. The routes go with their device.
+    /// Runs until `stop`; rings wake it. The routes go with their device, the guards when the process ends in order.
     pub fn run(mut self, stop: &AtomicBool) {
+        // What was lost before anybody listened.
+        let mut looks = Looks::at_once();
         while !stop.load(Ordering::Acquire) {
-            let mut fds = [PollFd::new(self.bell.as_fd(), PollFlags::POLLIN)];
-            let _woken = poll(&mut fds, PollTimeout::NONE);
+            let mut fds = [
+                PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
+                PollFd::new(self.news.as_fd(), PollFlags::POLLIN),
+            ];
+            let _woken = poll(&mut fds, looks.patience(clock::now()));
             let _rang = self.bell.silence();
+            if self.news.heard() {
+                looks.ask();
+            }
             let generation = self.prefixes.generation();
             if generation != self.seen {
                 self.seen = generation;
                 self.follow();
                 // Not for an event: so that the next look sees many changes, not one.
                 std::thread::sleep(PACE);
+            }
+            if looks.take(clock::now()) {
+                self.put_back();
             }
         }
     }
@@ -95,19 +138,78 @@ impl HostRoutes {
             }
             self.there.remove(&prefix);
         }
+        for prefix in self.guarded.difference(&wanted).copied().collect::<Vec<_>>() {
+            if let Err(error) = self.netlink.remove_guard(prefix) {
+                tracing::debug!(prefix = %shown(prefix), %error, "a site's guard was gone already");
+            }
+            self.guarded.remove(&prefix);
+        }
         self.refused.retain(|prefix| wanted.contains(prefix));
         for prefix in wanted.difference(&self.there).copied().collect::<Vec<_>>() {
+            self.guard(prefix);
+            self.guarded.insert(prefix);
             match self.netlink.add_route(self.way, prefix) {
                 Ok(()) => {
                     tracing::debug!(prefix = %shown(prefix), "the host reaches a site");
                     self.there.insert(prefix);
                     self.refused.remove(&prefix);
                 }
-                Err(error) if self.refused.insert(prefix) => {
-                    tracing::warn!(prefix = %shown(prefix), %error, "the host does not reach this site: no route");
-                }
-                Err(_) => {}
+                Err(error) => self.refuse(prefix, &error),
             }
+        }
+    }
+
+    /// Puts back whatever is missing of what was put, and says so. Nothing is asked for: what is there is refused as such.
+    fn put_back(&mut self) {
+        for (what, message) in self.belongings.messages() {
+            if let Err(error) = self.netlink.request(message, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE) {
+                tracing::debug!(what, %error, "not put back");
+            }
+        }
+        let of_sites = self.there.union(&self.refused).copied();
+        let ours: BTreeSet<InnerPrefix> = of_pools(&self.pools).chain(of_sites).collect();
+        let mut back = 0_usize;
+        for prefix in ours {
+            self.guard(prefix);
+            match self.netlink.add_route(self.way, prefix) {
+                Ok(()) => {
+                    back += 1;
+                    self.refused.remove(&prefix);
+                    if !of_pools(&self.pools).any(|pool| pool == prefix) {
+                        self.there.insert(prefix);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // The guards stand; news of its return come.
+                Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => {
+                    tracing::debug!("the host's end is down; its routes come back with it");
+                }
+                Err(error) => self.refuse(prefix, &error),
+            }
+        }
+        if back > 0 {
+            tracing::warn!(
+                routes = back,
+                "the host's routes into the tunnel were gone, as when its end of the LAN is switched off and on; they are back"
+            );
+        }
+    }
+
+    fn refuse(&mut self, prefix: InnerPrefix, error: &io::Error) {
+        if self.refused.insert(prefix) {
+            tracing::warn!(prefix = %shown(prefix), %error, "the host does not reach this network: no route");
+        }
+    }
+
+    fn guard(&mut self, prefix: InnerPrefix) {
+        if let Err(error) = self.netlink.add_guard(prefix)
+            && !std::mem::replace(&mut self.is_unguarded, true)
+        {
+            tracing::warn!(
+                prefix = %shown(prefix),
+                %error,
+                "no unreachable route beside the one into the tunnel: while that is missing, the host's other routes apply"
+            );
         }
     }
 }
@@ -118,11 +220,9 @@ fn is_sites(pools: &Pools, prefix: InnerPrefix) -> bool {
     len > 0 && !pools.contains(Address(prefix.network()))
 }
 
-fn is_pools(pools: &Pools, prefix: InnerPrefix) -> bool {
-    let is = |pool: Option<(u128, u128)>| {
-        pool.is_some_and(|(network, mask)| network == prefix.network() && mask.count_ones() == prefix.bits())
-    };
-    is(pools.v4) || is(pools.v6)
+fn of_pools(pools: &Pools) -> impl Iterator<Item = InnerPrefix> + use<> {
+    let prefix = |(network, mask): (u128, u128)| InnerPrefix::new(network, mask.count_ones());
+    [pools.v4, pools.v6].into_iter().flatten().filter_map(prefix)
 }
 
 /// The network and its length in its own family.
@@ -146,17 +246,22 @@ impl Netlink {
     /// # Errors
     /// If the kernel does not say.
     pub(crate) fn own_routes(&mut self, device: u32) -> io::Result<Vec<InnerPrefix>> {
+        Ok(self.routes_of_ours()?.iter().filter_map(|route| own_route(route, device)).collect())
+    }
+
+    /// All routes of data planes, whatever they are.
+    ///
+    /// # Errors
+    /// If the kernel does not say.
+    pub(crate) fn routes_of_ours(&mut self) -> io::Result<Vec<RouteMessage>> {
         let mut own = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut question = RouteMessage::default();
             question.header.address_family = family;
             let answers = self.request(RouteNetlinkMessage::GetRoute(question), NLM_F_DUMP)?;
-            own.extend(answers.iter().filter_map(|answer| {
-                if let RouteNetlinkMessage::NewRoute(route) = answer {
-                    own_route(route, device)
-                } else {
-                    None
-                }
+            own.extend(answers.into_iter().filter_map(|answer| {
+                let RouteNetlinkMessage::NewRoute(route) = answer else { return None };
+                is_ours(&route.header).then_some(route)
             }));
         }
         Ok(own)
@@ -180,54 +285,71 @@ impl Netlink {
 
 /// The message about one of our routes.
 fn route(way: HostWay, prefix: InnerPrefix) -> io::Result<RouteMessage> {
-    let (network, len) = parts(prefix);
-    let address = |ip: IpAddr| match ip {
-        IpAddr::V4(v4) => RouteAddress::Inet(v4),
-        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
-    };
-    let mut message = RouteMessage::default();
-    message.header.address_family =
-        if network.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    message.header.destination_prefix_length = u8::try_from(len).map_err(io::Error::other)?;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    let mut message = towards(prefix)?;
     message.header.scope = if way.via.is_some() { RouteScope::Universe } else { RouteScope::Link };
     message.header.kind = RouteType::Unicast;
-    message.attributes.push(RouteAttribute::Destination(address(network)));
     if let Some(gateways) = way.via {
-        let gateway = if network.is_ipv4() { gateways.v4 } else { gateways.v6 };
+        let gateway = if prefix.is_v4() { gateways.v4 } else { gateways.v6 };
         let gateway =
             gateway.ok_or_else(|| io::Error::other("the gateway has no inner address of this family"))?;
         message.header.flags = RouteFlags::Onlink;
-        message.attributes.push(RouteAttribute::Gateway(address(gateway.ip())));
+        message.attributes.push(RouteAttribute::Gateway(route_address(gateway.ip())));
     }
     message.attributes.push(RouteAttribute::Oif(way.device));
     message.attributes.push(RouteAttribute::Priority(METRIC));
     Ok(message)
 }
 
+/// What all routes of data planes to a network have in common.
+pub(crate) fn towards(prefix: InnerPrefix) -> io::Result<RouteMessage> {
+    let (network, len) = parts(prefix);
+    let mut message = RouteMessage::default();
+    message.header.address_family =
+        if network.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.destination_prefix_length = u8::try_from(len).map_err(io::Error::other)?;
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Other(PROTOCOL);
+    message.attributes.push(RouteAttribute::Destination(route_address(network)));
+    Ok(message)
+}
+
+const fn route_address(ip: IpAddr) -> RouteAddress {
+    match ip {
+        IpAddr::V4(v4) => RouteAddress::Inet(v4),
+        IpAddr::V6(v6) => RouteAddress::Inet6(v6),
+    }
+}
+
+fn is_ours(header: &RouteHeader) -> bool {
+    header.table == RouteHeader::RT_TABLE_MAIN && header.protocol == RouteProtocol::Other(PROTOCOL)
+}
+
 fn own_route(message: &RouteMessage, device: u32) -> Option<InnerPrefix> {
+    let is_out = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Oif(oif) if *oif == device);
+    let is_own = is_ours(&message.header) && message.attributes.iter().any(is_out);
+    if is_own { destination(message) } else { None }
+}
+
+/// The network that a route leads to.
+pub(crate) fn destination(message: &RouteMessage) -> Option<InnerPrefix> {
     let header = &message.header;
-    let mut network = if header.address_family == AddressFamily::Inet {
+    let everything = if header.address_family == AddressFamily::Inet {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     } else {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     };
-    let mut out = None;
-    for attribute in &message.attributes {
+    let network = message.attributes.iter().find_map(|attribute| {
         if let RouteAttribute::Destination(RouteAddress::Inet(v4)) = attribute {
-            network = IpAddr::V4(*v4);
+            Some(IpAddr::V4(*v4))
         } else if let RouteAttribute::Destination(RouteAddress::Inet6(v6)) = attribute {
-            network = IpAddr::V6(*v6);
-        } else if let RouteAttribute::Oif(oif) = attribute {
-            out = Some(*oif);
+            Some(IpAddr::V6(*v6))
+        } else {
+            None
         }
-    }
-    let is_ours = out == Some(device)
-        && header.table == RouteHeader::RT_TABLE_MAIN
-        && header.protocol == RouteProtocol::Other(PROTOCOL);
+    });
+    let network = network.unwrap_or(everything);
     let len = u32::from(header.destination_prefix_length) + if network.is_ipv4() { 96 } else { 0 };
-    is_ours.then(|| InnerPrefix::new(Address::from(network).0, len)).flatten()
+    InnerPrefix::new(Address::from(network).0, len)
 }
 
 #[cfg(test)]
@@ -257,8 +379,8 @@ mod tests {
         ] {
             assert_eq!(is_sites(&pools, prefix(text, len)), is, "{text}/{len}");
         }
-        assert!(is_pools(&pools, prefix("10.77.0.0", 16)) && is_pools(&pools, prefix("fd77::", 64)));
-        assert!(!is_pools(&pools, prefix("10.77.0.0", 24)));
+        let both = [prefix("10.77.0.0", 16), prefix("fd77::", 64)];
+        assert_eq!(of_pools(&pools).collect::<Vec<_>>(), both);
     }
 
     /// What is written is found again as ours, on its device only; others' routes are not ours.

@@ -7,6 +7,7 @@
 use crate::config::{Config, HostPort};
 use crate::ending::Ending;
 use crate::frame::Mac;
+use crate::host_end::Belongings;
 use crate::host_links::{self, MARK, Place};
 use crate::host_routes::HostWay;
 use crate::netlink::Link;
@@ -38,6 +39,8 @@ pub struct VethPair {
     pub host_mac: Mac,
     /// How the host reaches what is behind the tunnel.
     pub way: HostWay,
+    /// What the kernel forgets of the host's end when that is switched off, beside routes.
+    pub belongings: Belongings,
 }
 
 impl VethPair {
@@ -60,7 +63,8 @@ impl VethPair {
             tool("ip", &["-batch", "-"], &batch)?;
         }
         let way = HostWay { device: 0, via: Some(config.tunnel.gateway()) };
-        let mut made = Self { ours: ours.clone(), table: None, kept: false, host_mac: Mac::default(), way };
+        let (host_mac, belongings) = (Mac::default(), Belongings::default());
+        let mut made = Self { ours: ours.clone(), table: None, kept: false, host_mac, way, belongings };
         tool("ip", &["-batch", "-"], &format!("link set {ours} up\nlink set {theirs} up\n"))?;
         for end in [ours, theirs] {
             let mut args = vec!["-K", end.as_str()];
@@ -76,7 +80,9 @@ impl VethPair {
         sysctl(&format!("net/ipv6/conf/{ours}/disable_ipv6"), "1");
         let host_end = link_of(theirs)?;
         (made.host_mac, made.way.device) = (host_end.mac, host_end.index);
-        let via = mac_text(link_of(ours)?.mac);
+        let our_mac = link_of(ours)?.mac;
+        made.belongings = Belongings::new(made.way, our_mac, &host.addresses);
+        let via = mac_text(our_mac);
         let mut batch = String::new();
         for (gateway, pool) in families(config) {
             let _ = write!(
@@ -148,6 +154,8 @@ pub struct Tun {
     table: Option<String>,
     /// How the host reaches what is behind the tunnel.
     pub way: HostWay,
+    /// What the kernel forgets of it when it is switched off, beside routes.
+    pub belongings: Belongings,
 }
 
 impl std::fmt::Debug for Tun {
@@ -186,7 +194,9 @@ impl Tun {
             Some(host) => finish(host)?,
             None => None,
         };
-        Ok(Self { queues, table, way: HostWay { device: link_of(name)?.index, via: None } })
+        let way = HostWay { device: link_of(name)?.index, via: None };
+        let addresses = config.lan.host.as_ref().map_or(&[][..], |host| &host.addresses);
+        Ok(Self { queues, table, way, belongings: Belongings::new(way, Mac::default(), addresses) })
     }
 }
 

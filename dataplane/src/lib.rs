@@ -16,6 +16,8 @@ mod handed;
 mod hearing;
 pub mod hook;
 pub mod hops;
+pub mod host_end;
+pub mod host_guards;
 pub mod host_links;
 pub mod host_routes;
 pub mod host_side;

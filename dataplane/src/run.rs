@@ -9,6 +9,7 @@ use crate::frame::Mac;
 use crate::handed::{self, Journal, Writes};
 use crate::hearing::Hearing;
 use crate::hops::{HopWatch, WanHops};
+use crate::host_guards;
 use crate::host_links;
 use crate::host_routes::HostRoutes;
 use crate::ladder::Mode;
@@ -66,10 +67,17 @@ pub fn run(config: &Config) -> Result<()> {
     let mut gateway = match Gateway::prepare(config, seats, &patience, stops) {
         Err(error) if is_stopped(&error) => {
             tracing::info!("ended before the queues were free");
+            if stops.told() != Some(Ending::ForNext) {
+                host_guards::sweep();
+            }
             return Ok(());
         }
         prepared => prepared?,
     };
+    if gateway.host.way().is_none() {
+        // What a data plane has left whose LAN was the host.
+        host_guards::sweep();
+    }
     // Only now: a greeting that waits is one that its sender may give up.
     listener.listen()?;
     tracing::info!(socket = %config.control_socket.display(), "ready, waiting for the control plane");
@@ -78,6 +86,9 @@ pub fn run(config: &Config) -> Result<()> {
         threads.stop(*outcome.as_ref().unwrap_or(&Settling::Patient));
     }
     drop(gateway);
+    if matches!(outcome, Ok(Settling::Patient)) {
+        host_guards::sweep();
+    }
     // Last: what a successor may claim is no longer touched.
     drop(claims);
     outcome.map(drop)
@@ -248,9 +259,11 @@ impl<'a> Gateway<'a> {
 
     fn look_at_links(&mut self) -> Result<()> {
         let tun = self.host.tun().map(|index| TunDevice { name: self.config.tun_name(), index });
-        if self.watch.look(self.steering.hooks(), tun)?
-            && let Some(threads) = &self.threads
-        {
+        let changed = self.watch.look(self.steering.hooks(), tun)?;
+        if let Some((way, _)) = self.host.way() {
+            self.watch.look_for(way.device)?;
+        }
+        if changed && let Some(threads) = &self.threads {
             // Routes out of an interface that is down do not count.
             threads.bells.neighbours.ring();
         }
@@ -545,16 +558,17 @@ impl<'a> Gateway<'a> {
         Ok(hops)
     }
 
-    /// Where the LAN is the host: keeps its routes to sites.
+    /// Where the LAN is the host: keeps its routes to clients and sites.
     fn follow_routes(
         &self,
         pools: Pools,
         bells: &Bells,
         stop: &Arc<AtomicBool>,
     ) -> Result<Option<JoinHandle<()>>> {
-        let Some(way) = self.host.way() else { return Ok(None) };
-        let bell = bells.host_routes.try_clone()?;
-        let routes = HostRoutes::new(Arc::clone(&self.prefixes), pools, way, bell).context("rtnetlink")?;
+        let Some((way, belongings)) = self.host.way() else { return Ok(None) };
+        let (prefixes, bell) = (Arc::clone(&self.prefixes), bells.host_routes.try_clone()?);
+        let routes =
+            HostRoutes::new(prefixes, pools, (way, belongings.clone()), bell).context("rtnetlink")?;
         let stop = Arc::clone(stop);
         named("host-routes", move || routes.run(&stop)).map(Some)
     }

@@ -6,6 +6,7 @@ use crate::ending::Ending;
 use crate::frame::Mac;
 use crate::halving::{Both, Lack, Opener, Outcome, Refusal, Spare, Taken, open_both};
 use crate::hook::Hook;
+use crate::host_end::Belongings;
 use crate::host_routes::HostWay;
 use crate::host_side::{self, Tun, VethPair, clear_pair};
 use crate::ladder::{Mode, Step, Why};
@@ -89,13 +90,13 @@ impl HostSide {
         }
     }
 
-    /// How the host reaches what is behind the tunnel, where the LAN is the host.
+    /// How the host reaches what is behind the tunnel and what belongs to its end, where the LAN is the host.
     #[must_use]
-    pub const fn way(&self) -> Option<HostWay> {
+    pub const fn way(&self) -> Option<(HostWay, &Belongings)> {
         match self {
             Self::None => None,
-            Self::Pair(pair) => Some(pair.way),
-            Self::Tun(tun) => Some(tun.way),
+            Self::Pair(pair) => Some((pair.way, &pair.belongings)),
+            Self::Tun(tun) => Some((tun.way, &tun.belongings)),
         }
     }
 

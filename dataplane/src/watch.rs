@@ -60,6 +60,19 @@ impl Watch {
         look_by(hooks, tun, &mut |index| presence_of(ask, index))
     }
 
+    /// Looks for the host's end of the LAN, which may have no program.
+    ///
+    /// # Errors
+    /// If it is gone: the LAN is.
+    pub fn look_for(&mut self, device: u32) -> Result<()> {
+        if matches!(presence_of(&mut self.ask, device), Ok(Presence::Gone)) {
+            bail!(
+                "the host's end of the LAN was deleted or moved: nothing can be forwarded (reason no_interface_left); start again"
+            );
+        }
+        Ok(())
+    }
+
     /// Notes what each interface of the LAN takes. One that cannot be looked at keeps what it had; where there is no
     /// program the LAN is the host, which takes everything.
     fn note_mtus(&mut self, hooks: &[Hook]) {
