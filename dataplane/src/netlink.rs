@@ -23,6 +23,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 /// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE (linux/rtnetlink.h).
 const GROUPS: [u32; 4] = [1, 3, 7, 11];
+/// RTNLGRP_LINK.
+const LINKS: [u32; 1] = [1];
 /// Both families that a LAN may speak.
 const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];
 
@@ -74,10 +76,22 @@ impl Netlink {
     /// # Errors
     /// If the system refuses.
     pub fn listening() -> io::Result<Self> {
+        Self::listening_to(&GROUPS)
+    }
+
+    /// A non-blocking socket that hears of changes to links alone: nobody on a link can make those up.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn listening_to_links() -> io::Result<Self> {
+        Self::listening_to(&LINKS)
+    }
+
+    fn listening_to(groups: &[u32]) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        for group in GROUPS {
-            socket.add_membership(group)?;
+        for group in groups {
+            socket.add_membership(*group)?;
         }
         socket.set_non_blocking(true)?;
         Ok(Self(Dialogue::over(socket)))
@@ -437,6 +451,7 @@ mod tests {
             // They stay down: nothing happens on them but what is told here.
             ip("link add name lan type veth peer name wan\n");
             let (mut ask, mut listen) = (Netlink::new().unwrap(), Netlink::listening().unwrap());
+            let mut links = Netlink::listening_to_links().unwrap();
             let [lan, wan] = ["lan", "wan"].map(|name| ask.link(name).unwrap().index);
             let mut lines = String::new();
             for n in 0..3_000 {
@@ -453,6 +468,9 @@ mod tests {
             let known = Address::from(IpAddr::from([198, 51, 100, 7]));
             assert_eq!(ask.neighbours(lan).unwrap(), [(known, Mac([2, 0, 0, 0, 0, 7]))]);
             assert_eq!(ask.neighbours(wan).unwrap().len(), 3_000);
+            assert!(!links.drain(), "who hears of links alone has nothing to look at");
+            ip("link set lan mtu 1400\n");
+            assert!(links.drain());
         };
         // The namespace is that of a thread of its own, whose name is who leaves a test out.
         let name = std::thread::current().name().unwrap_or_default().to_owned();

@@ -27,7 +27,7 @@ impl Watch {
     /// # Errors
     /// If rtnetlink cannot be reached.
     pub fn new() -> io::Result<Self> {
-        let (listen, ask) = (Netlink::listening()?, Netlink::new()?);
+        let (listen, ask) = (Netlink::listening_to_links()?, Netlink::new()?);
         Ok(Self { listen, ask, lan_mtus: Arc::default(), tunnel_mtu: 0 })
     }
 
