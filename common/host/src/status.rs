@@ -3,10 +3,13 @@
 //! Requests are short words (`status`, `down`). Neither side trusts the other: sizes and times are bounded.
 
 use serde_json::Value;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Longest request line, octets.
@@ -54,6 +57,10 @@ pub enum StatusError {
 pub struct StatusListener {
     listener: UnixListener,
     path: PathBuf,
+    /// A descriptor held back for when there is no other.
+    spare: Mutex<Option<File>>,
+    /// Since the last client that was answered: one line for a shortage is enough.
+    told: AtomicBool,
 }
 
 impl StatusListener {
@@ -73,7 +80,8 @@ impl StatusListener {
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, path: path.to_owned() })
+        let spare = Mutex::new(spare());
+        Ok(Self { listener, path: path.to_owned(), spare, told: AtomicBool::new(false) })
     }
 
     /// For the caller's poll loop.
@@ -94,7 +102,15 @@ impl StatusListener {
     pub fn serve_or_keep(&self, mut answer: impl FnMut(&str) -> Option<Value>) -> Vec<Asker> {
         let mut kept = Vec::new();
         for _ in 0..CLIENTS_PER_TURN {
-            let Ok((stream, _)) = self.listener.accept() else { break };
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if is_over(&error) => break,
+                Err(error) => {
+                    self.turn_away(&error);
+                    break;
+                }
+            };
+            self.told.store(false, Ordering::Relaxed);
             match serve_one(stream, &mut answer) {
                 Ok(asker) => kept.extend(asker),
                 Err(error) => tracing::debug!(%error, "status client dropped"),
@@ -102,6 +118,30 @@ impl StatusListener {
         }
         kept
     }
+
+    /// Who waits cannot be taken in, for want of descriptors as a rule. The socket would stay readable and the caller's loop
+    /// turn for nothing, so he is taken in with the descriptor that was held back, and sent away.
+    fn turn_away(&self, error: &io::Error) {
+        let mut held = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(held.take());
+        let sent_away = self.listener.accept().is_ok();
+        *held = spare();
+        drop(held);
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, sent_away, path = %self.path.display(), "a status client cannot be answered");
+        }
+    }
+}
+
+/// Whether nobody waits any more, or another call takes the next one in.
+fn is_over(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, Interrupted, WouldBlock};
+    matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted)
+}
+
+/// Any descriptor will do.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// A client that waits for its answer.
