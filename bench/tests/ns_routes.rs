@@ -1,5 +1,5 @@
-//! Sites behind clients, policy between them, the host's stack as LAN, and what a data plane leaves alone: with the real
-//! processes in real namespaces. Needs root and the binaries; run serially by `cargo xtask test`.
+//! Sites behind clients, policy between them, the host's routes, its stack as LAN, and what a data plane leaves alone:
+//! with the real processes in real namespaces. Needs root and the binaries; run serially by `cargo xtask test`.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends here")]
 
 #[allow(dead_code, reason = "shared with the tests of resilience")]
@@ -18,6 +18,7 @@ use jvpn_rig::tool::{IP, NFT};
 use jvpn_rig::topology::{GATEWAY_LAN, LAN_SERVER};
 use jvpn_rig::{Rig, wait};
 use nix::sys::signal::Signal;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use lab::{Lab, PATIENCE, worker_counter};
 use sites::{
@@ -86,6 +87,24 @@ impl Lab {
         let said = String::from_utf8_lossy(&stderr).into_owned();
         assert!(!status.success(), "{said}");
         said
+    }
+
+    /// Sends what a client has for a host until the gateway answers that there is no route.
+    fn await_no_route(&self, host: Ipv4Addr) {
+        let counted = || worker_counter(&self.data_plane_status(), "no_route");
+        let before = counted();
+        let near = bind(self.rig.client(), FIRST);
+        // Who asks for it hears what a connection would survive, too.
+        setsockopt(&near, sockopt::Ipv4RecvErr, &true).unwrap();
+        near.connect((host, 9)).unwrap();
+        let told = wait::until("the client is told", PATIENCE, &self.interrupt, || {
+            // While there is a way it arrives, and nobody is at that port.
+            let _told_of_the_last = near.send(b"is there a way?");
+            let said = near.recv(&mut [0; 64]).err().and_then(|error| error.raw_os_error());
+            Ok((said == Some(nix::libc::ENETUNREACH)).then_some(()))
+        });
+        told.unwrap_or_else(|error| panic!("{host}: {error:#}\n{:#}", self.data_plane_status()));
+        assert!(counted() > before, "{host}: told by somebody else");
     }
 
     fn signal(&mut self, signal: Signal) {
@@ -164,6 +183,49 @@ fn r0_2_sites_are_denied_over_the_lan_too() {
     assert_eq!(worker_counter(&status, "turned_round"), 0);
     assert_frames_are_conserved(&sites.lab);
     sites.finish();
+}
+
+/// R0.2: packets for the LAN follow the main table as it changes. A multipath route leads by its first next hop; what
+/// is refused under a default route goes nowhere, unless a cheaper route leads there; IPv4 goes by a router of IPv6.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP"]
+fn r0_2_the_lan_is_routed_as_the_main_table_says() {
+    let mut lab = Lab::prepare();
+    lab.rig.add_ipv6().unwrap();
+    lab.edit(Role::ControlPlane, "routes = [", "routes = [\"172.16.0.0/12\", ");
+    let [plain, refused, by_ipv6] = [16, 17, 18].map(|network| Ipv4Addr::new(172, network, 0, 1));
+    for host in [plain, refused, by_ipv6] {
+        IP.run(Some(lab.rig.lan()), &["address", "add", &format!("{host}/32"), "dev", "lo"]).unwrap();
+    }
+    // They are reached by a router alone: nobody answers ARP for them.
+    lab.rig.lan().sysctl("net/ipv4/conf/all/arp_ignore", "1").unwrap();
+    lab.launch_all();
+    let reaches = |host| carries((lab.rig.client(), FIRST), (lab.rig.lan(), host));
+    let route = |line: &str| {
+        let words: Vec<&str> = ["route"].into_iter().chain(line.split(' ')).collect();
+        IP.run(Some(lab.rig.gateway()), &words).unwrap();
+    };
+    // The default route by the WAN is none for the LAN. Nobody is at the second next hop.
+    lab.await_no_route(plain);
+    route("add default metric 500 nexthop via 192.168.50.10 dev lan0 nexthop via 192.168.50.11 dev lan0");
+    reaches(plain);
+    reaches(refused);
+    route("add unreachable 172.17.0.0/16 metric 100");
+    lab.await_no_route(refused);
+    reaches(plain);
+    route("add 172.17.0.0/16 via 192.168.50.10 dev lan0 metric 50");
+    reaches(refused);
+    route("delete 172.17.0.0/16 metric 50");
+    lab.await_no_route(refused);
+    route("delete unreachable 172.17.0.0/16 metric 100");
+    reaches(refused);
+    route("delete default metric 500");
+    lab.await_no_route(plain);
+    route("add 172.18.0.0/16 via inet6 2001:db8:50::10 dev lan0");
+    reaches(by_ipv6);
+    lab.await_no_route(plain);
+    assert_frames_are_conserved(&lab);
+    lab.finish();
 }
 
 /// R9.1, R1.2: the host's own stack as LAN: it reaches sites as long as ROUTES has them, whoever leaves it is masqueraded, a

@@ -6,15 +6,26 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-/// A route out of the LAN port.
+/// Where the packets of a route go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// To their destination, which is on the link.
+    OnLink,
+    /// To this router, of whichever family.
+    Router(Address),
+    /// Nowhere, though a shorter prefix may lead there.
+    Nowhere,
+}
+
+/// A route out of the LAN port, or one that refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LanRoute {
     /// Network address.
     pub network: Address,
     /// Network mask, over the IPv4-mapped address.
     pub mask: u128,
-    /// Next router; `None` = on the link.
-    pub gateway: Option<Address>,
+    /// Where its packets go.
+    pub way: Way,
     /// Number of the LAN's interface that it leads out of.
     pub port: u8,
     /// Of routes to the same network the lowest counts.
@@ -31,14 +42,21 @@ pub struct Station {
 }
 
 impl LanRoute {
-    /// A route from its parts; lengths beyond those of the family count as whole addresses.
+    /// A route from its parts, by a router or on the link. Lengths beyond those of the family count as whole addresses.
     #[must_use]
     pub fn new(network: IpAddr, len: u8, gateway: Option<IpAddr>) -> Self {
         let mapped_len =
             if network.is_ipv4() { 96 + u32::from(len.min(32)) } else { u32::from(len.min(128)) };
         let mask = if mapped_len == 0 { 0 } else { u128::MAX << (128 - mapped_len) };
         let network = Address(Address::from(network).0 & mask);
-        Self { network, mask, gateway: gateway.map(Address::from), port: 0, metric: 0 }
+        let way = gateway.map_or(Way::OnLink, |router| Way::Router(router.into()));
+        Self { network, mask, way, port: 0, metric: 0 }
+    }
+
+    /// One that refuses a network's packets: `unreachable`, `prohibit` and `blackhole` of ip-route(8).
+    #[must_use]
+    pub fn refusing(network: IpAddr, len: u8, metric: u32) -> Self {
+        Self { way: Way::Nowhere, metric, ..Self::new(network, len, None) }
     }
 
     /// The same out of another interface, with a metric.
@@ -52,6 +70,14 @@ impl LanRoute {
     /// Whether it is one of IPv4: a default route of IPv6 must not take IPv4-mapped destinations.
     const fn is_v4(&self) -> bool {
         self.mask >> 32 == u128::MAX >> 32 && is_v4(self.network)
+    }
+
+    /// The router that it leads to.
+    const fn router(&self) -> Option<Address> {
+        match self.way {
+            Way::Router(router) => Some(router),
+            Way::OnLink | Way::Nowhere => None,
+        }
     }
 
     /// Whether it stands before the routes to `network`, among those of its length.
@@ -74,7 +100,7 @@ pub enum NextHop {
     Known(Station),
     /// Somebody must resolve this neighbour first.
     Unresolved(Address),
-    /// No route.
+    /// No route, or one that refuses.
     None,
 }
 
@@ -97,9 +123,11 @@ impl Length {
 
     /// All of these routes, which are of one family, by their lengths: the longest first.
     fn all(mut routes: Vec<LanRoute>) -> Vec<Self> {
-        // By everything that they are: the same routes in another order are the same view.
+        // By everything that they are: the same routes in another order are the same view. Of the same metric one that
+        // leads somewhere comes before one that refuses.
         routes.sort_unstable_by_key(|route| {
-            (Reverse(route.mask), route.network, route.metric, route.port, route.gateway)
+            let refuses = route.way == Way::Nowhere;
+            (Reverse(route.mask), route.network, route.metric, refuses, route.port, route.way)
         });
         let lengths = routes.chunk_by(|one, next| one.mask == next.mask);
         lengths.filter_map(|same| Some(Self { mask: same.first()?.mask, routes: same.to_vec() })).collect()
@@ -128,7 +156,7 @@ impl LanView {
     #[must_use]
     pub fn of_ports(routes: Vec<LanRoute>, neighbours: Vec<HashMap<Address, Mac>>) -> Self {
         let mut routers: Vec<_> =
-            routes.iter().filter_map(|route| Some((route.gateway?, route.port))).collect();
+            routes.iter().filter_map(|route| Some((route.router()?, route.port))).collect();
         routers.sort_unstable();
         routers.dedup();
         let (v4, v6): (Vec<_>, Vec<_>) = routes.into_iter().partition(LanRoute::is_v4);
@@ -153,7 +181,11 @@ impl LanView {
         let Some(route) = lengths.find_map(|length| length.routes_to(destination).next()) else {
             return NextHop::None;
         };
-        let hop = route.gateway.unwrap_or(destination);
+        let hop = match route.way {
+            Way::OnLink => destination,
+            Way::Router(router) => router,
+            Way::Nowhere => return NextHop::None,
+        };
         let known = self.neighbours.get(usize::from(route.port)).and_then(|of| of.get(&hop));
         known.map_or(NextHop::Unresolved(hop), |mac| NextHop::Known(Station { mac: *mac, port: route.port }))
     }
@@ -161,7 +193,7 @@ impl LanView {
     /// The interfaces behind which a next hop that was not resolved may be.
     pub fn ports_of(&self, hop: Address) -> impl Iterator<Item = u8> {
         let leading = self.lengths_of(hop).iter().flat_map(move |length| length.routes_to(hop));
-        let direct = leading.filter(|route| route.gateway.is_none()).take(1).map(|route| route.port);
+        let direct = leading.filter(|route| route.way == Way::OnLink).take(1).map(|route| route.port);
         let first = self.routers.partition_point(|(router, _)| *router < hop);
         let from = self.routers.get(first..).unwrap_or_default();
         direct.chain(from.iter().take_while(move |(router, _)| *router == hop).map(|(_, port)| *port))
@@ -205,14 +237,20 @@ mod tests {
         }
     }
 
-    /// The way that the plain search finds: the longest prefix, then the cheapest route.
+    /// The way that the plain search finds: the longest prefix, then the cheapest route, one that refuses last.
     fn plain(routes: &[LanRoute], destination: Address) -> NextHop {
         let leads = |route: &&LanRoute| {
             destination.0 & route.mask == route.network.0 && route.is_v4() == is_v4(destination)
         };
         let leading = routes.iter().filter(leads);
-        let best = leading.min_by_key(|route| (Reverse(route.mask), route.metric, route.port, route.gateway));
-        best.map_or(NextHop::None, |route| NextHop::Unresolved(route.gateway.unwrap_or(destination)))
+        let best = leading.min_by_key(|route| {
+            (Reverse(route.mask), route.metric, route.way == Way::Nowhere, route.port, route.way)
+        });
+        best.map_or(NextHop::None, |route| match route.way {
+            Way::OnLink => NextHop::Unresolved(destination),
+            Way::Router(router) => NextHop::Unresolved(router),
+            Way::Nowhere => NextHop::None,
+        })
     }
 
     /// Addresses of both families of which many share a prefix.
@@ -229,8 +267,14 @@ mod tests {
     fn route() -> impl Strategy<Value = LanRoute> {
         let len = prop_oneof![Just(0), Just(8), Just(16), Just(24), Just(32), Just(64), 0..=128_u8];
         let gateway = prop::option::of(address());
-        (address(), len, gateway, 0..3_u8, 0..3_u32).prop_map(|(network, len, gateway, port, metric)| {
-            LanRoute::new(network.ip(), len, gateway.map(Address::ip)).by(port, metric)
+        let leading = (gateway, 0..3_u8).prop_map(Some);
+        // One in five refuses.
+        let way = prop_oneof![4 => leading, 1 => Just(None)];
+        (address(), len, way, 0..3_u32).prop_map(|(network, len, way, metric)| match way {
+            Some((gateway, port)) => {
+                LanRoute::new(network.ip(), len, gateway.map(Address::ip)).by(port, metric)
+            }
+            None => LanRoute::refusing(network.ip(), len, metric),
         })
     }
 
@@ -246,7 +290,7 @@ mod tests {
             for destination in asked {
                 prop_assert_eq!(view.next_hop(destination), plain(&routes, destination));
                 let behind = view.ports_of(destination).collect::<Vec<_>>();
-                for route in routes.iter().filter(|route| route.gateway == Some(destination)) {
+                for route in routes.iter().filter(|route| route.way == Way::Router(destination)) {
                     prop_assert!(behind.contains(&route.port));
                 }
             }
@@ -290,6 +334,63 @@ mod tests {
         assert!(view.ports_of(address("fe80::1")).eq([0, 1]));
         assert_eq!(view.ports_of(address("10.0.0.1")).count(), 0);
         assert_eq!(view.neighbours().count(), 4);
+    }
+
+    /// R0.2: what is refused goes nowhere, whatever shorter prefix leads there. A longer prefix does lead there, and so
+    /// does a cheaper route to the same network, as the kernel has it.
+    #[test]
+    fn r0_2_what_is_refused_goes_nowhere() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let address = |text: &str| Address::from(ip(text));
+        let leading =
+            |network, len, gateway, metric| LanRoute::new(ip(network), len, Some(ip(gateway))).by(1, metric);
+        let refusing = |network, len, metric| LanRoute::refusing(ip(network), len, metric);
+        let router = "192.168.50.254";
+        let view = LanView::of_ports(
+            vec![
+                leading("0.0.0.0", 0, router, 100),
+                refusing("10.0.0.0", 8, 0),
+                leading("10.1.0.0", 16, router, 900),
+                leading("10.1.2.0", 24, router, 10),
+                refusing("10.1.2.0", 24, 20),
+                leading("10.1.3.0", 24, router, 20),
+                refusing("10.1.3.0", 24, 10),
+                leading("10.1.4.0", 24, router, 7),
+                refusing("10.1.4.0", 24, 7),
+                leading("::", 0, "fe80::1", 1_024),
+                // As some kernels have it from the start.
+                refusing("::", 0, u32::MAX),
+                refusing("2001:db8:7::", 48, 1_024),
+            ],
+            vec![HashMap::new(), HashMap::new()],
+        );
+        let next_hop = |destination| view.next_hop(address(destination));
+        let by_router = NextHop::Unresolved(address(router));
+        for destination in ["8.8.8.8", "10.1.9.9", "10.1.2.9", "10.1.4.9"] {
+            assert_eq!(next_hop(destination), by_router, "{destination}");
+        }
+        for destination in ["10.9.9.9", "10.1.3.9", "2001:db8:7::9"] {
+            assert_eq!(next_hop(destination), NextHop::None, "{destination}");
+        }
+        assert_eq!(next_hop("2001:db8:8::9"), NextHop::Unresolved(address("fe80::1")));
+        assert_eq!(view.ports_of(address("10.9.9.9")).count(), 0);
+        assert!(view.ports_of(address(router)).eq([1]));
+        assert!(view.ports_of(address("fe80::1")).eq([1]));
+    }
+
+    /// R0.2: a router of IPv6 takes packets of IPv4, and is asked for where it is missed.
+    #[test]
+    fn r0_2_a_router_of_the_other_family_takes_the_packets() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let address = |text: &str| Address::from(ip(text));
+        let route = LanRoute::new(ip("10.0.0.0"), 8, Some(ip("fe80::1"))).by(1, 0);
+        let view = LanView::of_ports(vec![route], Vec::new());
+        assert_eq!(view.next_hop(address("10.1.2.3")), NextHop::Unresolved(address("fe80::1")));
+        assert!(view.ports_of(address("fe80::1")).eq([1]));
+        let known = HashMap::from([(address("fe80::1"), Mac([7; 6]))]);
+        let view = LanView::of_ports(vec![route], vec![HashMap::new(), known]);
+        assert_eq!(view.next_hop(address("10.1.2.3")), at([7; 6], 1));
+        assert_eq!(view.next_hop(address("2001:db8::1")), NextHop::None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! It knows slots, keys and endpoints. It knows no policy, no handshake and no peer names; what is bound is the control
 //! plane's decision, which reaches it through the shared tables alone.
 
+pub(crate) mod asking;
 pub mod attach;
 pub mod boundary;
 pub mod claim;

@@ -3,10 +3,11 @@
 //! It listens to rtnetlink, has the kernel resolve what workers miss and keep it resolved, and hands out a new view
 //! when something changed. Views that workers replaced are freed here.
 
+use crate::asking::{Asking, Reply};
 use crate::frame::{Address, Mac};
 use crate::lan::{LanRoute, LanView};
 use crate::managed::Managed;
-use crate::netlink::{Netlink, Route};
+use crate::netlink::{Entry, Netlink, Route};
 use crate::pace::Pace;
 use crate::port::Watched;
 use crate::worker::WorkerLinks;
@@ -26,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Neighbours {
     ports: Vec<LanSide>,
     links: Vec<Arc<WorkerLinks>>,
-    misses: Arc<ArrayQueue<Address>>,
+    asking: Asking,
     bell: Doorbell,
     ask: Netlink,
     listen: Netlink,
@@ -65,7 +66,16 @@ impl Neighbours {
             managed: Managed::default(),
         };
         let ports = ports.into_iter().map(side).collect();
-        Ok(Self { ports, links, misses, bell, ask, listen, pace: Pace::default(), last: None })
+        Ok(Self {
+            ports,
+            links,
+            asking: Asking::of(misses),
+            bell,
+            ask,
+            listen,
+            pace: Pace::default(),
+            last: None,
+        })
     }
 
     /// The first look: every worker gets a view. Call it before anything can be bound; a worker without one takes each
@@ -78,11 +88,13 @@ impl Neighbours {
     /// Runs until `stop`; rings on the bell wake it. Takes back what it made the kernel keep.
     pub fn run(mut self, stop: &AtomicBool) {
         while !stop.load(Ordering::Acquire) {
-            let mut fds = [
-                PollFd::new(self.listen.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.bell.as_fd(), PollFlags::POLLIN),
-            ];
-            let _woken = poll(&mut fds, self.patience());
+            let now = clock::now();
+            // While more is to be asked for than may be, the bell has nothing new to say.
+            let is_behind = self.asking.wait(now).is_some();
+            let wish = if is_behind { PollFlags::empty() } else { PollFlags::POLLIN };
+            let mut fds =
+                [PollFd::new(self.listen.as_fd(), PollFlags::POLLIN), PollFd::new(self.bell.as_fd(), wish)];
+            let _woken = poll(&mut fds, self.patience(now));
             let _rang = self.bell.silence();
             let asked = self.ask_for_misses();
             let now = clock::now();
@@ -118,25 +130,23 @@ impl Neighbours {
         self.ports.iter().filter_map(|port| port.managed.next_timeout()).min()
     }
 
-    /// Until the next look, or until the next neighbour may be given up.
-    fn patience(&self) -> PollTimeout {
-        let now = clock::now();
-        let wait = self.pace.wait(now).or_else(|| self.next_timeout().map(|due| due.since(now)));
+    /// Until the next look or turn to ask, or until the next neighbour may be given up.
+    fn patience(&self, now: BootTime) -> PollTimeout {
+        let due = [self.pace.wait(now), self.asking.wait(now)].into_iter().flatten().min();
+        let wait = due.or_else(|| self.next_timeout().map(|due| due.since(now)));
         wait.map_or(PollTimeout::NONE, |wait| {
             PollTimeout::try_from(wait.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         })
     }
 
     fn ask_for_misses(&mut self) -> bool {
-        let mut asked = false;
-        while let Some(address) = self.misses.pop() {
+        let Self { asking, ports, ask, last, .. } = self;
+        asking.turn(clock::now, |address| {
             // Where it was missed is what the routes say, as they said it to the worker.
-            let behind: Vec<u8> = self.last.iter().flat_map(|view| view.ports_of(address)).collect();
-            for port in self.ports.iter_mut().filter(|port| behind.contains(&port.number)) {
-                asked |= port.ask_for(&mut self.ask, address);
-            }
-        }
-        asked
+            let behind: Vec<u8> = last.iter().flat_map(|view| view.ports_of(address)).collect();
+            let of = ports.iter_mut().filter(|port| behind.contains(&port.number));
+            of.map(|port| port.ask_for(ask, address)).max().unwrap_or(Reply::Kept)
+        })
     }
 
     fn look(&mut self) {
@@ -151,21 +161,23 @@ impl Neighbours {
     }
 
     fn refresh(&mut self) -> io::Result<()> {
-        let (mut routes, mut neighbours) = (Vec::new(), Vec::new());
+        let (mut used, mut neighbours) = (Vec::new(), Vec::new());
         let is_one = self.ports.len() == 1;
         for port in &mut self.ports {
             port.was_up = port.watched.is_up();
+            let mut known: HashMap<Address, Mac> = HashMap::new();
             // The routes of an interface without a carrier stay in the kernel; packets are better off with another one's.
-            let (of_port, known) =
-                if port.was_up || is_one { port.look(&mut self.ask)? } else { Looked::default() };
-            routes.extend(of_port);
+            if port.was_up || is_one {
+                used.push((port.index, port.number));
+                known.extend(self.ask.neighbours(port.index)?);
+            }
             for address in port.managed.update(clock::now(), |address| known.contains_key(&address)) {
                 forget(&mut self.ask, port.index, address);
             }
             neighbours.resize_with(usize::from(port.number), HashMap::new);
             neighbours.push(known);
         }
-        let view = LanView::of_ports(routes, neighbours);
+        let view = LanView::of_ports(routes(&mut self.ask, &used)?, neighbours);
         if self.last.as_ref().is_some_and(|last| *last == view) {
             return Ok(());
         }
@@ -186,32 +198,35 @@ impl Neighbours {
     }
 }
 
-/// Routes of an interface, and its neighbours that are known.
-type Looked = (Vec<LanRoute>, HashMap<Address, Mac>);
+/// What the main table says, as workers see it: `ports` are the interfaces that packets may leave by, each by its index
+/// and its number.
+fn routes(ask: &mut Netlink, ports: &[(u32, u8)]) -> io::Result<Vec<LanRoute>> {
+    let indexes: Vec<u32> = ports.iter().map(|(index, _)| *index).collect();
+    let seen = |entry| match entry {
+        Entry::Out(by, Route { network, len, gateway, metric }) => {
+            let (_, number) = ports.iter().find(|(index, _)| *index == by)?;
+            Some(LanRoute::new(network, len, gateway).by(*number, metric))
+        }
+        Entry::Refused { network, len, metric } => Some(LanRoute::refusing(network, len, metric)),
+    };
+    Ok(ask.main_table(&indexes)?.into_iter().filter_map(seen).collect())
+}
 
 impl LanSide {
-    fn look(&self, ask: &mut Netlink) -> io::Result<Looked> {
-        let route = |Route { network, len, gateway, metric }| {
-            LanRoute::new(network, len, gateway).by(self.number, metric)
-        };
-        let routes = ask.routes(self.index)?.into_iter().map(route).collect();
-        Ok((routes, ask.neighbours(self.index)?.into_iter().collect()))
-    }
-
-    /// Has the kernel resolve an address. `true` if it will.
-    fn ask_for(&mut self, ask: &mut Netlink, address: Address) -> bool {
+    /// Has the kernel resolve an address.
+    fn ask_for(&mut self, ask: &mut Netlink, address: Address) -> Reply {
         if self.managed.contains(address) {
-            return false;
+            return Reply::Kept;
         }
         if let Some(gone) = self.managed.keep(address, clock::now()) {
             forget(ask, self.index, gone);
         }
         match ask.manage(self.index, address) {
-            Ok(()) => true,
+            Ok(()) => Reply::Resolves,
             // It is given up after a while and asked for again then: no storm of attempts, nor of log lines.
             Err(error) => {
                 tracing::debug!(%address, %error, "the kernel does not resolve a LAN neighbour");
-                false
+                Reply::Refused
             }
         }
     }

@@ -3,6 +3,7 @@
 
 mod answers;
 mod events;
+mod routes;
 
 use crate::frame::{Address, Mac};
 use answers::{Answers, Dialogue, Kind, Line, Wait, messages};
@@ -13,16 +14,18 @@ use netlink_packet_route::link::{
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+pub(crate) use routes::{Entry, Route};
 use socket2::SockRef;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE (linux/rtnetlink.h).
-const GROUPS: [u32; 4] = [1, 3, 7, 11];
+/// RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, RTNLGRP_NEXTHOP (linux/rtnetlink.h). The last
+/// because routes go without a word of their own with a next hop that is deleted (`ip nexthop`).
+const GROUPS: [u32; 5] = [1, 3, 7, 11, 32];
 /// RTNLGRP_LINK.
 const LINKS: [u32; 1] = [1];
 /// Both families that a LAN may speak.
@@ -43,15 +46,6 @@ pub struct Link {
     pub xdp: Option<&'static str>,
     /// Up, with a carrier.
     pub up: bool,
-}
-
-/// A route of the main table out of one interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Route {
-    pub(crate) network: IpAddr,
-    pub(crate) len: u8,
-    pub(crate) gateway: Option<IpAddr>,
-    pub(crate) metric: u32,
 }
 
 /// A netlink socket.
@@ -193,17 +187,31 @@ impl Netlink {
     /// # Errors
     /// If the kernel refuses.
     pub(crate) fn routes(&mut self, index: u32) -> io::Result<Vec<Route>> {
-        let mut routes = Vec::new();
+        let entries = self.main_table(&[index])?.into_iter();
+        let out = entries.filter_map(|entry| match entry {
+            Entry::Out(_, route) => Some(route),
+            Entry::Refused { .. } => None,
+        });
+        Ok(out.collect())
+    }
+
+    /// The main table, as far as it concerns who forwards by the interfaces `ours`, given by their indexes: the routes
+    /// that leave by one of them, and those that refuse.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub(crate) fn main_table(&mut self, ours: &[u32]) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
         for family in FAMILIES {
             let mut question = RouteMessage::default();
             question.header.address_family = family;
             let answers = self.request(RouteNetlinkMessage::GetRoute(question), NLM_F_DUMP)?;
-            routes.extend(answers.iter().filter_map(|answer| {
+            entries.extend(answers.iter().filter_map(|answer| {
                 let RouteNetlinkMessage::NewRoute(route) = answer else { return None };
-                parse_route(route, index)
+                routes::parse(route, ours)
             }));
         }
-        Ok(routes)
+        Ok(entries)
     }
 
     /// Neighbour entries of interface `index`.
@@ -281,7 +289,7 @@ pub fn understand(datagram: &[u8], index: u32) -> io::Result<usize> {
         if let RouteNetlinkMessage::NewLink(link) = answer {
             parse_link(link).index == index
         } else if let RouteNetlinkMessage::NewRoute(route) = answer {
-            parse_route(route, index).is_some()
+            routes::parse(route, &[index]).is_some()
         } else if let RouteNetlinkMessage::NewNeighbour(neighbour) = answer {
             neighbour.header.ifindex == index && parse_neighbour(neighbour).is_some()
         } else {
@@ -365,41 +373,6 @@ fn attached(part: &LinkXdp) -> Option<&'static str> {
     }
 }
 
-fn parse_route(message: &RouteMessage, index: u32) -> Option<Route> {
-    let main_table = 254;
-    let mut network = match message.header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return None,
-    };
-    let (mut gateway, mut out, mut metric) = (None, None, 0);
-    for attribute in &message.attributes {
-        if let RouteAttribute::Destination(address) = attribute {
-            network = route_address(address)?;
-        } else if let RouteAttribute::Gateway(address) = attribute {
-            gateway = Some(route_address(address)?);
-        } else if let RouteAttribute::Oif(oif) = attribute {
-            out = Some(*oif);
-        } else if let RouteAttribute::Priority(value) = attribute {
-            metric = *value;
-        }
-    }
-    let is_ours =
-        out == Some(index) && message.header.table == main_table && message.header.kind == RouteType::Unicast;
-    // Link-local and multicast networks are nobody's destination behind a router.
-    let is_local = matches!(network, IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_multicast());
-    let len = message.header.destination_prefix_length;
-    (is_ours && !is_local).then_some(Route { network, len, gateway, metric })
-}
-
-fn route_address(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    }
-}
-
 fn parse_neighbour(message: &NeighbourMessage) -> Option<(Address, Mac)> {
     let unusable = [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::None];
     if unusable.contains(&message.header.state) {
@@ -418,6 +391,7 @@ mod tests {
     use nix::sched::{CloneFlags, unshare};
     use std::fmt::Write as _;
     use std::io::Write as _;
+    use std::path::Path;
     use std::process::{Command, Stdio};
 
     /// R1.9, found by the fuzzer: a negative error number that has no positive one is an error like any other.
@@ -437,17 +411,27 @@ mod tests {
         assert!(child.wait().unwrap().success());
     }
 
-    /// R3.2: the kernel's own word: thousands of neighbours beyond another interface are no change of this one's, and do not
-    /// hide its own in the list.
-    #[test]
-    fn r3_2_the_kernels_changes_are_told_apart_by_interface() {
-        let tells_apart = || {
+    /// Runs a test in a network namespace of its own, where one may be made.
+    fn in_a_namespace(test: impl FnOnce() + Send + 'static) {
+        let inside = || {
             if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
                 jvpn_testing::left_out(&format!(
                     "a network namespace of its own needs CAP_SYS_ADMIN: {error}"
                 ));
                 return;
             }
+            test();
+        };
+        // The namespace is that of a thread of its own, whose name is who leaves a test out.
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        std::thread::Builder::new().name(name).spawn(inside).unwrap().join().unwrap();
+    }
+
+    /// R3.2: the kernel's own word: thousands of neighbours beyond another interface are no change of this one's, and
+    /// do not hide its own in the list.
+    #[test]
+    fn r3_2_the_kernels_changes_are_told_apart_by_interface() {
+        in_a_namespace(|| {
             // They stay down: nothing happens on them but what is told here.
             ip("link add name lan type veth peer name wan\n");
             let (mut ask, mut listen) = (Netlink::new().unwrap(), Netlink::listening().unwrap());
@@ -471,9 +455,105 @@ mod tests {
             assert!(!links.drain(), "who hears of links alone has nothing to look at");
             ip("link set lan mtu 1400\n");
             assert!(links.drain());
+        });
+    }
+
+    /// What the main table says of a network.
+    fn said_of(entries: &[Entry], network: &str) -> Vec<Entry> {
+        let (address, len) = network.split_once('/').unwrap();
+        let wanted: (IpAddr, u8) = (address.parse().unwrap(), len.parse().unwrap());
+        let of = |entry: &&Entry| match entry {
+            Entry::Out(_, Route { network, len, .. }) | Entry::Refused { network, len, .. } => {
+                (*network, *len) == wanted
+            }
         };
-        // The namespace is that of a thread of its own, whose name is who leaves a test out.
-        let name = std::thread::current().name().unwrap_or_default().to_owned();
-        std::thread::Builder::new().name(name).spawn(tells_apart).unwrap().join().unwrap();
+        entries.iter().filter(of).copied().collect()
+    }
+
+    fn leads(index: u32, network: &str, gateway: &str, metric: u32) -> Entry {
+        let (address, len) = network.split_once('/').unwrap();
+        let (network, len) = (address.parse().unwrap(), len.parse().unwrap());
+        Entry::Out(index, Route { network, len, gateway: Some(gateway.parse().unwrap()), metric })
+    }
+
+    fn refused(network: &str, metric: u32) -> Entry {
+        let (address, len) = network.split_once('/').unwrap();
+        Entry::Refused { network: address.parse().unwrap(), len: len.parse().unwrap(), metric }
+    }
+
+    /// R0.2: the kernel's own word, in IPv4: routes of several next hops and those that refuse are taken for what they
+    /// are, and each of them is heard of though it names no interface of ours.
+    #[test]
+    fn r0_2_the_kernels_routes_of_several_next_hops_and_of_none() {
+        in_a_namespace(|| {
+            ip(
+                "link add name lan type veth peer name wan\nlink set lo up\nlink set lan up\nlink set wan up\n\
+                address add 192.0.2.1/24 dev lan\naddress add 198.51.100.1/24 dev wan\n",
+            );
+            let (mut ask, mut listen) = (Netlink::new().unwrap(), Netlink::listening().unwrap());
+            let [lan, wan] = ["lan", "wan"].map(|name| ask.link(name).unwrap().index);
+            for line in [
+                "route add default metric 9 nexthop via 198.51.100.7 dev wan nexthop via 192.0.2.7 dev lan \
+                 nexthop via 192.0.2.8 dev lan\n",
+                "route add unreachable 10.1.0.0/16 metric 5\n",
+                "route add prohibit 10.2.0.0/16\n",
+                "route add blackhole 10.3.0.0/16\n",
+                "route add throw 10.4.0.0/16\n",
+                "nexthop add id 7 via 192.0.2.7 dev lan\n",
+                "route add 10.5.0.0/16 nhid 7\n",
+            ] {
+                while listen.drain() {}
+                ip(line);
+                assert!(listen.drain_for(|_index| false), "{line}");
+            }
+            let entries = ask.main_table(&[lan]).unwrap();
+            assert_eq!(said_of(&entries, "0.0.0.0/0"), [leads(lan, "0.0.0.0/0", "192.0.2.7", 9)]);
+            assert_eq!(said_of(&entries, "10.1.0.0/16"), [refused("10.1.0.0/16", 5)]);
+            assert_eq!(said_of(&entries, "10.2.0.0/16"), [refused("10.2.0.0/16", 0)]);
+            assert_eq!(said_of(&entries, "10.3.0.0/16"), [refused("10.3.0.0/16", 0)]);
+            assert!(said_of(&entries, "10.4.0.0/16").is_empty(), "thrown");
+            assert_eq!(said_of(&entries, "10.5.0.0/16"), [leads(lan, "10.5.0.0/16", "192.0.2.7", 0)]);
+            assert_eq!(said_of(&entries, "192.0.2.0/24").len(), 1, "on the link");
+            assert!(said_of(&entries, "198.51.100.0/24").is_empty(), "not ours");
+            let entries = ask.main_table(&[lan, wan]).unwrap();
+            assert_eq!(said_of(&entries, "0.0.0.0/0"), [leads(wan, "0.0.0.0/0", "198.51.100.7", 9)]);
+            // With its next hop the route goes.
+            while listen.drain() {}
+            ip("nexthop del id 7\n");
+            assert!(listen.drain_for(|_index| false));
+            assert!(said_of(&ask.main_table(&[lan]).unwrap(), "10.5.0.0/16").is_empty());
+        });
+    }
+
+    /// R0.2: the same in IPv6, where the kernel lists what refuses as a route of the loopback interface; and a route of
+    /// IPv4 by a router of IPv6.
+    #[test]
+    fn r0_2_the_kernels_routes_of_ipv6_and_by_its_routers() {
+        if !Path::new("/proc/net/if_inet6").exists() {
+            jvpn_testing::left_out("no IPv6 here");
+            return;
+        }
+        in_a_namespace(|| {
+            ip(
+                "link add name lan type veth peer name wan\nlink set lo up\nlink set lan up\nlink set wan up\n\
+                address add 2001:db8:1::1/64 dev lan nodad\n\
+                route add ::/0 via 2001:db8:1::7 dev lan metric 1024\n\
+                route add unreachable ::/0 metric 4294967295\n\
+                route add 2001:db8:7::/48 nexthop via 2001:db8:1::7 dev lan nexthop via 2001:db8:1::8 dev lan\n\
+                route add unreachable 2001:db8:8::/48 metric 7\n\
+                route add 10.0.0.0/8 via inet6 2001:db8:1::7 dev lan\n",
+            );
+            let mut ask = Netlink::new().unwrap();
+            let lan = ask.link("lan").unwrap().index;
+            let entries = ask.main_table(&[lan]).unwrap();
+            let defaults = said_of(&entries, "::/0");
+            assert!(defaults.contains(&leads(lan, "::/0", "2001:db8:1::7", 1_024)), "{defaults:?}");
+            assert!(defaults.contains(&refused("::/0", u32::MAX)), "{defaults:?}");
+            let several = said_of(&entries, "2001:db8:7::/48");
+            assert_eq!(several.first(), Some(&leads(lan, "2001:db8:7::/48", "2001:db8:1::7", 1_024)));
+            assert_eq!(said_of(&entries, "2001:db8:8::/48"), [refused("2001:db8:8::/48", 7)]);
+            let mixed = [leads(lan, "10.0.0.0/8", "2001:db8:1::7", 0)];
+            assert_eq!(said_of(&entries, "10.0.0.0/8"), mixed, "not on the link");
+        });
     }
 }

@@ -9,10 +9,12 @@ mod two;
 use common::*;
 use jvpn_abi::DropReason;
 use jvpn_abi::wire::internal::{ProbeFrame, ProbeKind};
-use jvpn_dataplane::frame::{Inner, fold, sum_words};
+use jvpn_dataplane::frame::{Address, Inner, fold, sum_words};
+use jvpn_dataplane::lan::{LanRoute, LanView};
 use jvpn_dataplane::lan_mtu::LanMtus;
 use jvpn_dataplane::pipeline::{BetweenClients, Verdict};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use two::*;
@@ -141,6 +143,7 @@ fn r9_2_what_is_turned_round_is_cut_or_told() {
         assert_eq!(u16::from_be_bytes([piece[6], piece[7]]), field);
     }
     let context = &bench.tables.contexts[other_slot().index() as usize];
+    let _batch = bench.pipeline.after_batch();
     assert_eq!(context.packets_out.load(Ordering::Relaxed), 2);
     assert_eq!((bench.counter(DropReason::Fragmented), bench.counter(DropReason::TurnedRound)), (1, 1));
 
@@ -216,6 +219,39 @@ fn r9_2_too_big_is_told_to_fragments_and_esp() {
         };
         assert_eq!(bench.lan_out[14 + 40], 2, "packet too big");
     }
+}
+
+/// R0.2: what the LAN's routes refuse is told to the client as what has no route, though a default route would take it.
+/// A router of IPv6 gets packets of IPv4 as such.
+#[test]
+fn r0_2_what_the_lans_routes_refuse_is_told() {
+    let mut bench = Bench::attached();
+    let default = |network: IpAddr| LanRoute::new(network, 0, Some(SERVER_6.into()));
+    let refused_6 = Ipv6Addr::new(0x2001, 0xdb8, 7, 0, 0, 0, 0, 0);
+    let routes = vec![
+        default(IpAddr::from([0; 4])),
+        default(IpAddr::from([0; 16])),
+        LanRoute::refusing(IpAddr::from([172, 16, 0, 0]), 12, 0),
+        LanRoute::refusing(refused_6.into(), 48, 0),
+    ];
+    let view = LanView::new(routes, HashMap::from([(Address::from(SERVER_6), SERVER_MAC)]));
+    drop(bench.pipeline.replace_lan(Arc::new(view)));
+    let beyond = inner(CLIENT, Ipv4Addr::new(172, 32, 0, 1), 64, b"x");
+    assert_eq!(bench.inbound(&data_frame(1, &beyond)), Verdict::ToLan(14 + beyond.len()));
+    assert_eq!(bench.lan_out[..6], SERVER_MAC.0);
+    assert_eq!(bench.lan_out[12..14], [8, 0], "IPv4");
+    for (counter, packet, expected) in [
+        (2, inner(CLIENT, Ipv4Addr::new(172, 31, 0, 1), 64, b"x"), (3, 0)),
+        (3, inner_6(CLIENT_6, refused_6, b"x"), (1, 0)),
+    ] {
+        let Verdict::ToWan(len) = bench.inbound(&data_frame(counter, &packet)) else {
+            panic!("nobody was told")
+        };
+        let answer = opens(&bench, slot(), len);
+        let head = Inner::parse(&answer).unwrap();
+        assert_eq!((answer[head.header_len], answer[head.header_len + 1]), expected, "no route");
+    }
+    assert_eq!(bench.counter(DropReason::NoRoute), 2);
 }
 
 /// R1.2: a probe is answered though the LAN port has no frame to spare; data then has no place and is lost.

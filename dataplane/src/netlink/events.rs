@@ -8,7 +8,8 @@ const OF_AN_INTERFACE: [u16; 4] =
     [libc::RTM_NEWLINK, libc::RTM_DELLINK, libc::RTM_NEWNEIGH, libc::RTM_DELNEIGH];
 
 /// Whether changes may concern one of the interfaces that `is_ours` names by their index. What cannot be read might; so
-/// might routes of others: one that takes the place of ours comes without a word about ours.
+/// might every route and next hop, whichever interface it names: one that takes the place of ours comes without a word
+/// about ours, and one that has several next hops, or refuses, names none of them.
 pub(super) fn concerns(datagram: &[u8], is_ours: impl Fn(u32) -> bool) -> bool {
     messages(datagram).any(|message| {
         let Ok(message) = message else { return true };
@@ -46,6 +47,11 @@ mod tests {
         for kind in [libc::RTM_NEWROUTE, libc::RTM_DELROUTE] {
             assert!(ours(&of(kind, 2)), "a route of another interface may replace one of ours");
         }
+        // `unreachable` of IPv4 in the main table: a `struct rtmsg` without an interface.
+        let refusing = [2, 8, 0, 0, 254, 3, 0, 7, 0, 0, 0, 0];
+        assert!(ours(&change(libc::RTM_NEWROUTE, &refusing)) && ours(&change(libc::RTM_DELROUTE, &refusing)));
+        // RTM_DELNEXTHOP.
+        assert!(ours(&change(105, &[0; 8])), "the routes of a next hop go with it");
         assert!(ours(&change(libc::RTM_NEWNEIGH, &[0; 4])), "what cannot be read might matter");
         assert!(ours(&of(libc::RTM_NEWNEIGH, 2)[..20]), "nor what is cut");
         assert!(!ours(&[]));
