@@ -4,15 +4,15 @@
 use super::binding::Sending;
 use super::{Agent, Event, Phase, Session, Transmit};
 use crate::paths::UplinkId;
-use crate::paths::mtu::{MTU_BASE, MtuSearch, Step};
+use crate::paths::mtu::{MtuSearch, Step};
 use jvpn_abi::BootTime;
 use jvpn_abi::wire::internal::{SizeFrame, SizeKind};
 
 impl Session {
     /// A search over a new binding begins with what this uplink carried before.
     pub(super) fn search_mtu(&mut self, now: BootTime, uplink: UplinkId) {
-        let first = self.known_mtus.get(&uplink).copied().unwrap_or(MTU_BASE);
-        self.mtu = MtuSearch::new(self.grant.mtu, first, now);
+        let known = self.known_mtus.get(&uplink).copied();
+        self.mtu = MtuSearch::new(self.grant.mtu, known, now);
     }
 
     /// When the search has something to do.
@@ -56,7 +56,9 @@ impl Agent {
     pub(super) fn tell_mtu(&mut self) {
         let Phase::Session(session) = &mut self.phase else { return };
         let (uplink, mtu) = (session.binding.uplink, session.mtu.carried());
-        session.known_mtus.insert(uplink, mtu);
+        if session.mtu.is_known() {
+            session.known_mtus.insert(uplink, mtu);
+        }
         if std::mem::replace(&mut session.told_mtu, mtu) != mtu {
             let session = session.id;
             self.push_event(Event::MtuChanged { session, mtu, uplink });

@@ -88,7 +88,7 @@ impl Session {
             id: grant.session_id,
             quality: PathQuality::new(&grant.policy),
             monitor: Monitor::new(Timing::from(&grant.policy), Some(rtt), patience, now),
-            mtu: MtuSearch::new(grant.mtu, MTU_BASE, now),
+            mtu: MtuSearch::new(grant.mtu, None, now),
             known_mtus: BTreeMap::new(),
             told_mtu: MTU_BASE,
             grant,

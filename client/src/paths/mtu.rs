@@ -47,6 +47,30 @@ struct Asked {
     until: BootTime,
 }
 
+/// The way down to a size that the path carries: each is asked for once. The peer takes the largest for granted until it is
+/// told less, so it is told soon, and not after each larger size was lost [`TRIES`] times. What was lost once may have been
+/// lost by chance: the search that follows tries it again.
+#[derive(Clone, Copy, Debug)]
+struct Descent {
+    sizes: [u16; 3],
+    next: usize,
+}
+
+impl Descent {
+    const fn from(first: u16) -> Self {
+        Self { sizes: [first, MTU_BASE, MTU_FLOOR], next: 0 }
+    }
+
+    /// The next size, smaller than the one before.
+    fn step(&mut self) -> Option<u16> {
+        let before = self.next.checked_sub(1).and_then(|at| self.sizes.get(at)).copied().unwrap_or(u16::MAX);
+        let mut left = self.sizes.iter().enumerate().skip(self.next);
+        let (at, size) = left.find(|(_, size)| **size < before)?;
+        self.next = at + 1;
+        Some(*size)
+    }
+}
+
 /// The search over one binding.
 #[derive(Clone, Debug)]
 pub struct MtuSearch {
@@ -64,16 +88,23 @@ pub struct MtuSearch {
     next_id: u32,
     next_at: BootTime,
     raise_at: BootTime,
+    /// How the search begins.
+    descent: Option<Descent>,
+    /// Whether any size has come back.
+    is_known: bool,
 }
 
 impl MtuSearch {
-    /// A search that begins now with `first` in use: what the path carried when it was last bound, or the base.
+    /// A search that begins now, with what the path carried when it was last bound, if it was.
     #[must_use]
-    pub fn new(most: u16, first: u16, now: BootTime) -> Self {
+    pub fn new(most: u16, known: Option<u16>, now: BootTime) -> Self {
         let most = most.max(MTU_FLOOR);
+        let known = known.map(|known| known.clamp(MTU_FLOOR, most));
         Self {
             most,
-            carried: first.clamp(MTU_FLOOR, most),
+            carried: known.unwrap_or_else(|| MTU_BASE.min(most)),
+            descent: Some(Descent::from(known.unwrap_or(most))),
+            is_known: false,
             proven: 0,
             too_large: most.saturating_add(1),
             told: None,
@@ -90,6 +121,12 @@ impl MtuSearch {
         self.carried
     }
 
+    /// Whether the size in use has ever come back over this binding, and is no guess.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.is_known
+    }
+
     /// When [`Self::poll`] has something to do.
     #[must_use]
     pub fn next_event(&self) -> BootTime {
@@ -101,7 +138,15 @@ impl MtuSearch {
         if now < self.next_event() {
             return Step::Wait(self.next_event());
         }
-        match self.asked.take() {
+        let asked = self.asked.take();
+        if let Some(size) = self.descent.as_mut().and_then(Descent::step) {
+            if asked.is_some() {
+                self.carried = self.carried.min(size);
+            }
+            return self.ask(now, size, 1, patience);
+        }
+        // Behind the descent nothing is lost yet: one try is no proof.
+        match asked.filter(|_| self.descent.take().is_none()) {
             Some(asked) if asked.tries < TRIES => {
                 return self.ask(now, asked.size, asked.tries + 1, patience);
             }
@@ -126,8 +171,12 @@ impl MtuSearch {
     pub fn answered(&mut self, now: BootTime, id: u32, size: usize) {
         let fits = |asked: &mut Asked| asked.id == id && size >= usize::from(asked.size);
         let Some(asked) = self.asked.take_if(fits) else { return };
+        (self.descent, self.is_known) = (None, true);
         self.proven = self.proven.max(asked.size);
-        self.told = Some(asked.tells);
+        // A question about a larger size tells nothing: as long as it is open, the peer keeps to what it was told before.
+        if asked.size <= asked.tells {
+            self.told = Some(asked.tells);
+        }
         self.carried = self.carried.max(self.proven);
         self.next_at = now;
         if self.next_size().is_none() {
@@ -211,7 +260,7 @@ mod tests {
         for most in [1_280, 1_400, 1_420, 1_440] {
             for limit in MTU_FLOOR..=1_460 {
                 let mut now = BootTime::from_millis(1_000);
-                let mut search = MtuSearch::new(most, MTU_BASE, now);
+                let mut search = MtuSearch::new(most, None, now);
                 let asked = run(&mut search, &mut now, limit, Duration::from_secs(30));
                 let best = SIZES.into_iter().chain([most]).filter(|size| *size <= limit.min(most)).max();
                 assert_eq!(Some(search.carried()), best, "limit {limit} of {most}: {asked:?}");
@@ -224,18 +273,62 @@ mod tests {
     #[test]
     fn a_path_that_carries_everything_is_found_at_once() {
         let mut now = BootTime::from_millis(1_000);
-        let mut search = MtuSearch::new(1_420, MTU_BASE, now);
+        let mut search = MtuSearch::new(1_420, None, now);
         let asked = run(&mut search, &mut now, 1_500, Duration::from_secs(50));
         assert_eq!(asked, [1_420, 1_420]);
         let later = run(&mut search, &mut now, 1_500, Duration::from_secs(60));
         assert_eq!(later, [1_420], "and is confirmed once a minute");
     }
 
+    /// When the peer is told what the path carries: how long it goes on sending what is lost.
+    fn told_after(search: &mut MtuSearch, limit: u16) -> Duration {
+        let start = BootTime::from_millis(1_000);
+        let mut now = start;
+        loop {
+            match search.poll(now, Duration::from_millis(50)) {
+                Step::Wait(until) => now = until,
+                Step::Probe { id, size } if size <= limit => {
+                    let told = search.carried() >= size;
+                    now = now.after(Duration::from_millis(20));
+                    search.answered(now, id, usize::from(size));
+                    if told {
+                        return now.since(start);
+                    }
+                }
+                Step::Probe { .. } => {}
+            }
+        }
+    }
+
+    /// R9.2: over a smaller path the peer is told what it carries at once where that is known from before, and after each
+    /// larger size was lost once where it is not; what is lost by chance costs one round.
+    #[test]
+    fn r9_2_the_peer_of_a_small_path_is_told_soon() {
+        let new = |known| MtuSearch::new(1_420, known, BootTime::from_millis(1_000));
+        let ms = Duration::from_millis;
+        assert_eq!(told_after(&mut new(Some(1_220)), 1_220), ms(20));
+        assert_eq!(told_after(&mut new(None), 1_300), ms(220));
+        assert_eq!(told_after(&mut new(None), 1_220), ms(420));
+        assert_eq!(told_after(&mut new(Some(1_400)), 1_220), ms(420), "it has become smaller");
+        assert_eq!(told_after(&mut new(None), 1_420), ms(40), "most paths");
+    }
+
+    /// R9.2: what was only guessed is not known the next time.
+    #[test]
+    fn r9_2_a_guess_is_not_known() {
+        let mut now = BootTime::from_millis(1_000);
+        let mut search = MtuSearch::new(1_420, None, now);
+        run(&mut search, &mut now, 0, Duration::from_secs(5));
+        assert!(!search.is_known());
+        run(&mut search, &mut now, 1_220, RAISE_AFTER + CONFIRM_AFTER);
+        assert!(search.is_known() && search.carried() == 1_220);
+    }
+
     /// A path that shrinks is noticed by the confirmation, one that grows by the next try for more.
     #[test]
     fn a_path_that_changes_is_followed() {
         let mut now = BootTime::from_millis(1_000);
-        let mut search = MtuSearch::new(1_440, MTU_BASE, now);
+        let mut search = MtuSearch::new(1_440, None, now);
         run(&mut search, &mut now, 1_440, Duration::from_secs(50));
         assert_eq!(search.carried(), 1_440);
         run(&mut search, &mut now, 1_300, Duration::from_secs(90));
@@ -248,7 +341,7 @@ mod tests {
     #[test]
     fn silence_is_no_storm() {
         let mut now = BootTime::from_millis(1_000);
-        let mut search = MtuSearch::new(1_440, MTU_BASE, now);
+        let mut search = MtuSearch::new(1_440, None, now);
         let asked = run(&mut search, &mut now, 0, Duration::from_secs(3_600));
         assert_eq!(search.carried(), MTU_FLOOR);
         assert!(asked.len() < 3_600 / 10, "{}", asked.len());
@@ -257,7 +350,7 @@ mod tests {
     #[test]
     fn foreign_answers_mean_nothing() {
         let now = BootTime::from_millis(1_000);
-        let mut search = MtuSearch::new(1_440, MTU_BASE, now);
+        let mut search = MtuSearch::new(1_440, None, now);
         let Step::Probe { id, .. } = search.poll(now, Duration::ZERO) else { panic!("nothing is asked") };
         search.answered(now, id.wrapping_add(1), 1_440);
         search.answered(now, id, 1_439);

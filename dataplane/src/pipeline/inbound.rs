@@ -310,7 +310,9 @@ impl Pipeline {
 }
 
 impl Pipeline {
-    /// SIZE_ASK: notes what the client says about its path, and goes back as long as it came.
+    /// SIZE_ASK: notes what the client says about its path, and goes back as long as it came. One about a size beyond what
+    /// the client uses says nothing yet: who took that size for an answer would tell senders of a bound that is gone a round
+    /// trip later, and that they remember for ten minutes.
     #[cold]
     fn answer_size(
         &self,
@@ -322,7 +324,9 @@ impl Pipeline {
         if asked.kind == SizeKind::Answer {
             return Err(DropReason::ProbeAnswered);
         }
-        plain.context.path_mtu.store(u64::from(asked.carried), Ordering::Relaxed);
+        if body.len() <= usize::from(asked.carried) {
+            plain.context.path_mtu.store(u64::from(asked.carried), Ordering::Relaxed);
+        }
         SizeFrame { kind: SizeKind::Answer, ..asked }.write(body).ok_or(DropReason::UnknownInternalFrame)?;
         let len = seal_into(plain.slot, plain.context, body, Ecn::NOT_ECT, wan_out)?;
         self.count(DropReason::ProbeAnswered);
