@@ -238,8 +238,14 @@ fn sizes_are_answered_at_their_length_and_kept_to() {
     };
     let packet = |len: usize| inner(SERVER, CLIENT, 9, &vec![0; len - 20]);
     assert_eq!((told(&mut bench, &packet(1_220)), told(&mut bench, &packet(1_221))), (None, Some(1_220)));
+    // What is only being asked about changes nothing: neither what holds, nor that nothing is known yet.
+    let _answer = ask(&mut bench, SizeFrame { carried: 1_280, ..asked }, MTU);
+    assert_eq!((told(&mut bench, &packet(1_220)), told(&mut bench, &packet(1_221))), (None, Some(1_220)));
+    bench.context().path_mtu.store(0, Ordering::Relaxed);
+    let _answer = ask(&mut bench, SizeFrame { carried: 1_280, ..asked }, MTU);
+    assert_eq!(told(&mut bench, &packet(MTU)), None, "most paths carry it");
     // Less than any path carries, and more than is configured, is not taken at its word.
-    for (carried, holds) in [(0, MTU), (1, 1_200), (9_000, MTU)] {
+    for (carried, holds) in [(SIZE_LEN as u16, 1_200), (9_000, MTU)] {
         let _answer = ask(&mut bench, SizeFrame { carried, ..asked }, SIZE_LEN);
         let (fits, not) = (told(&mut bench, &packet(holds)), told(&mut bench, &packet(holds + 1)));
         assert_eq!((fits, not), (None, Some(holds as u32)), "{carried}");
@@ -405,5 +411,11 @@ fn between_clients_by_policy() {
     assert_eq!(header.slot, second);
     assert_eq!(bench.counter(DropReason::TurnedRound), 1);
     let context = &bench.tables.contexts[second.index() as usize];
+    assert_eq!(
+        context.packets_out.load(Ordering::Relaxed),
+        0,
+        "the line of the tally is written once per batch"
+    );
+    let _batch = bench.pipeline.after_batch();
     assert_eq!(context.packets_out.load(Ordering::Relaxed), 1);
 }

@@ -9,7 +9,6 @@ use crate::tables::add;
 use jvpn_abi::DropReason;
 use jvpn_abi::steer::ETHERNET_LEN;
 use jvpn_abi::tables::{Context, SteeringMark};
-use std::sync::atomic::Ordering;
 
 impl Pipeline {
     /// A packet for another client. It lies behind the place of an Ethernet header in `lan_out`.
@@ -97,8 +96,7 @@ impl Pipeline {
         wan_out: &mut [u8],
     ) -> Result<usize, DropReason> {
         let len = seal_into(slot, context, packet, inner.ecn, wan_out)?;
-        context.packets_out.fetch_add(1, Ordering::Relaxed);
-        context.bytes_out.fetch_add(inner.len as u64, Ordering::Relaxed);
+        self.tally.sealed(&self.tables.contexts, slot.slot.index(), inner.len);
         Ok(len)
     }
 }
