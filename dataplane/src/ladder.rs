@@ -98,7 +98,8 @@ impl Why {
                 "; CAP_NET_ADMIN and CAP_BPF are needed, and no lockdown or seccomp filter in the way"
             }
             Self::Unfit => {
-                "; often the MTU is too large for XDP, there are too few queues, or LRO is on ('ethtool -K DEV lro off')"
+                "; often the MTU is too large for XDP, all of the device's channels are in use where XDP needs some of its \
+                 own ('ethtool -L DEV combined N' with half of them), or LRO is on ('ethtool -K DEV lro off')"
             }
             Self::Configured
             | Self::NoZeroCopy

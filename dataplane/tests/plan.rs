@@ -138,7 +138,16 @@ fn r0_5_plan_for_a_virtual_machine() {
     assert!(!plan.huge_pages, "four pages are too few for 32");
     assert_eq!(find(&plan, "eth0 merges packets").unwrap().commands, ["ethtool -K eth0 lro off"]);
     assert!(find(&plan, "eth1 merges packets").is_none());
-    assert_eq!(find(&plan, "eth0 uses 4 of 4 channels").unwrap().commands, ["ethtool -L eth0 combined 2"]);
+    let spare = find(&plan, "eth0 uses 4 of 4 channels").unwrap();
+    assert_eq!(
+        (spare.urgency, &spare.commands[..]),
+        (Urgency::Must, &["ethtool -L eth0 combined 2".to_owned()][..])
+    );
+    // Nor are more set than leave XDP its own, however many workers there are.
+    let set = Tuning { flow_hash: FlowHash::Leave, channels: Channels::Set, ..Tuning::default() };
+    let asked = Wishes { tuning: set, workers: 4, ..wishes(&facts) };
+    let settings: Vec<String> = decide(&facts, &asked).settings.iter().map(Setting::command).collect();
+    assert!(settings.contains(&"ethtool -L eth0 combined 2".to_owned()), "{settings:?}");
     assert_eq!(find(&plan, "CAP_IPC_LOCK is missing").unwrap().urgency, Urgency::Must);
     assert_eq!(find(&plan, "/sys/fs/bpf").unwrap().commands, ["mount -t bpf bpf /sys/fs/bpf"]);
     assert_eq!(plan.advice[0].urgency, Urgency::Must, "the most urgent first");

@@ -163,7 +163,7 @@ fn channels(interface: &Interface, all: &mut Vec<Advice>) {
     if driver_notes(interface.driver.as_deref()).halves_channels && channels.combined > half {
         let name = &interface.name;
         all.push(Advice::new(
-            Urgency::Should,
+            Urgency::Must,
             format!(
                 "{name} uses {} of {} channels; native XDP needs as many spare transmit queues and will be refused",
                 channels.combined, channels.max_combined

@@ -2,6 +2,7 @@
 //! system; [`settle`] does it, and says the command where the driver refuses.
 
 use super::decide::{Plan, Role, Wishes};
+use super::drivers::driver_notes;
 use super::ethtool::{Ethtool, Flow};
 use super::facts::{ChannelKind, Facts, Interface};
 use super::{Urgency, decide};
@@ -69,7 +70,7 @@ pub fn settings(facts: &Facts, wishes: &Wishes) -> Vec<Setting> {
     let mut all = Vec::new();
     for interface in &facts.interfaces {
         let role = wishes.ports.iter().find(|(_, name)| *name == interface.name).map(|(role, _)| *role);
-        let count = u32::try_from(wishes.workers).unwrap_or(0);
+        let count = u32::try_from(wishes.workers).unwrap_or(0).min(most_with_xdp(interface));
         if wishes.tuning.channels == Channels::Set && role.is_some() && differs(interface, count) {
             all.push(Setting::of_channels(interface, count));
         }
@@ -91,6 +92,16 @@ pub fn channels<'a>(interfaces: impl IntoIterator<Item = &'a str>, count: u32) -
         |name: &str| ethtool.as_ref().and_then(|ethtool| ethtool.channels(name)).unwrap_or_default().kind();
     let of = |name: &str| Setting::Channels { interface: name.to_owned(), count, kind: kind(name) };
     interfaces.into_iter().map(of).collect()
+}
+
+/// Channels that leave the driver those that native XDP takes for itself.
+fn most_with_xdp(interface: &Interface) -> u32 {
+    let most = interface.channels.unwrap_or_default().max_combined;
+    if driver_notes(interface.driver.as_deref()).halves_channels && most > 0 {
+        (most / 2).max(1)
+    } else {
+        u32::MAX
+    }
 }
 
 fn differs(interface: &Interface, count: u32) -> bool {
