@@ -19,6 +19,8 @@ use jvpn_abi::{DropReason, Endpoint};
 use jvpn_dataplane::attach::{Side, Steering};
 use jvpn_dataplane::frame::Mac;
 use jvpn_dataplane::ladder::Step;
+use jvpn_dataplane::lan_mtu::LanMtus;
+use jvpn_dataplane::plan;
 use jvpn_dataplane::port::{AfXdpMode, BusyPoll, Port, PortOptions};
 use jvpn_dataplane::slots::{Installer, WorkerQueues};
 use jvpn_dataplane::tables::Tables;
@@ -26,9 +28,9 @@ use jvpn_dataplane::tuning::Tuning;
 use jvpn_dataplane::worker::{Worker, WorkerLinks};
 use jvpn_rig::TUNNEL_PORT;
 use jvpn_rig::topology::ROUTER_WAN;
-use jvpn_tables::Doorbell;
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::shared_memory;
+use jvpn_tables::{Doorbell, InnerPrefix, PrefixWriter, Prefixes};
 use nix::unistd::Pid;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,9 +97,22 @@ impl Ours {
             ensure!(installer.run(&mailbox).refused == 0, "the session was refused");
             attach_session(&tables, session);
         }
+        // As a data plane's worker has them: whose an inner address is, what the LAN carries, and checksums that the
+        // sender has left out.
+        let prefixes = prefixes(config.slots, sessions)?;
+        let lan_mtus = Arc::new(LanMtus::default());
+        if let Some(hook) = steering.of(Side::Lan).next() {
+            let _before = lan_mtus.set(0, hook.link.mtu);
+        }
+        let leaves_checksums = plan::leave_checksums(config.lan.interfaces());
         let mut workers = Vec::new();
         for ((number, cpu), (ports, links)) in cpus.iter().enumerate().zip(ports.into_iter().zip(links)) {
-            let mut pipeline = pipeline(&tables, number, steering.mac(Side::Lan));
+            let mut pipeline = pipeline(&tables, number, steering.mac(Side::Lan))
+                .with_routes(Arc::<Prefixes>::clone(&prefixes))
+                .with_lan_mtus(Arc::clone(&lan_mtus));
+            if leaves_checksums {
+                pipeline = pipeline.with_unfinished_checksums(Arc::clone(&links.checksums_finished));
+            }
             pipeline.apply(&links.queues);
             let worker = Worker::new(
                 number,
@@ -207,6 +222,17 @@ fn route(steering: &Steering, sessions: u8) -> Result<()> {
         routes.insert(&key, slot(session).index(), 0).context("ROUTES")?;
     }
     Ok(())
+}
+
+/// PREFIXES with the clients' addresses.
+fn prefixes(slots: u32, sessions: u8) -> Result<Arc<Prefixes>> {
+    let memory = shared_memory("PREFIXES", c"jvpn-bench", Prefixes::octets(slots))?;
+    let mut writer = PrefixWriter::take(Prefixes::map(memory.as_fd(), slots)?);
+    for session in 0..sessions {
+        let prefix = InnerPrefix::new(client(session).to_ipv6_mapped().to_bits(), 128).context("a prefix")?;
+        writer.insert(prefix, slot(session).index()).context("PREFIXES")?;
+    }
+    Ok(Arc::new(Prefixes::map(memory.as_fd(), slots)?))
 }
 
 /// Bound, confirmed, and with a known way back, as after the client's first frame.

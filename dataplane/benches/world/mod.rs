@@ -18,6 +18,7 @@ use jvpn_dataplane::slots::{Installer, WorkerQueues};
 use jvpn_dataplane::tables::Tables;
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::shared_memory;
+use jvpn_tables::{InnerPrefix, PrefixWriter, Prefixes};
 use std::hint::black_box;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -91,8 +92,9 @@ impl World {
         jvpn_tables::Mapping::<AtomicU64>::new("GATE", gate.as_fd(), 4).unwrap()[fence]
             .store(u64::MAX, Ordering::Release);
         let misses = Arc::new(Misses::new(8));
+        let prefixes = prefixes(slots, sessions);
         let mut world = Self {
-            pipeline: edge::pipeline(&tables, &misses),
+            pipeline: edge::pipeline(&tables, &misses, prefixes),
             tables,
             sessions,
             suite,
@@ -237,6 +239,17 @@ impl World {
             black_box(self.bare_seal.seal(self.bare_counter, head, plain, out)).unwrap();
         }
     }
+}
+
+/// PREFIXES with the address of every client.
+fn prefixes(slots: u32, sessions: u32) -> Arc<Prefixes> {
+    let memory = shared_memory("PREFIXES", c"jvpn-bench", Prefixes::octets(slots)).unwrap();
+    let mut writer = PrefixWriter::take(Prefixes::map(memory.as_fd(), slots).unwrap());
+    for session in 0..sessions {
+        let prefix = InnerPrefix::new(client(session).to_ipv6_mapped().to_bits(), 128).unwrap();
+        writer.insert(prefix, slot(session).index()).unwrap();
+    }
+    Arc::new(Prefixes::map(memory.as_fd(), slots).unwrap())
 }
 
 fn slot(session: u32) -> SlotId {
