@@ -11,12 +11,19 @@ use super::field::{self, RawLane};
 
 /// Longest script.
 const SCRIPT_MAX: Duration = Duration::from_secs(24 * 3_600);
+/// Shortest round of a script, and shortest change.
+const SPAN_MIN: Duration = Duration::from_millis(1);
 /// Changes of one script.
 const CHANGES_MAX: usize = 256;
 /// Characters of a profile's name: it stands in every table.
 const NAME_MAX: usize = 64;
 /// How long a NAT may remember an idle flow.
 const NAT_TTL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3_600));
+/// What `nat.external` may be. The router of the rig has routes to the networks of the uplinks, and in each of them only
+/// the client answers ARP, for its own address: no address that all paths of a run shared would get an answer.
+const NO_EXTERNAL: &str = "left out: the rig routes to nothing but each client's own address on each uplink, and \
+                           one profile serves them all; without it the NAT keeps that address and takes another \
+                           port";
 
 /// A share of packets, in millionths.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,6 +82,16 @@ pub enum MtuAnswer {
     Silent,
     /// ICMP "fragmentation needed" (RFC 1191), ICMPv6 "packet too big" (RFC 8201).
     Icmp,
+}
+
+impl MtuAnswer {
+    /// As it stands in a file.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Icmp => "icmp",
+        }
+    }
 }
 
 /// One direction of a path.
@@ -201,6 +218,17 @@ pub struct Change {
     pub rebind_nat: bool,
 }
 
+impl Change {
+    /// When it ends; `None`: with the script.
+    fn ends(&self) -> Option<Duration> {
+        self.lasts.map(|lasts| self.after + lasts)
+    }
+
+    fn holds_at(&self, moment: Duration) -> bool {
+        self.after <= moment && self.ends().is_none_or(|ends| moment < ends)
+    }
+}
+
 /// A path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
@@ -324,53 +352,44 @@ impl Profile {
     /// Reads a profile.
     ///
     /// # Errors
-    /// A field is unknown, of another type, or out of its bounds.
+    /// A field is unknown, of another type, out of its bounds, or does nothing since what it needs is not there.
     pub fn parse(text: &str) -> Result<Self, ProfileError> {
         let raw: RawProfile = toml::from_str(text).map_err(|error| ProfileError(error.to_string()))?;
         check_name(&raw.name)?;
-        let settings = |place: &str, raw: &RawLane| -> Result<LaneSettings, ProfileError> {
-            let mut settings = LaneSettings { queue: LaneSettings::QUEUE, ..LaneSettings::default() };
-            settings.apply(&raw.check(place)?);
-            Ok(settings)
-        };
         if raw.changes.len() > CHANGES_MAX {
             let most = format!("at most {CHANGES_MAX} of them");
             return Err(ProfileError::new("change", format_args!("{} of them", raw.changes.len()), &most));
         }
-        let least = Duration::from_millis(1);
-        let time = |field: &str, text: &str, least| field::duration(field, text, least, SCRIPT_MAX);
-        let repeat = raw.repeat.as_deref().map(|text| time("repeat", text, least)).transpose()?;
-        let changes = raw.changes.iter().enumerate().map(|(number, change)| {
-            let place = format!("change[{number}]");
-            let after = time(&format!("{place}.after"), &change.after, Duration::ZERO)?;
-            if let Some(repeat) = repeat.filter(|repeat| after >= *repeat) {
-                let text = format!("less than repeat = {}", humantime::format_duration(repeat));
-                let shown = humantime::format_duration(after);
-                return Err(ProfileError::new(&format!("{place}.after"), shown, &text));
-            }
-            let lasts = change.lasts.as_deref();
-            let lasts = lasts.map(|text| time(&format!("{place}.lasts"), text, least)).transpose()?;
-            let both = change.both.check(&format!("{place}.both"))?;
-            let lane = |name: &str, raw: &RawLane| -> Result<LanePatch, ProfileError> {
-                Ok(raw.check(&format!("{place}.{name}"))?.or(&both))
-            };
-            let (up, down) = (lane("up", &change.up)?, lane("down", &change.down)?);
-            let RawChange { link_down, rebind_nat, .. } = *change;
-            Ok(Change { after, lasts, up, down, link_down, rebind_nat })
-        });
-        let profile = Self {
+        let settings = |table: &Table| {
+            let mut settings = LaneSettings { queue: LaneSettings::QUEUE, ..LaneSettings::default() };
+            settings.apply(&table.patch);
+            settings
+        };
+        let up = Table::read("up".to_owned(), UP, None, &raw.up)?;
+        let down = Table::read("down".to_owned(), DOWN, None, &raw.down)?;
+        let repeat = raw.repeat.as_deref().map(|text| script_time("repeat", text, SPAN_MIN)).transpose()?;
+        let mut profile = Self {
             name: raw.name,
             about: raw.about,
-            up: settings("up", &raw.up)?,
-            down: settings("down", &raw.down)?,
+            up: settings(&up),
+            down: settings(&down),
             nat: raw.nat.as_ref().map(RawNat::check).transpose()?,
-            changes: changes.collect::<Result<_, _>>()?,
+            changes: Vec::with_capacity(raw.changes.len()),
             repeat,
             text: text.to_owned(),
         };
+        let mut tables = vec![up, down];
+        for (number, change) in raw.changes.iter().enumerate() {
+            let (change, its) = change.check(number, repeat)?;
+            profile.changes.push(change);
+            tables.extend(its);
+        }
         if profile.nat.is_none() && profile.changes.iter().any(|change| change.rebind_nat) {
             return Err(ProfileError::new("change.rebind_nat", true, "true only where there is a [nat]"));
         }
+        let whole = Whole::new(&profile, &tables);
+        whole.check_reordering()?;
+        tables.iter().try_for_each(|table| whole.check_needs(table))?;
         Ok(profile)
     }
 
@@ -426,15 +445,153 @@ impl LanePatch {
 impl RawNat {
     fn check(&self) -> Result<NatSettings, ProfileError> {
         let (least, most) = NAT_TTL;
-        let external = self.external.iter().map(|text| {
-            text.parse().map_err(|_| {
-                ProfileError::new("nat.external", format_args!("{text:?}"), "addresses, as \"192.0.2.1\"")
-            })
-        });
-        Ok(NatSettings {
-            ttl: field::duration("nat.ttl", &self.ttl, least, most)?,
-            external: external.collect::<Result<_, _>>()?,
-        })
+        let ttl = field::duration("nat.ttl", &self.ttl, least, most)?;
+        if let Some(address) = self.external.first() {
+            return Err(ProfileError::new("nat.external", format_args!("{address:?}"), NO_EXTERNAL));
+        }
+        Ok(NatSettings { ttl, external: Vec::new() })
+    }
+}
+
+impl RawChange {
+    /// The change with this number, and its tables in the order in which one goes before the other.
+    fn check(&self, number: usize, repeat: Option<Duration>) -> Result<(Change, [Table; 3]), ProfileError> {
+        let at = |name: &str| format!("change[{number}].{name}");
+        let after = script_time(&at("after"), &self.after, Duration::ZERO)?;
+        if let Some(repeat) = repeat.filter(|repeat| after >= *repeat) {
+            let text = format!("less than repeat = {}", humantime::format_duration(repeat));
+            return Err(ProfileError::new(&at("after"), humantime::format_duration(after), &text));
+        }
+        let lasts = self.lasts.as_deref();
+        let lasts = lasts.map(|text| script_time(&at("lasts"), text, SPAN_MIN)).transpose()?;
+        if let (Some(lasts), Some(repeat)) = (lasts, repeat)
+            && after + lasts > repeat
+        {
+            let [most, repeat] = [repeat - after, repeat].map(humantime::format_duration);
+            let text = format!("at most {most}, or left out: its round ends at repeat = {repeat}");
+            return Err(ProfileError::new(&at("lasts"), humantime::format_duration(lasts), &text));
+        }
+        let both = Table::read(at("both"), BOTH, Some(number), &self.both)?;
+        let up = Table::read(at("up"), UP, Some(number), &self.up)?;
+        let down = Table::read(at("down"), DOWN, Some(number), &self.down)?;
+        let Self { link_down, rebind_nat, .. } = *self;
+        let [to_up, to_down] = [&up, &down].map(|table| table.patch.or(&both.patch));
+        let change = Change { after, lasts, up: to_up, down: to_down, link_down, rebind_nat };
+        Ok((change, [both, up, down]))
+    }
+}
+
+fn script_time(field: &str, text: &str, least: Duration) -> Result<Duration, ProfileError> {
+    field::duration(field, text, least, SCRIPT_MAX)
+}
+
+/// Lanes that a table may speak of, as positions in `[up, down]`.
+const BOTH: &[usize] = &[0, 1];
+const UP: &[usize] = &[0];
+const DOWN: &[usize] = &[1];
+
+/// A table of the file that speaks of lanes, with its values checked one by one.
+struct Table {
+    place: String,
+    lanes: &'static [usize],
+    /// The change that it stands in; `None`: it holds always.
+    change: Option<usize>,
+    patch: LanePatch,
+}
+
+impl Table {
+    fn read(
+        place: String,
+        lanes: &'static [usize],
+        change: Option<usize>,
+        raw: &RawLane,
+    ) -> Result<Self, ProfileError> {
+        let patch = raw.check(&place)?;
+        Ok(Self { place, lanes, change, patch })
+    }
+}
+
+/// A profile over its whole script: what its values, each right by itself, amount to together.
+struct Whole<'a> {
+    profile: &'a Profile,
+    /// Of two that hold at once and say the same thing of a lane, the later one goes before the earlier one.
+    tables: &'a [Table],
+    /// What up and down are like from each moment on at which a change begins or ends.
+    moments: Vec<(Duration, [LaneSettings; 2])>,
+}
+
+impl<'a> Whole<'a> {
+    fn new(profile: &'a Profile, tables: &'a [Table]) -> Self {
+        let edges = profile.changes.iter().flat_map(|change| [Some(change.after), change.ends()]).flatten();
+        let in_round = edges.filter(|edge| profile.repeat.is_none_or(|repeat| *edge < repeat));
+        let lanes = |moment: Duration| {
+            let mut lanes = [profile.up.clone(), profile.down.clone()];
+            for change in profile.changes.iter().filter(|change| change.holds_at(moment)) {
+                lanes[0].apply(&change.up);
+                lanes[1].apply(&change.down);
+            }
+            (moment, lanes)
+        };
+        let moments = std::iter::once(Duration::ZERO).chain(in_round).map(lanes).collect();
+        Self { profile, tables, moments }
+    }
+
+    fn holds_at(&self, table: &Table, moment: Duration) -> bool {
+        let change = table.change.and_then(|number| self.profile.changes.get(number));
+        change.is_none_or(|change| change.holds_at(moment))
+    }
+
+    /// A frame that is held up by nothing is overtaken by none, and would still count as reordered.
+    fn check_reordering(&self) -> Result<(), ProfileError> {
+        for (moment, lanes) in &self.moments {
+            for (number, lane) in lanes.iter().enumerate() {
+                if lane.reorder == Share::NONE || !(lane.reorder_by + lane.jitter).is_zero() {
+                    continue;
+                }
+                let says_so = |table: &&Table| {
+                    table.lanes.contains(&number)
+                        && table.patch.reorder.is_some()
+                        && self.holds_at(table, *moment)
+                };
+                let place = self.tables.iter().rfind(says_so).map_or("", |table| table.place.as_str());
+                let percent = f64::from(lane.reorder.millionths()) / 1e4;
+                let text = format!(
+                    "more than 0 only beside reorder_by or jitter, since without them nothing overtakes; at {} of \
+                     the script neither is more than 0: set reorder_by, as \"5ms\"",
+                    humantime::format_duration(*moment)
+                );
+                return Err(ProfileError::new(&format!("{place}.reorder_percent"), percent, &text));
+            }
+        }
+        Ok(())
+    }
+
+    /// What a table sets has to do something at some moment, in one of its lanes.
+    fn check_needs(&self, table: &Table) -> Result<(), ProfileError> {
+        let is_beside = |needed: fn(&LaneSettings) -> bool| {
+            let mut during = self.moments.iter().filter(|(moment, _)| self.holds_at(table, *moment));
+            during.any(|(_, lanes)| table.lanes.iter().any(|number| needed(&lanes[*number])))
+        };
+        let at = |name: &str| format!("{}.{name}", table.place);
+        let may_be = |needed: &str| {
+            format!(
+                "set only where {needed} is, in the same direction and at the same time, since alone it does \
+                 nothing: set {needed}, too, or leave it out"
+            )
+        };
+        if let Some(queue) = table.patch.queue
+            && !is_beside(|lane| lane.rate_bit_s.is_some())
+        {
+            let shown = humantime::format_duration(queue);
+            return Err(ProfileError::new(&at("queue"), shown, &may_be("rate_mbit_s")));
+        }
+        if let Some(answer) = table.patch.mtu_answer
+            && !is_beside(|lane| lane.mtu.is_some())
+        {
+            let shown = format!("{:?}", answer.name());
+            return Err(ProfileError::new(&at("mtu_answer"), shown, &may_be("mtu")));
+        }
+        Ok(())
     }
 }
 

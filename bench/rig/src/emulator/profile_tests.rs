@@ -76,7 +76,12 @@ const WRONG: &[(&str, &[&str])] = &[
     ),
     ("[up]\nspeed = 1", &["speed", "unknown field"]),
     ("[nat]\nttl = \"0s\"", &["nat.ttl", "0s", "10ms"]),
-    ("[nat]\nttl = \"1s\"\nexternal = [\"here\"]", &["nat.external", "here", "192.0.2.1"]),
+    ("[nat]\nttl = \"1s\"\nexternal = [\"here\"]", &["nat.external", "here", "left out"]),
+    (
+        "[nat]\nttl = \"1s\"\nexternal = [\"192.0.2.1\"]",
+        &["nat.external = \"192.0.2.1\"", "left out", "client's own address", "each uplink"],
+    ),
+    ("[nat]\nttl = \"1s\"\nexternal = [\"10.200.1.2\"]", &["nat.external = \"10.200.1.2\"", "left out"]),
     ("[nat]\nttl = 5", &["ttl", "5", "string"]),
     ("[nat]\nexternal = []", &["ttl"]),
     ("[nat]\nttl = \"1s\"\nexternal = \"192.0.2.1\"", &["external", "sequence"]),
@@ -108,6 +113,45 @@ const WRONG: &[(&str, &[&str])] = &[
     ("[[change]]\nafter = \"1s\"\nup = { colour = 1 }", &["colour", "unknown field"]),
     ("[[change]]\nafter = \"1s\"\nboth = { colour = 1 }", &["colour", "unknown field"]),
     ("[[change]]\nafter = \"1s\"\nboth = { mtu = true }", &["mtu", "true"]),
+    // Each value is right by itself, but what it needs beside it is not there.
+    ("[up]\nreorder_percent = 1", &["up.reorder_percent = 1:", "reorder_by", "jitter", "at 0s"]),
+    (
+        "[down]\nreorder_percent = 0.07\nreorder_by = \"0ms\"\njitter = \"0s\"",
+        &["down.reorder_percent = 0.07:", "set reorder_by, as \"5ms\""],
+    ),
+    (
+        "[up]\njitter = \"1ms\"\n[[change]]\nafter = \"1s\"\nboth = { reorder_percent = 1 }",
+        &["change[0].both.reorder_percent = 1:", "at 1s"],
+    ),
+    (
+        "[up]\nreorder_percent = 1\nreorder_by = \"5ms\"\n\
+         [[change]]\nafter = \"2s\"\nlasts = \"1s\"\nup = { reorder_by = \"0ms\" }",
+        &["up.reorder_percent = 1:", "at 2s"],
+    ),
+    (
+        "[up]\nreorder_percent = 1\n[[change]]\nafter = \"0s\"\nlasts = \"1s\"\nboth = { jitter = \"1ms\" }",
+        &["up.reorder_percent = 1:", "at 1s"],
+    ),
+    (
+        "repeat = \"5s\"\n[[change]]\nafter = \"3s\"\nlasts = \"2001ms\"",
+        &["change[0].lasts = 2s 1ms:", "at most 2s", "repeat = 5s"],
+    ),
+    ("[up]\nqueue = \"300ms\"", &["up.queue = 300ms:", "rate_mbit_s", "leave it out"]),
+    (
+        "[up]\nrate_mbit_s = 1\n[[change]]\nafter = \"1s\"\ndown = { queue = \"5ms\" }",
+        &["change[0].down.queue = 5ms:", "rate_mbit_s"],
+    ),
+    (
+        "[[change]]\nafter = \"1s\"\nlasts = \"1s\"\nup = { rate_mbit_s = 1 }\n\
+         [[change]]\nafter = \"2s\"\nup = { queue = \"5ms\" }",
+        &["change[1].up.queue = 5ms:", "at the same time"],
+    ),
+    ("[up]\nmtu_answer = \"icmp\"", &["up.mtu_answer = \"icmp\":", "mtu is", "leave it out"]),
+    ("[up]\nmtu = 1400\n[down]\nmtu_answer = \"silent\"", &["down.mtu_answer = \"silent\":", "mtu is"]),
+    (
+        "[[change]]\nafter = \"1s\"\nboth = { mtu_answer = \"icmp\" }",
+        &["change[0].both.mtu_answer = \"icmp\":", "mtu is"],
+    ),
 ];
 
 /// R7.1: every field wrong in its own way: the error names field, value and what it may be.
@@ -128,6 +172,65 @@ fn r7_1_each_wrong_field_of_a_profile_is_named() {
     assert!(Profile::parse(&many).unwrap_err().to_string().contains("257"));
     let missing = Profile::load("no-such-profile").unwrap_err().to_string();
     assert!(missing.contains("no-such-profile") && missing.contains("satellite"), "{missing}");
+}
+
+/// R7.1: what a value needs may stand elsewhere, if it holds at some moment at which the value does.
+#[test]
+fn r7_1_a_value_may_need_what_stands_elsewhere() {
+    let right = [
+        "[up]\nreorder_percent = 1\njitter = \"1ms\"",
+        "[down]\nreorder_by = \"1ms\"\n[[change]]\nafter = \"1s\"\ndown = { reorder_percent = 1 }",
+        "[up]\nreorder_percent = 1\nreorder_by = \"1ms\"\n[[change]]\nafter = \"1s\"\n\
+         up = { reorder_percent = 0, reorder_by = \"0ms\" }",
+        "repeat = \"5s\"\n[[change]]\nafter = \"3s\"\nlasts = \"2s\"",
+        "[[change]]\nafter = \"3s\"\nlasts = \"24h\"",
+        "[up]\nrate_mbit_s = 1\n[[change]]\nafter = \"1s\"\nboth = { queue = \"5ms\" }",
+        "[up]\nqueue = \"40ms\"\n[[change]]\nafter = \"1s\"\nboth = { rate_mbit_s = 1, queue = \"5ms\" }",
+        "[[change]]\nafter = \"1s\"\nlasts = \"2s\"\nup = { rate_mbit_s = 1 }\n\
+         [[change]]\nafter = \"0s\"\nlasts = \"1001ms\"\nup = { queue = \"5ms\" }",
+        "[up]\nmtu = 1400\n[[change]]\nafter = \"1s\"\nup = { mtu_answer = \"icmp\" }",
+        "[up]\nmtu_answer = \"icmp\"\n[[change]]\nafter = \"1s\"\nup = { mtu = 1400 }",
+        "[nat]\nttl = \"1s\"\nexternal = []",
+    ];
+    for text in right {
+        Profile::parse(&format!("name = \"x\"\n{text}"))
+            .unwrap_or_else(|error| panic!("{text}\n  says {error}"));
+    }
+}
+
+/// What the document says of profiles.
+fn documented() -> &'static str {
+    let document = include_str!("../../../../docs/BENCHMARKS.md");
+    let (_, below) = document.split_once("\n## Profiles of paths\n").unwrap();
+    below.split("\n## ").next().unwrap()
+}
+
+/// R7.1: the example of the document is a profile, and every field that a profile may have is documented.
+#[test]
+fn r7_1_the_format_is_documented() {
+    let (_, example) = documented().split_once("\n```toml\n").unwrap();
+    let (example, _) = example.split_once("\n```").unwrap();
+    let profile = Profile::parse(example).unwrap();
+    assert!(!Profile::names().any(|name| name == profile.name), "a file of this name would be refused");
+    assert!(profile.nat.is_some() && profile.repeat.is_some() && profile.changes.len() > 1);
+    let mut fields = 0;
+    for place in ["", "[up]\n", "[nat]\nttl = \"1s\"\n", "[[change]]\nafter = \"1s\"\n"] {
+        fields += look_up(&format!("{place}colour = 1"));
+    }
+    fields += look_up("[up]\nburst = { enter_percent = 1, leave_percent = 5, loss_percent = 9, colour = 1 }");
+    assert_eq!(fields, 7 + 12 + 2 + 7 + 3, "of all tables");
+}
+
+/// How many fields a table may have, each of them documented: the error says what is known beside `colour`.
+fn look_up(text: &str) -> usize {
+    let error = Profile::parse(&format!("name = \"x\"\n{text}")).unwrap_err().to_string();
+    let (_, known) = error.split_once("expected ").unwrap_or_else(|| panic!("{text}\n  says {error}"));
+    let known: Vec<_> = known.split('`').skip(1).step_by(2).collect();
+    for field in &known {
+        let ways = [format!("`{field}`"), format!("`[{field}]`"), format!("`[[{field}]]`")];
+        assert!(ways.iter().any(|way| documented().contains(way)), "{field} is not documented");
+    }
+    known.len()
 }
 
 /// R8.4: a file says whose it is: a profile that is not built in has no built-in one's name, and all of it is kept.
