@@ -37,7 +37,7 @@ const OF_RECOVERY: [&str; 7] =
 /// Builds, has the emulator test itself, then becomes `jvpn-bench suite`, or the verb that the arguments name or belong to.
 pub(crate) fn bench(tree: &Tree, runner: &Runner, args: &[String]) -> Result<()> {
     let bench = build_for_rig(tree, runner, "the bench")?;
-    let out = out_of(args).map_or_else(|| tree.target().join("bench"), |out| tree.root().join(out));
+    let out = out_of(args).map_or_else(|| tree.target().join(usual_dir(args)), |out| tree.root().join(out));
     self_test(runner, &bench, &of_emulator(&out))?;
     let error = Command::new(&bench).args(bench_verb(args)).args(args).current_dir(tree.root()).exec();
     Err(error).with_context(|| format!("cannot start {}", bench.display()))
@@ -69,6 +69,15 @@ fn out_of(args: &[String]) -> Option<&str> {
     match found.strip_prefix("--out=") {
         Some(value) => Some(value),
         None => args.get(at + 1).map(String::as_str),
+    }
+}
+
+/// The directory under `target` that a verb writes into where no other is named.
+fn usual_dir(args: &[String]) -> &str {
+    match (bench_verb(args), args.first()) {
+        (Some("suite"), _) => "bench",
+        (Some(verb), _) => verb,
+        (None, first) => first.map_or("bench", String::as_str),
     }
 }
 
@@ -202,5 +211,16 @@ mod tests {
         assert_eq!(out("recovery --out=there"), Some(PathBuf::from("there-emulator")));
         assert_eq!(out("--quick"), None);
         assert_eq!(out("--out"), None);
+        let usual = |line: &str| {
+            let args: Vec<_> = line.split_whitespace().map(str::to_owned).collect();
+            usual_dir(&args).to_owned()
+        };
+        assert_eq!(usual("--quick"), "bench");
+        assert_eq!(
+            usual("--rtt 0,50 --trials 30"),
+            "recovery",
+            "not beside the suite, which it does not vouch for"
+        );
+        assert_eq!(usual("churn --minutes 5"), "churn");
     }
 }

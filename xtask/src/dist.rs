@@ -176,6 +176,11 @@ fn pack(tree: &Tree, runner: &Runner, report: &Path) -> Result<()> {
     for file in REPORT_FILES {
         copy(&report.join(file), &stage.join("bench").join(file))?;
     }
+    let page = report.join("report.html");
+    let html = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
+    for part in linked_pages(&html) {
+        copy(&report.join(part), &stage.join("bench").join(part))?;
+    }
     if let Some(signal) = interrupted() {
         bail!(signal);
     }
@@ -192,6 +197,14 @@ fn pack(tree: &Tree, runner: &Runner, report: &Path) -> Result<()> {
         stage.join("bench/report.html").display()
     );
     Ok(())
+}
+
+/// Pages of parts that a page leads to: `PART/report.html` below it.
+fn linked_pages(html: &str) -> Vec<&str> {
+    let targets = html.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let is_below =
+        |part: &str| !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
+    targets.filter(|target| target.strip_suffix("/report.html").is_some_and(is_below)).collect()
 }
 
 /// The version of the workspace.
@@ -247,6 +260,14 @@ mod tests {
         result(false);
         assert!(said("abc").unwrap().contains("not whole"));
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    /// R8.4: no link of a released page leads nowhere, and none leads out of the report.
+    #[test]
+    fn r8_4_pages_of_parts_are_released_with_the_page_that_links_them() {
+        let html = "<a href=\"#default-50\">x</a> <a href=\"cost/report.html\">y</a> \
+                    <a href=\"../report.html\">z</a><a href=\"/etc/report.html\"><a href=\"peers/report.html\">";
+        assert_eq!(linked_pages(html), ["cost/report.html", "peers/report.html"]);
     }
 
     /// R8.4: what was measured with changes that are in no commit is released by nobody as of that commit, neither report
