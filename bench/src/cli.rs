@@ -201,7 +201,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::L2fwd(args) => measured("l2fwd", |interrupt| l2fwd::run(&args, interrupt)),
         Verb::Pinning(args) => measured("pinning", |interrupt| pinning::run(&args, interrupt)),
         Verb::Scaling(args) => measured("scaling", |interrupt| scaling::run(&args, interrupt)),
-        Verb::Memory(args) => alone("memory").and_then(|_lock| memory::run(&args)),
+        Verb::Memory(args) => run_memory(&args),
         Verb::Idle(args) => run_idle(&args),
         Verb::Sweep => sweep(),
         Verb::Model(ModelArgs { trace: Some(mutant), .. }) => trace_mutant(mutant),
@@ -242,6 +242,11 @@ fn run_timing(args: &TimingArgs) -> Result<()> {
     let interrupt = Interrupt::install()?;
     let options = timing::Options { samples: args.samples, seed: args.seed, out_dir: made(&args.out)? };
     timing::run(&options, &interrupt)
+}
+
+fn run_memory(args: &MemoryArgs) -> Result<()> {
+    let _lock = alone("memory")?;
+    memory::run(args, &Interrupt::install()?)
 }
 
 fn run_cost(args: CostArgs) -> Result<()> {

@@ -43,6 +43,23 @@ impl RunDir {
         Ok(Self { reserve, dir: dir.to_owned() })
     }
 
+    /// Gives the room back before the run's end: last words of processes and logs that are kept come before the result,
+    /// on the same disk.
+    pub fn release(&mut self) {
+        self.reserve = None;
+    }
+
+    /// Keeps room once more, if it was given back.
+    ///
+    /// # Errors
+    /// There is none any more.
+    pub fn keep_room(&mut self) -> Result<()> {
+        if self.reserve.is_none() {
+            self.reserve = Some(Reserve::take(&self.dir)?);
+        }
+        Ok(())
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -145,6 +162,26 @@ mod tests {
         assert!(!run.path().join("reserve").exists());
         run.conclude("x", &result(&Ok(())), Ok(())).unwrap();
         assert!(!fs::read_to_string(run.path().join("report.html")).unwrap().contains("A part"));
+    }
+
+    /// R8.4: room is given back for logs and taken again for what comes behind them, and never twice; who asks for it
+    /// where there is none any more is told that the disk is full.
+    #[test]
+    fn r8_4_room_is_given_back_for_logs_and_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = dir.path().join("reserve");
+        let mut run = RunDir::begin(dir.path()).unwrap();
+        run.keep_room().unwrap();
+        assert!(reserve.exists(), "the first one does not go with the second");
+        run.release();
+        assert!(!reserve.exists());
+        run.keep_room().unwrap();
+        assert!(reserve.exists());
+        run.release();
+        std::os::unix::fs::symlink("/dev/full", &reserve).unwrap();
+        let error = run.keep_room().unwrap_err();
+        assert!(is_disk_full(&error) && error.to_string().contains("has no 16 MiB"), "{error:#}");
+        assert!(!reserve.is_symlink(), "half of it is given back, too");
     }
 
     /// R8.4: what does not fit its schema is kept under another name; the next run takes everything of this one away.

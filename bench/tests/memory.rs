@@ -1,13 +1,14 @@
 //! Octets per session in the data plane. The only test of its program: what other threads allocate would be counted.
 
 use jvpn_bench::forwarding::memory::measure;
+use jvpn_rig::Interrupt;
 
 /// R8.2: what a session takes is what its parts take, it does not depend on how many there are, and another worker
 /// costs a place and no copy of keys.
 #[test]
 fn r8_2_octets_per_session_are_known() {
-    let (few, many, shared) =
-        (measure(500, 1).unwrap(), measure(4_000, 1).unwrap(), measure(4_000, 4).unwrap());
+    let measured = |sessions, workers| measure(sessions, workers, &Interrupt::default()).unwrap();
+    let (few, many, shared) = (measured(500, 1), measured(4_000, 1), measured(4_000, 4));
     assert!((few.heap - many.heap).abs() < 100.0, "{few:?} {many:?}");
     assert!((shared.heap - many.heap).abs() < 50.0, "{shared:?} {many:?}");
     assert!(many.per_session > many.context + 1_000.0 && many.per_session < 3_500.0, "{many:?}");

@@ -141,3 +141,64 @@ fn r8_4_a_full_disk_leaves_a_whole_result_or_none() {
     let left: Vec<_> = fs::read_dir(&out).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name == "result.json.next" || name == "reserve"), "{left:?}");
 }
+
+/// R8.4: a disk that is full when a gateway ends: its last words, its audit log, the verdict and the pages are written
+/// in the room that was kept.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP, a tmpfs"]
+fn r8_4_a_full_disk_leaves_the_audit_log_and_the_verdict() {
+    let disk = Disk::mount("40m");
+    let out = disk.path().join("out");
+    let (mut child, mut lines) = start(&["soak", "--sessions", "24", "--minutes", "0.2"], &out);
+    assert!(lines.any(|line| line.unwrap().contains("seconds of churn")));
+    disk.fill("filler");
+    let said: Vec<_> = lines.map_while(Result::ok).collect();
+    // A soak that is so short fails for that, and is judged all the same.
+    child.wait().unwrap();
+    let whole = result(&out);
+    assert_eq!((&whole["complete"], &whole["valid"]), (&true.into(), &true.into()), "{said:?}: {whole:#}");
+    assert!(whole["audit"]["events"].as_u64().unwrap() > 24, "{whole:#}");
+    for file in ["events.jsonl", "report.html", "summary.md"] {
+        assert!(out.join(file).metadata().unwrap().len() > 1_000, "{file}");
+    }
+    assert!(!out.join("reserve").exists());
+}
+
+/// R8.4: a disk that gets full beside the peers is nobody's failure: it ends the run, which keeps what it had and is
+/// marked.
+#[test]
+#[ignore = "needs root: network namespaces, XDP, AF_XDP, a tmpfs"]
+fn r8_4_a_full_disk_beside_the_peers_ends_the_run() {
+    let disk = Disk::mount("40m");
+    let out = disk.path().join("out");
+    let line = "peers --recovery --contender ours --cause link_down,nat_rebinding --rtt 0 --trials 999";
+    let (child, mut lines) = start(&line.split(' ').collect::<Vec<_>>(), &out);
+    // When the second is told of, the first is kept.
+    assert!(lines.by_ref().filter(|line| line.as_ref().unwrap().contains("of client")).nth(1).is_some());
+    disk.fill("filler");
+    let said = ended(child, lines);
+    assert!(said.contains("the disk is full") && !said.contains("FAILED"), "{said}");
+    let part = result(&out);
+    assert_eq!((&part["complete"], &part["valid"]), (&false.into(), &true.into()), "{said}: {part:#}");
+    assert!(part["broken_off"].as_str().unwrap().contains("No space left"), "{part:#}");
+    assert_eq!(part["failed"], Value::Array(Vec::new()), "{part:#}");
+    assert!(part["causes"][0]["trials"].as_u64().unwrap() >= 1, "{part:#}");
+    assert!(!out.join("reserve").exists());
+}
+
+/// R8.4: Ctrl-C of what measures once leaves no part, and nothing else either.
+#[test]
+#[ignore = "needs root: the lock of the machine"]
+fn r8_4_an_interrupted_memory_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let (mut child, lines) = start(&["memory", "--workers", "8"], &out);
+    while !out.join("reserve").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    interrupt(&child);
+    let said = ended(child, lines);
+    assert!(said.contains("interrupted"), "{said}");
+    assert_eq!(fs::read_dir(&out).unwrap().count(), 0);
+}

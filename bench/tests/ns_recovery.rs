@@ -157,6 +157,11 @@ fn judge(out: &Path) {
     let genuine = fs::read_to_string(&journal).unwrap();
     fs::write(&journal, genuine.replacen("\"stale_forwarded\":0", "\"stale_forwarded\":1", 1)).unwrap();
     assert!(again(false).contains("old binding came out"), "a forwarded stale frame");
+    // A run that is at work there has written half a line: it stays, and is nothing yet.
+    let under_way = format!("{genuine}{{\"trial\":{{\"cause\":");
+    fs::write(&journal, &under_way).unwrap();
+    assert_eq!(again(true), "[]");
+    assert_eq!(fs::read_to_string(&journal).unwrap(), under_way);
     fs::write(&journal, genuine).unwrap();
     assert_eq!(again(true), "[]");
 }

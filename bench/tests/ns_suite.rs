@@ -75,7 +75,7 @@ fn r8_4_a_suite_goes_on_and_its_report_has_every_plot() {
     let aims = whole["aims"].as_array().unwrap();
     let is_judged = |what: &str| aims.iter().any(|aim| aim["what"].as_str().unwrap().contains(what));
     for what in
-        ["silent_blackhole", "preset fintech", "data_plane_kill", "gateway work per reattach", "all ATTACHED"]
+        ["silent_blackhole", "preset fintech", "data_plane_kill", "engine per reattach", "all ATTACHED"]
     {
         assert!(is_judged(what), "{what}: {aims:#?}");
     }

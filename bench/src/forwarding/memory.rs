@@ -21,7 +21,7 @@ use jvpn_dataplane::frame::Mac;
 use jvpn_dataplane::pipeline::Pipeline;
 use jvpn_dataplane::slots::{Installer, WorkerQueues};
 use jvpn_dataplane::tables::Tables;
-use jvpn_rig::heap;
+use jvpn_rig::{Interrupt, heap};
 use jvpn_tables::keys::KeyMailbox;
 use jvpn_tables::mapping::shared_memory;
 use jvpn_tables::{InnerPrefix, PrefixWriter, Prefixes};
@@ -90,10 +90,10 @@ pub struct Octets {
 /// Measures and prints.
 ///
 /// # Errors
-/// No memory, or an entry is refused.
-pub fn run(args: &MemoryArgs) -> Result<()> {
+/// No memory, an entry is refused, or interrupted: there is one measurement, and so no part of it.
+pub fn run(args: &MemoryArgs, interrupt: &Interrupt) -> Result<()> {
     let mut dir = RunDir::begin(&args.out)?;
-    let found = measure(args.sessions, args.workers)?;
+    let found = measure(args.sessions, args.workers, interrupt)?;
     let result = document(&found);
     dir.publish("Jumping VPN: what a session takes in the data plane", &result)?;
     if args.json {
@@ -143,8 +143,8 @@ fn mib(octets: u64) -> f64 {
 /// meanwhile is counted as well.
 ///
 /// # Errors
-/// The tables cannot be made, or an installation is refused.
-pub fn measure(sessions: u32, workers: u32) -> Result<Octets> {
+/// The tables cannot be made, an installation is refused, or interrupted.
+pub fn measure(sessions: u32, workers: u32, interrupt: &Interrupt) -> Result<Octets> {
     let slots = (sessions + 1).next_power_of_two();
     let memory = |octets| shared_memory("BENCH", c"jvpn-bench", octets);
     let (bindings, context) = (memory(slots as usize * BINDING_WORDS * 8)?, memory(context_octets(slots))?);
@@ -165,6 +165,7 @@ pub fn measure(sessions: u32, workers: u32) -> Result<Octets> {
     let (before, resident) = (heap::in_use(), resident()?);
     let (mut progress, began) = (Progress::start(), Instant::now());
     for session in 0..sessions {
+        interrupt.check()?;
         progress.step("sessions", session as usize, sessions as usize, began);
         let entry = entry(session)?;
         let (Some(address), Some(len)) = (entry.prefixes.first(), entry.prefix_lens.first()) else {
@@ -244,11 +245,26 @@ fn entry(session: u32) -> Result<InstallEntry> {
 
 #[cfg(test)]
 mod tests {
+    use jvpn_rig::Interrupted;
+
     use super::*;
+
+    /// R8.4: Ctrl-C leaves neither the room that was kept nor anything that looks like a result.
+    #[test]
+    fn r8_4_an_interrupted_measurement_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("result.json"), "of an older run").unwrap();
+        let interrupt = Interrupt::default();
+        interrupt.set();
+        let args = MemoryArgs { sessions: 100, workers: 1, json: false, out: dir.path().to_owned() };
+        let error = run(&args, &interrupt).unwrap_err();
+        assert!(error.is::<Interrupted>(), "{error:#}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 
     /// The result of a small run fits its schema.
     #[test]
     fn what_is_measured_fits_its_schema() {
-        crate::schemas::tests::fits_tightly(&document(&measure(50, 1).unwrap()));
+        crate::schemas::tests::fits_tightly(&document(&measure(50, 1, &Interrupt::default()).unwrap()));
     }
 }

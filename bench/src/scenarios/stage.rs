@@ -2,7 +2,7 @@
 //! many sessions have in common.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::sampler::Pids;
 use crate::account;
 use crate::check_events::findings::Findings;
 use crate::deployment::{self, Deployment, Places, Role, Settings};
+use crate::reserve::{give_back, is_disk_full};
 use crate::result::Environment;
 use crate::simulation::dice::Dice;
 use crate::swarm::echo::Echo;
@@ -315,9 +316,12 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// What broke it off; something does not end by itself.
     pub(super) fn end<T>(self, measured: Result<T>, progress: &Progress) -> Result<Findings> {
+        // The processes' last words and the audit log come before the result, on the same disk.
+        give_back(&self.plan.out_dir);
         if let Err(error) = self.explain(measured) {
-            if account::keep(&self.places, &self.plan.out_dir).is_err() {
-                progress.say("the gateway has left no audit log");
+            let kept = account::keep(&self.places, &self.plan.out_dir);
+            if let Err(lost) = whole_or_none(kept, &self.plan.out_dir) {
+                progress.say(&format!("the gateway's audit log is not kept: {lost:#}"));
             }
             return Err(error);
         }
@@ -326,7 +330,7 @@ impl<'a> Stage<'a> {
         let ended = deployment.end(Role::ControlPlane);
         // Goodbyes meet nobody: the log ends with every session as it was.
         let swarm = swarm.stop();
-        let audit = account::keep_and_judge(&places, &plan.out_dir);
+        let audit = whole_or_none(account::keep_and_judge(&places, &plan.out_dir), &plan.out_dir);
         deployment.stop().and_then(|()| rig.remove())?;
         swarm?;
         ended?;
@@ -339,14 +343,48 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// A log that is too large for the disk goes: half of it proves nothing, and would leave no room for the result.
+pub(super) fn whole_or_none<T>(kept: Result<T>, dir: &Path) -> Result<T> {
+    kept.inspect_err(|error| {
+        if is_disk_full(error) {
+            // What cannot be removed stays; the error says enough.
+            let _gone = account::begin(dir);
+        }
+    })
+}
+
 /// The lines of a `[policy]` table from a file that is one, or has one.
 ///
 /// # Errors
 /// The file cannot be read or is no TOML.
-pub(super) fn policy_lines(path: &std::path::Path) -> Result<String> {
+pub(super) fn policy_lines(path: &Path) -> Result<String> {
     let what = || format!("policy {}", path.display());
     let text = std::fs::read_to_string(path).with_context(what)?;
     let table: toml::Table = toml::from_str(&text).with_context(what)?;
     let table = table.get("policy").and_then(toml::Value::as_table).unwrap_or(&table);
     toml::to_string(table).with_context(what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use anyhow::anyhow;
+
+    use super::*;
+
+    /// R8.4: of an audit log that the disk has no room for nothing stays, so that there is room for the result; one
+    /// that cannot be judged stays, for it is needed.
+    #[test]
+    fn r8_4_half_an_audit_log_takes_no_room_from_the_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(account::EVENTS);
+        fs::write(&path, "a line\n").unwrap();
+        assert_eq!(whole_or_none(Ok(1), dir.path()).unwrap(), 1);
+        assert!(whole_or_none::<()>(Err(anyhow!("not a single event")), dir.path()).is_err());
+        assert!(path.exists());
+        let full = fs::write("/dev/full", "x").context("cannot keep it");
+        let error = whole_or_none(full, dir.path()).unwrap_err();
+        assert!(is_disk_full(&error) && !path.exists(), "{error:#}");
+    }
 }

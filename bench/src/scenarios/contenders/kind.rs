@@ -87,7 +87,10 @@ impl Kind {
     #[must_use]
     pub const fn configuration(self) -> &'static str {
         match self {
-            Self::Ours => "preset edge, two uplinks, inner MTU 1420, two workers",
+            Self::Ours => {
+                "preset edge, two uplinks, inner MTU 1420, two workers; in recovery fail_back = false and \
+                 candidate_interval_s = 1 at the client, where the defaults are true and 10"
+            }
             Self::Plain => "the kernels of client, router and gateway route; no NAT, nothing encrypted",
             Self::KernelWireguard | Self::WireguardGo | Self::Gotatun => {
                 "MTU 1420, PersistentKeepalive 25 at the client; else as it comes"

@@ -37,6 +37,7 @@ use serde::Serialize;
 use super::progress::Progress;
 use crate::account::{self, Verdict};
 use crate::page::{put, too_few};
+use crate::reserve::is_disk_full;
 use crate::result::{Ending, Environment, Histograms};
 use crate::run_dir::RunDir;
 use crate::swarm::network::inner_address;
@@ -147,7 +148,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<()> {
         rows: Vec::new(),
     };
     let ledger = Ledger::default();
-    let result = measure(&rig, options, &mut report, &mut progress, (&ledger, interrupt));
+    let result = measure(&rig, options, (&mut report, &mut dir), &mut progress, (&ledger, interrupt));
     let result = result.and(rig.remove());
     report.verdict = ledger.verdict();
     report.policy = ledger.complete(&mut report.environment);
@@ -201,7 +202,7 @@ fn offloading_uplink(rig: &Rig) -> Result<()> {
 fn measure(
     rig: &Rig,
     options: &Options,
-    report: &mut Report,
+    (report, dir): (&mut Report, &mut RunDir),
     progress: &mut Progress,
     (ledger, interrupt): (&Ledger, &Interrupt),
 ) -> Result<()> {
@@ -236,7 +237,8 @@ fn measure(
             let left = if done == 0 { String::new() } else { format!(", about {left:.0} s left") };
             progress.say(&format!("round {round} of {}: {kind}{left}", options.rounds));
             let span = (round, options.span);
-            let result = turn(&ground, found, span, &mut histograms, |row| {
+            dir.keep_room()?;
+            let result = turn(&ground, found, span, (&mut histograms, &mut *dir), |row| {
                 let line = serde_json::to_string(&row).context("a row is no JSON")?;
                 writeln!(raw, "{line}").with_context(|| format!("cannot write {}", path.display()))?;
                 report.rows.push(row);
@@ -244,13 +246,10 @@ fn measure(
             });
             histograms.write()?;
             interrupt.check()?;
-            match result {
-                Ok(()) => {}
-                Err(error) => {
-                    let failed = Failed { contender: kind, round, why: format!("{error:#}") };
-                    progress.say(&format!("{}\n{}", failed.line(), failed.why));
-                    report.failed.push(failed);
-                }
+            if let Some(error) = own_failure(result)? {
+                let failed = Failed { contender: kind, round, why: format!("{error:#}") };
+                progress.say(&format!("{}\n{}", failed.line(), failed.why));
+                report.failed.push(failed);
             }
         }
     }
@@ -262,7 +261,7 @@ fn turn(
     ground: &Ground<'_>,
     found: &Found,
     (round, span): (u32, Duration),
-    histograms: &mut Histograms,
+    (histograms, dir): (&mut Histograms, &mut RunDir),
     take: impl FnMut(Row) -> Result<()>,
 ) -> Result<()> {
     let mut tunnel = tunnel::start(found, ground)?;
@@ -278,7 +277,54 @@ fn turn(
     };
     let result = turn.run(take);
     let words = tunnel.last_words();
+    if found.contender == Kind::Ours {
+        // The log that is kept and judged is written in the room that was kept.
+        dir.release();
+    }
     let stopped = tunnel.stop();
-    result.with_context(|| format!("last words:\n{words}"))?;
+    with_last_words(result, &words)?;
     stopped
+}
+
+/// Adds what the processes of a contender said last to what went wrong. A full disk explains itself.
+pub(super) fn with_last_words<T>(result: Result<T>, words: &str) -> Result<T> {
+    match result {
+        Err(error) if !is_disk_full(&error) => Err(error.context(format!("last words:\n{words}"))),
+        told => told,
+    }
+}
+
+/// Why a contender failed, if it did.
+///
+/// # Errors
+/// The disk is full, which is nobody's failure and would be everybody's next one: the run ends.
+pub(super) fn own_failure(result: Result<()>) -> Result<Option<anyhow::Error>> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(error) if is_disk_full(&error) => Err(error),
+        Err(error) => Ok(Some(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use anyhow::anyhow;
+
+    use super::*;
+
+    /// R8.4: whoever hangs or dies has failed, with its last words; a full disk is no contender's failure and ends the
+    /// run.
+    #[test]
+    fn r8_4_a_full_disk_is_no_contenders_failure() {
+        let full = fs::write("/dev/full", "x").context("cannot write rows.jsonl");
+        let error = own_failure(with_last_words(full, "a word")).unwrap_err();
+        let said = format!("{error:#}");
+        assert!(said.starts_with("cannot write rows.jsonl: ") && is_disk_full(&error), "{said}");
+        let died = with_last_words(Err(anyhow!("it has ended")), "a word");
+        let failure = own_failure(died).unwrap().unwrap();
+        assert_eq!(format!("{failure:#}"), "last words:\na word: it has ended");
+        assert!(own_failure(Ok(())).unwrap().is_none());
+    }
 }

@@ -23,6 +23,7 @@ use crate::deployment::{self, Deployment, Role, Settings};
 use crate::result::Environment;
 use crate::run_dir::RunDir;
 use crate::scenarios::progress::Progress;
+use crate::scenarios::stage::whole_or_none;
 use crate::swarm::{gateway, network};
 use crate::timeline;
 use attack::Assault;
@@ -104,9 +105,11 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
         measure(lab, options, &mut report, &progress)
     })();
     let measured = deployment.explain(measured, interrupt);
+    // The processes' last words and the audit log come before the result, on the same disk.
+    dir.release();
     let stopped = deployment.stop();
     // Kept also when something failed: that is when it is needed.
-    let judged = account::keep_and_judge(&places, &options.out_dir);
+    let judged = whole_or_none(account::keep_and_judge(&places, &options.out_dir), &options.out_dir);
     let measured = measured.and(stopped.and_then(|()| rig.remove()));
     let measured = measured.and_then(|()| report.judge(&judged));
     if report.scenario.is_empty() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
@@ -30,6 +30,7 @@ use crate::check_events::rules::PolicyNumbers;
 use crate::check_events::{Expectations, check_files};
 use crate::deployment::{self, Deployment, Places, Role, Settings};
 use crate::peers::streams::Streams;
+use crate::reserve::is_disk_full;
 use crate::result::Environment;
 use crate::swarm::gateway::{self, Peer};
 
@@ -173,7 +174,7 @@ impl<'a> Life<'a> {
     ) -> Result<()> {
         let (left, next) = {
             let journal = journal.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let done = journal.trials.iter().filter(|t| t.cause == cause && t.rtt_ms == self.rtt_ms);
+            let done = journal.entries.trials.iter().filter(|t| t.cause == cause && t.rtt_ms == self.rtt_ms);
             let last = done.clone().map(|trial| trial.incident).max().unwrap_or(0);
             let mut incidents: Vec<_> = done.map(|trial| trial.incident).collect();
             incidents.dedup();
@@ -291,7 +292,7 @@ impl<'a> Life<'a> {
 
     /// Ends it, keeps its audit log as `audit-<segment>.jsonl`, and judges that. Whoever ends badly does not keep the others
     /// from being judged: that is when it is needed.
-    pub(super) fn end(mut self, segment: u32) -> Ended {
+    pub(super) fn end(mut self, segment: u32, progress: &Progress) -> Ended {
         self.watch(&self.tenants);
         let data_plane = {
             let deployment = self.deployment.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -332,11 +333,14 @@ impl<'a> Life<'a> {
         for role in running.collect::<Vec<_>>() {
             problems.extend(deployment.end(role).err().map(|error| format!("{error:#}")));
         }
-        let logs = keep_logs(&self.options.out_dir, segment, &self.places, &self.tenants, self.rig);
-        let judged = logs.and_then(|()| {
-            let audit = self.options.out_dir.join(format!("audit-{segment}.jsonl"));
-            judge(&audit, &self.options.policy_numbers)
-        });
+        let out = &self.options.out_dir;
+        let audit = Log { from: self.places.audit_file(), to: out.join(format!("audit-{segment}.jsonl")) };
+        let timelines = self.tenants.iter().map(|tenant| Log::of_client(tenant, segment, self.rig, out));
+        let logs = keep_logs(&audit, &timelines.collect::<Vec<_>>());
+        if let Ok(Some(lost)) = &logs {
+            progress.say(&format!("the clients' timelines are not kept, the disk is full: {lost:#}"));
+        }
+        let judged = logs.and_then(|_| judge(&audit.to, &self.options.policy_numbers));
         // The error may be hidden by another one that came before it.
         let lost = judged.as_ref().err().filter(|error| !is_nobodys_fault(error));
         problems.extend(lost.map(|error| format!("{error:#}")));
@@ -393,21 +397,52 @@ fn path_profile(options: &Options, rtt_ms: u64) -> Profile {
     options.delays.apply(options.profile.clone().with_nat(NAT_TTL), rtt_ms)
 }
 
-fn keep_logs(out: &Path, segment: u32, places: &Places, tenants: &[Tenant], rig: &Rig) -> Result<()> {
-    let copy = |from: &Path, name: String| {
-        let to = out.join(name);
-        fs::copy(from, &to).with_context(|| format!("cannot keep {} as {}", from.display(), to.display()))
-    };
-    copy(&places.audit_file(), format!("audit-{segment}.jsonl"))?;
-    for tenant in tenants {
+/// A log, and where it is kept.
+struct Log {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl Log {
+    /// A client's timeline.
+    fn of_client(tenant: &Tenant, segment: u32, rig: &Rig, out: &Path) -> Self {
         let number = tenant.number();
-        let events = rig.dir().join(format!("client{number}")).join("events.jsonl");
-        // A client that was never started has none.
-        if events.exists() {
-            copy(&events, format!("client-{number}-{segment}.jsonl"))?;
-        }
+        let from = rig.dir().join(format!("client{number}")).join("events.jsonl");
+        Self { from, to: out.join(format!("client-{number}-{segment}.jsonl")) }
     }
-    Ok(())
+
+    /// Keeps it; of one that the disk has no room for nothing stays.
+    fn keep(&self) -> Result<()> {
+        let Self { from, to } = self;
+        let copied = fs::copy(from, to).map(drop);
+        let copied = copied.with_context(|| format!("cannot keep {} as {}", from.display(), to.display()));
+        copied.inspect_err(|error| {
+            if is_disk_full(error) {
+                self.forget();
+            }
+        })
+    }
+
+    /// Gives its room to what is still to be written.
+    fn forget(&self) {
+        // There may be none.
+        let _gone = fs::remove_file(&self.to);
+    }
+}
+
+/// Keeps the logs of a life: that of the gateway, by which the life is judged, and the timelines of its clients. Where
+/// the disk has no room for all of these there are none, and nothing is lost that anybody judges: their room is the
+/// result's. Gives why.
+fn keep_logs(audit: &Log, timelines: &[Log]) -> Result<Option<anyhow::Error>> {
+    audit.keep()?;
+    // A client that was never started has none.
+    match timelines.iter().filter(|log| log.from.exists()).try_for_each(Log::keep) {
+        Err(error) if is_disk_full(&error) => {
+            timelines.iter().for_each(Log::forget);
+            Ok(Some(error))
+        }
+        kept => kept.map(|()| None),
+    }
 }
 
 fn strike_one(
@@ -500,4 +535,46 @@ pub(super) fn estimate(cause: Cause, rtt_ms: u64, incidents: u32, (clients, budg
         0.0
     };
     Duration::from_secs_f64(all.max(paced))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    /// R8.4: a life is judged by the gateway's log; timelines of clients that find no room are left out, all of them,
+    /// and give theirs to the result. Of a log of the gateway that finds none nothing stays, and whoever ends the run
+    /// is told why.
+    #[test]
+    fn r8_4_a_life_without_room_for_timelines_is_judged() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = |name: &str| {
+            let log = Log { from: dir.path().join(name), to: dir.path().join(format!("{name}-1")) };
+            fs::write(&log.from, "a line\n").unwrap();
+            log
+        };
+        let (audit, one, two) = (log("audit"), log("one"), log("two"));
+        let gone = Log { from: dir.path().join("never"), to: dir.path().join("never-1") };
+        let all = [one, two, gone];
+        assert!(keep_logs(&audit, &all).unwrap().is_none());
+        let kept = || [&audit, &all[0], &all[1]].map(|log| log.to.is_symlink() || log.to.exists());
+        assert_eq!(kept(), [true; 3]);
+        // What is written there finds no room.
+        let fill = |log: &Log| {
+            fs::remove_file(&log.to).unwrap();
+            symlink("/dev/full", &log.to).unwrap();
+        };
+        fill(&all[1]);
+        let lost = keep_logs(&audit, &all).unwrap().unwrap();
+        assert!(is_nobodys_fault(&lost) && lost.to_string().contains("two-1"), "{lost:#}");
+        assert_eq!(kept(), [true, false, false]);
+        fill(&audit);
+        let error = keep_logs(&audit, &all).unwrap_err();
+        assert!(is_nobodys_fault(&error) && error.to_string().contains("audit-1"), "{error:#}");
+        assert_eq!(kept(), [false; 3]);
+        fs::remove_file(&audit.from).unwrap();
+        let error = keep_logs(&audit, &all).unwrap_err();
+        assert!(!is_nobodys_fault(&error), "a gateway that left none: {error:#}");
+    }
 }

@@ -1,5 +1,7 @@
 //! From what was recorded to what it means. Pure.
 
+use std::collections::BTreeSet;
+
 use jvpn_abi::wire::data::DATA_OVERHEAD;
 
 use crate::peers::probes::{Arrival, PROBE_LEN};
@@ -37,6 +39,20 @@ pub(super) fn lane(record: &LaneRecord, incident_ns: u64) -> Lane {
     }
 }
 
+/// Judges one direction of a client that had not come back by `until_ns`: the silence that found no end counts as far as it was
+/// seen, and no probe is on its way any more.
+pub(super) fn unended_lane(record: &LaneRecord, incident_ns: u64, until_ns: u64) -> Lane {
+    let seen = lane(record, incident_ns);
+    let last = record.arrivals.iter().map(|arrival| arrival.arrived_ns).max().unwrap_or(incident_ns);
+    let arrived = record.arrivals.iter().filter(|arrival| arrival.sequence >= record.first);
+    let numbers: BTreeSet<_> = arrived.map(|arrival| arrival.sequence).collect();
+    Lane {
+        outage_ms: seen.outage_ms.max(ms(until_ns.saturating_sub(last))),
+        lost: (record.sent_ns.len() as u64).saturating_sub(numbers.len() as u64),
+        ..seen
+    }
+}
+
 /// Probes of the record that never arrived though a later one did: what is still on its way is not lost.
 fn lost(record: &LaneRecord) -> u64 {
     let Some(last) = record.arrivals.iter().map(|arrival| arrival.sequence).max() else {
@@ -67,6 +83,12 @@ pub(super) fn tcp_octets(ms: f64) -> f64 {
 pub(super) fn tcp_stall(record: &TcpRecord, incident_ns: u64) -> f64 {
     let gaps = record.arrived.windows(2).filter(|pair| pair[1].0 >= incident_ns);
     ms(gaps.map(|pair| pair[1].0.saturating_sub(pair[0].0)).max().unwrap_or(0))
+}
+
+/// The same of a client that had not come back by `until_ns`.
+pub(super) fn unended_stall(record: &TcpRecord, incident_ns: u64, until_ns: u64) -> f64 {
+    let last = record.arrived.last().map_or(incident_ns, |(at, _)| *at);
+    tcp_stall(record, incident_ns).max(ms(until_ns.saturating_sub(last)))
 }
 
 /// Probes that the emulator took off the old path, held back, and released after the switch, and that came out at the LAN
@@ -123,6 +145,23 @@ mod tests {
             0,
             "a copy replaces nobody; 9 is older than the record"
         );
+    }
+
+    /// R8.1: whoever does not come back has the longest outage of all, not that of the moment before.
+    #[test]
+    fn r8_1_a_silence_without_an_end_counts_as_far_as_it_was_seen() {
+        let before = [(10, 0), (11, 1), (11, 2)].map(|(n, at)| arrival(n, at, at));
+        let silent = record(before.into());
+        assert_eq!((lane(&silent, 60 * MS).outage_ms, lane(&silent, 60 * MS).lost), (0.0, 0));
+        let seen = unended_lane(&silent, 60 * MS, 20_060 * MS);
+        assert_eq!((seen.outage_ms, seen.lost), (20_058.0, 8), "two of ten came, one of them twice");
+        let seen = unended_lane(&record(Vec::new()), 60 * MS, 20_060 * MS);
+        assert_eq!((seen.outage_ms, seen.lost), (20_000.0, 10));
+        // The other direction goes on, after a gap of its own.
+        let goes_on = [(10, 0), (11, 70), (12, 20_059)].map(|(n, at)| arrival(n, at, at));
+        assert_eq!(unended_lane(&record(goes_on.into()), 60 * MS, 20_060 * MS).outage_ms, 19_989.0);
+        let tcp = TcpRecord { written: 4, arrived: [(0, 1), (10 * MS, 2)].into(), broken: None };
+        assert_eq!((tcp_stall(&tcp, 20 * MS), unended_stall(&tcp, 20 * MS, 3_010 * MS)), (0.0, 3_000.0));
     }
 
     #[test]

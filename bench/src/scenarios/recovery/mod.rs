@@ -11,7 +11,7 @@
 //! | `life`, `tenant`, `pace` | a life of the gateway, a client of it, how soon its next trial may come |
 //! | `trial`, `script` | an incident, what it does to a path |
 //! | `standing` | what may not change between two of them |
-//! | `measure`, `watch` | what was recorded, judged; the observer on the gateway's wire |
+//! | `measure`, `watch`, `witness` | what was recorded, judged; the observer on the gateway's wire; clients against the audit |
 //! | `record`, `recorded` | trials in a journal that survives interruptions; one recovery packet by packet |
 //! | `usage` | memory and processor time |
 //! | `result`, `stats` | `result.json`, validity, confidence |
@@ -42,6 +42,7 @@ mod tenant;
 mod trial;
 mod usage;
 mod watch;
+mod witness;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -218,7 +219,7 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     let question = options.question(&environment);
     let mut run = Run::load(&options.out_dir)?;
     let mut journal = Journal::open(&options.out_dir, &question, options.resume, &run.judged())?;
-    let lives_before = journal.segments;
+    let lives_before = journal.entries.segments;
     if lives_before == 0 {
         // A run that ended before its first trial has left this.
         run = Run::default();
@@ -238,11 +239,12 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Report> {
     journal.release();
     let saved = run.save(&options.out_dir);
     // Also of a part: it is marked as one.
-    journal.keep_only(&run.judged());
+    journal.entries.keep_only(&run.judged());
     // Whoever goes on must not lose it. Before the first life of the gateway it is the machine's fault.
-    let against = result.as_ref().err().filter(|e| journal.segments > lives_before && !is_nobodys_fault(e));
+    let has_lived = journal.entries.segments > lives_before;
+    let against = result.as_ref().err().filter(|error| has_lived && !is_nobodys_fault(error));
     let noted = against.map_or(Ok(()), |error| journal.note(&format!("the run broke off: {error:#}")));
-    let concluded = conclude(&options.out_dir, &run, &journal.trials, &journal.against());
+    let concluded = conclude(&options.out_dir, &run, &journal.entries.trials, &journal.entries.against());
     // What ended it first explains the rest.
     result?;
     noted.and(saved)?;
@@ -289,10 +291,10 @@ impl Course<'_> {
 /// The directory has a journal of another run.
 pub fn estimate(options: &Options) -> Result<Duration> {
     let judged = Run::load(&options.out_dir)?.judged();
-    let journal = Journal::peek(&options.out_dir, &options.question(&Environment::collect()), &judged)?;
+    let entries = Journal::read(&options.out_dir, &options.question(&Environment::collect()), &judged)?;
     let pairs = options.rtts_ms.iter().flat_map(|rtt| options.causes.iter().map(move |cause| (*cause, *rtt)));
     let left = |(cause, rtt): (Cause, u64)| {
-        let left = options.trials.saturating_sub(result::incidents(&journal, cause, rtt));
+        let left = options.trials.saturating_sub(result::incidents(&entries.trials, cause, rtt));
         life::estimate(cause, rtt, left, (options.clients, options.budget()))
     };
     Ok(pairs.map(left).sum())
@@ -320,7 +322,8 @@ pub fn page_of(dir: &Path) -> Result<String> {
     page_body(dir, &report)
 }
 
-/// Judges what lies in a directory once more, from its raw files, and writes result and report anew.
+/// Judges what lies in a directory once more, from its raw files, and writes result and report anew. Those files it
+/// only reads: a run may be at work there.
 ///
 /// # Errors
 /// It is no directory of a run.
@@ -328,8 +331,8 @@ pub fn judge(dir: &Path) -> Result<bool> {
     let run = Run::load(dir)?;
     ensure!(!run.lives.is_empty(), "{} has no run.json of a recovery run", dir.display());
     let question = run.question.clone().context("run.json does not say what was asked")?;
-    let journal = Journal::open(dir, &question, true, &run.judged())?;
-    let report = conclude(dir, &run, &journal.trials, &journal.against())?;
+    let entries = Journal::read(dir, &question, &run.judged())?;
+    let report = conclude(dir, &run, &entries.trials, &entries.against())?;
     result::show(&report, dir);
     Ok(report.valid)
 }
@@ -343,7 +346,7 @@ fn measure_all(
     let &Course { options, usage, slowest, .. } = course;
     let programs = origin::programs();
     let left = |cause: Cause, rtt_ms: u64, journal: &Journal| {
-        options.trials.saturating_sub(result::incidents(&journal.trials, cause, rtt_ms))
+        options.trials.saturating_sub(result::incidents(&journal.entries.trials, cause, rtt_ms))
     };
     let pairs: Vec<_> = options
         .rtts_ms
@@ -362,6 +365,8 @@ fn measure_all(
             continue;
         }
         origin::still(&programs)?;
+        // The life before has been given it for its logs.
+        journal.reserve(&options.out_dir)?;
         let segment = journal.segment()?;
         progress
             .say(&format!("a gateway and {} clients at a round-trip time of {rtt_ms} ms", options.clients));
@@ -375,8 +380,10 @@ fn measure_all(
                 life.run(cause, &journal, slowest, &progress)
             })
         };
+        // Last words of the processes and logs are written in the room that was kept.
+        journal.release();
         // Its log is kept and judged also when a trial failed: that is when it is needed.
-        let ended = life.end(segment);
+        let ended = life.end(segment, &progress);
         run.lives.extend(ended.report.as_ref().ok().cloned());
         let noted = ended.problems.iter().try_for_each(|problem| journal.note(problem));
         measured?;

@@ -12,7 +12,7 @@ use super::cause::Cause;
 use super::compare::text_difference;
 use super::delays::Delays;
 use super::result::trial_problem;
-use crate::reserve::Reserve;
+use crate::reserve::{Reserve, is_disk_full};
 
 /// What one client lived through.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -143,13 +143,37 @@ enum Line {
     Problem(String),
 }
 
-/// What a journal has, and octets of whole lines.
+/// What a journal says of a run, and of earlier ones that it goes on with.
 #[derive(Debug, Default)]
-struct Loaded {
-    trials: Vec<Trial>,
+pub(super) struct Entries {
+    /// Trials that count.
+    pub(super) trials: Vec<Trial>,
+    /// Trials of lives of the gateway that left no audit log: they prove nothing, but what is against us stays.
+    unjudged: Vec<Trial>,
+    /// What was wrong and is no trial's.
     problems: Vec<String>,
-    segments: u32,
+    /// Lives of the gateway.
+    pub(super) segments: u32,
+    /// Octets of whole lines in the file, when it was read.
     whole: u64,
+}
+
+impl Entries {
+    /// Trials of lives that left no audit log do not count, but what they say against us does.
+    pub(super) fn keep_only(&mut self, judged: &[u32]) {
+        let is_judged = |trial: &Trial| judged.contains(&trial.segment);
+        let (kept, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.trials).into_iter().partition(is_judged);
+        self.trials = kept;
+        self.unjudged.extend(others);
+    }
+
+    /// What is against the run beside the trials that count.
+    pub(super) fn against(&self) -> Vec<String> {
+        let of_trial =
+            |trial: &Trial| Some(format!("{}; that life left no audit log", trial_problem(trial)?));
+        self.problems.iter().cloned().chain(self.unjudged.iter().filter_map(of_trial)).collect()
+    }
 }
 
 /// The journal of a run.
@@ -157,14 +181,7 @@ struct Loaded {
 pub(super) struct Journal {
     file: File,
     path: PathBuf,
-    /// Trials so far, of earlier runs too.
-    pub(super) trials: Vec<Trial>,
-    /// Trials of lives of the gateway that left no audit log: they prove nothing, but what is against us stays.
-    unjudged: Vec<Trial>,
-    /// What was wrong and is no trial's, of earlier runs too.
-    problems: Vec<String>,
-    /// Lives of the gateway so far.
-    pub(super) segments: u32,
+    pub(super) entries: Entries,
     /// Room for the end of the run, given back when the disk is full.
     reserve: Option<Reserve>,
 }
@@ -186,54 +203,48 @@ impl Journal {
             dir.display()
         );
         let exists = has_trials || resume && text.contains("{\"problem\":");
-        let loaded = if exists { load(&path, question)? } else { Loaded::default() };
-        let Loaded { trials, problems, segments, whole } = loaded;
+        let mut entries = if exists { load(&path, question)? } else { Entries::default() };
+        let whole = entries.whole;
+        entries.keep_only(judged);
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
         let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
         // A line that was cut off goes.
         file.set_len(whole).with_context(|| format!("cannot write {}", path.display()))?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).context("cannot find the end of the journal")?;
-        let mut journal =
-            Self { file, path, trials, unjudged: Vec::new(), problems, segments, reserve: None };
-        journal.keep_only(judged);
+        let mut journal = Self { file, path, entries, reserve: None };
         if !exists || whole == 0 {
             journal.write(&Line::Question(question.clone()))?;
         }
         Ok(journal)
     }
 
-    /// The trials of the journal that is there; none if there is none.
+    /// What the journal says that is there, for whoever does not go on with it: the file stays as it is, and a line
+    /// that is being written in this moment is passed over. Nothing if there is none.
     ///
     /// # Errors
     /// It belongs to another question, or cannot be read.
-    pub(super) fn peek(dir: &Path, question: &Question, judged: &[u32]) -> Result<Vec<Trial>> {
+    pub(super) fn read(dir: &Path, question: &Question, judged: &[u32]) -> Result<Entries> {
         let path = dir.join("trials.jsonl");
-        let mut trials = if path.exists() { load(&path, question)?.trials } else { Vec::new() };
-        trials.retain(|trial| judged.contains(&trial.segment));
-        Ok(trials)
+        let mut entries = if path.exists() { load(&path, question)? } else { Entries::default() };
+        entries.keep_only(judged);
+        Ok(entries)
     }
 
-    /// Keeps room for what a run writes at its end, until [`Self::release`].
+    /// Keeps room for what a run writes at its end, until [`Self::release`]. Once: what is kept stays.
     ///
     /// # Errors
     /// There is none: better now than after an hour.
     pub(super) fn reserve(&mut self, dir: &Path) -> Result<()> {
-        self.reserve = Some(Reserve::take(dir)?);
+        if self.reserve.is_none() {
+            let taken = Reserve::take(dir);
+            self.reserve = Some(taken.map_err(|error| explain(error, self.entries.trials.len()))?);
+        }
         Ok(())
     }
 
     /// Gives the room back.
     pub(super) fn release(&mut self) {
         self.reserve = None;
-    }
-
-    /// Trials of lives that left no audit log do not count, but what they say against us does.
-    pub(super) fn keep_only(&mut self, judged: &[u32]) {
-        let is_judged = |trial: &Trial| judged.contains(&trial.segment);
-        let (kept, others): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.trials).into_iter().partition(is_judged);
-        self.trials = kept;
-        self.unjudged.extend(others);
     }
 
     /// Keeps something that was wrong and is no trial's: in one line, and at once, so that it is there whatever comes.
@@ -244,16 +255,9 @@ impl Journal {
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         let text = lines.collect::<Vec<_>>().join(" | ");
         let line = Line::Problem(text.clone());
-        self.problems.push(text);
+        self.entries.problems.push(text);
         // A disk that is full has given the reserve back by then.
         self.write(&line).or_else(|_| self.write(&line))
-    }
-
-    /// What is against the run beside the trials that count.
-    pub(super) fn against(&self) -> Vec<String> {
-        let of_trial =
-            |trial: &Trial| Some(format!("{}; that life left no audit log", trial_problem(trial)?));
-        self.problems.iter().cloned().chain(self.unjudged.iter().filter_map(of_trial)).collect()
     }
 
     /// A life of the gateway begins; gives its number.
@@ -261,9 +265,9 @@ impl Journal {
     /// # Errors
     /// It cannot be written.
     pub(super) fn segment(&mut self) -> Result<u32> {
-        self.segments += 1;
-        self.write(&Line::Segment(self.segments))?;
-        Ok(self.segments)
+        self.entries.segments += 1;
+        self.write(&Line::Segment(self.entries.segments))?;
+        Ok(self.entries.segments)
     }
 
     /// Keeps a trial.
@@ -271,16 +275,16 @@ impl Journal {
     /// # Errors
     /// It cannot be written.
     pub(super) fn add(&mut self, mut trial: Trial) -> Result<()> {
-        trial.segment = self.segments;
+        trial.segment = self.entries.segments;
         self.write(&Line::Trial(Box::new(trial.clone())))?;
-        self.trials.push(trial);
+        self.entries.trials.push(trial);
         Ok(())
     }
 
     fn write(&mut self, line: &Line) -> Result<()> {
         let mut octets = serde_json::to_vec(line).context("a trial is no JSON")?;
         octets.push(b'\n');
-        let kept = self.trials.len();
+        let kept = self.entries.trials.len();
         let end = io::Seek::stream_position(&mut self.file).unwrap_or_default();
         self.file.write_all(&octets).map_err(|error| {
             // What came of a line goes; logs, result and report of the part take the room that was kept for them.
@@ -288,15 +292,13 @@ impl Journal {
             let _cut = self.file.set_len(end);
             let _back = io::Seek::seek(&mut self.file, io::SeekFrom::Start(end));
             self.reserve = None;
-            explain(&self.path, kept, error)
+            explain(anyhow::Error::new(error).context(format!("cannot write {}", self.path.display())), kept)
         })
     }
 }
 
-fn explain(path: &Path, kept: usize, error: io::Error) -> anyhow::Error {
-    let full = error.kind() == io::ErrorKind::StorageFull;
-    let error = anyhow::Error::new(error).context(format!("cannot write {}", path.display()));
-    if full {
+fn explain(error: anyhow::Error, kept: usize) -> anyhow::Error {
+    if is_disk_full(&error) {
         return error.context(format!(
             "the disk is full; {kept} trials are kept: make room, then go on with --resume"
         ));
@@ -304,10 +306,10 @@ fn explain(path: &Path, kept: usize, error: io::Error) -> anyhow::Error {
     error
 }
 
-fn load(path: &Path, question: &Question) -> Result<Loaded> {
+fn load(path: &Path, question: &Question) -> Result<Entries> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let mut reader = BufReader::new(file);
-    let mut loaded = Loaded::default();
+    let mut loaded = Entries::default();
     let mut text = String::new();
     for number in 1.. {
         text.clear();
@@ -439,10 +441,10 @@ pub(super) mod tests {
             let error = opened.unwrap_err().to_string();
             let word = format!("{name}: \"{}\", then \"{value}\"", question().origin[name]);
             assert!(error.contains("another run") && error.ends_with(&word), "{error}");
-            assert!(Journal::peek(dir.path(), &other, &[1]).is_err());
+            assert!(Journal::read(dir.path(), &other, &[1]).is_err());
         }
         let journal = Journal::open(dir.path(), &question(), true, &[1]).unwrap();
-        assert_eq!(journal.trials.len(), 1, "nothing is lost for whoever has the same");
+        assert_eq!(journal.entries.trials.len(), 1, "nothing is lost for whoever has the same");
     }
 
     /// R8.4: an interrupted run keeps its trials, and goes on only with the same question.
@@ -462,13 +464,13 @@ pub(super) mod tests {
         let error = Journal::open(dir.path(), &other, true, &[1]).unwrap_err().to_string();
         assert!(error.contains("another run"), "{error}");
         let mut journal = Journal::open(dir.path(), &question(), true, &[1]).unwrap();
-        assert_eq!((journal.trials.len(), journal.segments), (1, 1));
+        assert_eq!((journal.entries.trials.len(), journal.entries.segments), (1, 1));
         journal.add(trial(Cause::LinkDown, 2, 6.0)).unwrap();
         let journal = Journal::open(dir.path(), &question(), true, &[1]).unwrap();
-        assert_eq!(journal.trials.len(), 2, "the line that was cut off is gone");
+        assert_eq!(journal.entries.trials.len(), 2, "the line that was cut off is gone");
         let journal = Journal::open(dir.path(), &question(), true, &[2]).unwrap();
-        assert_eq!(journal.trials.len(), 0, "a life without an audit log proves nothing");
-        assert_eq!(journal.segments, 1, "its number is not given again");
+        assert_eq!(journal.entries.trials.len(), 0, "a life without an audit log proves nothing");
+        assert_eq!(journal.entries.segments, 1, "its number is not given again");
     }
 
     /// R8.1, R8.4: what is against a run stays in it, whatever became of its life of the gateway, and whoever goes on.
@@ -481,28 +483,72 @@ pub(super) mod tests {
         journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap();
         journal.add(Trial { stale_forwarded: 3, ..trial(Cause::LinkDown, 2, 5.0) }).unwrap();
         journal.add(Trial { recovered: false, ..trial(Cause::LinkDown, 3, 5.0) }).unwrap();
-        assert_eq!(journal.against(), Vec::<String>::new(), "trials that count speak for themselves");
+        assert_eq!(journal.entries.against(), Vec::<String>::new(), "trials that count speak for themselves");
         journal.note("the data plane crashed; its last words:\n    one\n\n    two\n").unwrap();
         // Its end failed: no audit log.
-        journal.keep_only(&[]);
-        let said = journal.against();
+        journal.entries.keep_only(&[]);
+        let said = journal.entries.against();
         let [noted, stale, lost] = said.as_slice() else { panic!("{said:?}") };
         assert_eq!(noted, "the data plane crashed; its last words: | one | two");
         assert!(stale.contains("incident 2") && stale.contains("3 frames of an old binding"), "{stale}");
         assert!(lost.contains("incident 3") && lost.ends_with("left no audit log"), "{lost}");
         drop(journal);
         let mut journal = open(true, &[]);
-        assert_eq!((journal.against(), journal.trials.len()), (said, 0));
+        assert_eq!((journal.entries.against(), journal.entries.trials.len()), (said, 0));
         assert_eq!(journal.segment().unwrap(), 2);
         drop(journal);
-        assert_eq!(open(true, &[1]).against(), ["the data plane crashed; its last words: | one | two"]);
+        assert_eq!(
+            open(true, &[1]).entries.against(),
+            ["the data plane crashed; its last words: | one | two"]
+        );
         // A run that ended before its first trial: going on keeps it, beginning anew does not.
         let dir = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
         journal.note("the gateway did not start").unwrap();
-        let again = |resume| Journal::open(dir.path(), &question(), resume, &[]).unwrap().against();
+        let again = |resume| Journal::open(dir.path(), &question(), resume, &[]).unwrap().entries.against();
         assert_eq!(again(true), ["the gateway did not start"]);
         assert_eq!(again(false), Vec::<String>::new());
+    }
+
+    /// R8.4: whoever only judges leaves the journal as it is: a run may be at work there, in the middle of a line.
+    #[test]
+    fn r8_4_whoever_judges_only_reads_the_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
+        journal.segment().unwrap();
+        journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap();
+        journal.segment().unwrap();
+        journal.add(Trial { recovered: false, ..trial(Cause::LinkDown, 2, 5.0) }).unwrap();
+        journal.file.write_all(b"{\"trial\":{\"cause\":").unwrap();
+        let path = dir.path().join("trials.jsonl");
+        let before = fs::read(&path).unwrap();
+        let entries = Journal::read(dir.path(), &question(), &[1]).unwrap();
+        assert_eq!((entries.trials.len(), entries.segments), (1, 2));
+        assert!(entries.against()[0].contains("incident 2"), "{:?}", entries.against());
+        assert_eq!(fs::read(&path).unwrap(), before);
+        let nothing = tempfile::tempdir().unwrap();
+        assert!(Journal::read(nothing.path(), &question(), &[1]).unwrap().trials.is_empty());
+        assert_eq!(fs::read_dir(nothing.path()).unwrap().count(), 0, "nor is one made");
+    }
+
+    /// R8.4: the room for the end is given back for the logs of a life and taken again for the next one; where there is
+    /// none any more the run ends as by any full disk.
+    #[test]
+    fn r8_4_each_life_begins_with_room_for_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(dir.path(), &question(), false, &[]).unwrap();
+        let reserve = dir.path().join("reserve");
+        for _life in 0..2 {
+            journal.reserve(dir.path()).unwrap();
+            journal.reserve(dir.path()).unwrap();
+            assert!(reserve.exists(), "the first one does not go with the second");
+            journal.release();
+            assert!(!reserve.exists());
+        }
+        std::os::unix::fs::symlink("/dev/full", &reserve).unwrap();
+        let error = journal.reserve(dir.path()).unwrap_err();
+        let said = format!("{error:#}");
+        assert!(is_disk_full(&error) && said.contains("disk is full") && said.contains("--resume"), "{said}");
     }
 
     #[test]
@@ -515,9 +561,9 @@ pub(super) mod tests {
         journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
         let error = format!("{:#}", journal.add(trial(Cause::LinkDown, 1, 5.0)).unwrap_err());
         assert!(error.contains("disk is full") && error.contains("--resume"), "{error}");
-        assert!(journal.trials.is_empty(), "what is not written is not kept");
+        assert!(journal.entries.trials.is_empty(), "what is not written is not kept");
         assert!(!reserve.exists(), "there is room for the end");
         assert!(journal.note("a crash").is_err());
-        assert_eq!(journal.against(), ["a crash"], "of this run it counts even so");
+        assert_eq!(journal.entries.against(), ["a crash"], "of this run it counts even so");
     }
 }

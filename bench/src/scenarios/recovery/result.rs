@@ -15,7 +15,7 @@ use super::life::{self, LifeReport};
 use super::record::{Question, Trial};
 use super::recorded::Recorded;
 use super::usage::Sample;
-use super::{Options, measure, report, stats};
+use super::{Options, measure, report, stats, witness};
 use crate::check_events::rules::PolicyNumbers;
 use crate::result::{Durations, Environment, write_json};
 use crate::schemas;
@@ -65,7 +65,7 @@ impl Run {
         broken_off: Option<&anyhow::Error>,
     ) {
         self.question = Some(options.question(environment));
-        self.preset = options.preset();
+        self.preset = policy_name(options.preset(), &options.policy);
         (self.causes, self.rtts_ms) = (options.causes.clone(), options.rtts_ms.clone());
         (self.trials, self.broken_off) = (options.trials, broken_off.map(|error| format!("{error:#}")));
         // What a gateway said of itself stays, also where nothing was left to be run.
@@ -77,6 +77,15 @@ impl Run {
     pub(super) fn save(&self, dir: &Path) -> Result<()> {
         write_json(&dir.join("run.json"), self)
     }
+}
+
+/// A preset as it is, or that it was changed: what is aimed at with it is not what was run then.
+fn policy_name(preset: String, text: &str) -> String {
+    let is_own = |line: &str| {
+        let key = line.split('=').next().unwrap_or_default().trim();
+        !key.is_empty() && !key.starts_with('#') && key != "preset"
+    };
+    if text.lines().any(is_own) { format!("{preset}, changed") } else { preset }
 }
 
 /// One cause at one round-trip time.
@@ -225,6 +234,7 @@ pub(super) fn conclude(dir: &Path, run: &Run, trials: &[Trial], against: &[Strin
         // Judged anew: what is in the file counts, not what was once said about it.
         let audit = dir.join(format!("audit-{}.jsonl", life.segment));
         (life.audit_events, life.audit_violations) = life::judge(&audit, &numbers)?;
+        problems.extend(witness::untold(&audit, trials, life.segment)?);
         problems.extend(life_problems(life));
     }
     problems.extend(trials.iter().filter_map(trial_problem));
@@ -467,6 +477,21 @@ pub(super) fn show(report: &Report, dir: &Path) {
 mod tests {
     use super::super::record::tests::{question, trial};
     use super::*;
+
+    /// R8.4: what was run with another policy than a preset is not judged and labelled as that preset.
+    #[test]
+    fn r8_4_a_preset_that_was_changed_is_no_preset() {
+        let name = |text: &str| policy_name("edge".to_owned(), text);
+        assert_eq!(
+            [name("preset = \"edge\"\n"), name(""), name("# probe_traffic = \"5s\"\n\n")],
+            ["edge"; 3]
+        );
+        let changed = name("preset = \"edge\"\nprobe_traffic = \"5s\"\n");
+        assert_eq!(changed, "edge, changed");
+        assert!(
+            Cause::SilentBlackhole.aim(50, &changed).is_none() && Cause::LinkDown.aim(50, &changed).is_some()
+        );
+    }
 
     #[test]
     fn r8_1_a_summary_has_quantiles_intervals_and_the_aim() {

@@ -15,7 +15,8 @@ use super::script::{self, Begun, Struck};
 use super::standing::Standing;
 use super::tenant::{PATIENCE, Tenant, flows};
 use crate::events::{Cursor, Event};
-use crate::peers::streams::{Record, Streams};
+use crate::peers::probes::unix_ns;
+use crate::peers::streams::{LaneRecord, Record, Streams};
 
 /// How long a client may take to come back before the trial counts as not recovered.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(20);
@@ -130,8 +131,9 @@ impl Stage<'_> {
             self.sleep(Duration::from_millis(60) + self.rtt)?;
         }
         let record = self.streams.record(tenant.number());
+        let silent_until = (!recovered).then(unix_ns);
         let tcp_survived = self.tcp_goes_on(tenant)?;
-        let mut trial = self.judge(tenant, running, (&record, &held));
+        let mut trial = self.judge(tenant, running, (&record, &held), silent_until);
         (trial.recovered, trial.tcp_survived) = (recovered, tcp_survived);
         let session = tenant.session();
         trial.session_kept = session.as_ref().is_ok_and(|session| *session == running.session);
@@ -197,7 +199,14 @@ impl Stage<'_> {
         }
     }
 
-    fn judge(&self, tenant: &Tenant, running: &Running, (record, held): (&Record, &[usize])) -> Trial {
+    /// `silent_until`: it had not come back by then.
+    fn judge(
+        &self,
+        tenant: &Tenant,
+        running: &Running,
+        (record, held): (&Record, &[usize]),
+        silent_until: Option<u64>,
+    ) -> Trial {
         let events = tenant.log.since(running.client_from);
         let named =
             |name: &str| events.iter().filter(|event| event.text("event") == name).collect::<Vec<_>>();
@@ -206,7 +215,11 @@ impl Stage<'_> {
         let decided = started.first().and_then(|event| moment(event));
         let confirmed = complete.first().and_then(|event| moment(event));
         let at_ns = running.begun.unix_ns;
-        let (up, down) = (measure::lane(&record.up, at_ns), measure::lane(&record.down, at_ns));
+        let lane = |record: &LaneRecord| match silent_until {
+            Some(until) => measure::unended_lane(record, at_ns, until),
+            None => measure::lane(record, at_ns),
+        };
+        let (up, down) = (lane(&record.up), lane(&record.down));
         let left_ns = started.first().and_then(|event| u64::try_from(event.at_ms).ok());
         let left_ns = left_ns.map_or(0, |at| at * 1_000_000);
         Trial {
@@ -228,7 +241,10 @@ impl Stage<'_> {
             outage_ms: up.outage_ms.max(down.outage_ms),
             lost_up: up.lost,
             lost_down: down.lost,
-            tcp_stall_ms: measure::tcp_stall(&record.tcp, at_ns),
+            tcp_stall_ms: match silent_until {
+                Some(until) => measure::unended_stall(&record.tcp, at_ns, until),
+                None => measure::tcp_stall(&record.tcp, at_ns),
+            },
             tcp_survived: false,
             session_kept: false,
             held_released: held.len() as u64,

@@ -287,11 +287,15 @@ impl Part {
         Ok(self.is_whole(&result) && of == origin::of(&json!(Environment::collect())))
     }
 
-    /// Whether a result of it is all that there is to be had. A peer that hangs or dies leaves a result that is not whole,
-    /// and would once more: of peers it counts that nothing else ended the run.
+    /// Whether a result of it is all that there is to be had. A peer that hangs or dies leaves a result that is not
+    /// whole, and would once more: of peers it counts that nothing else ended the run, and that there is a trial of
+    /// somebody.
     fn is_whole(&self, result: &Value) -> bool {
         match self.work {
-            Work::Peers { .. } => result.get("broken_off").is_some_and(Value::is_null),
+            Work::Peers { .. } => {
+                let has_trials = result.pointer("/causes/0").is_some();
+                has_trials && result.get("broken_off").is_some_and(Value::is_null)
+            }
             Work::Recovery { .. } | Work::Cost { .. } | Work::Storm { .. } => {
                 result.get("complete").and_then(Value::as_bool) != Some(false)
             }
@@ -363,14 +367,15 @@ impl Part {
     }
 }
 
-/// Work of the gateway per reattach, in Diffie-Hellman bounds of the same run; and what has no row for want of a figure:
+/// Work of the gateway's engine per reattach, in Diffie-Hellman bounds of the same run, without sockets, logs and tables of
+/// the kernel; and what has no row for want of a figure:
 /// an aim that is not looked at would be missing in "N of N met" and nowhere else.
 fn cost_aims(result: &Value) -> (Vec<AimRow>, Vec<String>) {
     let sizes = result.get("sizes").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let (mut rows, mut missing) = (Vec::new(), Vec::new());
     for size in sizes {
         let sessions = size.get("sessions").unwrap_or(&Value::Null);
-        let what = format!("gateway work per reattach, {sessions} sessions");
+        let what = format!("work of the gateway's engine per reattach, {sessions} sessions");
         let percent = size.get("bound_percent").and_then(Value::as_f64).filter(|percent| *percent > 0.0);
         let Some(seen) = percent.map(|percent| 100.0 / percent) else {
             let found = size.get("bound_percent").unwrap_or(&Value::Null);
@@ -381,7 +386,8 @@ fn cost_aims(result: &Value) -> (Vec<AimRow>, Vec<String>) {
         rows.push(AimRow { what, measure, at_most: 2.0, seen, met: seen <= 2.0, trials: None });
     }
     if sizes.is_empty() {
-        missing.push("gateway work per reattach: not judged, no size was measured".to_owned());
+        missing
+            .push("work of the gateway's engine per reattach: not judged, no size was measured".to_owned());
     }
     (rows, missing)
 }

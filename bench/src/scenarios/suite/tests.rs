@@ -98,7 +98,7 @@ fn r8_4_the_whole_is_what_its_parts_are() {
         assert!(fs::read_to_string(lab.path().join(page)).unwrap().contains("figures say nothing"), "{page}");
     }
     let summary = fs::read_to_string(dir.path().join("summary.md")).unwrap();
-    assert!(summary.contains("| gateway work per reattach, 1000 sessions |"), "{summary}");
+    assert!(summary.contains("| work of the gateway's engine per reattach, 1000 sessions |"), "{summary}");
 }
 
 /// R8.1, R8.4: an aim without a figure is not left out of the table in silence: its part, and so the suite, is INVALID.
@@ -127,7 +127,11 @@ fn r8_1_an_aim_without_a_figure_is_a_problem() {
     let (part, rows) = part.taken_over(dir.path(), cost_aims).unwrap();
     let mut whole = report(vec![part], rows);
     whole.conclude(1);
-    assert!(!whole.valid && whole.problems[0].starts_with("cost: gateway work"), "{:?}", whole.problems);
+    assert!(
+        !whole.valid && whole.problems[0].starts_with("cost: work of the gateway"),
+        "{:?}",
+        whole.problems
+    );
 }
 
 /// R8.4: a part that is whole is not measured again, unless machine or build is another one.
@@ -217,23 +221,27 @@ fn r8_1_peers_are_asked_what_ours_was() {
     assert!(alone > Duration::from_secs(30) && beside > alone + cap * 4, "{alone:?}, {beside:?}");
 }
 
-/// R8.4: a peer that failed does not make a suite a part, nor is it asked again; what broke the run off does.
+/// R8.4: a peer that failed does not make a suite a part, nor is it asked again; what broke the run off does, and a run
+/// that was left without a single trial.
 #[test]
 fn r8_4_a_peers_failure_is_no_gap() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { resume: true, ..options(dir.path(), Size::Smoke) };
     let part = plan::peers(Size::Smoke);
     let path = part.dir(&options).unwrap().join("result.json");
-    let put = |broken_off: Value| {
-        let environment = Environment::collect();
-        write_json(&path, &json!({"complete": false, "broken_off": broken_off, "environment": environment}))
-            .unwrap();
+    let put = |broken_off: Value, causes: Value| {
+        let result = json!({"complete": false, "broken_off": broken_off, "causes": causes,
+            "environment": Environment::collect()});
+        write_json(&path, &result).unwrap();
         (
             part.is_done(&options).unwrap(),
             part.taken_over(path.parent().unwrap(), |_| (Vec::new(), Vec::new())).unwrap().0.complete,
         )
     };
-    assert_eq!(put(Value::Null), (true, true));
+    let rows = json!([{"contender": "ours"}]);
+    assert_eq!(put(Value::Null, rows.clone()), (true, true));
     assert_eq!(part.estimate(&options).unwrap(), Duration::ZERO);
-    assert_eq!(put(json!("interrupted")), (false, false));
+    assert_eq!(put(json!("interrupted"), rows.clone()), (false, false));
+    assert_eq!(put(json!("the disk is full"), json!([])), (false, false));
+    assert_eq!(put(Value::Null, json!([])), (false, false));
 }

@@ -294,7 +294,16 @@ impl Stage<'_> {
         record: &Record,
         (came_back, tcp_survived): (bool, bool),
     ) -> Trial {
-        let (up, down) = (measure::lane(&record.up, at_ns), measure::lane(&record.down, at_ns));
+        // Of one that did not come back only the least is known: it was silent for the whole of its time.
+        let cap_ns = u64::try_from(self.cap.as_nanos()).unwrap_or(u64::MAX);
+        let lane = |record: &LaneRecord| {
+            if came_back {
+                measure::lane(record, at_ns)
+            } else {
+                measure::unended_lane(record, at_ns, at_ns.saturating_add(cap_ns))
+            }
+        };
+        let (up, down) = (lane(&record.up), lane(&record.down));
         let seen = up.outage_ms.max(down.outage_ms);
         Trial {
             contender: self.contender,
@@ -303,19 +312,12 @@ impl Stage<'_> {
             client,
             at_ms: at_ns / 1_000_000,
             came_back,
-            // Of one that did not come back only the least is known.
             outage_ms: if came_back { seen } else { self.cap.as_secs_f64() * 1e3 },
-            lost_up: if came_back { up.lost } else { unanswered(&record.up) },
-            lost_down: if came_back { down.lost } else { unanswered(&record.down) },
+            lost_up: up.lost,
+            lost_down: down.lost,
             tcp_survived,
             tcp_stall_ms: measure::tcp_stall(&record.tcp, at_ns),
             bench_pause_ms: up.pause_ms.max(down.pause_ms),
         }
     }
-}
-
-/// Probes that never arrived, of a direction that is still silent.
-fn unanswered(record: &LaneRecord) -> u64 {
-    let arrived = record.arrivals.iter().filter(|arrival| arrival.sequence >= record.first).count();
-    record.sent_ns.len().saturating_sub(arrived) as u64
 }

@@ -13,9 +13,9 @@ mod incident;
 mod neighbour;
 mod result;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,16 +26,18 @@ use jvpn_rig::site::{Paths, Site};
 use jvpn_rig::{Interrupt, Rig, Uplink};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
+use serde_json::{Value, json};
 
 use super::cause::Cause;
 use super::script;
 use crate::account;
 use crate::peers::streams::Streams;
+use crate::reserve::is_disk_full;
 use crate::result::Environment;
 use crate::run_dir::RunDir;
 use crate::scenarios::contenders::ledger::Ledger;
 use crate::scenarios::contenders::tunnel::{self, Client, Ground, Tunnel};
-use crate::scenarios::contenders::{Found, Kind, muster};
+use crate::scenarios::contenders::{Found, Kind, muster, own_failure, with_last_words};
 use crate::scenarios::progress::Progress;
 use crate::swarm::network::inner_address;
 use crate::timeline;
@@ -79,6 +81,8 @@ const NAT_TTL: Duration = Duration::from_secs(600);
 const TRIAL: Duration = Duration::from_secs(3);
 /// What clients of a peer may take to notice that their gateway has begun anew; for the ETA alone.
 const PEER_RESTART: Duration = Duration::from_secs(30);
+/// Name of the result that is put beside that of a recovery run.
+const BESIDE: &str = "peers.json";
 /// A trial strikes after so long at least, and up to so much later, ms: timers are in any phase.
 const SETTLE_MS: (u64, u64) = (150, 250);
 
@@ -131,11 +135,18 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Option<String>> {
     let wanted: Vec<_> = options.contenders.iter().copied().filter(|kind| *kind != Kind::Plain).collect();
     let (found, missing) = muster(&wanted, &rig, &progress);
     let mut run = Run::new(Asked::of(options), Environment::collect(), found, missing);
-    let result = measure(&rig, options, &mut run, &progress, interrupt);
+    let result = measure(&rig, options, (&mut run, &mut dir), &progress, interrupt);
+    // Distributions come before the result, on the same disk.
+    dir.release();
     let result = result.and(rig.remove()).and(run.write_histograms(&options.out_dir));
     run.settle();
     let report = run.conclude(result.as_ref().err());
-    let written = report.write(&mut dir, beside.as_ref().map(|beside| beside.run.as_path()));
+    let place = beside.as_ref().map(|beside| beside.run.as_path());
+    let taken = place.filter(|place| may_replace(&json!(report), place));
+    if place != taken {
+        progress.say("the result that lies beside has more of what was asked for than this one, and stays");
+    }
+    let written = report.write(&mut dir, taken);
     report.lines().iter().for_each(|line| timeline::print(line));
     let result = dir.after(result, written);
     if let Some(beside) = beside.filter(|_| result.is_ok()) {
@@ -143,6 +154,37 @@ pub fn run(options: &Options, interrupt: &Interrupt) -> Result<Option<String>> {
     }
     result?;
     Ok(report.problem())
+}
+
+/// How much of what was asked for a result has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Extent {
+    /// The run was broken off.
+    Part,
+    /// All that the contenders let: one hung or died.
+    Failed,
+    /// All of it.
+    Whole,
+}
+
+impl Extent {
+    fn of(result: &Value) -> Self {
+        if result.get("complete") == Some(&Value::Bool(true)) {
+            Self::Whole
+        } else if result.get("broken_off") == Some(&Value::Null) {
+            Self::Failed
+        } else {
+            Self::Part
+        }
+    }
+}
+
+/// Whether a result may take the place of the one that lies in a directory: one that has less may not.
+fn may_replace(result: &Value, dir: &Path) -> bool {
+    let text = fs::read_to_string(dir.join(BESIDE)).unwrap_or_default();
+    // What is damaged is worth less than anything.
+    let there = serde_json::from_str(&text).ok();
+    there.is_none_or(|there: Value| Extent::of(result) >= Extent::of(&there))
 }
 
 /// How long a run with these contenders may take.
@@ -155,7 +197,7 @@ pub fn estimate(options: &Options, contenders: &[Kind]) -> Duration {
 fn measure(
     rig: &Rig,
     options: &Options,
-    run: &mut Run,
+    (run, dir): (&mut Run, &mut RunDir),
     progress: &Progress,
     interrupt: &Interrupt,
 ) -> Result<()> {
@@ -199,9 +241,10 @@ fn measure(
             };
             let work =
                 Work { rig, options, streams: &streams, cause, found: &found, ledger: &ledger, interrupt };
-            let result = work.run(&mut places, &mut keep);
+            dir.keep_room()?;
+            let result = work.run(&mut places, dir, &mut keep);
             interrupt.check()?;
-            if let Err(error) = result {
+            if let Some(error) = own_failure(result)? {
                 progress.say(&format!("{}: FAILED: {error:#}", found.contender));
                 run.fail(found.contender, cause, &error);
             }
@@ -267,7 +310,12 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Work<'_> {
-    fn run(&self, places: &mut [Place], keep: &mut (dyn FnMut(Trial) -> Result<()> + Send)) -> Result<()> {
+    fn run(
+        &self,
+        places: &mut [Place],
+        dir: &mut RunDir,
+        keep: &mut (dyn FnMut(Trial) -> Result<()> + Send),
+    ) -> Result<()> {
         places.iter_mut().try_for_each(|place| place.begin(self.cause))?;
         let client = |place: &Place| Client {
             namespace: place.site.client().clone(),
@@ -287,8 +335,12 @@ impl Work<'_> {
         let result = self.strike_all(places, &ground, &tunnel, keep);
         let tunnel = tunnel.into_inner().unwrap_or_else(PoisonError::into_inner);
         let words = tunnel.last_words();
+        if self.found.contender == Kind::Ours {
+            // The log that is kept and judged is written in the room that was kept.
+            dir.release();
+        }
         let stopped = tunnel.stop();
-        result.with_context(|| format!("last words:\n{words}"))?;
+        with_last_words(result, &words)?;
         stopped
     }
 
@@ -330,11 +382,12 @@ impl Work<'_> {
                 };
                 let settle = settle(self.options.seed, self.cause, incident, place.site.number());
                 let trial = stage.trial(place, incident, settle);
-                if trial.is_err() {
+                let kept = trial.and_then(|trial| (lock(&keep))(trial));
+                if kept.is_err() {
                     // The others end with what they are at.
                     *lock(&next) = self.options.trials;
                 }
-                (lock(&keep))(trial?)?;
+                kept?;
             }
         };
         together(places, &one).map(drop)
@@ -363,6 +416,15 @@ fn together<T: Send>(
         };
         threads.into_iter().map(join).collect()
     });
+    joined(results)
+}
+
+/// All that was done, or why not all of it: of several errors a full disk explains the others.
+fn joined<T>(mut results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let is_full = |result: &Result<T>| result.as_ref().is_err_and(is_disk_full);
+    if let Some(at) = results.iter().position(is_full) {
+        results.swap(0, at);
+    }
     results.into_iter().collect()
 }
 
@@ -389,4 +451,47 @@ fn sleep(time: Duration, interrupt: &Interrupt) -> Result<()> {
 /// The uplinks of a client for a cause.
 fn uplinks(cause: Cause) -> &'static [Uplink] {
     if cause.has_one_uplink() { &[Uplink::A] } else { &Uplink::ALL }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::result::tests::report;
+    use super::*;
+
+    /// R8.4: of several clients that failed, the full disk is what ended the run.
+    #[test]
+    fn r8_4_a_full_disk_explains_what_else_went_wrong() {
+        let full = || fs::write("/dev/full", "x").context("cannot write trials.jsonl").map(|()| 3);
+        let error = joined(vec![Ok(1), Err(anyhow!("it has ended")), full()]).unwrap_err();
+        assert!(is_disk_full(&error), "{error:#}");
+        assert!(own_failure(Err(error)).is_err());
+        let error = joined(vec![Ok(1), Err(anyhow!("first")), Err(anyhow!("second"))]).unwrap_err();
+        assert_eq!(error.to_string(), "first");
+        assert_eq!(joined(vec![Ok(1), Ok(2)]).unwrap(), [1, 2]);
+    }
+
+    /// R8.1, R8.4: what lies beside a recovery run is replaced by as much as it has and by more, not by less.
+    #[test]
+    fn r8_4_a_part_does_not_take_the_place_of_a_whole_result() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let ours = [300.0, 310.0, 320.0];
+        let whole = report(&ours, &[400.0, 400.0, 2_000.0]);
+        let failed = json!(report(&ours, &[400.0]));
+        let mut part = failed.clone();
+        part["broken_off"] = json!("interrupted");
+        let all = [part, failed, json!(whole)];
+        let may = || all.each_ref().map(|one| may_replace(one, dir));
+        assert_eq!(may(), [true; 3], "nothing lies there");
+        let mut run = RunDir::begin(&dir.join("peers")).unwrap();
+        whole.write(&mut run, Some(dir)).unwrap();
+        assert_eq!(may(), [false, false, true]);
+        let lie = |text: String| fs::write(dir.join(BESIDE), text).unwrap();
+        lie(all[1].to_string());
+        assert_eq!(may(), [false, true, true]);
+        lie(all[0].to_string());
+        assert_eq!(may(), [true; 3]);
+        lie("{\"scenario\":".to_owned());
+        assert_eq!(may(), [true; 3], "it is damaged");
+    }
 }
