@@ -9,4 +9,9 @@ impl Routes for Prefixes {
     fn slot_of(&self, destination: Address) -> Option<u32> {
         Self::slot_of(self, destination.0)
     }
+
+    #[inline]
+    fn generation(&self) -> u64 {
+        Self::generation(self)
+    }
 }

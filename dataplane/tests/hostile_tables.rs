@@ -143,6 +143,10 @@ impl Routes for Everywhere {
     fn slot_of(&self, _: Address) -> Option<u32> {
         u32::try_from(self.0.load(Ordering::Relaxed)).ok()
     }
+
+    fn generation(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 proptest! {

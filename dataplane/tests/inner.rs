@@ -367,6 +367,10 @@ impl Routes for OneRoute {
     fn slot_of(&self, destination: Address) -> Option<u32> {
         (destination == self.0).then_some(self.1)
     }
+
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 /// Between clients: denied by default; turned round in the worker where policy allows it, never back to its sender.

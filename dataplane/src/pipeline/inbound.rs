@@ -197,6 +197,10 @@ impl Pipeline {
         if inner.len > self.config.mtu {
             return Err(DropReason::TooBig);
         }
+        // Looked up before, and nobody's prefix has come or gone since.
+        if let Some(station) = self.next_hops.find(inner.destination, self.generation()) {
+            return Ok(WayOn::Lan(station));
+        }
         let client = self.client_of(inner.destination);
         if let Some(slot_index) = client {
             return match self.config.between_clients {
@@ -210,9 +214,6 @@ impl Pipeline {
                 BetweenClients::Denied => DropReason::ClientToClientDenied,
                 BetweenClients::TurnedRound => DropReason::NoRoute,
             });
-        }
-        if let Some(station) = self.next_hops.find(inner.destination) {
-            return Ok(WayOn::Lan(station));
         }
         if !inner.destination.is_routable() {
             return Err(DropReason::NoRoute);

@@ -4,6 +4,7 @@
 mod inbound;
 mod look_ahead;
 mod next_hops;
+mod no_clients;
 mod outbound;
 mod plain_v4;
 mod tally;
@@ -29,6 +30,7 @@ use jvpn_abi::wire::{DATA_HEADER_LEN, DataHeader, TAG_LEN};
 use jvpn_abi::{BootTime, DropReason};
 use look_ahead::LookAhead;
 use next_hops::NextHops;
+use no_clients::NoClients;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -113,6 +115,9 @@ impl Pools {
 pub trait Routes: Send + Sync {
     /// The slot's index, by the longest prefix.
     fn slot_of(&self, destination: Address) -> Option<u32>;
+
+    /// Another number whenever [`Self::slot_of`] may say something else: what was learned under the same one still holds.
+    fn generation(&self) -> u64;
 }
 
 /// One worker's pipeline.
@@ -136,6 +141,7 @@ pub struct Pipeline {
     tally: Tally,
     ahead: LookAhead,
     next_hops: NextHops,
+    no_clients: NoClients,
 }
 
 impl std::fmt::Debug for Pipeline {
@@ -182,6 +188,7 @@ impl Pipeline {
             tally: Tally::default(),
             ahead: LookAhead::default(),
             next_hops: NextHops::default(),
+            no_clients: NoClients::default(),
         }
     }
 
@@ -308,6 +315,26 @@ impl Pipeline {
     #[inline]
     fn client_of(&self, address: Address) -> Option<u32> {
         self.routes.as_ref().and_then(|routes| routes.slot_of(address))
+    }
+
+    /// As long as it stays the same, no client has got or lost an address.
+    #[inline]
+    fn generation(&self) -> u64 {
+        self.routes.as_ref().map_or(0, |routes| routes.generation())
+    }
+
+    /// Whether an address is one of the pools' or of a site behind a client.
+    #[inline]
+    fn is_of_clients(&self, address: Address) -> bool {
+        let generation = self.generation();
+        if self.no_clients.has(address, generation) {
+            return false;
+        }
+        let is_theirs = self.config.pools.contains(address) || self.client_of(address).is_some();
+        if !is_theirs {
+            self.no_clients.keep(address);
+        }
+        is_theirs
     }
 
     /// Resolves the next hop on the LAN; a miss is queued for the neighbour thread.

@@ -55,7 +55,7 @@ impl Pipeline {
             return Err(DropReason::NoRoute);
         }
         // Inner addresses and the prefixes of sites live behind bindings, never on the LAN.
-        if self.config.pools.contains(inner.source) || self.client_of(inner.source).is_some() {
+        if self.is_of_clients(inner.source) {
             return Err(DropReason::InnerSourceDenied);
         }
         if inner.hop_limit <= 1 {

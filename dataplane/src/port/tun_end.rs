@@ -81,6 +81,10 @@ mod tests {
         fn slot_of(&self, destination: Address) -> Option<u32> {
             (destination == self.0).then_some(7)
         }
+
+        fn generation(&self) -> u64 {
+            0
+        }
     }
 
     #[test]

@@ -236,6 +236,10 @@ impl Routes for Leads {
         let is_in = |of: Address, octets| pool(destination, octets) == pool(of, octets);
         (is_in(CLIENT.into(), 14) || is_in(CLIENT_V6.into(), 8)).then_some(Client::First.slot().index())
     }
+
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 /// A view of the LAN.
