@@ -129,7 +129,7 @@ fn r0_5_what_was_chosen_badly_is_said() {
     assert_eq!(find(&decide(&facts, &wishes), "may not use").unwrap().urgency, Urgency::Must);
 }
 
-/// A virtual machine: LRO must go, native XDP needs spare channels, memory may not be locked, nothing can be pinned.
+/// A virtual machine: LRO must go, memory may not be locked, nothing can be pinned.
 #[test]
 fn r0_5_plan_for_a_virtual_machine() {
     let facts = virtual_machine();
@@ -138,16 +138,6 @@ fn r0_5_plan_for_a_virtual_machine() {
     assert!(!plan.huge_pages, "four pages are too few for 32");
     assert_eq!(find(&plan, "eth0 merges packets").unwrap().commands, ["ethtool -K eth0 lro off"]);
     assert!(find(&plan, "eth1 merges packets").is_none());
-    let spare = find(&plan, "eth0 uses 4 of 4 channels").unwrap();
-    assert_eq!(
-        (spare.urgency, &spare.commands[..]),
-        (Urgency::Must, &["ethtool -L eth0 combined 2".to_owned()][..])
-    );
-    // Nor are more set than leave XDP its own, however many workers there are.
-    let set = Tuning { flow_hash: FlowHash::Leave, channels: Channels::Set, ..Tuning::default() };
-    let asked = Wishes { tuning: set, workers: 4, ..wishes(&facts) };
-    let settings: Vec<String> = decide(&facts, &asked).settings.iter().map(Setting::command).collect();
-    assert!(settings.contains(&"ethtool -L eth0 combined 2".to_owned()), "{settings:?}");
     assert_eq!(find(&plan, "CAP_IPC_LOCK is missing").unwrap().urgency, Urgency::Must);
     assert_eq!(find(&plan, "/sys/fs/bpf").unwrap().commands, ["mount -t bpf bpf /sys/fs/bpf"]);
     assert_eq!(plan.advice[0].urgency, Urgency::Must, "the most urgent first");
@@ -202,6 +192,30 @@ fn r0_5_queues_that_nobody_could_serve_are_said_before() {
         assert_eq!(advice.commands[0], format!("ethtool -L ens1f0 combined {most}"));
         assert!(advice.commands[1].contains("tuning.queues"), "{advice:?}");
     }
+}
+
+/// R0.5: drivers that take as many channels for native XDP as are in use refuse it where all are: that is said with the
+/// command, and no more are set than leave XDP its own. virtio_net is none of them.
+#[test]
+fn r0_5_channels_are_left_for_native_xdp() {
+    let set = Tuning { flow_hash: FlowHash::Leave, channels: Channels::Set, ..Tuning::default() };
+    let said = |driver: &str| {
+        let mut facts = virtual_machine();
+        facts.interfaces[0].driver = Some(driver.to_owned());
+        let asked = Wishes { tuning: set.clone(), workers: 4, ..wishes(&facts) };
+        let settings: Vec<String> = decide(&facts, &asked).settings.iter().map(Setting::command).collect();
+        let plan = decide(&facts, &wishes(&facts));
+        let advice = find(&plan, "eth0 uses 4 of 4 channels");
+        (advice.map(|one| (one.urgency, one.commands.clone())), settings)
+    };
+    let command = "ethtool -L eth0 combined 2".to_owned();
+    for driver in ["ena", "gve"] {
+        let (advice, settings) = said(driver);
+        assert_eq!(advice, Some((Urgency::Must, vec![command.clone()])), "{driver}");
+        assert!(settings.contains(&command), "{driver}: {settings:?}");
+    }
+    let (advice, settings) = said("virtio_net");
+    assert!(advice.is_none() && !settings.iter().any(|one| one.contains("eth0")), "{settings:?}");
 }
 
 /// R0.5: commands count queues as the driver does: a veth has no combined channels, and refuses to be told of them.
